@@ -1,0 +1,1 @@
+"""onnx-admm: prune and quantise trained ONNX models by ADMM."""

@@ -1,0 +1,1 @@
+"""ADMM itself: constraint sets, the loop, closed forms. Knows nothing of ONNX."""

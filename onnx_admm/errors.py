@@ -1,0 +1,104 @@
+"""Every error a user can meet, as one tree.
+
+OnnxAdmmError                  exit code 1
+├── UsageError                 exit code 2: wrong usage or unreadable input
+│   ├── ModelError             the file is no model, or not one that is safe to read
+│   │   └── UnsupportedModel   a valid model with something nobody can run or train
+│   ├── DataError              the data does not fit the model, or is not data
+│   ├── RecipeError            unknown pass, misspelt key, impossible value
+│   └── RuntimeMissing         no ONNX Runtime, two of them, or one that cannot train
+├── WorkError                  exit code 1: the work itself failed
+│   ├── PassRefused            a pass will not touch this model, and says why
+│   ├── TrainingError          no gradient, a non-finite loss
+│   └── OutputError            the result could not be written, or failed its own check
+└── BudgetExceeded             exit code 3: finished, but over a stated budget
+"""
+
+from __future__ import annotations
+
+
+class OnnxAdmmError(Exception):
+    """Root of the tree. Reads as a sentence: what, where, got, expected, what to do.
+
+    Args:
+        what: the fact, as a sentence without its full stop.
+        where: file, layer, node or key it was found at.
+        got: the value met.
+        expected: what would have been right.
+        hint: what the user can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where is not None else self.what]
+        if self.got is not None:
+            parts.append(f"got {self.got}")
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        sentence = "; ".join(parts)
+        return f"{sentence}. {self.hint}" if self.hint else sentence
+
+
+class UsageError(OnnxAdmmError):
+    """The request cannot be understood or its input cannot be read."""
+
+    exit_code = 2
+
+
+class ModelError(UsageError):
+    """The file is not an ONNX model, or not one that is safe to read."""
+
+
+class UnsupportedModel(ModelError):
+    """A valid model holds something that cannot be run or compressed."""
+
+
+class DataError(UsageError):
+    """Data that is missing, misshapen, mistyped, empty or not finite."""
+
+
+class RecipeError(UsageError):
+    """An unknown pass, a misspelt key or an impossible value."""
+
+
+class RuntimeMissing(UsageError):
+    """No ONNX Runtime, two that overwrite one another, or one that cannot train."""
+
+
+class WorkError(OnnxAdmmError):
+    """The request was understood, and doing it failed."""
+
+
+class PassRefused(WorkError):
+    """A pass will not touch this model; the model is left as it was."""
+
+
+class TrainingError(WorkError):
+    """Fine-tuning cannot start (no gradient) or went wrong (non-finite loss)."""
+
+
+class OutputError(WorkError):
+    """The result could not be written or failed its own check; nothing was overwritten."""
+
+
+class BudgetExceeded(OnnxAdmmError):
+    """The work finished over a stated budget; the output is written only when asked for."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Running models in ONNX Runtime: sessions, accuracy, output error, latency."""

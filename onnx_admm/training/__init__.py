@@ -1,0 +1,1 @@
+"""Fine-tuning through onnxruntime-training."""
