@@ -78,8 +78,8 @@ class ModelView:
     # -- looking ---------------------------------------------------------------------------
 
     @property
-    def ir(self) -> ir.Model:
-        """The IR itself, for the rooms inside ``model/``; other rooms use the methods."""
+    def graph_ir(self) -> ir.Model:
+        """The IR itself, for the files of ``model/`` alone; other rooms use the methods."""
         return self._model
 
     @property
