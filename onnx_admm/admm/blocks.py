@@ -1,0 +1,89 @@
+"""Constraint sets over several named tensors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from onnx_admm.admm.sets import Blocks, ConstraintSet, keep, largest, require_count, require_finite
+
+
+class JointSet(Protocol):
+    """A closed set of named tensors that is easy to project on."""
+
+    def project(self, blocks: Blocks) -> Blocks:
+        """A nearest point: some ``argmin_z sum_l ||z_l - v_l||^2`` subject to ``z`` in the set."""
+
+    def contains(self, blocks: Blocks) -> bool:
+        """Whether ``blocks`` lies in the set, exactly."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Separable:
+    """One set for each tensor.
+
+    Projection: ``min sum_l ||z_l - v_l||^2  s.t.  z_l in S_l``: each tensor by itself.
+    A tensor without a set, or a set without its tensor, is a ``ValueError``.
+    """
+
+    sets: Mapping[str, ConstraintSet]
+
+    def project(self, blocks: Blocks) -> Blocks:
+        """Project each tensor on its own set."""
+        _require_names(self.sets, blocks)
+        return {name: self.sets[name].project(v) for name, v in blocks.items()}
+
+    def contains(self, blocks: Blocks) -> bool:
+        """Whether each tensor lies in its own set."""
+        _require_names(self.sets, blocks)
+        return all(self.sets[name].contains(z) for name, z in blocks.items())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GlobalAtMostK:
+    """At most ``k`` nonzeros over all tensors together.
+
+    Projection: ``min sum_l s_l^2 ||z_l - v_l||^2  s.t.  sum_l nnz(z_l) <= k``: the k largest
+    ``s_l |v_l|`` stay. Ties go to the earlier tensor, then to the lower flat index.
+
+    Args:
+        k: nonzeros that stay.
+        weights: ``s_l > 0`` by name, 1 where not given: how much a unit of error in that tensor counts.
+    """
+
+    k: int
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_count(self.k, "k")
+        for name, weight in self.weights.items():
+            if not (np.isfinite(weight) and weight > 0):
+                raise ValueError(f"the weight of {name} must be positive and finite, got {weight}")
+
+    def project(self, blocks: Blocks) -> Blocks:
+        """Keep the k largest weighted magnitudes."""
+        if unknown := set(self.weights) - set(blocks):
+            raise ValueError(f"weights for tensors that are not there: {', '.join(sorted(unknown))}")
+        finite = {name: require_finite(v) for name, v in blocks.items()}
+        scores = [
+            np.abs(v).astype(np.float64).reshape(-1) * self.weights.get(name, 1.0)
+            for name, v in finite.items()
+        ]
+        chosen = largest(np.concatenate([np.empty(0), *scores]), self.k)
+        ends = np.cumsum([v.size for v in finite.values()])
+        return {
+            name: keep(v, mask.reshape(v.shape))
+            for (name, v), mask in zip(finite.items(), np.split(chosen, ends)[:-1], strict=True)
+        }
+
+    def contains(self, blocks: Blocks) -> bool:
+        """Whether the nonzeros of all tensors add up to at most k."""
+        return sum(int(np.count_nonzero(z)) for z in blocks.values()) <= self.k
+
+
+def _require_names(expected: Iterable[str], blocks: Blocks) -> None:
+    if odd := set(expected) ^ set(blocks):
+        raise ValueError(f"tensors and sets do not match at: {', '.join(sorted(odd))}")

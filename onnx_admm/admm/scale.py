@@ -1,0 +1,196 @@
+"""The scale of a uniform grid that truly minimises the squared error, and the grid behind given values.
+
+For magnitudes ``a`` and codes ``c_i`` in ``{lowest .. highest}``:
+
+    minimise over q > 0 and c   E = sum_i (a_i - q c_i)^2
+
+For a fixed assignment c the best scale is ``q = (a.c) / (c.c)``, with ``E = a.a - (a.c)^2 / (c.c)``; for
+a fixed q the best code is the nearest one. As q falls, code j of entry i gives way to j + 1 at the
+*breakpoint* ``q = a_i / (j + 1/2)``. The assignments between neighbouring breakpoints are all that can
+be optimal, and each differs from the last in one entry, so sorting the breakpoints and two running sums
+find the global optimum.
+
+Most breakpoints need never be sorted. If q* with codes c* is optimal, then ``c*.(a - q* c*) = 0``, so at
+any other q:  ``E(q) <= E(q*) + (q - q*)^2 c*.c*``.  Hence q*, if it lies in [l, r], keeps a distance of at
+least ``sqrt((E - best known E) / c(l).c(l))`` from either end (codes only grow as q falls), which shrinks
+most intervals to nothing. E itself costs a binary search per level in the sorted magnitudes with their
+running sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.admm.sets import Array
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_DIRECT = 16384  # breakpoints that are sorted at once rather than sieved first
+_CELLS = 64
+_SPLIT = 8
+_ROUNDS = 6
+_MOST_CELLS = 1024
+_SLACK = 1e-11  # share of a.a by which rounding may blur E
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRange:
+    """Magnitudes a code may have: ``lowest .. highest``; ``lowest`` 0 where zero is a level, else 1."""
+
+    lowest: int
+    highest: int
+
+    def nearest(self, magnitudes: Floats, scale: Floats | float) -> Ints:
+        """Code of the level nearest to each magnitude; midway, the lower one."""
+        steps = np.ceil(magnitudes / scale - 0.5)
+        return np.clip(steps, self.lowest, self.highest).astype(np.int64)
+
+
+def best_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float:
+    """The error-minimising scale, rounded to ``scale_bits`` significant bits.
+
+    Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
+    one with less error is taken. 0 where every magnitude is 0.
+
+    Args:
+        magnitudes: nonnegative and finite, any shape.
+        codes: which codes an entry may take.
+        scale_bits: significant bits of the scale, 1 to 53.
+    """
+    peak = float(magnitudes.max(initial=0.0))
+    if peak == 0.0:
+        return 0.0
+    curve = _Curve(np.sort(magnitudes.reshape(-1).astype(np.float64) / peak), codes)
+    neighbours = _rounded_neighbours(_minimise(curve) * peak, scale_bits)
+    return float(neighbours[np.argmin(curve.at(neighbours / peak).error)])
+
+
+def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float | None:
+    """The largest scale whose grid holds every magnitude exactly, or None.
+
+    Exactly means ``magnitude == dtype(code * scale)`` with a scale of at most ``scale_bits``
+    significant bits. 0 where every magnitude is 0.
+    """
+    flat = magnitudes.reshape(-1)
+    most = codes.highest + 1
+    if len(np.unique(flat[: 2 * most])) > most:  # the usual case, settled without sorting everything
+        return None
+    distinct = np.unique(flat)
+    if not distinct.any():
+        return 0.0
+    if len(distinct) > most or (codes.lowest > 0 and distinct[0] == 0):
+        return None
+    levels = distinct[distinct > 0]
+    least = levels[0].astype(np.float64) / np.arange(1, codes.highest + 1)
+    candidates = _rounded_neighbours(least, scale_bits)  # largest first
+    candidates = candidates[candidates > 0]
+    found = np.rint(levels.astype(np.float64) / candidates[:, None])
+    fits = (found >= 1) & (found <= codes.highest)
+    fits &= (found * candidates[:, None]).astype(magnitudes.dtype) == levels
+    good = np.flatnonzero(fits.all(axis=1))
+    return float(candidates[good[0]]) if len(good) else None
+
+
+def _rounded_neighbours(scales: float | Floats, bits: int) -> Floats:
+    """Each scale rounded up and down to ``bits`` significant bits, one beside the other."""
+    mantissa, exponent = np.frexp(np.atleast_1d(np.asarray(scales, np.float64)))
+    steps = mantissa * 2.0**bits
+    both = np.stack([np.ceil(steps), np.floor(steps)], axis=1)
+    rounded: Floats = np.ldexp(both, (exponent - bits)[:, None])
+    return rounded.reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What E is made of at some scales: ``a.c``, ``c.c``, ``E`` and entries not above each midpoint."""
+
+    ac: Floats
+    cc: Floats
+    error: Floats
+    below: npt.NDArray[np.intp]  # (scales, midpoints)
+
+
+class _Curve:
+    """E as a function of the scale, for sorted magnitudes whose largest is 1."""
+
+    def __init__(self, ordered: Floats, codes: CodeRange) -> None:
+        self.ordered = ordered
+        self.codes = codes
+        self.steps = np.arange(codes.lowest, codes.highest)
+        self.midpoints = self.steps + 0.5  # in units of the scale
+        self.energy = float(ordered @ ordered)
+        self.tails = np.append(np.cumsum(ordered[::-1])[::-1], 0.0)  # tails[i] = sum(ordered[i:])
+
+    def at(self, scales: Floats) -> _Sums:
+        below = np.searchsorted(self.ordered, scales[:, None] * self.midpoints, side="right")
+        count, low = len(self.ordered), self.codes.lowest
+        ac = low * self.tails[0] + self.tails[below].sum(axis=1)
+        cc = low * low * count + ((count - below) * (2 * self.steps + 1)).sum(axis=1).astype(np.float64)
+        return _Sums(ac, cc, self.energy - 2 * scales * ac + scales**2 * cc, below)
+
+    def search(self, sums: _Sums, left: int, right: int) -> tuple[float, float]:
+        """(gain ``(a.c)^2 / c.c``, scale) of the best assignment between two of the scales in ``sums``."""
+        spans = list(zip(sums.below[left], sums.below[right], strict=True))
+        values = np.concatenate([self.ordered[a:b] for a, b in spans])
+        code = np.repeat(self.steps, [b - a for a, b in spans])
+        order = np.argsort(-values / (code + 0.5), kind="stable")
+        ac = np.append(0.0, np.cumsum(values[order])) + sums.ac[right]
+        cc = np.append(0.0, np.cumsum(2.0 * code[order] + 1)) + sums.cc[right]
+        gain = ac**2 / cc
+        best = int(np.argmax(gain))
+        return float(gain[best]), float(ac[best] / cc[best])
+
+
+def _minimise(curve: _Curve) -> float:
+    """The scale of least error; never above the largest magnitude, which is 1."""
+    count = len(curve.ordered)
+    if not len(curve.steps):
+        return float(curve.tails[0] / count)
+    if count * len(curve.steps) <= _DIRECT:
+        cells = np.array([[0.0], [1.0]])
+    else:
+        cells = _sieved_cells(curve, enough=max(_DIRECT, count))
+    sums = curve.at(cells.reshape(-1))
+    width = cells.shape[1]
+    return max(curve.search(sums, left, width + left) for left in range(width))[1]
+
+
+def _sieved_cells(curve: _Curve, enough: int) -> Floats:
+    """Intervals (lefts, rights) that together hold the best scale and few breakpoints."""
+    highest = curve.codes.highest
+    best = _least_error(curve, curve.at(np.geomspace(0.5 / highest, 1.0, 32)))
+    # E(q) >= a.a - 2 q highest sum(a), so anything smaller is worse than what is known already
+    floor = (curve.energy - best) / (2 * highest * curve.tails[0]) * (1 - 1e-9)
+    edges = np.geomspace(min(floor, 0.5), 1.0, _CELLS + 1)
+    cells = np.stack([edges[:-1], edges[1:]])
+    for _ in range(_ROUNDS):
+        ends, place = np.unique(cells.reshape(-1), return_inverse=True)  # neighbours share an end
+        sums = curve.at(ends)
+        best = min(best, _least_error(curve, sums))
+        left, right = place.reshape(cells.shape)
+        above = np.maximum(sums.error - best - _SLACK * curve.energy, 0.0)
+        cells = np.stack(
+            [
+                cells[0] + np.sqrt(above[left] / sums.cc[left]),
+                cells[1] - np.sqrt(above[right] / sums.cc[left]),
+            ]
+        )
+        alive = cells[0] <= cells[1]
+        inside = (sums.below[right] - sums.below[left])[alive].sum()
+        cells = cells[:, alive]
+        if inside <= enough or cells.shape[1] > _MOST_CELLS:
+            break
+        edges = np.geomspace(cells[0], cells[1], _SPLIT + 1)  # (split + 1, cells)
+        cells = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
+    hull = np.array([[cells.min()], [cells.max()]])
+    smallest, largest = curve.at(hull[:, 0]).below.sum(axis=1)
+    return hull if largest - smallest <= _DIRECT else cells
+
+
+def _least_error(curve: _Curve, sums: _Sums) -> float:
+    """Least error of any assignment in ``sums``, each at its own best scale."""
+    return float((curve.energy - sums.ac**2 / sums.cc).min())
