@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.model import ModelView, PortSpec, WeightSite
+from onnx_admm.model import LayerProfile, ModelView, PortSpec, WeightSite
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
@@ -137,8 +137,11 @@ class TrainingRun(Protocol):
             TrainingError: the loss is not finite.
         """
 
+    def tensors(self) -> Mapping[str, Array]:
+        """Every trained tensor, weights (effective) and biases, by its name in the model."""
+
     def export(self) -> ModelView:
-        """A fork of the model with every trained tensor (weights and biases) written back."""
+        """A fork of the model with ``tensors()`` written back."""
 
     def snapshot(self) -> Mapping[str, Array]:
         """Every trained tensor by name (raw, before freeze), to go back to."""
@@ -242,20 +245,6 @@ class Pass(Protocol):
 
 
 # -- cost models -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProfile:
-    """What a cost model may know of one node."""
-
-    node: str
-    op_type: str
-    weight_shape: tuple[int, ...]
-    output_shape: tuple[int, ...] | None
-    parameters: int
-    macs: int
-    nonzeros: int
-    bits: int
 
 
 @dataclass(frozen=True, slots=True)

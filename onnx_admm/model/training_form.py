@@ -1,0 +1,285 @@
+"""The training form of a model: a lowered copy that computes one scalar loss, ADMM's terms included.
+
+For every trained weight W the copy computes ``W_eff = W * free + fixed`` (masked retraining, levels fixed a
+fraction at a time) and adds ``rho/2 * ||W_eff - target||^2`` to the loss (the augmented term of ADMM-NN,
+arXiv 1812.11677 section 3). ``free``, ``fixed``, ``target`` and ``rho`` are initializers the trainer sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+
+from onnx_admm.errors import TrainingError
+from onnx_admm.model.differentiable import make_differentiable
+from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.runtime_limits import lower_ir_version
+from onnx_admm.model.sites import WeightSite
+from onnx_admm.model.view import ModelView
+
+MAX_OPSET, MAX_IR = 21, 10
+"""What onnxruntime-training-cpu 1.19.2 loads."""
+
+MIN_OPSET = 13
+"""Gemm has a gradient from opset 11; the loss operators used here need 13."""
+
+_HEADS = {"Softmax", "LogSoftmax", "ArgMax", "Identity", "Cast", "Squeeze", "ZipMap", "TopK", "Hardmax"}
+_BIASED = {"Conv", "ConvTranspose", "Gemm"}
+_PREFIX = "admm::"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """Which terms the scalar loss has.
+
+    Attributes:
+        label_weight: factor of the cross-entropy against integer labels.
+        divergence_weight: factor of T^2 KL(teacher || student), fed as teacher probabilities.
+        squared_weight: factor of the mean squared error against the teacher's outputs.
+        temperature: T of the divergence.
+    """
+
+    label_weight: float = 0.0
+    divergence_weight: float = 0.0
+    squared_weight: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingForm:
+    """A serialised training graph and the names that steer it.
+
+    Attributes:
+        proto: ModelProto bytes; its only output is the loss.
+        trained: names of the trained tensors, the same as in the user's model.
+        steered: parameter names that hold targets, masks and penalties.
+        inputs: what the trainer feeds beside the model's own inputs: ``labels`` and ``teacher``.
+    """
+
+    proto: bytes
+    trained: tuple[str, ...]
+    steered: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+def free_name(weight: str) -> str:
+    """Parameter that holds the 0/1 mask of trained entries."""
+    return f"{_PREFIX}free::{weight}"
+
+
+def fixed_name(weight: str) -> str:
+    """Parameter that holds the values of entries that are not trained."""
+    return f"{_PREFIX}fixed::{weight}"
+
+
+def target_name(weight: str) -> str:
+    """Parameter that holds ADMM's ``Z - U``."""
+    return f"{_PREFIX}target::{weight}"
+
+
+def rho_name(weight: str) -> str:
+    """Parameter that holds half of ADMM's penalty, shape (1,)."""
+    return f"{_PREFIX}rho::{weight}"
+
+
+def parse_form(form: TrainingForm) -> onnx.ModelProto:
+    """The training graph as the protobuf the artifact builder takes."""
+    return onnx.load_from_string(form.proto)
+
+
+def cut_at_logits(model: ModelView) -> tuple[ModelView, bool]:
+    """A fork whose first float output is taken before a closing Softmax or ArgMax.
+
+    Returns:
+        The fork, with one output, and whether a classifier's head was removed.
+    """
+    cut = model.fork()
+    graph = cut.graph_ir.graph
+    value, classifier = graph.outputs[0], False
+    while (node := value.producer()) is not None and node.op_type in _HEADS and node.inputs[0] is not None:
+        classifier = classifier or node.op_type in ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
+        value = node.inputs[0]
+    graph.outputs.clear()
+    graph.outputs.append(value)
+    RemoveUnusedNodesPass()(cut.graph_ir)
+    if value.shape is None or value.dtype is None:
+        ShapeInferencePass(data_prop=False)(cut.graph_ir)
+    return cut, classifier
+
+
+def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec) -> TrainingForm:
+    """Build the training graph of ``model`` for ``sites`` and the biases beside them.
+
+    Raises:
+        TrainingError: the model cannot be brought to an opset the training runtime loads, or a site lies
+            in a subgraph.
+    """
+    cut, _ = cut_at_logits(model)
+    cut = convert_opset(cut, at_least=MIN_OPSET, at_most=MAX_OPSET)
+    graph = cut.graph_ir.graph
+    _lift_constants(graph, {site.name for site in sites})
+    _name_nodes(graph)
+    make_differentiable(graph)
+    for value in list(graph.inputs):
+        if value.is_initializer():
+            graph.inputs.remove(value)
+    weights = [_initializer(graph, site) for site in sites]
+    biases = list(_biases(graph, {weight.name or "" for weight in weights}))
+    penalties = [_steer(graph, weight) for weight in weights]
+    terms, inputs = _loss_terms(graph, loss)
+    total = _add_all(graph, [*terms, *penalties])
+    graph.outputs.clear()
+    graph.outputs.append(total)
+    names = [value.name or "" for value in (*weights, *biases)]
+    steered = [f(w.name or "") for w in weights for f in (free_name, fixed_name, target_name, rho_name)]
+    return TrainingForm(lower_ir_version(cut.to_bytes(), MAX_IR), tuple(names), tuple(steered), tuple(inputs))
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name every node, so that a missing gradient can be pointed at."""
+    for node in graph:
+        node.name = node.name or node.outputs[0].name or node.op_type
+
+
+def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
+    """Turn Constant nodes that hold trained weights into initializers of the same name."""
+    for node in list(graph):
+        value = node.outputs[0] if node.op_type == "Constant" else None
+        if value is None or value.name not in names:
+            continue
+        tensor = ir.convenience.get_const_tensor(value)
+        lifted = ir.Value(name=value.name, const_value=tensor, shape=value.shape, type=value.type)
+        value.name = f"{_PREFIX}lifted::{value.name}"
+        ir.convenience.replace_all_uses_with(value, lifted)
+        graph.remove(node)
+        graph.register_initializer(lifted)
+
+
+def _initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
+    if site.scope or site.name not in graph.initializers:
+        hint = "Exclude it or use --no-fine-tune."
+        raise TrainingError("only weights of the main graph can be fine-tuned", where=site.name, hint=hint)
+    return graph.initializers[site.name]
+
+
+def _biases(graph: ir.Graph, weights: set[str]) -> Iterable[ir.Value]:
+    """Float vectors added next to the weights: Conv and Gemm biases, and operands of Add."""
+    seen: set[str] = set()
+    for node in graph:
+        slots = node.inputs[2:3] if node.op_type in _BIASED else node.inputs if node.op_type == "Add" else ()
+        for value in slots:
+            if value is None or not value.is_initializer() or value.const_value is None:
+                continue
+            name = value.name or ""
+            if value.const_value.dtype == ir.DataType.FLOAT and name not in weights and name not in seen:
+                seen.add(name)
+                yield value
+
+
+def _steer(graph: ir.Graph, weight: ir.Value) -> ir.Value:
+    """Insert ``W * free + fixed`` behind a weight; returns its penalty term."""
+    name, tensor = weight.name or "", weight.const_value
+    if tensor is None:
+        raise TrainingError("the weight has no value", where=name)
+    shape = tuple(tensor.shape.numpy())
+    free = _parameter(graph, free_name(name), np.ones(shape, np.float32))
+    fixed = _parameter(graph, fixed_name(name), np.zeros(shape, np.float32))
+    target = _parameter(graph, target_name(name), np.zeros(shape, np.float32))
+    rho = _parameter(graph, rho_name(name), np.zeros(1, np.float32))
+    uses = list(weight.uses())
+    masked = ir.node("Mul", [weight, free])
+    effective = ir.node("Add", [masked.outputs[0], fixed])
+    for user, index in uses:
+        user.replace_input_with(index, effective.outputs[0])
+    gap = ir.node("Sub", [effective.outputs[0], target])
+    square = ir.node("Mul", [gap.outputs[0], gap.outputs[0]])
+    total = ir.node("ReduceSum", [square.outputs[0]], {"keepdims": 0})
+    term = ir.node("Mul", [total.outputs[0], rho])
+    first = next(iter(graph))
+    graph.insert_before(first, [masked, effective])
+    graph.extend([gap, square, total, term])
+    effective.outputs[0].dtype, effective.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(shape)
+    return term.outputs[0]
+
+
+def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[str]]:
+    logits = graph.outputs[0]
+    terms: list[ir.Value] = []
+    inputs: list[str] = []
+    if loss.label_weight:
+        labels = ir.Value(name="labels", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
+        graph.inputs.append(labels)
+        inputs.append("labels")
+        entropy = ir.node("SoftmaxCrossEntropyLoss", [logits, labels], {"reduction": "mean"}, num_outputs=2)
+        graph.append(entropy)
+        terms.append(_scaled(graph, entropy.outputs[0], loss.label_weight))
+    if loss.divergence_weight or loss.squared_weight:
+        rank = len(logits.shape) if logits.shape is not None else 2
+        shape = ir.Shape(["batch", *(f"teacher_{axis}" for axis in range(1, rank))])
+        teacher = ir.Value(name="teacher", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+        graph.inputs.append(teacher)
+        inputs.append("teacher")
+        terms.append(
+            _divergence(graph, logits, teacher, loss)
+            if loss.divergence_weight
+            else _squared(graph, logits, teacher, loss.squared_weight)
+        )
+    return terms, inputs
+
+
+def _divergence(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, loss: LossSpec) -> ir.Value:
+    """-T^2 mean_batch sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
+    cooled = _scaled(graph, logits, 1.0 / loss.temperature)
+    log_p = ir.node("LogSoftmax", [cooled], {"axis": -1})
+    product = ir.node("Mul", [log_p.outputs[0], teacher])
+    rows = ir.node("ReduceSum", [product.outputs[0], _axes(graph, [-1])], {"keepdims": 0})
+    mean = ir.node("ReduceMean", [rows.outputs[0]], {"keepdims": 0})
+    graph.extend([log_p, product, rows, mean])
+    return _scaled(graph, mean.outputs[0], -loss.divergence_weight * loss.temperature**2)
+
+
+def _squared(graph: ir.Graph, output: ir.Value, teacher: ir.Value, weight: float) -> ir.Value:
+    gap = ir.node("Sub", [output, teacher])
+    square = ir.node("Mul", [gap.outputs[0], gap.outputs[0]])
+    mean = ir.node("ReduceMean", [square.outputs[0]], {"keepdims": 0})
+    graph.extend([gap, square, mean])
+    return _scaled(graph, mean.outputs[0], weight)
+
+
+def _scaled(graph: ir.Graph, value: ir.Value, factor: float) -> ir.Value:
+    if factor == 1.0:
+        return value
+    name = f"{_PREFIX}factor::{len(graph.initializers)}"
+    constant = _parameter(graph, name, np.array([factor], np.float32))
+    node = ir.node("Mul", [value, constant])
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _add_all(graph: ir.Graph, terms: Sequence[ir.Value]) -> ir.Value:
+    """Sum by Add (Sum has no gradient), shaped to a scalar."""
+    total = terms[0]
+    for term in terms[1:]:
+        node = ir.node("Add", [total, term])
+        graph.append(node)
+        total = node.outputs[0]
+    scalar = ir.node("ReduceSum", [total], {"keepdims": 0}, outputs=[ir.Value(name=f"{_PREFIX}loss")])
+    graph.append(scalar)
+    scalar.outputs[0].dtype, scalar.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
+    return scalar.outputs[0]
+
+
+def _axes(graph: ir.Graph, axes: list[int]) -> ir.Value:
+    return _parameter(graph, f"{_PREFIX}axes::{len(graph.initializers)}", np.array(axes, np.int64))
+
+
+def _parameter(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.dtype, value.shape = value.const_value.dtype, ir.Shape(array.shape)  # type: ignore[union-attr]
+    graph.register_initializer(value)
+    return value

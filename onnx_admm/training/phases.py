@@ -1,0 +1,92 @@
+"""Phases of fine-tuning that passes are made of: ADMM's W-step, retraining on a fixed set, scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
+from onnx_admm.runtime.evaluation import evaluate
+
+Score = Callable[[ModelView], float]
+"""How good a model is on samples that were not tuned on; higher is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Learning rates: ``peak`` during ADMM, falling linearly to ``end`` over a retraining."""
+
+    peak: float = 1e-3
+    end: float = 1e-5
+
+    def at(self, share: float) -> float:
+        """The rate after ``share`` (0 to 1) of a retraining."""
+        return self.peak + (self.end - self.peak) * share
+
+
+@dataclass(frozen=True)
+class TrainedWStep:
+    """ADMM's W-step by gradient descent: one epoch of the loss plus the pull towards ``Z - U``."""
+
+    run: TrainingRun
+    rate: float
+    seed: int
+    task: Task
+
+    def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
+        """See ``admm.solver.WStep``."""
+        self.run.pull(targets, rho)
+        loss = self.run.epoch(self.rate, self.rate, seed=self.seed + iteration)
+        self.task.advance(note=f"loss {loss:.4f}")
+        return self.run.weights()
+
+
+def validation_score(context: PassContext) -> Score | None:
+    """Accuracy on the validation samples, or agreement with the reference, or SQNR, as far as known."""
+    validation = context.validation
+    if validation is None or len(validation) == 0:
+        return None
+    threads = context.settings.threads
+
+    def score(model: ModelView) -> float:
+        reference = None if validation.has_labels else context.reference
+        quality = evaluate(model, validation, reference=reference, threads=threads)
+        for figure in (quality.accuracy, quality.agreement, quality.sqnr_db):
+            if figure is not None:
+                return figure
+        return 0.0
+
+    return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """Epochs of plain training with everything the caller froze held fixed; the best state is kept.
+
+    Attributes:
+        epochs: how many.
+        rates: from ``peak`` to ``end`` over them.
+        seed: of the first epoch's shuffling.
+    """
+
+    epochs: int
+    rates: Rates
+    seed: int
+
+    def carry_out(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
+        """Train; end in the best-scoring epoch's state. Returns the scores, one an epoch (none unscored)."""
+        scores: list[float] = []
+        best: Mapping[str, Array] | None = None
+        for epoch in range(self.epochs):
+            start, end = (self.rates.at((epoch + i) / self.epochs) for i in (0, 1))
+            loss = run.epoch(start, end, seed=self.seed + epoch)
+            note = f"loss {loss:.4f}"
+            if score is not None:
+                scores.append(score(run.export()))
+                note += f", score {scores[-1]:.4f}"
+                if scores[-1] >= max(scores):
+                    best = run.snapshot()
+            task.advance(note=note)
+        if best is not None:
+            run.restore(best)
+        return tuple(scores)

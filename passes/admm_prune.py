@@ -1,0 +1,204 @@
+"""AdmmPrune: weights to zero by ADMM, then retraining of the survivors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
+from onnx_admm.admm.schedule import RhoSchedule
+from onnx_admm.admm.sets import AtMostK, ChannelK, ConstraintSet, NofM
+from onnx_admm.admm.solver import Record, Stopping, solve
+from onnx_admm.contracts import (
+    Blocks,
+    Edit,
+    ModelView,
+    PassContext,
+    PassReport,
+    Task,
+    TrainingRun,
+    WeightSite,
+)
+from onnx_admm.errors import PassRefused
+from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.training.phases import Rates, Retraining, Score, TrainedWStep, validation_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmmPrune:
+    """Zero all but a budget of weights: ``min f(W) s.t. nnz(W) <= k`` (ADMM-NN, arXiv 1812.11677, section 3).
+
+    Exactly one of ``ratio``, ``keep``, ``pattern`` and ``layers`` says how much stays. With a trainer, ADMM
+    draws the weights to the set over ``epochs`` (in ``steps`` of ever smaller budgets, arXiv 1903.09769), the
+    nearest point of the set is taken, and the survivors are retrained. Without one, the nearest point is all.
+
+    Attributes:
+        ratio: weights over nonzeros, one budget over all layers.
+        keep: share of nonzeros, 0 to 1, one budget over all layers.
+        pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
+        layers: share of nonzeros by layer: in graph order, or by name pattern.
+        structure: ``element``, or ``channel``: whole output channels, ``layers`` being shares of channels.
+        epochs: of ADMM, over all steps; one epoch is one W-step.
+        steps: partial prunings in sequence, each from the last.
+        retrain_epochs: masked epochs after the last step; each earlier step gets one.
+        rho_start, rho_end: penalty, rising geometrically within a step.
+        learning_rate: AdamW's during ADMM; retraining falls from it to ``end_rate``.
+        include, exclude: patterns of layer names or operators.
+    """
+
+    name: ClassVar[str] = "admm_prune"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    ratio: float | None = None
+    keep: float | None = None
+    pattern: str | None = None
+    layers: PerLayer | None = None
+    structure: str = "element"
+    epochs: int = 8
+    steps: int = 1
+    retrain_epochs: int = 4
+    rho_start: float = 1e-3
+    rho_end: float = 3e-2
+    learning_rate: float = 1e-3
+    end_rate: float = 1e-5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``."""
+        given = [key for key in ("ratio", "keep", "pattern", "layers") if getattr(self, key) is not None]
+        if len(given) != 1:
+            expected = "exactly one of ratio, keep, pattern, layers"
+            raise PassRefused("no single budget", got=", ".join(given) or "none", expected=expected)
+        if self.structure not in ("element", "channel"):
+            raise PassRefused("unknown structure", got=self.structure, expected="element or channel")
+        if self.ratio is not None and not self.ratio >= 1:
+            raise PassRefused("impossible pruning ratio", got=self.ratio, expected="1 or more")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise PassRefused("impossible share to keep", got=self.keep, expected="above 0, at most 1")
+        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        self._budget(sites, model, 1.0)
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        before = {site.name: model.read(site) for site in sites}
+        figures: dict[str, Any] = {}
+        if context.trainer is None or context.train is None:
+            after = self._budget(sites, model, 1.0).project(before)
+            model.write_back(after)
+        else:
+            figures = self._fine_tune(model, sites, context)
+            after = {site.name: model.read(site) for site in sites}
+        edits = tuple(
+            Edit(name, f"{np.count_nonzero(after[name]):,} of {after[name].size:,} weights kept")
+            for name in after
+            if not np.array_equal(before[name], after[name])
+        )
+        return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
+
+    # -- fine-tuning -------------------------------------------------------------------------
+
+    def _fine_tune(
+        self, model: ModelView, sites: tuple[WeightSite, ...], context: PassContext
+    ) -> dict[str, Any]:
+        if context.trainer is None or context.train is None:
+            raise PassRefused("fine-tuning needs a trainer and data")
+        score = validation_score(context)
+        history: list[Record] = []
+        total = self.epochs + self.retrain_epochs + self.steps - 1
+        opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
+        with opened as run, context.progress.task("prune", total) as task:
+            for step in range(1, self.steps + 1):
+                history += self._step(
+                    run, self._budget(sites, model, step / self.steps), step, context.seed, task
+                )
+                last = step == self.steps
+                scores = self._retrain(run, last, score if last else None, context.seed + 1000 * step, task)
+            model.write_back(run.tensors())
+        return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
+
+    def _step(
+        self, run: TrainingRun, budget: JointSet, step: int, seed: int, task: Task
+    ) -> tuple[Record, ...]:
+        """ADMM towards one budget, then the nearest point of it, frozen."""
+        weights = run.weights()
+        _free_nonzeros(run, weights)
+        run.load(weights)
+        epochs = ceil(self.epochs * step / self.steps) - ceil(self.epochs * (step - 1) / self.steps)
+        solution = solve(
+            TrainedWStep(run, self.learning_rate, seed + 100 * step, task),
+            budget,
+            weights,
+            rho=RhoSchedule(start=self.rho_start, end=self.rho_end, iterations=max(epochs, 1)),
+            stopping=Stopping(max_iterations=epochs, eps_abs=0.0, eps_rel=0.0),
+        )
+        feasible = budget.project(run.weights())
+        run.pull(feasible, {})
+        run.load(feasible)
+        _free_nonzeros(run, feasible)
+        return solution.history
+
+    def _retrain(
+        self, run: TrainingRun, last: bool, score: Score | None, seed: int, task: Task
+    ) -> tuple[float, ...]:
+        rates = Rates(peak=self.learning_rate, end=self.end_rate if last else self.learning_rate)
+        epochs = self.retrain_epochs if last else 1
+        return Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
+
+    # -- budgets -----------------------------------------------------------------------------
+
+    def _budget(self, sites: tuple[WeightSite, ...], model: ModelView, share: float) -> JointSet:
+        """The set of a partial pruning: ``share`` 1 is the full one; densities move there geometrically."""
+        if self.pattern is not None:
+            n, m = _parse_pattern(self.pattern)
+            return Separable({site.name: NofM(n, m, axis=_in_axis(site)) for site in sites})
+        if self.layers is not None:
+            densities = spread(self.layers, sites, "layers")
+            return Separable({site.name: self._set(site, densities[site.name] ** share) for site in sites})
+        density = self.keep if self.keep is not None else 1.0 / (self.ratio or 1.0)
+        if self.structure == "channel":
+            return Separable({site.name: self._set(site, density**share) for site in sites})
+        total = sum(site.size for site in sites)
+        return GlobalAtMostK(int(total * density**share), _evened(sites, model))
+
+    def _set(self, site: WeightSite, density: float) -> ConstraintSet:
+        if not 0 <= density <= 1:
+            raise PassRefused("impossible share to keep", where=site.name, got=density, expected="0 to 1")
+        if self.structure == "channel":
+            if site.out_axis is None:
+                raise PassRefused("a reshape hides the output channels", where=site.name)
+            return ChannelK((site.out_axis,), max(1, round(site.shape[site.out_axis] * density)))
+        return AtMostK(round(site.size * density))
+
+
+def _free_nonzeros(run: TrainingRun, weights: Blocks) -> None:
+    """Hold zeros at zero from here on."""
+    free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
+    run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
+
+
+def _evened(sites: tuple[WeightSite, ...], model: ModelView) -> Mapping[str, float]:
+    """Weights that make layers of different scale comparable: one over each layer's root mean square."""
+    scales = {
+        site.name: float(np.sqrt(np.mean(np.square(model.read(site), dtype=np.float64)))) for site in sites
+    }
+    return {name: 1.0 / scale for name, scale in scales.items() if scale > 0}
+
+
+def _in_axis(site: WeightSite) -> int:
+    return -1 if site.in_axis is None else site.in_axis
+
+
+def _parse_pattern(pattern: str) -> tuple[int, int]:
+    kept, _, group = pattern.partition(":")
+    if not (kept.isdigit() and group.isdigit() and 0 < int(kept) < int(group)):
+        raise PassRefused(
+            "impossible pattern", where="pattern", got=pattern, expected="N:M with 0 < N < M, such as 2:4"
+        )
+    return int(kept), int(group)

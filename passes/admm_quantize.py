@@ -1,0 +1,192 @@
+"""AdmmQuantize: surviving weights onto few levels by ADMM, fixed a fraction at a time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnx_admm.admm.blocks import Separable
+from onnx_admm.admm.levels import Levels, Quantized, SupportLevels
+from onnx_admm.admm.schedule import RhoSchedule
+from onnx_admm.admm.solver import Record, Stopping, solve
+from onnx_admm.contracts import (
+    Array,
+    Blocks,
+    Edit,
+    ModelView,
+    PassContext,
+    PassReport,
+    Task,
+    TrainingRun,
+    WeightSite,
+)
+from onnx_admm.errors import PassRefused
+from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.training.phases import Rates, Retraining, TrainedWStep, validation_score
+
+LevelSet = Levels | SupportLevels
+
+SCALE_BITS = 11
+"""Significant bits of a scale: those of float16, so that ``code * scale`` is exact in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmmQuantize:
+    """Put every weight on one of few levels (ADMM-NN, arXiv 1812.11677, section 3): zeros stay zero.
+
+    A layer with zeros takes the levels ``+-1q .. +-2^(bits-1) q`` for its survivors; one without takes
+    ``0, +-1q .. +-(2^(bits-1) - 1) q``; q minimises the squared error. With a trainer, ADMM draws the weights
+    to the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained
+    (arXiv 1811.01907). Without one, the nearest levels are all.
+
+    Attributes:
+        bits: of a weight: for all layers, in graph order, or by name pattern.
+        per_channel: a scale for each output channel instead of one a layer.
+        epochs: of ADMM; one epoch is one W-step.
+        fractions: shares of the weights fixed after each round, rising to 1.
+        round_epochs: epochs of retraining after each round but the last.
+        retrain_epochs: epochs after the last round, when only biases still move.
+        rho_start, rho_end: penalty, rising geometrically.
+        learning_rate: AdamW's during ADMM and the rounds; the last retraining falls from it to ``end_rate``.
+        include, exclude: patterns of layer names or operators.
+    """
+
+    name: ClassVar[str] = "admm_quantize"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    bits: PerLayer = 8
+    per_channel: bool = False
+    epochs: int = 4
+    fractions: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0)
+    round_epochs: int = 1
+    retrain_epochs: int = 1
+    rho_start: float = 1e-2
+    rho_end: float = 1e-1
+    learning_rate: float = 5e-4
+    end_rate: float = 1e-5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``."""
+        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        for name, bits in spread(self.bits, sites, "bits").items():
+            if bits != int(bits) or not 1 <= bits <= 8:
+                raise PassRefused("impossible number of bits", where=name, got=bits, expected="1 to 8, whole")
+        rising = sorted(self.fractions) == list(self.fractions)
+        if not (rising and self.fractions and self.fractions[-1] == 1.0 and self.fractions[0] > 0):
+            got, expected = self.fractions, "rising shares that end at 1.0"
+            raise PassRefused("impossible fractions", where="fractions", got=got, expected=expected)
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        before = {site.name: model.read(site) for site in sites}
+        sets = self._sets(sites, before)
+        figures: dict[str, Any] = {}
+        if context.trainer is None or context.train is None:
+            model.write_back({name: sets[name].project(before[name]) for name in before})
+        else:
+            figures = self._fine_tune(model, sites, sets, context)
+        edits = tuple(
+            Edit(site.name, f"{_distinct(after)} distinct values, {sets[site.name].bits} bits")
+            for site in sites
+            if not np.array_equal(before[site.name], after := model.read(site))
+        )
+        return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
+
+    def _sets(self, sites: tuple[WeightSite, ...], weights: Blocks) -> dict[str, LevelSet]:
+        bits = spread(self.bits, sites, "bits")
+        sets: dict[str, LevelSet] = {}
+        for site in sites:
+            mask, width = weights[site.name] != 0, int(bits[site.name])
+            axis = site.out_axis if self.per_channel else None
+            if mask.all() and width > 1:
+                sets[site.name] = Levels(width, axis=axis, scale_bits=SCALE_BITS)
+            else:
+                sets[site.name] = SupportLevels(mask, width, axis=axis, scale_bits=SCALE_BITS)
+        return sets
+
+    # -- fine-tuning -------------------------------------------------------------------------
+
+    def _fine_tune(
+        self, model: ModelView, sites: tuple[WeightSite, ...], sets: dict[str, LevelSet], context: PassContext
+    ) -> dict[str, Any]:
+        if context.trainer is None or context.train is None:
+            raise PassRefused("fine-tuning needs a trainer and data")
+        rounds = len(self.fractions) - 1
+        total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
+        opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
+        with opened as run, context.progress.task("quantise", total) as task:
+            history = self._draw(run, sets, context.seed, task)
+            grids = {name: sets[name].quantize(array) for name, array in run.weights().items()}
+            for number, fraction in enumerate(self.fractions):
+                _fix_nearest(run, sets, grids, fraction)
+                last = number == rounds
+                rates = Rates(peak=self.learning_rate, end=self.end_rate if last else self.learning_rate)
+                epochs = self.retrain_epochs if last else self.round_epochs
+                seed = context.seed + 1000 * (number + 1)
+                score = validation_score(context) if last else None
+                scores = Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
+            model.write_back(run.tensors())
+        return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
+
+    def _draw(self, run: TrainingRun, sets: dict[str, LevelSet], seed: int, task: Task) -> tuple[Record, ...]:
+        """ADMM towards the levels; pruned weights are held at zero."""
+        weights = run.weights()
+        free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
+        run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
+        solution = solve(
+            TrainedWStep(run, self.learning_rate, seed, task),
+            Separable(sets),
+            weights,
+            rho=RhoSchedule(start=self.rho_start, end=self.rho_end, iterations=max(self.epochs, 1)),
+            stopping=Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0),
+        )
+        run.pull(solution.z, {})
+        return solution.history
+
+
+def _fix_nearest(
+    run: TrainingRun, sets: dict[str, LevelSet], grids: dict[str, Quantized], share: float
+) -> None:
+    """Fix the ``share`` of each layer's weights that lie nearest to their level, on the grid found once."""
+    free: Blocks = {}
+    fixed: Blocks = {}
+    for name, weights in run.weights().items():
+        levels = _nearest_levels(weights, sets[name], grids[name])
+        alive = np.flatnonzero(_support(sets[name], weights))
+        distance = np.abs(weights - levels).reshape(-1)[alive]
+        chosen = alive[np.argsort(distance, kind="stable")[: round(len(alive) * share)]]
+        hold = np.ones(weights.size, np.bool_)
+        hold[np.setdiff1d(alive, chosen)] = False
+        hold = hold.reshape(weights.shape)
+        free[name] = (~hold).astype(weights.dtype)
+        fixed[name] = np.where(hold, levels, 0).astype(weights.dtype)
+    run.load(run.weights())
+    run.freeze(free, fixed)
+
+
+def _support(levels: LevelSet, weights: Array) -> Array:
+    return levels.mask if isinstance(levels, SupportLevels) else np.ones(weights.shape, np.bool_)
+
+
+def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
+    """The nearest level of a grid whose scales are settled."""
+    scales = grid.scales
+    if grid.axis is not None:
+        scales = scales.reshape([-1 if axis == grid.axis else 1 for axis in range(weights.ndim)])
+    divisors = np.broadcast_to(np.where(scales > 0, scales, np.inf), weights.shape)
+    support = _support(levels, weights)
+    codes = np.zeros(weights.shape, np.int64)
+    live = support & np.isfinite(divisors)
+    codes[live] = levels.codes.nearest(np.abs(weights[live]), divisors[live])
+    signed = np.where(weights < 0, -codes, codes)
+    return grid._replace(codes=signed).values(weights.dtype)
+
+
+def _distinct(weights: Array) -> int:
+    return len(np.unique(weights[weights != 0]))

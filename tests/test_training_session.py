@@ -1,0 +1,196 @@
+"""Fine-tuning sessions: steering, losses, repeatability, and models as they come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSettings
+from onnx_admm.data import from_arrays
+from onnx_admm.errors import RecipeError, TrainingError
+from onnx_admm.model.text import parse_text
+from onnx_admm.training.session import OrtTrainer, loss_spec
+
+MLP = """
+    <ir_version: 10, opset_import: ["" : {opset}]>
+    mlp (float[N,6] x) => ({output})
+    <float[6,12] w1, float[12] b1, float[12,3] w2, float[3] b2>
+    {{
+        a = Gemm (x, w1, b1)
+        r = {activation}
+        logits = Gemm (r, w2, b2)
+        {head}
+    }}"""
+
+
+def mlp(
+    opset: int = 17, head: str = "", output: str = "float[N,3] logits", activation: str = "Relu (a)"
+) -> ModelView:
+    return parse_text(MLP.format(opset=opset, head=head, output=output, activation=activation))
+
+
+def samples(labelled: bool = True, n: int = 96) -> Dataset:
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(n, 6)).astype(np.float32)
+    labels = np.argmax(x[:, :3], axis=1).astype(np.int64)
+    return from_arrays({"x": x}, labels if labelled else None)
+
+
+def open_run(model: ModelView, data: Dataset | None = None, **settings: object) -> TrainingRun:
+    chosen = TrainingSettings(**{"batch_size": 32, "loss": "cross_entropy", **settings})  # type: ignore[arg-type]
+    return OrtTrainer().open(model, model.sites(), data or samples(), chosen, model)
+
+
+def test_epochs_lower_the_loss_and_export_writes_weights_and_biases_back() -> None:
+    model = mlp()
+    with open_run(model) as run:
+        losses = [run.epoch(1e-2, 1e-2, seed=epoch) for epoch in range(8)]
+        trained = run.export()
+    assert losses[-1] < 0.7 * losses[0]
+    assert not np.array_equal(trained.read("w1"), model.read("w1"))
+    assert not np.array_equal(run.tensors()["b1"], np.zeros(12))
+    assert trained.signature() == model.signature()
+
+
+def test_frozen_entries_stay_exactly_where_they_were_put() -> None:
+    model = mlp()
+    free = {"w1": (model.read("w1") > 0).astype(np.float32), "w2": np.ones((12, 3), np.float32)}
+    fixed = {"w1": np.where(free["w1"] == 0, 0.25, 0).astype(np.float32), "w2": np.zeros((12, 3), np.float32)}
+    with open_run(model) as run:
+        run.freeze(free, fixed)
+        run.epoch(1e-2, 1e-2, seed=0)
+        after = run.weights()["w1"]
+    assert (after[free["w1"] == 0] == 0.25).all()
+    assert not np.allclose(after[free["w1"] == 1], model.read("w1")[free["w1"] == 1])
+
+
+def test_a_strong_pull_draws_weights_to_their_targets_and_rho_zero_lets_go() -> None:
+    model = mlp()
+    target = {name: np.full(model.read(name).shape, 0.5, np.float32) for name in ("w1", "w2")}
+    with open_run(model) as run:
+        run.pull(target, {"w1": 100.0})
+        for epoch in range(60):
+            run.epoch(2e-2, 2e-2, seed=epoch)
+        pulled, left = run.weights()["w1"], run.weights()["w2"]
+    assert np.abs(pulled - 0.5).max() < 0.05
+    assert np.abs(left - 0.5).max() > 0.2
+
+
+def test_two_runs_with_one_seed_are_equal_to_the_bit_and_another_seed_is_not() -> None:
+    def train(seed: int) -> np.ndarray:
+        with open_run(mlp()) as run:
+            run.epoch(1e-2, 1e-3, seed=seed)
+            return run.weights()["w1"]
+
+    assert np.array_equal(train(3), train(3))
+    assert not np.array_equal(train(3), train(4))
+
+
+def test_a_snapshot_is_a_way_back() -> None:
+    with open_run(mlp()) as run:
+        kept, before = run.snapshot(), run.weights()["w1"]
+        run.epoch(1e-2, 1e-2, seed=0)
+        assert not np.array_equal(run.weights()["w1"], before)
+        run.restore(kept)
+        assert np.array_equal(run.weights()["w1"], before)
+
+
+def test_distillation_needs_no_labels_and_pulls_back_to_the_teacher() -> None:
+    teacher = mlp(head="p = Softmax (logits)", output="float[N,3] p")
+    student = teacher.fork()
+    student.replace("w2", np.zeros((12, 3), np.float32))
+    settings = TrainingSettings(batch_size=32)
+    with OrtTrainer().open(student, student.sites(), samples(labelled=False), settings, teacher) as run:
+        losses = [run.epoch(2e-2, 2e-2, seed=epoch) for epoch in range(10)]
+    assert losses[-1] < losses[0]
+
+
+def test_regression_without_labels_learns_the_outputs_of_the_original() -> None:
+    teacher = mlp()
+    student = teacher.fork()
+    student.replace("w2", np.zeros((12, 3), np.float32))
+    with OrtTrainer().open(
+        student, student.sites(), samples(labelled=False), TrainingSettings(batch_size=32), teacher
+    ) as run:
+        losses = [run.epoch(2e-2, 2e-2, seed=epoch) for epoch in range(30)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("opset", "head", "output"),
+    [
+        (7, "", "float[N,3] logits"),
+        (9, "p = Softmax (logits)", "float[N,3] p"),
+        (17, "c = ArgMax <axis = 1, keepdims = 0> (logits)", "int64[N] c"),
+        (22, "", "float[N,3] logits"),
+    ],
+)
+def test_models_come_at_any_opset_and_with_any_head(opset: int, head: str, output: str) -> None:
+    model = mlp(opset, head, output)
+    with open_run(model, loss="auto") as run:
+        run.epoch(1e-2, 1e-2, seed=0)
+        trained = run.export()
+    assert trained.opset == opset
+    assert not np.array_equal(trained.read("w1"), model.read("w1"))
+
+
+def test_a_weight_in_a_constant_node_is_trained_and_written_back() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,2] x) => (float[N,2] y)
+        {
+            w = Constant <value = float[2,2] {1.0, 0.5, -0.5, 1.0}> ()
+            y = MatMul (x, w)
+        }""")
+    data = from_arrays({"x": np.eye(2, dtype=np.float32)}, np.array([1, 0]))
+    with open_run(model, data, batch_size=2) as run:
+        run.epoch(1e-1, 1e-1, seed=0)
+        trained = run.export()
+    assert not np.array_equal(trained.read("w"), model.read("w"))
+
+
+@pytest.mark.parametrize("activation", ["Sum (a, b1)", "LayerNormalization (a, b1)"])
+def test_operators_are_brought_into_a_form_with_a_gradient(activation: str) -> None:
+    model = mlp(activation=activation)
+    with open_run(model) as run:
+        assert run.epoch(1e-2, 1e-2, seed=1) < run.epoch(0.0, 0.0, seed=0) * 2
+        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
+
+
+def test_a_fixed_batch_size_is_met_by_adding_gradients_up() -> None:
+    fixed = parse_text(
+        MLP.format(opset=17, head="", output="float[2,3] logits", activation="Relu (a)").replace(
+            "[N,6]", "[2,6]"
+        )
+    )
+    free = mlp()
+    trained = []
+    for model in (fixed, free):
+        with open_run(model, batch_size=32) as run:
+            run.epoch(1e-2, 1e-2, seed=0)
+            trained.append(run.weights()["w1"])
+    assert np.allclose(trained[0], trained[1], atol=2e-3)
+
+
+def test_an_operator_without_a_gradient_is_named_with_its_node() -> None:
+    with pytest.raises(TrainingError, match=r"node r: the training runtime has no gradient for Selu"):
+        open_run(mlp(activation="Selu (a)"))
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    with open_run(mlp()) as run:
+        run.load({"w1": np.full((6, 12), 1e38, np.float32)})
+        with pytest.raises(TrainingError, match="not finite"):
+            run.epoch(1e-2, 1e-2, seed=0)
+
+
+def test_losses_that_do_not_fit_the_data_are_refused() -> None:
+    with pytest.raises(TrainingError, match="needs labels"):
+        loss_spec(TrainingSettings(loss="cross_entropy"), has_labels=False, classifier=True)
+    with pytest.raises(RecipeError, match="unknown loss"):
+        loss_spec(TrainingSettings(loss="hinge"), has_labels=True, classifier=True)
+
+
+def test_the_default_loss_blends_labels_and_the_original() -> None:
+    spec = loss_spec(TrainingSettings(distillation_weight=0.3), has_labels=True, classifier=False)
+    assert (spec.label_weight, spec.divergence_weight, spec.squared_weight) == (0.7, 0.3, 0.0)
