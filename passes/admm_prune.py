@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, ClassVar
@@ -82,7 +82,7 @@ class AdmmPrune:
         if self.keep is not None and not 0 < self.keep <= 1:
             raise PassRefused("impossible share to keep", got=self.keep, expected="above 0, at most 1")
         sites, _ = choose_sites(model.sites(), self.include, self.exclude)
-        self._budget(sites, model, 1.0)
+        self.budget(sites, model, context)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -90,7 +90,7 @@ class AdmmPrune:
         before = {site.name: model.read(site) for site in sites}
         figures: dict[str, Any] = {}
         if context.trainer is None or context.train is None:
-            after = self._budget(sites, model, 1.0).project(before)
+            after = self.budget(sites, model, context).project(before)
             model.write_back(after)
         else:
             figures = self._fine_tune(model, sites, context)
@@ -111,25 +111,24 @@ class AdmmPrune:
             raise PassRefused("fine-tuning needs a trainer and data")
         score = validation_score(context)
         history: list[Record] = []
+        scores: tuple[float, ...] = ()
         total = self.epochs + self.retrain_epochs + self.steps - 1
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("prune", total) as task:
             for step in range(1, self.steps + 1):
-                history += self._step(
-                    run, self._budget(sites, model, step / self.steps), step, context.seed, task
-                )
+                budget = self.budget(sites, model, context, _geometric(step / self.steps))
+                history += self.draw(run, budget, step, context.seed, task)
                 last = step == self.steps
                 scores = self._retrain(run, last, score if last else None, context.seed + 1000 * step, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
-    def _step(
+    def draw(
         self, run: TrainingRun, budget: JointSet, step: int, seed: int, task: Task
     ) -> tuple[Record, ...]:
-        """ADMM towards one budget, then the nearest point of it, frozen."""
+        """ADMM towards one budget, then the nearest point of it, its zeros held."""
         weights = run.weights()
-        _free_nonzeros(run, weights)
-        run.load(weights)
+        hold_zeros(run, weights)
         epochs = ceil(self.epochs * step / self.steps) - ceil(self.epochs * (step - 1) / self.steps)
         solution = solve(
             TrainedWStep(run, self.learning_rate, seed + 100 * step, task),
@@ -140,8 +139,7 @@ class AdmmPrune:
         )
         feasible = budget.project(run.weights())
         run.pull(feasible, {})
-        run.load(feasible)
-        _free_nonzeros(run, feasible)
+        hold_zeros(run, feasible)
         return solution.history
 
     def _retrain(
@@ -153,19 +151,29 @@ class AdmmPrune:
 
     # -- budgets -----------------------------------------------------------------------------
 
-    def _budget(self, sites: tuple[WeightSite, ...], model: ModelView, share: float) -> JointSet:
-        """The set of a partial pruning: ``share`` 1 is the full one; densities move there geometrically."""
+    def budget(
+        self,
+        sites: tuple[WeightSite, ...],
+        model: ModelView,
+        context: PassContext,
+        partial: Callable[[float], float] = lambda density: density,
+    ) -> JointSet:
+        """The set to prune to; ``partial`` maps a final density to that of a step on the way.
+
+        A global budget counts the weights of the reference: what earlier passes removed stays removed.
+        """
         if self.pattern is not None:
             n, m = _parse_pattern(self.pattern)
             return Separable({site.name: NofM(n, m, axis=_in_axis(site)) for site in sites})
         if self.layers is not None:
             densities = spread(self.layers, sites, "layers")
-            return Separable({site.name: self._set(site, densities[site.name] ** share) for site in sites})
+            return Separable({site.name: self._set(site, partial(densities[site.name])) for site in sites})
         density = self.keep if self.keep is not None else 1.0 / (self.ratio or 1.0)
         if self.structure == "channel":
-            return Separable({site.name: self._set(site, density**share) for site in sites})
-        total = sum(site.size for site in sites)
-        return GlobalAtMostK(int(total * density**share), _evened(sites, model))
+            return Separable({site.name: self._set(site, partial(density)) for site in sites})
+        original, _ = choose_sites(context.reference.sites(), self.include, self.exclude)
+        total = max(sum(site.size for site in original), here := sum(site.size for site in sites))
+        return GlobalAtMostK(int(here * partial(min(1.0, density * total / here))), _evened(sites, model))
 
     def _set(self, site: WeightSite, density: float) -> ConstraintSet:
         if not 0 <= density <= 1:
@@ -177,9 +185,15 @@ class AdmmPrune:
         return AtMostK(round(site.size * density))
 
 
-def _free_nonzeros(run: TrainingRun, weights: Blocks) -> None:
-    """Hold zeros at zero from here on."""
+def _geometric(share: float) -> Callable[[float], float]:
+    """Densities on the way: ``density ** share``."""
+    return lambda density: density**share
+
+
+def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
+    """Set the weights and keep their zeros at zero from here on."""
     free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
+    run.load(weights)
     run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
 
 

@@ -14,7 +14,6 @@ from onnx_admm.contracts import Array, Batch, Blocks, Dataset, ModelView, Traini
 from onnx_admm.errors import RecipeError, TrainingError
 from onnx_admm.model.training_form import (
     LossSpec,
-    TrainingForm,
     cut_at_logits,
     fixed_name,
     free_name,
@@ -24,7 +23,7 @@ from onnx_admm.model.training_form import (
 )
 from onnx_admm.runtime.sessions import Session, open_session
 from onnx_admm.training.artifacts import training_modules, write_artifacts
-from onnx_admm.training.augment import Augmentation, parse_augmentations
+from onnx_admm.training.augment import parse_augmentations
 
 
 class OrtTrainer:
@@ -39,10 +38,7 @@ class OrtTrainer:
         reference: ModelView,
     ) -> OrtTrainingRun:
         """See ``contracts.Trainer.open``."""
-        teacher, classifier = cut_at_logits(reference)
-        loss = loss_spec(settings, has_labels=data.has_labels, classifier=classifier)
-        form = training_form(model, sites, loss)
-        return OrtTrainingRun(model, tuple(sites), data, settings, loss, form, teacher)
+        return OrtTrainingRun(model, tuple(sites), data, settings, reference)
 
 
 def loss_spec(settings: TrainingSettings, *, has_labels: bool, classifier: bool) -> LossSpec:
@@ -85,16 +81,16 @@ class OrtTrainingRun:
         sites: tuple[WeightSite, ...],
         data: Dataset,
         settings: TrainingSettings,
-        loss: LossSpec,
-        form: TrainingForm,
-        teacher: ModelView,
+        reference: ModelView,
     ) -> None:
         self._model, self._sites, self._data, self._settings = model, sites, data, settings
-        self._loss, self._form = loss, form
+        teacher, classifier = cut_at_logits(reference)
+        self._loss = loss_spec(settings, has_labels=data.has_labels, classifier=classifier)
+        self._form = training_form(model, sites, self._loss)
         self._fixed = _fixed_batch(model)
-        self._augment: tuple[Augmentation, ...] = parse_augmentations(settings.augment)
+        self._augment = parse_augmentations(settings.augment)
         self._teacher: Session | None = None
-        if "teacher" in form.inputs:
+        if "teacher" in self._form.inputs:
             self._teacher = open_session(teacher, threads=settings.threads or 1)
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-admm-")
         try:
