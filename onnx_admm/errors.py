@@ -16,6 +16,9 @@ OnnxAdmmError                  exit code 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OnnxAdmmError(Exception):
     """Root of the tree. Reads as a sentence: what, where, got, expected, what to do.
@@ -102,3 +105,14 @@ class BudgetExceeded(OnnxAdmmError):
     """The work finished over a stated budget; the output is written only when asked for."""
 
     exit_code = 3
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Put ``place`` before the place that an error from inside names: a pass before its layer."""
+    try:
+        yield
+    except OnnxAdmmError as error:
+        error.where = place if error.where is None else f"{place}: {error.where}"
+        error.args = (error._sentence(),)
+        raise

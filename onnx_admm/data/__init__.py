@@ -1,1 +1,19 @@
 """Readers of the data users have."""
+
+from onnx_admm.data.feeds import from_iterable
+from onnx_admm.data.fitting import fit_dataset
+from onnx_admm.data.opening import open_dataset
+from onnx_admm.data.preprocessing import Preprocessing
+from onnx_admm.data.samples import SampleSet, from_arrays, split
+from onnx_admm.data.synthetic import synthetic_dataset
+
+__all__ = [
+    "Preprocessing",
+    "SampleSet",
+    "fit_dataset",
+    "from_arrays",
+    "from_iterable",
+    "open_dataset",
+    "split",
+    "synthetic_dataset",
+]

@@ -1,6 +1,24 @@
 """The only room that touches ONNX protobufs and the ONNX IR."""
 
+from onnx_admm.model.decode import Decoded, decode_constant
+from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.opset import convert_opset, lower_ir
+from onnx_admm.model.shapes import LayerProfile, infer_shapes, layer_profiles
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView, PortSpec, Signature
 
-__all__ = ["ModelView", "PortSpec", "Signature", "WeightSite"]
+__all__ = [
+    "Decoded",
+    "LayerProfile",
+    "ModelView",
+    "NodeRef",
+    "PortSpec",
+    "Signature",
+    "ValueRef",
+    "WeightSite",
+    "convert_opset",
+    "decode_constant",
+    "infer_shapes",
+    "layer_profiles",
+    "lower_ir",
+]

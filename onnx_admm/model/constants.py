@@ -32,5 +32,8 @@ def replace_constant(value: ir.Value, array: npt.NDArray[np.generic]) -> None:
         value.const_value = None
     else:
         value.const_value = tensor
-    value.shape = ir.Shape(array.shape)
-    value.dtype = tensor.dtype
+    # What the file does not state about a Constant node's output stays unstated.
+    if producer is None or value.shape is not None:
+        value.shape = ir.Shape(array.shape)
+    if producer is None or value.dtype is not None:
+        value.dtype = tensor.dtype

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,56 +12,200 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
+from onnx_admm.model.checker import check_input, check_output, first_line
+from onnx_admm.model.guards import check_storage, densify_sparse, embed_attribute_tensors
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""No protobuf message is larger; larger models keep their weights in a file beside."""
+
+_INLINE_LIMIT = 2_000_000_000
+_EXTERNAL_THRESHOLD = 1024
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Load, check and parse a model file."""
-    file = Path(path).absolute()
-    if not file.is_file():
-        raise ModelError("no such model file", where=str(path))
-    try:
-        onnx.checker.check_model(str(file))
-        return ir.load(file)
-    except (google.protobuf.message.DecodeError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"not a valid ONNX model ({_first_line(error)})", where=str(path)) from error
+    """Load, check and parse a model file.
+
+    Raises:
+        ModelError: missing, not ONNX, cut short, unsafe sizes or paths, refused by the checker.
+    """
+    file, where = Path(path).absolute(), os.fspath(path)
+    proto = _parse(_read(file, where), where)
+    check_storage(proto, file.parent, where)
+    check_input(proto, str(file), where)
+    embed_attribute_tensors(proto, file.parent)
+    densify_sparse(proto, file.parent, where)
+    model = _to_ir(proto, where)
+    ir.external_data.set_base_dir(model.graph, file.parent)
+    return model
 
 
 def parse_model(data: bytes) -> ir.Model:
-    """Parse a serialised ModelProto."""
-    try:
-        return ir.from_proto(onnx.load_from_string(data))
-    except google.protobuf.message.DecodeError as error:
-        raise ModelError("not a serialised ONNX model") from error
+    """Parse a serialised ModelProto with every weight inside.
+
+    Raises:
+        ModelError: as ``load_model``, and external data.
+    """
+    where = "serialised model"
+    proto = _parse(data, where)
+    check_storage(proto, None, where)
+    check_input(proto, data, where)
+    densify_sparse(proto, None, where)
+    return _to_ir(proto, where)
 
 
 def serialize_model(model: ir.Model) -> bytes:
-    """Serialise with every weight inside."""
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
+    """Serialise with every weight inside.
+
+    Raises:
+        OutputError: the model is larger than a protobuf can be.
+    """
+    if _weight_bytes(model) > _INLINE_LIMIT:
+        raise OutputError(
+            "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
+        )
+    inline = model.clone()
+    ir.external_data.load_to_model(inline)
+    return _serialize(inline)
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
-    """Check, write to a temporary neighbour, then rename over ``path``."""
-    target = Path(path).absolute()
-    proto = ir.to_proto(model)
+    """Write into a temporary folder beside ``path``, check what was written, then rename over ``path``.
+
+    Weights lie in ``<name>.data`` beside the model where they did so before or exceed 2 GB.
+
+    Returns:
+        Bytes on disk, external data included.
+
+    Raises:
+        OutputError: the checker or the disk refuses; what was at ``path`` is still there.
+    """
+    where = os.fspath(path)
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise OutputError("cannot write over something that is not a plain file", where=where)
+    temporary = None
     try:
-        onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise OutputError(
-            f"the checker refuses the result ({_first_line(error)})", where=str(path)
-        ) from error
-    handle, temporary = tempfile.mkstemp(prefix=target.name, suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(proto.SerializeToString())
-        os.replace(temporary, target)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        written = _write(model, temporary / target.name)
+        check_output(str(temporary / target.name), where)
+        _keep_readable(model, target.parent)
+        for file in written:
+            if (target.parent / file.name).exists():
+                shutil.copymode(target.parent / file.name, file)
+            os.replace(file, target.parent / file.name)
     except OSError as error:
-        raise OutputError(f"cannot write ({error.strerror})", where=str(path)) from error
+        raise OutputError(f"cannot write ({error.strerror or error})", where=where) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    return target.stat().st_size
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return sum((target.parent / file.name).stat().st_size for file in written)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+# -- reading ---------------------------------------------------------------------------------
+
+
+def _read(file: Path, where: str) -> bytes:
+    if not file.exists():
+        raise ModelError("no such model file", where=where)
+    if file.is_dir():
+        raise ModelError("a folder, not a model file", where=where)
+    if not file.is_file():
+        raise ModelError("not a plain file", where=where)
+    size = file.stat().st_size
+    if size == 0:
+        raise ModelError("the file is empty", where=where)
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(
+            "larger than an ONNX file can be",
+            where=where,
+            got=f"{size} bytes",
+            expected=f"at most {PROTOBUF_LIMIT}, with weights as external data",
+        )
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_from_string(data)
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError("not an ONNX model, or one cut short", where=where, hint=_guess(data)) from error
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError("not an ONNX model", where=where, hint=_guess(data))
+    return proto
+
+
+def _guess(data: bytes) -> str | None:
+    """What a file that is no model may be instead."""
+    if data.startswith(b"version https://git-lfs"):
+        return "It is a Git LFS pointer: run `git lfs pull` to fetch the model itself."
+    start = data[:512]
+    if start and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in start):
+        return "It looks like text; an .onnx file is binary."
+    return None
+
+
+def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError) as error:
+        raise ModelError(f"the graph cannot be built ({first_line(error)})", where=where) from error
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
+    """Write the model to ``file``; every file written, external data first."""
+    written = model.clone()
+    data = file.with_name(f"{file.name}.data")
+    external = any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model))
+    if external or _weight_bytes(model) > _INLINE_LIMIT:
+        ir.external_data.unload_from_model(
+            written, file.parent, data.name, size_threshold_bytes=_EXTERNAL_THRESHOLD
+        )
+    with open(file, "wb") as stream:
+        stream.write(_serialize(written))
+        stream.flush()
+        os.fsync(stream.fileno())
+    return (data, file) if data.exists() else (file,)
+
+
+def _serialize(model: ir.Model) -> bytes:
+    proto = ir.to_proto(model)
+    _leave_out_repetition(proto)
+    try:
+        data: bytes = proto.SerializeToString(deterministic=True)
+    except (ValueError, google.protobuf.message.EncodeError) as error:
+        raise OutputError(f"the model cannot be serialised ({first_line(error)})") from error
+    return data
+
+
+def _leave_out_repetition(proto: onnx.ModelProto) -> None:
+    """Shapes that the initializers themselves tell, and the name of the operator set that has none."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    for index in reversed(range(len(proto.graph.value_info))):
+        info = proto.graph.value_info[index]
+        if info.name in stored and not info.metadata_props and not info.doc_string:
+            del proto.graph.value_info[index]
+    for entry in proto.opset_import:
+        if not entry.domain:
+            entry.ClearField("domain")
+
+
+def _keep_readable(model: ir.Model, folder: Path) -> None:
+    """Map external weights of ``folder`` into memory before a file they lie in is replaced."""
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == folder:
+            tensor.numpy()
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return [value.const_value for value in values if value.const_value is not None]

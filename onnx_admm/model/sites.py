@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor, is_editable_constant
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.decode import Decoder, Workspace
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
@@ -51,7 +52,7 @@ class WeightSite:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class WeightSlot:
     """Where an operator keeps a weight: input index and the axes of its channels."""
 
     index: int
@@ -59,68 +60,114 @@ class _Slot:
     in_axis: int | None
 
 
-def _slots(node: ir.Node) -> tuple[_Slot, ...]:
+def weight_slots(node: ir.Node) -> tuple[WeightSlot, ...]:
+    """Where the operator keeps weights; empty for operators without."""
+    if node.domain not in ("", "ai.onnx"):
+        return ()
     match node.op_type:
-        case "Conv" | "ConvInteger":
-            return (_Slot(1, 0, 1),)
+        case "Conv":
+            return (WeightSlot(1, 0, 1),)
         case "ConvTranspose":
-            return (_Slot(1, 1, 0),)
+            return (WeightSlot(1, 1, 0),)
         case "Gemm":
             transposed = node.attributes.get_int("transB", 0)
-            return (_Slot(1, 0, 1) if transposed else _Slot(1, 1, 0), _Slot(0, None, None))
+            return (WeightSlot(1, 0, 1) if transposed else WeightSlot(1, 1, 0), WeightSlot(0, None, None))
         case "MatMul":
-            return (_Slot(1, -1, -2), _Slot(0, -2, -1))
+            return (WeightSlot(1, -1, -2), WeightSlot(0, -2, -1))
         case "LSTM" | "GRU" | "RNN":
-            return (_Slot(1, 1, 2), _Slot(2, 1, 2))
+            return (WeightSlot(1, 1, 2), WeightSlot(2, 1, 2))
         case "Gather":
-            return (_Slot(0, 0, 1),)
+            return (WeightSlot(0, 0, 1),)
         case _:
             return ()
 
 
-def find_sites(
-    scopes: Iterator[tuple[str, ir.Graph | ir.Function]],
-) -> dict[str, tuple[WeightSite, ir.Value]]:
-    """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once."""
-    found: dict[int, tuple[WeightSite, ir.Value]] = {}
-    for scope, graph in scopes:
-        for node in graph:
-            for slot in _slots(node):
-                _visit(node, slot, scope, found)
-    return {site.name: (site, value) for site, value in found.values()}
+@dataclass(frozen=True, slots=True)
+class FoundSite:
+    """A site, the value that holds it (or is computed to it), and who reads it: nodes and input indices."""
+
+    site: WeightSite
+    value: ir.Value
+    uses: tuple[tuple[ir.Node, int], ...]
 
 
-def _visit(node: ir.Node, slot: _Slot, scope: str, found: dict[int, tuple[WeightSite, ir.Value]]) -> None:
-    value = node.inputs[slot.index] if slot.index < len(node.inputs) else None
-    if value is None:
-        return
-    value, reshaped = _source(value)
-    tensor = constant_tensor(value)
-    if tensor is None or tensor.dtype not in _FLOATS or len(tensor.shape) < 2:
-        return
-    user = node.name or (node.outputs[0].name or node.op_type)
-    known = found.get(id(value))
-    if known is not None:
-        found[id(value)] = (replace(known[0], users=(*known[0].users, user)), value)
-        return
-    rank = len(tensor.shape)
-    key = value.name or user
-    site = WeightSite(
-        name=f"{scope}/{key}" if scope else key,
-        op_type=node.op_type,
-        shape=tuple(tensor.shape.numpy()),
-        dtype=str(tensor.dtype.numpy()),
-        out_axis=None if reshaped or slot.out_axis is None else slot.out_axis % rank,
-        in_axis=None if reshaped or slot.in_axis is None else slot.in_axis % rank,
-        group=node.attributes.get_int("group", 1),
-        users=(user,),
-        scope=scope,
-        editable=is_editable_constant(value),
-    )
-    found[id(value)] = (site, value)
+class SiteFinder:
+    """One sweep over a model for its compressible weights."""
+
+    def __init__(self, decoder: Decoder, opset: int) -> None:
+        self._decoder = decoder
+        self._opset = opset
+        self._workspace = Workspace()
+        self._found: dict[ir.Value, FoundSite] = {}
+
+    def find(self, scopes: Iterator[tuple[str, ir.Graph | ir.Function]]) -> dict[str, FoundSite]:
+        """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once."""
+        for scope, graph in scopes:
+            for node in graph:
+                for slot in weight_slots(node):
+                    operand = node.inputs[slot.index] if slot.index < len(node.inputs) else None
+                    if operand is not None and not self._is_lookup_in_decoder(node):
+                        self._visit(node, slot, operand, scope)
+        return {found.site.name: found for found in self._found.values()}
+
+    def _is_lookup_in_decoder(self, node: ir.Node) -> bool:
+        """A Gather whose indices are constant decodes a weight; its table is a codebook, not an embedding."""
+        indices = node.inputs[1] if node.op_type == "Gather" else None
+        if indices is None:
+            return False
+        return self._decoder.decode(indices, self._opset, self._workspace) is not None
+
+    def _visit(self, node: ir.Node, slot: WeightSlot, operand: ir.Value, scope: str) -> None:
+        value, reshaped = stored_source(operand)
+        tensor = constant_tensor(value)
+        if tensor is None:
+            self._visit_computed(node, slot, operand, scope)
+        elif tensor.dtype in _FLOATS and len(tensor.shape) >= 2:
+            form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), reshaped, True)
+            self._add(node, slot, value, scope, form)
+
+    def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str) -> None:
+        array = self._decoder.decode(value, self._opset, self._workspace)
+        if array is not None and array.ndim >= 2 and ir.DataType.from_numpy(array.dtype) in _FLOATS:
+            self._add(node, slot, value, scope, _Form(array.shape, str(array.dtype), False, False))
+
+    def _add(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str, form: _Form) -> None:
+        user, use = label(node), (node, slot.index)
+        known = self._found.get(value)
+        if known is not None:
+            site = replace(known.site, users=(*known.site.users, user))
+            self._found[value] = FoundSite(site, value, (*known.uses, use))
+            return
+        key, rank = value.name or user, len(form.shape)
+        site = WeightSite(
+            name=f"{scope}/{key}" if scope else key,
+            op_type=node.op_type,
+            shape=form.shape,
+            dtype=form.dtype,
+            out_axis=None if form.reshaped or slot.out_axis is None else slot.out_axis % rank,
+            in_axis=None if form.reshaped or slot.in_axis is None else slot.in_axis % rank,
+            group=node.attributes.get_int("group", 1),
+            users=(user,),
+            scope=scope,
+            editable=form.editable,
+        )
+        self._found[value] = FoundSite(site, value, (use,))
 
 
-def _source(value: ir.Value) -> tuple[ir.Value, bool]:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    shape: tuple[int, ...]
+    dtype: str
+    reshaped: bool
+    editable: bool
+
+
+def label(node: ir.Node) -> str:
+    """How a node is called: its name, else its first output's, else its operator."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+
+
+def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
     """The stored constant behind a chain of reshapes, and whether there was one."""
     reshaped = False
     while constant_tensor(value) is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import files
+from onnx_admm.model import edit, files
 from onnx_admm.model.constants import constant_tensor, replace_constant
-from onnx_admm.model.sites import WeightSite, find_sites
+from onnx_admm.model.decode import Decoded, Decoder
+from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite, label
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class ModelView:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
+        self._decoder = Decoder()
+        self._last: dict[str, FoundSite] = {}
 
     # -- birth and storage -----------------------------------------------------------------
 
@@ -75,6 +80,10 @@ class ModelView:
         """An independent copy; weights are shared until one side replaces them."""
         return ModelView(self._model.clone())
 
+    def become(self, other: ModelView) -> None:
+        """Hold the model ``other`` holds: the way back from a conversion that was made on a copy."""
+        self.__init__(other.graph_ir)  # type: ignore[misc]
+
     # -- looking ---------------------------------------------------------------------------
 
     @property
@@ -106,7 +115,7 @@ class ModelView:
 
     def sites(self) -> tuple[WeightSite, ...]:
         """Every compressible weight, in graph order, subgraphs and functions included."""
-        return tuple(site for site, _ in self._sites().values())
+        return tuple(found.site for found in self.found_sites().values())
 
     def site(self, name: str) -> WeightSite:
         """The site of that name.
@@ -114,14 +123,27 @@ class ModelView:
         Raises:
             UsageError: there is none.
         """
-        return self._find(name)[0]
+        self.found_sites()
+        return self._find(name).site
 
     def read(self, site: WeightSite | str) -> npt.NDArray[np.floating]:
-        """A copy of the site's weights, in their stored shape and dtype."""
-        tensor = constant_tensor(self._find(site)[1])
-        if tensor is None:
-            raise UsageError("the weight is not stored as a constant", where=site)
-        return np.array(tensor.numpy())
+        """A copy of the site's weights, in their dense shape and dtype (an encoded weight is decoded)."""
+        value = self._find(site).value
+        tensor = constant_tensor(value)
+        return np.array(tensor.numpy()) if tensor is not None else self._decoded(value).array
+
+    def decoded(self, site: WeightSite | str) -> Decoded:
+        """The site's dense weight, and what it is stored as."""
+        return self._decoded(self._find(site).value)
+
+    def nodes(self, op_type: str | None = None) -> tuple[NodeRef, ...]:
+        """Every node in graph order, subgraphs and functions included; of one operator when named."""
+        return tuple(
+            NodeRef(node, scope)
+            for scope, graph in self._scopes()
+            for node in graph
+            if op_type is None or (node.op_type == op_type and node.domain in ("", "ai.onnx"))
+        )
 
     # -- editing ---------------------------------------------------------------------------
 
@@ -131,24 +153,92 @@ class ModelView:
         Raises:
             UsageError: unknown site, or another shape.
         """
-        known, value = self._find(site)
+        found = self._find(site)
+        known = found.site
+        if not known.editable:
+            raise UsageError(
+                "the weight is already encoded",
+                where=known.name,
+                hint="Start from the model as it was before encoding.",
+            )
         if array.shape != known.shape:
             raise UsageError(
                 "new weights of another shape", where=known.name, got=array.shape, expected=known.shape
             )
-        replace_constant(value, array.astype(known.dtype))
+        replace_constant(found.value, array.astype(known.dtype))
+
+    def write_back(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Store new values by tensor name: sites and any other constant of the main graph (biases).
+
+        Raises:
+            UsageError: no constant of that name, or another shape.
+        """
+        sites = self.found_sites()
+        initializers = self._model.graph.initializers
+        for name, array in arrays.items():
+            value = sites[name].value if name in sites else initializers.get(name)
+            tensor = None if value is None else constant_tensor(value)
+            if value is None or tensor is None or tuple(tensor.shape.numpy()) != array.shape:
+                raise UsageError("no constant of that name and shape", where=name, got=array.shape)
+            replace_constant(value, array.astype(tensor.dtype.numpy()))
+
+    def write(self, value: ValueRef, array: npt.NDArray[np.generic]) -> None:
+        """Store new content, of any shape and type, for a constant.
+
+        Raises:
+            UsageError: the value is no constant.
+        """
+        if value.constant() is None:
+            raise UsageError("not a constant", where=value.name)
+        replace_constant(value.ir_value, array)
+
+    def add_constant(self, node: NodeRef, index: int, array: npt.NDArray[np.generic], name: str) -> ValueRef:
+        """Give a node a new constant as input ``index``; ``name`` gets a number where it is taken."""
+        return ValueRef(edit.add_constant(self._model, node.ir_node, index, array, name))
+
+    def set_attribute(self, node: NodeRef, name: str, value: int | float | str) -> None:
+        """Set a scalar attribute of a node."""
+        node.ir_node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+    def bypass(self, node: NodeRef, replacement: ValueRef) -> None:
+        """Remove a node; whatever read its first output reads ``replacement``, outputs keep their names."""
+        edit.bypass(node.ir_node, replacement.ir_value)
+
+    def replace_node(
+        self,
+        node: NodeRef,
+        op_type: str,
+        inputs: Sequence[ValueRef],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> NodeRef:
+        """Put another operator in the place of a node with one output; the output's value stays."""
+        values = [value.ir_value for value in inputs]
+        return NodeRef(edit.replace_node(node.ir_node, op_type, values, attributes or {}), node.scope)
+
+    def strip_unused(self) -> bool:
+        """Remove nodes and constants that nothing reads; whether there were any."""
+        return edit.strip_unused(self._model)
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _sites(self) -> dict[str, tuple[WeightSite, ir.Value]]:
-        return find_sites(self._scopes())
+    def found_sites(self) -> dict[str, FoundSite]:
+        """Every site by name with its IR, for the files of ``model/`` alone."""
+        self._last = SiteFinder(self._decoder, self.opset).find(self._scopes())
+        return self._last
 
-    def _find(self, site: WeightSite | str) -> tuple[WeightSite, ir.Value]:
+    def _find(self, site: WeightSite | str) -> FoundSite:
+        """The named site, from the last sweep where its value still is what it was."""
         name = site if isinstance(site, str) else site.name
-        found = self._sites()
+        last = self._last.get(name)
+        if last is not None and last.site.editable and _still_stored(last):
+            return last
+        found = self.found_sites()
         if name not in found:
             raise UsageError("no such weight", where=name, expected=f"one of {', '.join(found) or 'none'}")
         return found[name]
+
+    def _decoded(self, value: ir.Value) -> Decoded:
+        return self._decoder.describe(value, self.opset)
 
     def _scopes(self) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
         yield from _graph_scopes("", self._model.graph)
@@ -161,14 +251,18 @@ def _graph_scopes(scope: str, graph: ir.Graph | ir.Function) -> Iterator[tuple[s
     for node in graph:
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.GRAPH:
-                label = node.name or node.outputs[0].name or node.op_type
-                inner = f"{label}.{name}"
+                inner = f"{label(node)}.{name}"
                 yield from _graph_scopes(f"{scope}/{inner}" if scope else inner, attribute.as_graph())
 
 
+def _still_stored(found: FoundSite) -> bool:
+    site, value = found.site, found.value
+    tensor = constant_tensor(value)
+    if tensor is None or tuple(tensor.shape.numpy()) != site.shape or not value.uses():
+        return False
+    return (f"{site.scope}/{value.name}" if site.scope else value.name) == site.name
+
+
 def _port(value: ir.Value) -> PortSpec:
-    shape = None
-    if value.shape is not None:
-        shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
     dtype = str(value.dtype.numpy()) if value.dtype is not None else "unknown"
-    return PortSpec(value.name or "", dtype, shape)
+    return PortSpec(value.name or "", dtype, edit.stored_shape(value))

@@ -1,0 +1,113 @@
+"""Whole feeds, one dict per run, gathered into a dataset: iterables, calibration readers, ONNX test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array, Feeds, ModelView, PortSpec
+from onnx_admm.data.fitting import check_names, fit_samples
+from onnx_admm.data.samples import SampleSet, from_arrays
+from onnx_admm.errors import DataError
+from onnx_admm.model.tensors import read_tensor
+
+LABELS = "labels"
+
+
+@runtime_checkable
+class CalibrationReader(Protocol):
+    """What ONNX Runtime's ``CalibrationDataReader`` promises."""
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """The next feed, or None at the end."""
+
+
+def from_iterable(
+    feeds: Iterable[Mapping[str, npt.ArrayLike]] | CalibrationReader, model: ModelView
+) -> SampleSet:
+    """A dataset from dicts by input name, or from any ``CalibrationDataReader``; read to its end, once.
+
+    A dict whose arrays all have the model's rank and one length along the first axis is that many samples;
+    any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``labels`` holds
+    classes, unless the model has an input of that name.
+
+    Raises:
+        DataError: nothing in it, or a name, shape or type that does not fit the model.
+    """
+    ports = {port.name: port for port in model.signature().inputs}
+    rows: dict[str, list[Array]] = {}
+    count = 0
+    for feed in _each(feeds):
+        arrays = {name: np.asarray(value) for name, value in feed.items()}
+        labels = arrays.pop(LABELS, None) if LABELS not in ports else None
+        check_names(tuple(arrays), ports)
+        stacked = _is_stack(arrays, ports)
+        if labels is not None:
+            rows.setdefault(LABELS, []).append(labels.reshape(-1))
+        for name, array in arrays.items():
+            rows.setdefault(name, []).append(array if stacked else array[None])
+        count += 1
+    if not count:
+        raise DataError("the data holds no samples", where="the iterable")
+    joined = {name: _joined(name, parts) for name, parts in rows.items()}
+    labels = joined.pop(LABELS, None) if LABELS not in ports else None
+    return fit_samples(from_arrays(joined, labels), model)
+
+
+def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet:
+    """The inputs of an ONNX backend test: ``test_data_set_*/input_*.pb``, each set one feed.
+
+    A tensor goes to the input it is named for, or to the one at its number.
+
+    Raises:
+        DataError: a file that is no tensor, or that does not fit the model.
+    """
+    sets = [folder] if any(folder.glob("input_*.pb")) else sorted(folder.glob("test_data_set_*"))
+    return from_iterable((_read_set(path, model) for path in sets), model)
+
+
+def has_test_data_sets(folder: Path) -> bool:
+    """Whether a folder is or holds ONNX test data sets."""
+    return any(folder.glob("input_*.pb")) or any(folder.glob("test_data_set_*/input_*.pb"))
+
+
+def _read_set(folder: Path, model: ModelView) -> Feeds:
+    names = [port.name for port in model.signature().inputs]
+    feeds: Feeds = {}
+    for path in folder.glob("input_*.pb"):
+        number = path.stem.removeprefix("input_")
+        name, array = read_tensor(path)
+        if name not in names:
+            if not number.isdecimal() or int(number) >= len(names):
+                raise DataError("a tensor for no input", where=path, expected=f"one of {', '.join(names)}")
+            name = names[int(number)]
+        feeds[name] = array
+    return feeds
+
+
+def _each(
+    feeds: Iterable[Mapping[str, npt.ArrayLike]] | CalibrationReader,
+) -> Iterator[Mapping[str, npt.ArrayLike]]:
+    if isinstance(feeds, CalibrationReader):
+        yield from iter(feeds.get_next, None)
+    else:
+        yield from feeds
+
+
+def _is_stack(arrays: Mapping[str, Array], ports: Mapping[str, PortSpec]) -> bool:
+    ranks = {name: len(port.shape) for name, port in ports.items() if port.shape is not None}
+    if any(array.ndim == 0 or array.ndim != ranks.get(name, array.ndim) for name, array in arrays.items()):
+        return False
+    return len({len(array) for array in arrays.values()}) == 1
+
+
+def _joined(name: str, parts: list[Array]) -> Array:
+    try:
+        return np.concatenate(parts)
+    except ValueError as error:
+        shapes = sorted({part.shape for part in parts}, key=str)
+        raise DataError("feeds of different shapes", where=name, got=", ".join(map(str, shapes))) from error

@@ -1,0 +1,148 @@
+"""Images in class-named folders, on disk or in a zip, decoded as they are asked for."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array
+from onnx_admm.data.parts import Part, choose_part
+from onnx_admm.data.sources import Index
+from onnx_admm.errors import DataError
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded pixels are kept up to this size; a larger set is decoded again at every pass."""
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTree:
+    """Images under one root: how to read them, in order, and their classes.
+
+    Attributes:
+        read: bytes of a file by its name.
+        names: sorted by class, then by name.
+        labels: index of each image's folder among the folders in alphabetical order; None with one folder.
+    """
+
+    read: Callable[[str], bytes]
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64] | None
+
+
+def open_image_tree(path: Path, part: Part) -> ImageTree:
+    """Find the images of ``[.../]class/name.jpg`` in a folder or a zip.
+
+    Where several folders of classes lie side by side (``train/``, ``test/``) ``part`` says which.
+
+    Raises:
+        DataError: not a zip, no images, or no such part.
+    """
+    if path.is_dir():
+        files = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        return _tree(path, files, lambda name: (path / name).read_bytes(), part)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"not a readable zip ({error})", where=path) from error
+    return _tree(path, archive.namelist(), archive.read, part)
+
+
+class ImageSource:
+    """The images of a tree as uint8 ``(n, h, w, c)``; decoded pixels are kept up to ``CACHE_BYTES``."""
+
+    def __init__(
+        self, tree: ImageTree, mode: Literal["RGB", "BGR", "L"], size: tuple[int, int] | None
+    ) -> None:
+        self._tree = tree
+        self._mode = mode
+        self._size = size
+        self._shape = self._decode(0).shape
+        total = len(tree.names) * math.prod(self._shape)
+        self._cache = np.empty((len(tree.names), *self._shape), np.uint8) if total <= CACHE_BYTES else None
+        self._decoded = np.zeros(len(tree.names), np.bool_)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return np.dtype(np.uint8)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def __len__(self) -> int:
+        return len(self._tree.names)
+
+    def take(self, index: Index) -> Array:
+        if self._cache is None:
+            return np.stack([self._image(int(i)) for i in index])
+        for i in index[~self._decoded[index]]:
+            self._cache[i] = self._image(int(i))
+            self._decoded[i] = True
+        return self._cache[index]
+
+    def _image(self, i: int) -> Array:
+        pixels = self._decode(i)
+        if pixels.shape != self._shape:
+            raise DataError(
+                "images of different sizes",
+                where=self._tree.names[i],
+                got=_spelt(pixels.shape),
+                expected=_spelt(self._shape),
+                hint="State the size they are resized to: size = [height, width] in the preprocessing",
+            )
+        return pixels
+
+    def _decode(self, i: int) -> npt.NDArray[np.uint8]:
+        image = _pillow()
+        name = self._tree.names[i]
+        try:
+            with image.open(io.BytesIO(self._tree.read(name))) as picture:
+                picture = picture.convert("L" if self._mode == "L" else "RGB")
+                if self._size is not None and picture.size != self._size[::-1]:
+                    picture = picture.resize(self._size[::-1], image.Resampling.BILINEAR)
+                pixels = np.asarray(picture, dtype=np.uint8)
+        except (OSError, ValueError, SyntaxError, image.DecompressionBombError, zipfile.BadZipFile) as error:
+            raise DataError(f"not a readable image ({error})", where=name) from error
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        return pixels[:, :, ::-1] if self._mode == "BGR" else pixels
+
+
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("reading images needs Pillow", hint='pip install "onnx-admm[images]"') from error
+    return Image
+
+
+def _tree(path: Path, files: Iterable[str], read: Callable[[str], bytes], part: Part) -> ImageTree:
+    roots: dict[str, list[PurePosixPath]] = {}
+    for name in files:
+        file = PurePosixPath(name)
+        if file.suffix.lower() in _SUFFIXES and not any(p.startswith((".", "__MACOSX")) for p in file.parts):
+            roots.setdefault(str(file.parent.parent), []).append(file)
+    if not roots:
+        raise DataError(
+            "no data of a known kind here",
+            where=path,
+            expected="class/name.jpg, *.npy, *-images-idx3-ubyte or test_data_set_*/input_*.pb",
+        )
+    chosen = sorted(choose_part(roots, part, path), key=lambda file: (file.parent.name, file.name))
+    classes = sorted({file.parent.name for file in chosen})
+    labels = np.array([classes.index(file.parent.name) for file in chosen], dtype=np.int64)
+    return ImageTree(read, tuple(map(str, chosen)), labels if len(classes) > 1 else None)
+
+
+def _spelt(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape[:2]))

@@ -1,0 +1,178 @@
+"""SampleSet: the one dataset every reader ends in, and how it is cut in two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array, Batch, Dataset
+from onnx_admm.data.sources import ArraySource, Index, Source
+from onnx_admm.errors import DataError
+
+
+class SampleSet:
+    """One source per graph input, labels if known, and an index of the samples in view.
+
+    Raises:
+        DataError: no inputs, no samples, sources or labels of unequal length, labels that are no classes.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], labels: Array | None = None, *, index: Index | None = None
+    ) -> None:
+        self._sources = dict(sources)
+        count = _common_length(self._sources)
+        self._labels = None if labels is None else class_labels(labels, count)
+        self._index = np.arange(count, dtype=np.int64) if index is None else index
+        if not len(self._index):
+            raise DataError("the data holds no samples")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Graph inputs the data feeds."""
+        return tuple(self._sources)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether batches carry labels."""
+        return self._labels is not None
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Source by input name, every sample in it; ``index`` says which are in view."""
+        return dict(self._sources)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """Labels of the samples in view, shape (n,)."""
+        return None if self._labels is None else self._labels[self._index]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        """All samples once, ``size`` at a time (the last may be short); shuffled when a seed is given."""
+        order = self._index if seed is None else np.random.default_rng(seed).permutation(self._index)
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            feeds = {name: source.take(part) for name, source in self._sources.items()}
+            yield Batch(feeds, None if self._labels is None else self._labels[part])
+
+    def select(self, indices: Array) -> SampleSet:
+        """A view of the samples at ``indices``, in that order; nothing is read.
+
+        Raises:
+            DataError: no indices, or one out of range.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        outside = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(outside):
+            raise DataError("no such sample", got=int(outside[0]), expected=f"0 to {len(self) - 1}")
+        return SampleSet(self._sources, self._labels, index=self._index[chosen])
+
+    def over(self, sources: Mapping[str, Source]) -> SampleSet:
+        """The same samples and labels, read from other sources."""
+        return SampleSet(sources, self._labels, index=self._index)
+
+
+def from_arrays(feeds: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike | None = None) -> SampleSet:
+    """A dataset from arrays in memory.
+
+    Args:
+        feeds: one array per graph input name, first axis the sample; one whole feed per sample
+            (shape ``(n, *input shape)``) where the input has no sample axis.
+        labels: class of each sample, integers of shape (n,).
+
+    Raises:
+        DataError: as ``SampleSet``.
+    """
+    arrays = {name: np.asarray(array) for name, array in feeds.items()}
+    for name, array in arrays.items():
+        if array.dtype == object:
+            raise DataError("an array of Python objects", where=name, expected="numbers of one type")
+        check_has_samples(name, array)
+    sources = {name: ArraySource(array) for name, array in arrays.items()}
+    return SampleSet(sources, None if labels is None else np.asarray(labels))
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Cut a dataset in two disjoint views that cover it: (train, validation).
+
+    Validation gets ``round(fraction * n)`` samples, at least one, and train keeps at least one. Where
+    labels are at hand without reading samples, each class gives its share (largest remainders first).
+
+    Args:
+        dataset: what to cut; nothing of it is read.
+        fraction: share of the samples for validation, between 0 and 1.
+        seed: decides which samples.
+
+    Raises:
+        DataError: fewer than two samples, or a fraction out of range.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise DataError("an impossible share of samples", got=fraction, expected="between 0 and 1")
+    if len(dataset) < 2:
+        raise DataError("too few samples to hold some back", got=len(dataset), expected="at least 2")
+    wanted = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
+    labels = dataset.labels if isinstance(dataset, SampleSet) else None
+    groups = np.zeros(len(dataset), dtype=np.int64) if labels is None else labels
+    held = _stratified(groups, wanted, np.random.default_rng(seed))
+    return dataset.select(np.flatnonzero(~held)), dataset.select(np.flatnonzero(held))
+
+
+def check_has_samples(name: str, array: Array) -> None:
+    """An array counts samples along its first axis.
+
+    Raises:
+        DataError: it has no axis.
+    """
+    if array.ndim == 0:
+        raise DataError("a single number", where=name, expected="an array whose first axis counts samples")
+
+
+def class_labels(labels: Array, count: int) -> npt.NDArray[np.int64]:
+    """Labels as int64 of shape (count,).
+
+    Raises:
+        DataError: not integers, another length, or negative.
+    """
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if not np.issubdtype(flat.dtype, np.integer) or flat.ndim != 1:
+        raise DataError(
+            "not class labels",
+            where="labels",
+            got=f"{labels.dtype} of shape {labels.shape}",
+            expected="integers of shape (samples,)",
+        )
+    if len(flat) != count:
+        raise DataError("labels of the wrong length", where="labels", got=len(flat), expected=count)
+    if count and int(flat.min()) < 0:
+        raise DataError("a negative label", where="labels", got=int(flat.min()), expected="0 or more")
+    return flat.astype(np.int64)
+
+
+def _common_length(sources: Mapping[str, Source]) -> int:
+    if not sources:
+        raise DataError("the data feeds no input")
+    lengths = {name: len(source) for name, source in sources.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError("inputs with different numbers of samples", got=found)
+    return next(iter(lengths.values()))
+
+
+def _stratified(groups: Array, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A mask of ``wanted`` members, each group's share by largest remainder."""
+    order = rng.permutation(len(groups))
+    _, members = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(members)
+    exact = sizes * (wanted / len(groups))
+    quota = np.floor(exact).astype(np.int64)
+    remainders = np.argsort(quota - exact, kind="stable")
+    quota[remainders[: wanted - int(quota.sum())]] += 1
+    held = np.zeros(len(groups), dtype=np.bool_)
+    for group, share in enumerate(quota):
+        held[order[members[order] == group][:share]] = True
+    return held

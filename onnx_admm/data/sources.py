@@ -1,0 +1,51 @@
+"""Sources: the samples of one graph input, read as they are asked for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array
+
+Index = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Samples of one input; ``take`` is the only way to them."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of what ``take`` gives."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample: what ``take`` gives without its first axis."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def take(self, index: Index) -> Array:
+        """The samples at ``index``, stacked along a first axis."""
+
+
+class ArraySource:
+    """An array, in memory or mapped from a file; the first axis counts samples."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self._array.dtype
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self._array.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def take(self, index: Index) -> Array:
+        return np.asarray(self._array[index])

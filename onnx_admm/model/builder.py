@@ -1,0 +1,135 @@
+"""Adding a fragment to a model, and putting what it computes in the place of stored constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+
+from onnx_admm.errors import UsageError
+from onnx_admm.model.fragment import Array, Fragment, prefers_varints
+from onnx_admm.model.view import ModelView
+
+LEAST_IR_VERSION = 4
+"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
+
+_TYPED_FIELDS: dict[int, str] = {
+    onnx.TensorProto.INT64: "int64_data",
+    onnx.TensorProto.UINT32: "uint64_data",
+    onnx.TensorProto.UINT64: "uint64_data",
+}
+
+
+def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[str, str]) -> None:
+    """Put ``fragment`` in front of the main graph; readers of a stored constant read its output instead.
+
+    Args:
+        view: the model; its opset must be the fragment's.
+        fragment: nodes and constants; their names are made free of clashes.
+        replacements: name of a stored constant of the main graph -> name in the fragment. The constant goes.
+
+    Raises:
+        UsageError: no constant of that name, or a fragment of another opset.
+    """
+    if fragment.opset != view.opset:
+        raise UsageError("a fragment of another opset", got=fragment.opset, expected=view.opset)
+    model = view.graph_ir
+    graph = model.graph
+    taken = _names(graph)
+    values: dict[str, ir.Value] = {}
+    for name, array in fragment.constants.items():
+        values[name] = _initializer(graph, free_name(name, taken), array)
+    nodes = []
+    for spec in fragment.nodes:
+        inputs = [values[name] if name else None for name in spec.inputs]
+        node = ir.node(spec.op_type, inputs, dict(spec.attributes), num_outputs=len(spec.outputs), name="")
+        for name, value in zip(spec.outputs, node.outputs, strict=True):
+            value.name = free_name(name, taken)
+            values[name] = value
+        nodes.append(node)
+    if len(graph):
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.extend(nodes)
+    constants = _main_constants(graph)
+    for name, inner in replacements.items():
+        if name not in constants:
+            raise UsageError("no constant of that name in the main graph", where=name)
+        _replace(graph, constants[name], values[inner])
+    model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
+    view.strip_unused()
+
+
+def clear_input(view: ModelView, value_name: str, slots: Mapping[str, int]) -> int:
+    """Leave out an optional input wherever it reads the constant ``value_name``.
+
+    Args:
+        slots: operator -> index of the optional input.
+
+    Returns:
+        How many nodes changed.
+    """
+    cleared = 0
+    for node in view.graph_ir.graph.all_nodes():
+        index = slots.get(node.op_type)
+        if index is None or index >= len(node.inputs) or node.domain not in ("", "ai.onnx"):
+            continue
+        value = node.inputs[index]
+        if value is not None and value.name == value_name:
+            node.replace_input_with(index, None)
+            if index == len(node.inputs) - 1:
+                node.resize_inputs(index)
+            cleared += 1
+    return cleared
+
+
+def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
+    """A tensor in the smaller of its two forms: varints in the typed field, or ``raw_data``."""
+    tensor = onnx.numpy_helper.from_array(array, name)
+    if prefers_varints(array):
+        tensor.ClearField("raw_data")
+        getattr(tensor, _TYPED_FIELDS.get(tensor.data_type, "int32_data")).extend(
+            int(value) for value in array.flat
+        )
+    return tensor
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.serde.deserialize_tensor(tensor_proto(name, array))
+    value = ir.Value(
+        name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _names(graph: ir.Graph) -> set[str | None]:
+    names: set[str | None] = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    return names | {
+        value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value
+    }
+
+
+def free_name(name: str, taken: set[str | None]) -> str:
+    """``name``, with a number where it is taken; it is taken from then on."""
+    free, number = name, 0
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
+
+
+def _main_constants(graph: ir.Graph) -> dict[str, ir.Value]:
+    computed = (node.outputs[0] for node in graph if node.op_type == "Constant")
+    return dict(graph.initializers) | {value.name: value for value in computed if value.name}
+
+
+def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    old.replace_all_uses_with(new)
+    if old.is_initializer():
+        if old in graph.inputs:
+            graph.inputs.remove(old)
+        if old.name is not None:
+            del graph.initializers[old.name]

@@ -1,0 +1,191 @@
+"""Handles on nodes and values, and the few general edits that passes make of a graph.
+
+A handle stands for one node or value of one model; it stays valid while that node or value is in the graph.
+Only ``ModelView`` carries edits out: passes look through handles and call its methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from onnx_admm.errors import UsageError
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.sites import label
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRef:
+    """One value of a graph."""
+
+    ir_value: ir.Value = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+        return self.ir_value.name or ""
+
+    @property
+    def shape(self) -> tuple[int | str | None, ...] | None:
+        """Stored shape with symbols; None where the file does not say."""
+        return stored_shape(self.ir_value)
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is an output of its graph."""
+        return self.ir_value.is_graph_output()
+
+    def constant(self) -> Array | None:
+        """A copy of the constant it holds, from an initializer or a Constant node; else None."""
+        tensor = constant_tensor(self.ir_value)
+        return None if tensor is None else np.array(tensor.numpy())
+
+    def producer(self) -> NodeRef | None:
+        """The node that computes it; None for inputs and initializers."""
+        node = self.ir_value.producer()
+        return None if node is None else NodeRef(node)
+
+    def uses(self) -> tuple[NodeRef, ...]:
+        """The nodes that read it, once for each input that does, subgraphs included."""
+        return tuple(NodeRef(use.node) for use in self.ir_value.uses())
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """One node of a graph."""
+
+    ir_node: ir.Node = field(repr=False)
+    scope: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """Its name, else its first output's."""
+        return label(self.ir_node)
+
+    @property
+    def op_type(self) -> str:
+        """Its operator; one outside the default domain is prefixed by it."""
+        domain = self.ir_node.domain
+        return self.ir_node.op_type if domain in ("", "ai.onnx") else f"{domain}::{self.ir_node.op_type}"
+
+    @property
+    def inputs(self) -> tuple[ValueRef | None, ...]:
+        """What it reads; None where an optional input is left out."""
+        return tuple(None if value is None else ValueRef(value) for value in self.ir_node.inputs)
+
+    @property
+    def outputs(self) -> tuple[ValueRef, ...]:
+        """What it computes; outputs left out have an empty name."""
+        return tuple(ValueRef(value) for value in self.ir_node.outputs)
+
+    def input(self, index: int) -> ValueRef | None:
+        """Input ``index``, None where it is left out."""
+        return self.inputs[index] if index < len(self.ir_node.inputs) else None
+
+    def shares_graph(self, other: NodeRef) -> bool:
+        """Whether both stand in the same graph, not one in a subgraph of the other's."""
+        return self.ir_node.graph is other.ir_node.graph
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute's value (a number, text, or a sequence of them)."""
+        attribute = self.ir_node.attributes.get(name)
+        return default if attribute is None or attribute.is_ref() else attribute.value
+
+
+def stored_shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
+    """The value's shape with symbols, None where unknown."""
+    if value.shape is None:
+        return None
+    return tuple(extent if isinstance(extent, int) else extent.value for extent in value.shape)
+
+
+def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name: str) -> ir.Value:
+    """Give ``node`` a new constant as input ``index``: an initializer, or a Constant node in a function."""
+    graph = node.graph
+    if graph is None:
+        raise UsageError("the node is in no graph any more", where=label(node))
+    free = _free_name(model, name)
+    tensor = ir.tensor(np.array(array, order="C"), name=free)
+    if any(function.graph is graph for function in model.functions.values()):
+        constant = ir.node("Constant", [], {"value": tensor})
+        value = constant.outputs[0]
+        value.name = free
+        graph.insert_before(node, constant)
+    else:
+        value = ir.Value(name=free, const_value=tensor)
+        graph.register_initializer(value)
+    value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, value)
+    return value
+
+
+def _free_name(model: ir.Model, name: str) -> str:
+    """``name``, with a number where any graph of the model has it: a subgraph must not hide an outer name."""
+    taken: set[str | None] = set()
+    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+        taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
+        taken.update(value.name for node in graph for value in node.outputs)
+    numbered = (f"{name}_{number}" for number in range(1, len(taken) + 2))
+    return next(free for free in (name, *numbered) if free not in taken)
+
+
+def bypass(node: ir.Node, replacement: ir.Value) -> None:
+    """Remove ``node``; whatever read its first output reads ``replacement``.
+
+    A graph output keeps its name, type and shape; where the replacement has a name of its own to keep (an
+    input, an initializer, another output), an Identity stays between them.
+    """
+    old, graph = node.outputs[0], node.graph
+    if graph is None:
+        raise UsageError("the node is in no graph any more", where=label(node))
+    named = replacement.is_graph_input() or replacement.is_initializer() or replacement.is_graph_output()
+    if old.is_graph_output() and named:
+        replace_node(node, "Identity", [replacement], {})
+        return
+    name = old.name
+    if old.is_graph_output():
+        old.name = None
+        replacement.name, replacement.type, replacement.shape = name, old.type, old.shape
+    old.replace_all_uses_with(replacement, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def replace_node(
+    node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]
+) -> ir.Node:
+    """Put another operator in the place of a node with one output; the output's value stays."""
+    graph = node.graph
+    if graph is None:
+        raise UsageError("the node is in no graph any more", where=label(node))
+    fresh = ir.node(op_type, inputs, dict(attributes), name=node.name)
+    old, new = node.outputs[0], fresh.outputs[0]
+    graph.insert_after(node, fresh)
+    new.type, new.shape, name = old.type, old.shape, old.name
+    old.name = None
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name = name
+    graph.remove(node, safe=True)
+    return fresh
+
+
+def strip_unused(model: ir.Model) -> bool:
+    """Remove nodes and initializers that nothing reads, also where they double as graph inputs."""
+    graph, changed = model.graph, False
+    while RemoveUnusedNodesPass()(model).modified:
+        changed = True
+    for value in list(graph.inputs):
+        if value.is_initializer() and not value.uses() and not value.is_graph_output():
+            graph.inputs.remove(value)
+            del graph.initializers[value.name or ""]
+            changed = True
+    return changed

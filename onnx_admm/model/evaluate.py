@@ -1,0 +1,178 @@
+"""One standard operator on known arrays, by the ONNX reference implementation, within a bound on its output.
+
+Only operators that store, move or rescale data are run: those that encoded weights and shape computations
+are made of. The size of a result is bounded before it is computed: a small file cannot ask for much memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+Array: TypeAlias = npt.NDArray[Any]
+_Inputs: TypeAlias = Sequence[Array | None]
+
+# fmt: off
+_ELEMENTWISE = frozenset(
+    {
+        "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast",
+        "CastLike", "Ceil", "Clip", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual",
+        "Identity", "Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow",
+        "Reciprocal", "Round", "Sign", "Sqrt", "Sub", "Sum", "Where", "Xor",
+    }
+)
+_MOVING = frozenset(
+    {
+        "Concat", "CumSum", "DepthToSpace", "DequantizeLinear", "Flatten", "GatherElements", "NonZero",
+        "QuantizeLinear", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
+        "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
+        "Transpose", "Trilu", "Unsqueeze",
+    }
+)
+# fmt: on
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_REFERENCE_SINCE = {"DequantizeLinear": 19}
+"""Where the reference implementation starts later than the operator, with types added and nothing else."""
+
+
+class NotEvaluated(Exception):
+    """The operator is not of the known kinds, fails on these inputs, or would give too much."""
+
+
+def is_evaluable(node: ir.Node) -> bool:
+    """Whether the operator is of the kinds that ``evaluate_node`` runs."""
+    if node.domain not in ("", "ai.onnx") or any(attr.is_ref() for attr in node.attributes.values()):
+        return False
+    return node.op_type in _ELEMENTWISE or node.op_type in _MOVING or node.op_type in _SIZES
+
+
+def evaluate_node(node: ir.Node, inputs: _Inputs, opset: int, limit: int) -> list[Array]:
+    """The node's outputs.
+
+    Args:
+        node: a node for which ``is_evaluable`` holds.
+        inputs: one array per input, None where an optional input is left out.
+        opset: version of the default operator set.
+        limit: most elements an output may have.
+
+    Raises:
+        NotEvaluated: see there.
+    """
+    try:
+        size = _largest_output(node, inputs)
+        if size > limit:
+            raise NotEvaluated(f"{node.op_type} gives {size} elements, over {limit}")
+        with np.errstate(all="ignore"):
+            return [np.asarray(output) for output in _run(node, inputs, opset)]
+    except _FAILURES as error:
+        raise NotEvaluated(f"{node.op_type} {node.name}: {error}") from error
+
+
+def _largest_output(node: ir.Node, inputs: _Inputs) -> int:
+    arrays = [array for array in inputs if array is not None]
+    if node.op_type in _ELEMENTWISE:
+        return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+    if node.op_type in _MOVING:
+        return sum(array.size * max(1, array.ndim) for array in arrays)
+    return _SIZES[node.op_type](node, arrays)
+
+
+def _gather_size(node: ir.Node, arrays: list[Array]) -> int:
+    data, indices = arrays
+    return int(indices.size * data.size // max(1, data.shape[node.attributes.get_int("axis", 0)]))
+
+
+def _gather_nd_size(_: ir.Node, arrays: list[Array]) -> int:
+    data, indices = arrays
+    return int(indices.size * data.size // max(1, data.shape[0]))
+
+
+def _expand_size(_: ir.Node, arrays: list[Array]) -> int:
+    return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(int(n) for n in arrays[1])))
+
+
+def _pad_size(_: ir.Node, arrays: list[Array]) -> int:
+    pads = arrays[1].astype(object) if len(arrays) > 1 else np.zeros(2 * arrays[0].ndim, object)
+    before, after = pads[: arrays[0].ndim], pads[arrays[0].ndim :]
+    return math.prod(int(n + a + b) for n, a, b in zip(arrays[0].shape, before, after, strict=True))
+
+
+_SIZES: dict[str, Callable[[ir.Node, list[Array]], int]] = {
+    "ConstantOfShape": lambda node, arrays: math.prod(int(n) for n in arrays[0]),
+    "Expand": _expand_size,
+    "Gather": _gather_size,
+    "GatherND": _gather_nd_size,
+    "OneHot": lambda node, arrays: arrays[0].size * int(arrays[1].item()),
+    "Pad": _pad_size,
+    "Range": lambda node, arrays: math.ceil((arrays[1].item() - arrays[0].item()) / arrays[2].item()),
+    "Tile": lambda node, arrays: arrays[0].size * math.prod(int(n) for n in arrays[1]),
+}
+
+
+def _run(node: ir.Node, inputs: _Inputs, opset: int) -> Sequence[Any]:
+    fed = {f"in{i}": array for i, array in enumerate(inputs) if array is not None}
+    proto = ir.to_proto(node)
+    proto.ClearField("input")
+    proto.ClearField("output")
+    proto.input.extend(f"in{i}" if array is not None else "" for i, array in enumerate(inputs))
+    proto.output.extend(f"out{i}" if output.name else "" for i, output in enumerate(node.outputs))
+    wanted = [name for name in proto.output if name]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "node",
+        [_value_info(name, array) for name, array in fed.items()],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+    )
+    version = max(opset, _REFERENCE_SINCE.get(node.op_type, 1))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+    results = iter(ReferenceEvaluator(model, new_ops=[ScatterElements, ScatterND]).run(None, fed))
+    return [next(results) if name else np.empty(0) for name in proto.output]
+
+
+def _value_info(name: str, array: Array) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, ir.DataType.from_numpy(array.dtype).value, array.shape)
+
+
+class ScatterElements(OpRun):
+    """ScatterElements (opset 11) without reduction, as one assignment: the reference loops in Python."""
+
+    op_domain = ""
+
+    def _run(
+        self, data: Array, indices: Array, updates: Array, axis: int = 0, reduction: str | None = None
+    ) -> Any:
+        if reduction not in (None, "none"):
+            raise NotImplementedError(f"reduction {reduction}")
+        result = np.copy(data)
+        np.put_along_axis(result, indices, updates, axis or 0)
+        return (result,)
+
+
+class ScatterND(OpRun):
+    """ScatterND (opset 11) without reduction, as one assignment."""
+
+    op_domain = ""
+
+    def _run(self, data: Array, indices: Array, updates: Array, reduction: str | None = None) -> Any:
+        if reduction not in (None, "none"):
+            raise NotImplementedError(f"reduction {reduction}")
+        result = np.copy(data)
+        result[tuple(np.moveaxis(indices, -1, 0))] = updates
+        return (result,)

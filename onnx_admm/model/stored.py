@@ -1,0 +1,82 @@
+"""What a model file stores: its constants, and which weights each of them feeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.decode import Workspace, cone_of
+from onnx_admm.model.view import ModelView
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConstant:
+    """One constant of a file.
+
+    Attributes:
+        name: its value's name.
+        dtype: element type, as numpy names it.
+        elements: number of elements.
+        bits: of one element.
+        bytes: stored bytes.
+        weights: names of the weight sites it feeds, directly or through a decoder.
+        is_weight: whether it is such a weight itself.
+    """
+
+    name: str
+    dtype: str
+    elements: int
+    bits: int
+    bytes: int
+    weights: tuple[str, ...]
+    is_weight: bool
+
+
+def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
+    """Every constant of the model, in graph order, subgraphs and functions included."""
+    feeds: dict[ir.Value, list[str]] = {}
+    weights: set[ir.Value] = set()
+    for name, found in view.found_sites().items():
+        weights.add(found.value)
+        cone = cone_of(found.value, Workspace())
+        for leaf in cone.leaves if cone is not None else ():
+            feeds.setdefault(leaf, []).append(name)
+    return tuple(
+        StoredConstant(
+            name=value.name or "",
+            dtype=str(tensor.dtype.numpy()) if tensor.dtype != ir.DataType.STRING else "string",
+            elements=tensor.size,
+            bits=int(tensor.dtype.bitwidth) if tensor.dtype != ir.DataType.STRING else 8,
+            bytes=tensor.nbytes if tensor.dtype != ir.DataType.STRING else 0,
+            weights=tuple(feeds.get(value, ())),
+            is_weight=value in weights,
+        )
+        for value, tensor in _constants(view)
+    )
+
+
+def disk_bytes(view: ModelView, path: str | os.PathLike[str]) -> int:
+    """Bytes on disk of a model loaded from ``path``, the files of its external data included."""
+    files = {Path(path).resolve()}
+    for _, tensor in _constants(view):
+        if isinstance(tensor, ir.ExternalTensor):
+            files.add(Path(tensor.path).resolve())
+    return sum(file.stat().st_size for file in files)
+
+
+def _constants(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    seen: set[ir.Value] = set()
+    model = view.graph_ir
+    stored = [value for graph in model.graphs() for value in graph.initializers.values()]
+    bodies: list[Iterable[ir.Node]] = [*model.graphs(), *model.functions.values()]
+    for values in (stored, (output for body in bodies for node in body for output in node.outputs)):
+        for value in values:
+            tensor = constant_tensor(value)
+            if tensor is not None and value not in seen:
+                seen.add(value)
+                yield value, tensor

@@ -1,0 +1,47 @@
+"""Models written as text, for tests that can be read at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from onnx_admm.errors import ModelError
+from onnx_admm.model.view import ModelView
+
+
+def parse_text(text: str, seed: int = 0) -> ModelView:
+    """A model from ``onnx.parser`` text.
+
+    An initializer declared without values gets seeded random ones: weights from N(0, 2 / fan-in), vectors
+    from N(0, 0.1^2).
+
+    Args:
+        text: the model; graphs of subgraphs may declare initializers too.
+        seed: decides the values.
+
+    Raises:
+        ModelError: not the text of a model, or not a valid one.
+    """
+    try:
+        proto = onnx.parser.parse_model(text)
+    except onnx.parser.ParseError as error:
+        raise ModelError(f"not the text of a model ({error})") from error
+    rng = np.random.default_rng(seed)
+    for graph in _graphs(proto.graph):
+        for value in list(graph.value_info):
+            shape = [extent.dim_value for extent in value.type.tensor_type.shape.dim]
+            deviation = 0.1 if len(shape) < 2 else np.sqrt(2 * max(shape) / np.prod(shape))
+            array = rng.normal(0.0, deviation, shape).astype(np.float32)
+            graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        del graph.value_info[:]
+    return ModelView.from_bytes(proto.SerializeToString())
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)

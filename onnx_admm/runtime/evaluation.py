@@ -1,0 +1,173 @@
+"""How good a model is on data: accuracy, agreement with a reference, output error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array, Dataset
+from onnx_admm.errors import DataError
+from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.sessions import ModelSource, Session, open_session
+
+SQNR_LIMIT_DB = 200.0
+"""Identical outputs have no noise; their ratio is stated as this, and its negative bounds the other end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was measured.
+
+    Attributes:
+        accuracy: share of samples whose prediction is the label, 0 to 1; None without labels or classes.
+        agreement: share whose prediction is the reference's, 0 to 1; None without reference or classes.
+        sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
+            +-``SQNR_LIMIT_DB``; None without a reference or a float output.
+        samples: how many were run.
+    """
+
+    accuracy: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    samples: int
+
+
+def evaluate(
+    model: ModelSource | Session,
+    data: Dataset,
+    *,
+    reference: ModelSource | Session | None = None,
+    batch_size: int = 256,
+    threads: int = 0,
+) -> Quality:
+    """Run ``data`` through a model, and through a reference beside it, a batch at a time.
+
+    The prediction is read from the first output (see ``predictions``).
+
+    Args:
+        model: what to measure; an open session is used as it is.
+        data: samples; labels are used where there are some.
+        reference: the model whose predictions and outputs count as right.
+        batch_size: samples held in memory at once.
+        threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        DataError: no samples, or a label the model has no class for.
+        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+    """
+    session = _session(model, threads)
+    original = _session(reference, threads) if reference is not None else None
+    tally = _Tally()
+    for batch in data.batches(batch_size):
+        runs = run_samples(session, batch.feeds)
+        originals = run_samples(original, batch.feeds) if original is not None else None
+        for run in runs:
+            labels = batch.labels[run.start : run.stop] if batch.labels is not None else None
+            tally.add(run.stop - run.start, session.output_names[0], run.outputs, labels)
+            if originals is not None and original is not None:
+                tally.compare(run.outputs, next(originals).outputs, original.output_names[0])
+    if not tally.samples:
+        raise DataError("no samples to evaluate on")
+    return tally.quality(data.has_labels, original is not None)
+
+
+def predictions(output: Array) -> npt.NDArray[np.int64] | None:
+    """The class of each sample, or None where the output is no classifier's.
+
+    Scores ``(n, c)`` with ``c >= 2``, trailing axes of size 1 dropped: argmax over ``c`` (the first of
+    equals). Integers ``(n,)`` or ``(n, 1)``: the class itself. Anything else: None.
+    """
+    squeezed = output
+    while squeezed.ndim > 2 and squeezed.shape[-1] == 1:
+        squeezed = squeezed[..., 0]
+    if np.issubdtype(squeezed.dtype, np.integer):
+        if squeezed.ndim == 2 and squeezed.shape[1] == 1:
+            squeezed = squeezed[:, 0]
+        return squeezed.astype(np.int64) if squeezed.ndim == 1 else None
+    if squeezed.ndim != 2 or squeezed.shape[1] < 2 or not np.issubdtype(squeezed.dtype, np.floating):
+        return None
+    classes: npt.NDArray[np.int64] = np.argmax(squeezed, axis=1).astype(np.int64)
+    return classes
+
+
+def _session(model: ModelSource | Session, threads: int) -> Session:
+    return model if isinstance(model, Session) else open_session(model, threads=threads)
+
+
+@dataclass
+class _Tally:
+    """Running sums over the batches."""
+
+    samples: int = 0
+    right: int = 0
+    agreed: int = 0
+    classifies: bool = True
+    has_floats: bool = False
+    signal: float = 0.0
+    noise: float = 0.0
+    _classes: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+
+    def add(self, count: int, output: str, outputs: Mapping[str, Array], labels: Array | None) -> None:
+        found = predictions(outputs[output])
+        self._classes = found if found is not None and len(found) == count else None
+        self.classifies &= self._classes is not None
+        self.samples += count
+        if labels is not None and self._classes is not None:
+            _check_labels(labels, outputs[output])
+            self.right += int(np.count_nonzero(self._classes == labels))
+
+    def compare(self, outputs: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> None:
+        classes = predictions(expected[output])
+        if self._classes is None or classes is None or len(classes) != len(self._classes):
+            self.classifies = False
+        else:
+            self.agreed += int(np.count_nonzero(self._classes == classes))
+        for name in outputs.keys() & expected.keys():
+            if np.issubdtype(expected[name].dtype, np.floating):
+                self.has_floats = True
+                signal, noise = _energies(expected[name], outputs[name])
+                self.signal += signal
+                self.noise += noise
+
+    def quality(self, has_labels: bool, has_reference: bool) -> Quality:
+        return Quality(
+            accuracy=self.right / self.samples if self.classifies and has_labels else None,
+            agreement=self.agreed / self.samples if self.classifies and has_reference else None,
+            sqnr_db=_decibels(self.signal, self.noise) if has_reference and self.has_floats else None,
+            samples=self.samples,
+        )
+
+
+def _energies(expected: Array, got: Array) -> tuple[float, float]:
+    """Signal and noise; values that are not finite count as noise unless both sides hold the same."""
+    if expected.shape != got.shape:
+        return 0.0, math.inf
+    wanted, met = expected.astype(np.float64), got.astype(np.float64)
+    equal = (wanted == met) | (np.isnan(wanted) & np.isnan(met))
+    finite = np.isfinite(wanted) & np.isfinite(met)
+    if not np.all(equal | finite):
+        return 0.0, math.inf
+    difference = np.where(equal, 0.0, np.where(finite, wanted, 0.0) - np.where(finite, met, 0.0))
+    kept = np.where(finite, wanted, 0.0)
+    return float(np.vdot(kept, kept)), float(np.vdot(difference, difference))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return SQNR_LIMIT_DB
+    if signal == 0.0 or math.isinf(noise):
+        return -SQNR_LIMIT_DB
+    return float(np.clip(10.0 * math.log10(signal / noise), -SQNR_LIMIT_DB, SQNR_LIMIT_DB))
+
+
+def _check_labels(labels: Array, scores: Array) -> None:
+    if np.issubdtype(scores.dtype, np.floating) and len(labels) and int(labels.max()) >= scores.shape[1]:
+        raise DataError(
+            "a label the model has no class for",
+            got=int(labels.max()),
+            expected=f"0 to {scores.shape[1] - 1}",
+        )

@@ -1,0 +1,81 @@
+"""Cutting a batch of samples into runs that a model's input shapes allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Feeds
+from onnx_admm.errors import DataError
+from onnx_admm.runtime.sessions import Session
+
+Shape = tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outputs of one run over the samples ``start`` to ``stop`` of a batch."""
+
+    start: int
+    stop: int
+    outputs: Feeds
+
+
+def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
+    """Run a batch of samples in as few runs as the model allows.
+
+    The first axis of every array counts samples. An array of the input's own rank is a stack along the
+    input's first axis; an array of one rank more holds one whole feed per sample (recurrent state of shape
+    ``[2, 1, 128]``, a scalar rate). Samples run together where every input is stacked: all at once if that
+    axis is dynamic, else as many as it says, the last run padded with its last sample. Otherwise one
+    at a time. Outputs that have the run's samples along their first axis are cut to the real ones.
+
+    Raises:
+        DataError: inputs whose first axes are fixed at different numbers.
+    """
+    count, step = len(next(iter(feeds.values()))), _samples_per_run(session.input_shapes, feeds)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        outputs = session.run(feed_at(session, feeds, start))
+        if stop - start < step:
+            outputs = {
+                name: array[: stop - start] if array.ndim and len(array) == step else array
+                for name, array in outputs.items()
+            }
+        yield Run(start, stop, outputs)
+
+
+def feed_at(session: Session, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
+    """What one run takes of a batch of samples, from sample ``start`` on (see ``run_samples``)."""
+    shapes = session.input_shapes
+    step = _samples_per_run(shapes, feeds)
+    whole = _whole_feeds(shapes, feeds)
+    return {
+        name: np.asarray(array[start]) if name in whole else _padded(array[start : start + step], step)
+        for name, array in feeds.items()
+    }
+
+
+def _whole_feeds(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> set[str]:
+    return {name for name, array in feeds.items() if array.ndim == len(shapes.get(name, ())) + 1}
+
+
+def _samples_per_run(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int:
+    if _whole_feeds(shapes, feeds):
+        return 1
+    fixed = {name: shapes[name][0] for name in feeds if shapes.get(name)}
+    sizes = {size for size in fixed.values() if isinstance(size, int)}
+    if len(sizes) > 1:
+        raise DataError(
+            "the model's inputs disagree on the number of samples in a run",
+            got=", ".join(f"{name} {size}" for name, size in fixed.items()),
+            hint="Give one whole feed per sample: arrays of shape (samples, *the input's shape)",
+        )
+    return sizes.pop() if sizes else len(next(iter(feeds.values())))
+
+
+def _padded(array: Array, size: int) -> Array:
+    missing = size - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

@@ -1,0 +1,93 @@
+"""Which ONNX Runtime is installed: none, one, or two that overwrite one another."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import sys
+from types import ModuleType
+from typing import Any
+
+from onnx_admm.errors import RuntimeMissing
+
+NO_RUNTIME = (
+    'no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
+    'or "onnx-admm[runtime]" (no fine-tuning)'
+)
+
+
+@functools.cache
+def installed_runtimes() -> dict[str, str]:
+    """Version by name of every distribution that writes into the package folder ``onnxruntime/``.
+
+    Builds for other hardware (``onnxruntime-gpu``, ``-openvino``, ...) are runtimes too.
+    """
+    names = importlib.metadata.packages_distributions().get("onnxruntime", [])
+    return {name: importlib.metadata.version(name) for name in sorted(set(names))}
+
+
+def require_runtime() -> ModuleType:
+    """The module ``onnxruntime``, imported on first need.
+
+    Raises:
+        RuntimeMissing: no runtime, or more than one in the same folder.
+    """
+    found = installed_runtimes()
+    if not found:
+        raise RuntimeMissing(NO_RUNTIME)
+    if len(found) > 1:
+        names = " and ".join(found)
+        raise RuntimeMissing(
+            f"{names} are both installed and overwrite one another's files in onnxruntime/",
+            hint=f"Repair: pip uninstall -y {' '.join(found)}, then install one of "
+            '"onnx-admm[training]" and "onnx-admm[runtime]"',
+        )
+    return _import(*found)
+
+
+def require_training() -> ModuleType:
+    """The module ``onnxruntime`` of a build that can train.
+
+    Raises:
+        RuntimeMissing: as ``require_runtime``, or the runtime is an inference-only one.
+    """
+    runtime = require_runtime()
+    [(name, version)] = installed_runtimes().items()
+    if not name.startswith("onnxruntime-training"):
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise RuntimeMissing(
+            "fine-tuning needs the training build of ONNX Runtime",
+            got=f"{name} {version} on Python {python}",
+            hint=f"In an environment of Python 3.11-3.12: pip uninstall -y {name}, then "
+            'pip install "onnx-admm[training]"; or go on without fine-tuning (--no-fine-tune)',
+        )
+    return runtime
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of the runtime and of the libraries that decide the figures; no runtime is fine here."""
+    libraries = ("onnx-admm", "onnx", "onnx-ir", "numpy", "scipy")
+    versions = {name: importlib.metadata.version(name) for name in libraries if _is_installed(name)}
+    return {"python": sys.version.split()[0], **versions, **installed_runtimes()}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        runtime: Any = importlib.import_module("onnxruntime")
+        runtime.set_default_logger_severity(4)
+    except (ImportError, AttributeError) as error:
+        raise RuntimeMissing(
+            f"{name} is installed but does not import ({error})",
+            hint=f"Repair: pip install --force-reinstall {name}",
+        ) from error
+    module: ModuleType = runtime
+    return module

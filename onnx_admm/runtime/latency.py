@@ -1,0 +1,105 @@
+"""Latency of two models, measured side by side in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx_admm.contracts import Array, Feeds, ModelView, Progress, SilentProgress
+from onnx_admm.runtime.feeding import feed_at
+from onnx_admm.runtime.sessions import ModelSource, Session, open_session
+
+_LOADS = 4  # the first does not count: it finds cold caches
+_WARM_UP_RUNS = 3
+_ROUND_US = 500.0  # a round repeats short runs until the clock's own cost no longer shows
+_TOTAL_US = 4e6
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Medians over the rounds.
+
+    Attributes:
+        before_us: one run of the first model, microseconds.
+        after_us: one run of the second.
+        ratio: median over rounds of after / before: below 1 the second is faster. Steadier than the
+            quotient of the medians, since both of a round meet the same load of the machine.
+        before_load_ms: opening the first model, graph optimisation included, milliseconds.
+        after_load_ms: opening the second.
+    """
+
+    before_us: float
+    after_us: float
+    ratio: float
+    before_load_ms: float
+    after_load_ms: float
+
+
+def compare_latency(
+    before: ModelSource,
+    after: ModelSource,
+    feeds: Mapping[str, Array],
+    *,
+    threads: int = 1,
+    rounds: int = 101,
+    progress: Progress | None = None,
+) -> Latency:
+    """Time two models on the same feeds, in turns, the first to go changing every round.
+
+    A round repeats runs shorter than half a millisecond; slow models get fewer rounds (never under 5), so
+    that the whole takes a few seconds.
+
+    Args:
+        before: a model.
+        after: the model to hold against it.
+        feeds: samples as in a ``Batch``; those of one run are used: one sample gives the latency of one.
+        threads: intra-op threads.
+        rounds: at most so many rounds.
+        progress: where to tell how far it is.
+
+    Raises:
+        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+    """
+    models = tuple(model.to_bytes() if isinstance(model, ModelView) else model for model in (before, after))
+    loads_us: tuple[list[float], list[float]] = ([], [])
+    opened: dict[int, Session] = {}
+    for number in range(_LOADS):
+        for which in _turns(number):
+            started = time.perf_counter_ns()
+            opened[which] = open_session(models[which], threads=threads)
+            loads_us[which].append((time.perf_counter_ns() - started) / 1e3)
+    sessions = (opened[0], opened[1])
+    fed = tuple(feed_at(session, feeds) for session in sessions)
+    slowest_us = max(_warm_up(session, feed) for session, feed in zip(sessions, fed, strict=True))
+    repeats = max(1, round(_ROUND_US / slowest_us))
+    rounds = min(rounds, max(5, round(_TOTAL_US / (2 * repeats * slowest_us))))
+    times_us: tuple[list[float], list[float]] = ([], [])
+    with (progress or SilentProgress()).task("latency", rounds) as task:
+        for number in range(rounds):
+            for which in _turns(number):
+                times_us[which].append(_time_us(sessions[which], fed[which], repeats))
+            task.advance()
+    return Latency(
+        before_us=statistics.median(times_us[0]),
+        after_us=statistics.median(times_us[1]),
+        ratio=statistics.median(b / a for a, b in zip(*times_us, strict=True)),
+        before_load_ms=statistics.median(loads_us[0][1:]) / 1e3,
+        after_load_ms=statistics.median(loads_us[1][1:]) / 1e3,
+    )
+
+
+def _turns(number: int) -> tuple[int, int]:
+    return (0, 1) if number % 2 == 0 else (1, 0)
+
+
+def _warm_up(session: Session, feed: Feeds) -> float:
+    return min(_time_us(session, feed, 1) for _ in range(_WARM_UP_RUNS))
+
+
+def _time_us(session: Session, feed: Feeds, repeats: int) -> float:
+    started = time.perf_counter_ns()
+    for _ in range(repeats):
+        session.run(feed)
+    return (time.perf_counter_ns() - started) / 1e3 / repeats

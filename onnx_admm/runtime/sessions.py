@@ -1,0 +1,227 @@
+"""Opening and running a model in the installed ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from onnx_admm.contracts import Array, Feeds
+from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
+from onnx_admm.model import ModelView
+from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.runtime_limits import lower_ir_version
+from onnx_admm.runtime.installed import (
+    installed_runtimes,
+    require_runtime,
+    require_training,
+    runtime_versions,
+)
+
+ModelSource = ModelView | bytes | str | os.PathLike[str]
+
+_SILENT = 4  # what the runtime would log as an error it also raises
+_IR_LIMIT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_OPSET_LIMIT = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
+_UNKNOWN_OPERATOR = ("is not a registered function/op", "No Op registered for", "NOT_IMPLEMENTED")
+_REUSE_FAILED = "attempting to re-use buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    threads: int
+    optimize: bool
+    reuse_memory: bool
+
+
+class Session:
+    """One model, open in ONNX Runtime on the CPU, deterministic."""
+
+    def __init__(self, source: bytes | str, options: _Options) -> None:
+        self._source = source
+        self._options = options
+        self._session = _open(source, options)
+        self._outputs = [port.name for port in self._session.get_outputs() if port.type.startswith("tensor")]
+        if not self._outputs:
+            raise UnsupportedModel("no output of the model is a tensor")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs that must be fed, in order."""
+        return tuple(port.name for port in self._session.get_inputs())
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int | str | None, ...]]:
+        """Shape by input name; a symbolic dimension is a string or None. A scalar's is ``()``."""
+        return {port.name: tuple(port.shape) for port in self._session.get_inputs()}
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Outputs that are tensors, in order; sequences and maps are left out."""
+        return tuple(self._outputs)
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Feeds:
+        """One run; arrays by output name.
+
+        Args:
+            feeds: one array per input name, dtype and shape as the model states them.
+            outputs: names wanted; all tensors by default.
+
+        Raises:
+            DataError: a feed the model does not take.
+            WorkError: an operator failed.
+        """
+        names = list(self._outputs if outputs is None else outputs)
+        try:
+            arrays = self._session.run(names, dict(feeds))
+        except _runtime_errors() as error:
+            if _REUSE_FAILED in str(error) and self._options.reuse_memory:
+                # Stored shapes that are wrong make the runtime share buffers of unequal size.
+                self._options = _Options(self._options.threads, self._options.optimize, False)
+                self._session = _open(self._source, self._options)
+                return self.run(feeds, outputs)
+            raise _run_error(error) from error
+        return dict(zip(names, arrays, strict=True))
+
+
+def open_session(
+    model: ModelSource, *, threads: int = 0, optimize: bool = True, reuse_memory: bool = True
+) -> Session:
+    """Open a model on the CPU provider.
+
+    A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the
+    newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the model are wrong, it is
+    opened again with ``enable_mem_reuse`` off.
+
+    Args:
+        model: a view, a serialised model, or a file (external data beside it).
+        threads: intra-op threads; 0 lets the runtime choose.
+        optimize: all graph optimisations, or none.
+        reuse_memory: let the runtime reuse buffers between operators.
+
+    Raises:
+        RuntimeMissing: no runtime, or two.
+        UnsupportedModel: opset or operator unknown to this runtime.
+        ModelError: the runtime refuses the model.
+    """
+    require_runtime()
+    options = _Options(threads, optimize, reuse_memory)
+    if isinstance(model, bytes):
+        return Session(model, options)
+    if isinstance(model, ModelView):
+        return _open_view(model, options)
+    path = os.path.abspath(model)
+    if not os.path.isfile(path):
+        raise ModelError("no such model file", where=os.fspath(model))
+    return Session(path, options)
+
+
+def _open_view(model: ModelView, options: _Options) -> Session:
+    try:
+        return Session(model.to_bytes(), options)
+    except OutputError:  # over 2 GB: no single message holds it, a file with external data does
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-admm-"))
+            path = os.path.join(folder, "model.onnx")
+            model.save(path)
+            session = Session(path, options)
+            weakref.finalize(session, stack.pop_all().close)
+        return session
+
+
+def _open(source: bytes | str, options: _Options) -> Any:
+    runtime = require_runtime()
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = _SILENT
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.use_deterministic_compute = True
+    settings.enable_mem_reuse = options.reuse_memory
+    level = runtime.GraphOptimizationLevel
+    settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
+    try:
+        return _create(runtime, source, settings)
+    except _runtime_errors() as error:
+        raise _load_error(source, error) from error
+
+
+def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
+    """Open, from a lowered copy where only the versions the model states are too new for the runtime."""
+    try:
+        return runtime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except _runtime_errors() as error:
+        lowered = _lowered(source, str(error))
+        if lowered is None:
+            raise
+    return _create(runtime, lowered, settings)
+
+
+def _lowered(source: bytes | str, complaint: str) -> bytes | None:
+    """A copy at the newest IR version or opset that the complaint allows; None where there is none."""
+    if (limit := _IR_LIMIT.search(complaint)) is not None:
+        return lower_ir_version(source, int(limit.group(2)))
+    if (limit := _OPSET_LIMIT.search(complaint)) is None:
+        return None
+    view = ModelView.from_bytes(source) if isinstance(source, bytes) else ModelView.load(source)
+    try:
+        return convert_opset(view, at_most=int(limit.group(2))).to_bytes()
+    except UnsupportedModel:
+        return None
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """What the runtime raises: its status codes are direct children of Exception."""
+    require_runtime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    codes = [item for item in vars(states).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*codes, ValueError, RuntimeError)
+
+
+def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:
+    where = source if isinstance(source, str) else None
+    text = str(error)
+    limit = _OPSET_LIMIT.search(text)
+    if limit is not None:
+        return UnsupportedModel(
+            "the model's opset is newer than the installed runtime reads",
+            where=where,
+            got=f"opset {limit.group(1)}",
+            expected=f"at most {limit.group(2)} ({_runtime_name()})",
+            hint='A newer one, without fine-tuning, in another environment: pip install "onnx-admm[runtime]"',
+        )
+    kind = UnsupportedModel if any(mark in text for mark in _UNKNOWN_OPERATOR) else ModelError
+    return kind(f"{_runtime_name()} refuses the model ({_status(text)})", where=where)
+
+
+def _run_error(error: Exception) -> OnnxAdmmError:
+    text = str(error)
+    if "INVALID_ARGUMENT" in text or isinstance(error, ValueError):
+        return DataError(f"the model does not take these inputs ({_status(text)})")
+    return WorkError(f"{_runtime_name()} failed while running the model ({_status(text)})")
+
+
+def _status(text: str) -> str:
+    """The runtime's message on one line, without its status code, cut where it rambles."""
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
+    return message if len(message) <= 400 else f"{message[:397]}..."
+
+
+def _runtime_name() -> str:
+    return " and ".join(f"{name} {version}" for name, version in installed_runtimes().items())
+
+
+__all__ = [
+    "ModelSource",
+    "Session",
+    "open_session",
+    "require_runtime",
+    "require_training",
+    "runtime_versions",
+]

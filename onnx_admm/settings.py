@@ -1,0 +1,111 @@
+"""Settings objects from TOML tables: every key must exist, every value must be of its type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from onnx_admm.errors import RecipeError, located
+
+_T = TypeVar("_T")
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        RecipeError: it cannot be read, or is not TOML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot read the file ({error.strerror})", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError("not a text file", where=str(path)) from error
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, place: str) -> dict[str, Any]:
+    """TOML text as a table; raises as `read_toml`."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not TOML: {error}", where=place) from error
+
+
+def build(cls: type[_T], table: object, place: str) -> _T:
+    """A dataclass from a table, strict about types (an array may become a tuple).
+
+    Raises:
+        RecipeError: an unknown key, with the nearest known one; a missing key; an impossible value.
+    """
+    if not isinstance(table, Mapping):
+        raise RecipeError("not a table of settings", where=place, got=repr(table))
+    check_keys(table, _keys(cls, place), place)
+    try:
+        with located(place):
+            # By way of JSON: strict about types, yet an array may become a tuple.
+            made: _T = _adapter(cls).validate_json(json.dumps(dict(table), default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise _refusal(error, place) from error
+    return made
+
+
+def unbuild(settings: object) -> dict[str, Any]:
+    """The table that `build` makes ``settings`` from: defaults written out, keys that are None left out."""
+    plain: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json", exclude_none=True)
+    return plain
+
+
+def check_keys(table: Mapping[str, Any], known: Iterable[str], place: str) -> None:
+    """Refuse a key that is not known.
+
+    Raises:
+        RecipeError: names the key, all known ones and the nearest.
+    """
+    names = tuple(known)
+    for key in table:
+        if key not in names:
+            raise RecipeError(
+                f"unknown key '{key}'",
+                where=place,
+                expected=f"one of {', '.join(names)}" if names else "no keys",
+                hint=did_you_mean(key, names),
+            )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """``Did you mean 'x'?`` for a misspelt name; None where nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean '{near[0]}'?" if near else None
+
+
+def _keys(cls: type, place: str) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(cls):
+        return tuple(entry.name for entry in dataclasses.fields(cls) if entry.init)
+    raise RecipeError("not a dataclass, so no recipe can build it", where=place, got=cls.__name__)
+
+
+def _refusal(error: pydantic.ValidationError, place: str) -> RecipeError:
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return RecipeError(message, where=place)
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return RecipeError(f"the key '{key}' is missing", where=place)
+    return RecipeError(
+        message[:1].lower() + message[1:], where=f"{place}, key '{key}'", got=repr(first["input"])
+    )
+
+
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(cls)

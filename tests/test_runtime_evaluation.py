@@ -1,0 +1,112 @@
+"""Accuracy, agreement and output error, against figures worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from onnx_admm.data import Preprocessing, from_arrays, open_dataset
+from onnx_admm.errors import DataError
+from onnx_admm.model import ModelView
+from onnx_admm.runtime.evaluation import SQNR_LIMIT_DB, evaluate, predictions
+
+SCORES = np.array([[0, 2, 1], [5, 1, 1], [0, 0, 9], [1, 7, 2], [3, 3, 1]], np.float32)
+CLASSES = [1, 0, 2, 1, 0]  # the first of equals
+
+
+def scaled(
+    factor: float, first: str = "N", head: str = "y = Identity(s)", output: str = "float[M,3] y"
+) -> ModelView:
+    text = f"""<ir_version: 10, opset_import: ["" : 17]>
+        g (float[{first},3] x) => ({output}) <float[1] f = {{{factor}}}> {{ s = Mul(x, f) {head} }}"""
+    return ModelView.from_bytes(onnx.parser.parse_model(text).SerializeToString())
+
+
+DATA = from_arrays({"x": SCORES}, [1, 0, 2, 0, 2])  # 3 of 5 right
+
+
+@pytest.mark.parametrize("first", ["N", "1", "2"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 256])
+def test_accuracy_whatever_the_batches(first: str, batch_size: int) -> None:
+    quality = evaluate(scaled(1, first), DATA, batch_size=batch_size)
+    assert (quality.accuracy, quality.agreement, quality.sqnr_db, quality.samples) == (0.6, None, None, 5)
+
+
+def test_agreement_and_error_against_a_reference() -> None:
+    same = evaluate(scaled(1), DATA, reference=scaled(1))
+    assert (same.agreement, same.sqnr_db) == (1.0, SQNR_LIMIT_DB)
+    louder = evaluate(scaled(1.1), DATA, reference=scaled(1), batch_size=2)
+    assert louder.agreement == 1.0
+    assert louder.sqnr_db == pytest.approx(20.0, abs=1e-4)
+    turned = evaluate(scaled(-1), DATA, reference=scaled(1))
+    assert turned.agreement == 0.0
+    assert turned.sqnr_db == pytest.approx(10 * np.log10(0.25))
+
+
+def test_without_labels_there_is_no_accuracy() -> None:
+    quality = evaluate(scaled(1), from_arrays({"x": SCORES}), reference=scaled(1))
+    assert (quality.accuracy, quality.agreement) == (None, 1.0)
+
+
+def test_integer_outputs_are_classes_and_have_no_error() -> None:
+    model = scaled(1, head="y = ArgMax <axis = 1, keepdims = 0> (s)", output="int64[M] y")
+    quality = evaluate(model, DATA, reference=model)
+    assert (quality.accuracy, quality.agreement, quality.sqnr_db) == (0.6, 1.0, None)
+
+
+def test_an_output_that_is_no_classifiers_has_an_error_alone() -> None:
+    model = scaled(1, head="y = ReduceSum <keepdims = 0> (s)", output="float y")
+    quality = evaluate(model, DATA, reference=model)
+    assert (quality.accuracy, quality.agreement, quality.sqnr_db) == (None, None, SQNR_LIMIT_DB)
+
+
+def test_outputs_that_are_not_finite_are_all_noise_unless_both_sides_hold_them() -> None:
+    root = "y = Sqrt(s)"
+    data = from_arrays({"x": SCORES - 1})
+    assert evaluate(scaled(1, head=root), data, reference=scaled(1)).sqnr_db == -SQNR_LIMIT_DB
+    assert evaluate(scaled(1, head=root), data, reference=scaled(1, head=root)).sqnr_db == SQNR_LIMIT_DB
+
+
+def test_a_label_without_a_class() -> None:
+    with pytest.raises(DataError, match="a label the model has no class for; got 7; expected 0 to 2"):
+        evaluate(scaled(1), from_arrays({"x": SCORES}, [0, 1, 7, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (SCORES, CLASSES),
+        (SCORES.reshape(5, 3, 1, 1), CLASSES),
+        (SCORES.astype(np.float16), CLASSES),
+        (np.array(CLASSES), CLASSES),
+        (np.array(CLASSES, np.int32)[:, None], CLASSES),
+        (SCORES[:, :1], None),
+        (SCORES[:, 0], None),
+        (SCORES.reshape(5, 1, 3), None),
+        (np.array([CLASSES, CLASSES]), None),
+        (SCORES > 1, None),
+    ],
+)
+def test_predictions(output: Any, expected: list[int] | None) -> None:
+    found = predictions(output)
+    assert (None if found is None else found.tolist()) == expected
+    assert found is None or found.dtype == np.int64
+
+
+def test_the_figures_of_real_models(shared: Any) -> None:
+    mnist = shared / "datasets" / "mnist"
+    for name, scale, accuracy in (("lenet5-mnist", 1 / 255, 0.994), ("mnist_cntk", 1.0, 0.9891)):
+        model = ModelView.load(shared / "models" / f"{name}.onnx")
+        data = open_dataset(mnist, model, preprocessing=Preprocessing(scale=scale), part="test")
+        assert evaluate(model, data).accuracy == accuracy
+
+
+def test_the_figures_of_a_real_model_on_zipped_images(shared: Any) -> None:
+    model = ModelView.load(shared / "models" / "resnet8-cifar10.onnx")
+    pixels = Preprocessing(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+    data = open_dataset(shared / "datasets" / "cifar10" / "cifar10-test.zip", model, preprocessing=pixels)
+    tenth = data.select(np.arange(0, len(data), 10))
+    assert evaluate(model, tenth).accuracy == 0.807
