@@ -97,6 +97,7 @@ class TrainingSettings:
         distillation_weight: share of the distillation term where labels are used too, 0 to 1.
         temperature: softmax temperature of the distillation term (Hinton et al., arXiv 1503.02531).
         batch_size: samples per step.
+        epoch_samples: samples an epoch draws, another random part of the data each time; None: all.
         weight_decay: AdamW's decoupled weight decay.
         augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
         threads: intra-op threads; 0 lets the runtime choose.
@@ -106,6 +107,7 @@ class TrainingSettings:
     distillation_weight: float = 0.5
     temperature: float = 2.0
     batch_size: int = 64
+    epoch_samples: int | None = None
     weight_decay: float = 0.0
     augment: tuple[str, ...] = ()
     threads: int = 0

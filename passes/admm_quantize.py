@@ -161,11 +161,10 @@ def _fix_nearest(
         alive = np.flatnonzero(_support(sets[name], weights))
         distance = np.abs(weights - levels).reshape(-1)[alive]
         chosen = alive[np.argsort(distance, kind="stable")[: round(len(alive) * share)]]
-        hold = np.ones(weights.size, np.bool_)
-        hold[np.setdiff1d(alive, chosen)] = False
-        hold = hold.reshape(weights.shape)
-        free[name] = (~hold).astype(weights.dtype)
-        fixed[name] = np.where(hold, levels, 0).astype(weights.dtype)
+        moving = np.zeros(weights.size, weights.dtype)
+        moving[np.setdiff1d(alive, chosen)] = 1
+        free[name] = moving.reshape(weights.shape)
+        fixed[name] = np.where(free[name] == 0, levels, 0).astype(weights.dtype)
     run.load(run.weights())
     run.freeze(free, fixed)
 

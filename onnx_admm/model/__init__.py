@@ -2,7 +2,8 @@
 
 from onnx_admm.model.decode import Decoded, decode_constant
 from onnx_admm.model.edit import NodeRef, ValueRef
-from onnx_admm.model.opset import convert_opset, lower_ir
+from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.model.shapes import LayerProfile, infer_shapes, layer_profiles
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView, PortSpec, Signature
@@ -20,5 +21,5 @@ __all__ = [
     "decode_constant",
     "infer_shapes",
     "layer_profiles",
-    "lower_ir",
+    "lower_ir_version",
 ]

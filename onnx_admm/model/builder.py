@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model.fragment import Array, Fragment, prefers_varints
+from onnx_admm.model.fragment import Array, Fragment
+from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 
 LEAST_IR_VERSION = 4
 """The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
-
-_TYPED_FIELDS: dict[int, str] = {
-    onnx.TensorProto.INT64: "int64_data",
-    onnx.TensorProto.UINT32: "uint64_data",
-    onnx.TensorProto.UINT64: "uint64_data",
-}
 
 
 def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[str, str]) -> None:
@@ -82,17 +76,6 @@ def clear_input(view: ModelView, value_name: str, slots: Mapping[str, int]) -> i
                 node.resize_inputs(index)
             cleared += 1
     return cleared
-
-
-def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
-    """A tensor in the smaller of its two forms: varints in the typed field, or ``raw_data``."""
-    tensor = onnx.numpy_helper.from_array(array, name)
-    if prefers_varints(array):
-        tensor.ClearField("raw_data")
-        getattr(tensor, _TYPED_FIELDS.get(tensor.data_type, "int32_data")).extend(
-            int(value) for value in array.flat
-        )
-    return tensor
 
 
 def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

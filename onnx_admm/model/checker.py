@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import onnx
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel
-from onnx_admm.model.guards import all_nodes
+from onnx_admm.model.guards import all_graphs, all_nodes, densify_sparse
 
 _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
@@ -44,6 +45,27 @@ def check_input(proto: onnx.ModelProto, source: str | bytes, where: str) -> None
         raise ModelError(f"not a valid ONNX model ({reason})", where=where) from error
 
 
+def check_shapes(proto: onnx.ModelProto, where: str) -> None:
+    """Check that declared shapes agree with those inferred; stored intermediate ones that do not are dropped.
+
+    Raises:
+        ModelError: what inputs, outputs and operators declare is contradictory without them too.
+    """
+    try:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        for graph in all_graphs(proto):
+            del graph.value_info[:]
+        try:
+            onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                f"the shapes it declares contradict one another ({_inference_reason(error)})",
+                where=where,
+                hint="Export the model again, or correct the shapes of its outputs.",
+            ) from error
+
+
 def check_output(source: str | bytes, where: str) -> None:
     """Check a model that is about to be written, shape inference included.
 
@@ -52,15 +74,34 @@ def check_output(source: str | bytes, where: str) -> None:
     """
     try:
         with _quiet_stdout(when=True):
-            onnx.checker.check_model(source, full_check=True)
+            inferable = _inferable(source, where)
+            if inferable is not source:
+                onnx.checker.check_model(source)
+            onnx.checker.check_model(inferable, full_check=True)
     except _REFUSALS as error:
         raise OutputError(f"the checker refuses the result ({first_line(error)})", where=where) from error
+
+
+def _inferable(source: str | bytes, where: str) -> str | bytes | onnx.ModelProto:
+    """The model as shape inference can take it: of sparse initializers it knows no shape (onnx 1.23)."""
+    if isinstance(source, bytes):
+        proto, folder = onnx.load_from_string(source), None
+    else:
+        proto, folder = onnx.load(source, load_external_data=False), Path(source).parent
+    if not proto.graph.sparse_initializer:
+        return source
+    densify_sparse(proto, folder, where)
+    return proto
 
 
 def first_line(error: Exception) -> str:
     """The first line of a message that may have many."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _inference_reason(error: Exception) -> str:
+    return first_line(error).rpartition("Inference error(s): ")[2]
 
 
 def _unknown_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -12,9 +12,11 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass
 
-from onnx_admm.model.builder import LEAST_IR_VERSION, free_name, tensor_proto
+from onnx_admm.model.builder import LEAST_IR_VERSION, free_name
 from onnx_admm.model.edit import bypass
 from onnx_admm.model.fragment import prefers_varints
+from onnx_admm.model.sparse_storage import STORAGE_KEY
+from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 
 _LETTERS = string.ascii_letters + "_"
@@ -36,9 +38,9 @@ def lift_constants(view: ModelView) -> None:
 def erase_defaults(view: ModelView) -> None:
     """Remove attributes that say what the operator set says anyway, and kernel shapes the weight tells."""
     model = view.graph_ir
-    for holder in (model.graph, *model.functions.values()):
-        imports = holder.opset_imports if isinstance(holder, ir.Function) else model.opset_imports
-        for node in holder.all_nodes():
+    bodies = [(function.all_nodes(), function.opset_imports) for function in model.functions.values()]
+    for nodes, imports in ((model.graph.all_nodes(), model.opset_imports), *bodies):
+        for node in nodes:
             opset = imports.get(node.domain) if node.domain else imports.get("", imports.get("ai.onnx"))
             if opset is None or node.op_identifier() in model.functions:
                 continue
@@ -84,7 +86,8 @@ def erase_metadata(view: ModelView) -> None:
     for graph in model.graphs():
         graph.metadata_props.clear()
         for value in (*graph.inputs, *graph.initializers.values()):
-            value.metadata_props.clear()
+            for key in value.metadata_props.keys() - {STORAGE_KEY}:
+                del value.metadata_props[key]
         for node in graph:
             node.metadata_props.clear()
             for value in node.outputs:

@@ -34,7 +34,7 @@ _MOVING = frozenset(
         "Concat", "CumSum", "DepthToSpace", "DequantizeLinear", "Flatten", "GatherElements", "NonZero",
         "QuantizeLinear", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
         "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
-        "Transpose", "Trilu", "Unsqueeze",
+        "TopK", "Transpose", "Trilu", "Unsqueeze",
     }
 )
 # fmt: on
@@ -142,7 +142,7 @@ def _run(node: ir.Node, inputs: _Inputs, opset: int) -> Sequence[Any]:
     )
     version = max(opset, _REFERENCE_SINCE.get(node.op_type, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
-    results = iter(ReferenceEvaluator(model, new_ops=[ScatterElements, ScatterND]).run(None, fed))
+    results = iter(ReferenceEvaluator(model, new_ops=[ScatterElements, ScatterND, TopK]).run(None, fed))
     return [next(results) if name else np.empty(0) for name in proto.output]
 
 
@@ -176,3 +176,15 @@ class ScatterND(OpRun):
         result = np.copy(data)
         result[tuple(np.moveaxis(indices, -1, 0))] = updates
         return (result,)
+
+
+class TopK(OpRun):
+    """TopK (opset 11), equal values in order of their index as the operator says; the reference differs."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, k: Array, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
+        keys = x.astype(np.int64) if x.dtype.kind in "iub" else x
+        order = np.argsort(-keys if largest else keys, axis=axis, kind="stable")
+        indices = np.take(order, np.arange(int(np.asarray(k).item())), axis=axis)
+        return np.take_along_axis(x, indices, axis=axis), indices.astype(np.int64)

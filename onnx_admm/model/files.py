@@ -12,8 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
-from onnx_admm.model.checker import check_input, check_output, first_line
+from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
 from onnx_admm.model.guards import check_storage, densify_sparse, embed_attribute_tensors
+from onnx_admm.model.sparse_storage import write_sparse
 
 PROTOBUF_LIMIT = 2**31 - 1
 """No protobuf message is larger; larger models keep their weights in a file beside."""
@@ -34,6 +35,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     check_input(proto, str(file), where)
     embed_attribute_tensors(proto, file.parent)
     densify_sparse(proto, file.parent, where)
+    check_shapes(proto, where)  # inference knows no shape of a sparse initializer
     model = _to_ir(proto, where)
     ir.external_data.set_base_dir(model.graph, file.parent)
     return model
@@ -175,6 +177,7 @@ def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
 
 def _serialize(model: ir.Model) -> bytes:
     proto = ir.to_proto(model)
+    write_sparse(proto)
     _leave_out_repetition(proto)
     try:
         data: bytes = proto.SerializeToString(deterministic=True)

@@ -92,7 +92,7 @@ def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> N
     Raises:
         ModelError: indices outside the shape, or a dense form out of proportion to what is stored.
     """
-    for graph in _graphs(proto):
+    for graph in all_graphs(proto):
         graph.initializer.extend(_dense(sparse, folder, where) for sparse in graph.sparse_initializer)
         del graph.sparse_initializer[:]
     for node in all_nodes(proto):
@@ -108,7 +108,7 @@ def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> N
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node, subgraphs and functions included."""
-    for graph in _graphs(proto):
+    for graph in all_graphs(proto):
         yield from graph.node
     for function in proto.functions:
         yield from function.node
@@ -117,7 +117,8 @@ def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 # -- walking ---------------------------------------------------------------------------------
 
 
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+def all_graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and every subgraph, those inside functions included."""
     yield from _nested(proto.graph)
     for function in proto.functions:
         for node in function.node:
@@ -139,7 +140,7 @@ def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _stored_tensors(proto: onnx.ModelProto) -> Iterator[_Found]:
-    for graph in _graphs(proto):
+    for graph in all_graphs(proto):
         for tensor in graph.initializer:
             yield _Found(tensor, graph)
         for sparse in graph.sparse_initializer:

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model.checker import check_input, first_line
 from onnx_admm.model.files import serialize_model
-from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
 
@@ -55,11 +54,6 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
         converted = ModelView(_rewrite(copy.graph_ir, opset, target, where))
     _check_converted(view, converted, where)
     return converted
-
-
-def lower_ir(view: ModelView, at_most: int) -> bytes:
-    """Serialise, weights included, stating an IR version of at most ``at_most``."""
-    return lower_ir_version(view.to_bytes(), at_most)
 
 
 # -- the same meaning ------------------------------------------------------------------------

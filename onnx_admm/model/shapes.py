@@ -112,7 +112,7 @@ def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> 
             )
     opset = view.opset
     for _ in range(_ROUNDS):
-        if not _infer(copy) or True:
+        if not _infer(copy) or not _fold(copy, opset):
             break
     return {ValueRef(original): _extents(twin) for original, twin in pairs if twin.shape is not None}
 

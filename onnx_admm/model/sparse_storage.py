@@ -1,20 +1,23 @@
 """Initializers that are to be written as ``sparse_initializer``, the standard's own sparse form.
 
-The IR knows no sparse tensors, so in memory a weight stays dense and carries a mark; writing turns marked ones
-sparse, reading makes them dense again. Therefore this form belongs into the last write.
+The IR knows no sparse tensors, so in memory a weight stays dense and carries a mark; writing turns marked
+ones sparse, reading makes them dense again. Therefore this form belongs into the last write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model.builder import tensor_proto
 from onnx_admm.model.fragment import Array, content_bytes
-from onnx_admm.model.view import ModelView
+from onnx_admm.model.tensor_form import tensor_proto
+
+if TYPE_CHECKING:
+    from onnx_admm.model.view import ModelView
 
 STORAGE_KEY = "onnx_admm.storage"
 _SPARSE = "sparse"
@@ -40,17 +43,14 @@ def index_bytes(array: Array) -> int:
 
 def write_sparse(proto: onnx.ModelProto) -> None:
     """Turn the marked initializers of a model about to be written into sparse ones; the marks go."""
-    marked = set()
-    for info in proto.graph.value_info:
-        kept = [entry for entry in info.metadata_props if entry.key != STORAGE_KEY]
-        if len(kept) < len(info.metadata_props):
-            marked.add(info.name)
-            del info.metadata_props[:]
-            info.metadata_props.extend(kept)
+    infos = list(proto.graph.value_info)
+    marked = {info.name for info in infos if any(entry.key == STORAGE_KEY for entry in info.metadata_props)}
+    if not marked:
+        return
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(info for info in infos if info.name not in marked)
     tensors = list(proto.graph.initializer)
     sparse = [tensor for tensor in tensors if tensor.name in marked and not tensor.external_data]
-    if not sparse:
-        return
     gone = {tensor.name for tensor in sparse}
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(tensor for tensor in tensors if tensor.name not in gone)

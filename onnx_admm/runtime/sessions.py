@@ -96,8 +96,8 @@ def open_session(
     """Open a model on the CPU provider.
 
     A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the
-    newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the model are wrong, it is
-    opened again with ``enable_mem_reuse`` off.
+    newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the
+    model are wrong, it is opened again with ``enable_mem_reuse`` off.
 
     Args:
         model: a view, a serialised model, or a file (external data beside it).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,11 @@ class OrtTrainingRun:
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
         size = self._settings.batch_size
-        steps = max(1, math.ceil(len(self._data) / size))
+        samples = min(len(self._data), self._settings.epoch_samples or len(self._data))
+        steps = max(1, math.ceil(samples / size))
         rng = np.random.default_rng(seed)
         losses = []
-        for step, batch in enumerate(self._data.batches(size, seed=seed)):
+        for step, batch in enumerate(islice(self._data.batches(size, seed=seed), steps)):
             self._optimizer.set_learning_rate(start_rate + (end_rate - start_rate) * step / steps)
             losses += [float(self._module(*self._inputs(part, rng))) for part in self._parts(batch)]
             self._optimizer.step()

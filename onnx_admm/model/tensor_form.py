@@ -1,0 +1,24 @@
+"""A tensor as a protobuf message, in the smaller of its two forms."""
+
+from __future__ import annotations
+
+import onnx
+
+from onnx_admm.model.fragment import Array, prefers_varints
+
+_TYPED_FIELDS: dict[int, str] = {
+    onnx.TensorProto.INT64: "int64_data",
+    onnx.TensorProto.UINT32: "uint64_data",
+    onnx.TensorProto.UINT64: "uint64_data",
+}
+
+
+def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
+    """A tensor in the smaller of its two forms: varints in the typed field, or ``raw_data``."""
+    tensor = onnx.numpy_helper.from_array(array, name)
+    if prefers_varints(array):
+        tensor.ClearField("raw_data")
+        getattr(tensor, _TYPED_FIELDS.get(tensor.data_type, "int32_data")).extend(
+            int(value) for value in array.flat
+        )
+    return tensor
