@@ -77,6 +77,14 @@ def erase_text(view: ModelView) -> None:
     RemoveUnusedOpsetsPass()(model)
 
 
+def forget_shapes(view: ModelView) -> None:
+    """Remove stored shapes of what the nodes of the main graph compute, but for graph outputs."""
+    for node in view.graph_ir.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
 def erase_metadata(view: ModelView) -> None:
     """Remove ``metadata_props`` everywhere, and who made the model."""
     model = view.graph_ir

@@ -104,6 +104,12 @@ def _gather_nd_size(_: ir.Node, arrays: list[Array]) -> int:
     return int(indices.size * data.size // max(1, data.shape[0]))
 
 
+def _matmul_size(_: ir.Node, arrays: list[Array]) -> int:
+    left, right = (array.shape for array in arrays)
+    batches = math.prod(np.broadcast_shapes(left[:-2], right[:-2]))
+    return batches * math.prod(left[-2:-1]) * (right[-1] if len(right) > 1 else 1)
+
+
 def _expand_size(_: ir.Node, arrays: list[Array]) -> int:
     return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(int(n) for n in arrays[1])))
 
@@ -119,6 +125,7 @@ _SIZES: dict[str, Callable[[ir.Node, list[Array]], int]] = {
     "Expand": _expand_size,
     "Gather": _gather_size,
     "GatherND": _gather_nd_size,
+    "MatMul": _matmul_size,
     "OneHot": lambda node, arrays: arrays[0].size * int(arrays[1].item()),
     "Pad": _pad_size,
     "Range": lambda node, arrays: math.ceil((arrays[1].item() - arrays[0].item()) / arrays[2].item()),

@@ -23,7 +23,7 @@ class StoredConstant:
         dtype: element type, as numpy names it.
         elements: number of elements.
         bits: of one element.
-        bytes: stored bytes.
+        bytes: of its content as the file holds it (small integers may take a byte each), names left out.
         weights: names of the weight sites it feeds, directly or through a decoder.
         is_weight: whether it is such a weight itself.
     """
@@ -52,7 +52,7 @@ def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
             dtype=str(tensor.dtype.numpy()) if tensor.dtype != ir.DataType.STRING else "string",
             elements=tensor.size,
             bits=int(tensor.dtype.bitwidth) if tensor.dtype != ir.DataType.STRING else 8,
-            bytes=tensor.nbytes if tensor.dtype != ir.DataType.STRING else 0,
+            bytes=_content_bytes(tensor),
             weights=tuple(feeds.get(value, ())),
             is_weight=value in weights,
         )
@@ -67,6 +67,24 @@ def disk_bytes(view: ModelView, path: str | os.PathLike[str]) -> int:
         if isinstance(tensor, ir.ExternalTensor):
             files.add(Path(tensor.path).resolve())
     return sum(file.stat().st_size for file in files)
+
+
+def _content_bytes(tensor: ir.TensorProtocol) -> int:
+    proto = tensor.raw if isinstance(tensor, ir.TensorProtoTensor) else None
+    if proto is None or proto.HasField("raw_data"):
+        return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes
+    integers = (*proto.int32_data, *proto.int64_data, *proto.uint64_data)
+    return (
+        sum(_varint_bytes(number) for number in integers)
+        + 4 * len(proto.float_data)
+        + 8 * len(proto.double_data)
+        + sum(map(len, proto.string_data))
+    )
+
+
+def _varint_bytes(number: int) -> int:
+    """Bytes of a protobuf varint: 7 bits each, 10 for anything negative."""
+    return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
 
 
 def _constants(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

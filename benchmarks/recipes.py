@@ -1,0 +1,133 @@
+"""Run a recipe and what it is held against, over seeds; results as JSON.
+
+    python benchmarks/recipes.py RECIPE MODEL TRAIN TEST OUT.json [--seeds 0 1 2]
+        [--variants admm magnitude control distillation] [--deployment PYTHON]
+
+Variants, all with the recipe's own data, epochs, rates, augmentation and distillation:
+
+- ``admm``: the recipe as it is.
+- ``magnitude``: every `admm_prune` replaced by gradual cubic magnitude pruning to the same sets.
+- ``control``: the original fine-tuned for as many epochs, nothing pruned: what training alone gives.
+- ``distillation``: the recipe without labels, the original being the only teacher.
+
+Accuracies are measured by ``--deployment``, a Python with a current onnxruntime, on the written file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fine_tune import FineTune
+from gradual_magnitude import GradualMagnitudePrune
+
+from onnx_admm.api import Compression
+from onnx_admm.contracts import Pass
+from onnx_admm.model import ModelView
+from onnx_admm.passes.admm_prune import AdmmPrune
+from onnx_admm.passes.admm_quantize import AdmmQuantize
+from onnx_admm.recipe import Recipe
+from onnx_admm.runtime.sessions import runtime_versions
+
+VARIANTS = ("admm", "magnitude", "control", "distillation")
+
+
+def variant(recipe: Recipe, name: str) -> Recipe:
+    """The recipe changed into one of the things it is held against."""
+    match name:
+        case "magnitude":
+            return replace(recipe, passes=tuple(_by_magnitude(step) for step in recipe.passes))
+        case "control":
+            return replace(recipe, passes=(FineTune(epochs=total_epochs(recipe)),))
+        case "distillation":
+            settings = replace(recipe.training, loss="distillation")
+            return replace(recipe, training=settings)
+        case _:
+            return recipe
+
+
+def total_epochs(recipe: Recipe) -> int:
+    """Epochs of training in the whole recipe."""
+    total = 0
+    for step in recipe.passes:
+        if isinstance(step, AdmmPrune):
+            total += step.epochs + step.steps - 1 + step.retrain_epochs
+        elif isinstance(step, AdmmQuantize):
+            rounds = len(step.fractions) - 1
+            total += step.epochs + rounds * step.round_epochs + step.retrain_epochs
+    return total
+
+
+def _by_magnitude(step: Pass) -> Pass:
+    if not isinstance(step, AdmmPrune):
+        return step
+    return GradualMagnitudePrune(**{name: getattr(step, name) for name in step.__dataclass_fields__})
+
+
+def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """One run: the figures of the written file, measured in the deployment runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "out.onnx"
+        train = Path(folder) / "train.npz"
+        arrays = dict(np.load(arguments.train))
+        if name == "distillation":
+            arrays.pop("labels")
+        np.savez(train, **arrays)
+        started = time.perf_counter()
+        chosen = variant(recipe, name)
+        Compression(data=train, recipe=chosen, seed=seed, keep=True).run(arguments.model, target)
+        seconds = time.perf_counter() - started
+        preprocessing = json.dumps(asdict(recipe.preprocessing) if recipe.preprocessing else {})
+        command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
+        measured = subprocess.run(
+            [*command, str(target), str(arguments.test), preprocessing],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        figures: dict[str, Any] = json.loads(measured.stdout)
+        figures |= weights_left(target, arguments.model)
+        return {"variant": name, "seed": seed, "seconds": round(seconds, 1), **figures}
+
+
+def weights_left(target: Path, original: Path) -> dict[str, Any]:
+    """Nonzeros of the reloaded file, and how many weights the original had for each."""
+    before, after = ModelView.load(original), ModelView.load(target)
+    total = sum(site.size for site in before.sites())
+    kept = sum(int(np.count_nonzero(after.read(site))) for site in after.sites())
+    return {"nonzeros": kept, "ratio": round(total / kept, 2), "original_bytes": original.stat().st_size}
+
+
+def main() -> None:
+    """Run what was asked and write the results after each run, so that none is lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("recipe", "model", "train", "test", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variants", nargs="+", default=["admm"], choices=VARIANTS)
+    parser.add_argument("--deployment", default=sys.executable)
+    arguments = parser.parse_args()
+    recipe = Recipe.load(arguments.recipe)
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
+    known |= {"recipe": arguments.recipe.stem, "versions": runtime_versions(), "machine": platform.machine()}
+    for seed in arguments.seeds:
+        for name in arguments.variants:
+            row = run(recipe, arguments, name, seed)
+            print(json.dumps(row), flush=True)
+            known["runs"].append(row)
+            arguments.out.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Two model files side by side: the gate for continuous integration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onnx_admm.api.measure import SYNTHETIC_SAMPLES, Measurement
+from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
+from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, synthetic_dataset
+from onnx_admm.errors import UsageError
+from onnx_admm.report import Comparison
+
+
+def compare(
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str] | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Sizes, accuracy or output error, and latency (interleaved) of two models.
+
+    Args:
+        before: the original.
+        after: the model to hold against it; it must take the same inputs and give the same outputs.
+        data: samples (or their path); random inputs if None.
+        preprocessing: from stored samples to inputs.
+        threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        UsageError: the two do not take the same inputs, or a file cannot be read.
+    """
+    first, second = ModelView.load(before).signature(), ModelView.load(after).signature()
+    for kind, left, right in (
+        ("inputs", first.inputs, second.inputs),
+        ("outputs", first.outputs, second.outputs),
+    ):
+        if [port.name for port in left] != [port.name for port in right]:
+            raise UsageError(
+                f"the two models do not have the same {kind}",
+                where=os.fspath(after),
+                got=", ".join(port.name for port in right),
+                expected=", ".join(port.name for port in left),
+            )
+    model = ModelView.load(before)
+    if data is None:
+        samples: dict[str, Dataset] = {"synthetic": synthetic_dataset(model, SYNTHETIC_SAMPLES, 0)}
+    elif isinstance(data, Dataset):
+        samples = {"data": fit_dataset(data, model)}
+    else:
+        samples = {"data": open_dataset(data, model, preprocessing=preprocessing, part="test")}
+    measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
+    return measurement.compare(Path(before), Path(after))

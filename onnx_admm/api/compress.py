@@ -1,0 +1,300 @@
+"""The main job: a model in, a smaller one out, and a report that proves it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnx_admm.api.measure import SYNTHETIC_SAMPLES, Measurement, check_runs
+from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
+from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
+from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split, synthetic_dataset
+from onnx_admm.errors import OutputError, UsageError
+from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
+from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
+from onnx_admm.runtime.sessions import require_runtime, runtime_versions
+
+Source = Dataset | str | os.PathLike[str]
+
+_FEW_SAMPLES = 100
+
+NO_DATA = (
+    "No data was given: nothing was trained, and the result was compared on random inputs. Data (--data; "
+    "labels are not needed) buys pruning and low bits with fine-tuning: much smaller files of known accuracy."
+)
+NOTHING_ASKED = (
+    "Neither --prune nor --bits was given, so the weights were only rounded to 8 bits. With this data, "
+    "try --prune 0.9 --bits 4."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """What to do, and with what.
+
+    Attributes:
+        data: samples to train on; labels are used where there are some, else the original is the teacher.
+        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        test: samples read once, at the end, for the report.
+        recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
+        prune, bits, format, epochs: see `Flags`.
+        fine_tune: train or not; None trains where there is data and something to train for.
+        preprocessing: from stored samples to inputs; None takes the recipe's.
+        max_drop: percentage points of accuracy that may be lost on the validation samples.
+        keep: write the result even if it exceeds the budget or is larger than the original.
+        report: where to write the report as JSON.
+        seed: decides every random choice; same seed, threads and machine: same bytes.
+        threads: intra-op threads; 0 lets the runtime choose.
+        progress: where long work tells how far it is.
+    """
+
+    data: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    recipe: Recipe | str | os.PathLike[str] | None = None
+    prune: str | None = None
+    bits: int | None = None
+    format: str = "auto"
+    epochs: int | None = None
+    fine_tune: bool | None = None
+    preprocessing: Preprocessing | None = None
+    max_drop: float | None = None
+    keep: bool = False
+    report: str | os.PathLike[str] | None = None
+    seed: int = 0
+    threads: int = 0
+    progress: Progress = field(default_factory=SilentProgress)
+
+    def plan(self, source: str | os.PathLike[str]) -> Plan:
+        """Read and check everything that a run would read first; run nothing.
+
+        Raises:
+            UsageError: whatever a run would refuse before it starts.
+        """
+        self._check_flags()
+        recipe = self._settled_recipe()
+        model = ModelView.load(source)
+        train = self._open(self.data, model, recipe, "train")
+        validation = self._open(self.validation, model, recipe, "validation")
+        if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():
+            raise UsageError("no such file or folder of data", where=self.test)
+        if train is not None and validation is None:
+            train, validation = split(train, VALIDATION_SHARE, self.seed)
+        return Plan(
+            source=Path(source),
+            model=model,
+            facts=describe_model(model, source),
+            recipe=recipe,
+            train=train,
+            validation=validation,
+            notes=self._notes(train, validation),
+        )
+
+    def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
+        """Compress ``source`` into ``target``.
+
+        The result is written beside its place, reloaded, checked, run with and without graph optimisation
+        and compared with the original before it is moved there. A result over ``max_drop`` is not written
+        (unless ``keep``): see `Report.exceeded`.
+
+        Raises:
+            OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
+        """
+        started = time.perf_counter()
+        place = Path(target)
+        check_place(place, "the result", (Path(source),))
+        if self.report is not None:
+            check_place(Path(self.report), "the report", (Path(source), place))
+        require_runtime()
+        plan = self.plan(source)
+        judged = self._samples(plan)
+        result = plan.recipe.pipeline().run(plan.model, self._context(plan))
+        with staged(place) as folder:
+            candidate = folder / place.name
+            self._save(result, candidate, plan)
+            check_runs(source, candidate, next(iter(judged.values())))
+            if self.test is not None:
+                judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
+            comparison = Measurement(samples=judged, threads=self.threads, progress=self.progress).compare(
+                source, candidate
+            )
+            comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
+            exceeded = comparison.over_budget(self.max_drop)
+            written = exceeded is None or self.keep
+            report = self._report(comparison, result, plan, time.perf_counter() - started)
+            report = replace(report, exceeded=exceeded, written=written)
+            if written:
+                move_into_place(folder, place)
+        if self.report is not None:
+            write_text(Path(self.report), to_json(report))
+        return report
+
+    # -- before the work ---------------------------------------------------------------------
+
+    def _check_flags(self) -> None:
+        rivals = {"--prune": self.prune, "--bits": self.bits, "--epochs": self.epochs}
+        given = [flag for flag, value in rivals.items() if value is not None]
+        if self.format != "auto":
+            given.append("--format")
+        if self.recipe is not None and given:
+            raise UsageError(
+                "a recipe says what to run, and so do these flags",
+                got=f"--recipe and {', '.join(given)}",
+                hint="Put the values into the recipe, or leave it out.",
+            )
+        if self.data is None and self.validation is None and self.max_drop is not None:
+            raise UsageError("nothing to measure a drop on", where="--max-drop", hint="Give --data or --val.")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise UsageError("impossible budget", where="--max-drop", got=self.max_drop, expected="0 or more")
+        if self.threads < 0 or self.seed < 0:
+            raise UsageError("--seed and --threads are 0 or more", got=f"{self.seed} and {self.threads}")
+
+    def _settled_recipe(self) -> Recipe:
+        """The recipe that repeats this run with the same data."""
+        if isinstance(self.recipe, Recipe):
+            recipe = self.recipe
+        elif self.recipe is not None:
+            recipe = Recipe.load(self.recipe)
+        else:
+            tune = self.fine_tune is not False and self.data is not None
+            flags = Flags(
+                prune=self.prune, bits=self.bits, format=self.format, epochs=self.epochs, fine_tune=tune
+            )
+            recipe = recipe_from_flags(flags)
+        if self.fine_tune is not None:
+            recipe = replace(recipe, fine_tune=self.fine_tune)
+        if self.preprocessing is not None:
+            recipe = replace(recipe, preprocessing=self.preprocessing)
+        return recipe
+
+    def _open(self, data: Source | None, model: ModelView, recipe: Recipe, part: Any) -> Dataset | None:
+        return None if data is None else self._opened(data, model, recipe, part)
+
+    def _opened(self, data: Source, model: ModelView, recipe: Recipe, part: Any) -> Dataset:
+        if isinstance(data, Dataset):
+            return fit_dataset(data, model)
+        return open_dataset(data, model, preprocessing=recipe.preprocessing, part=part)
+
+    def _notes(self, train: Dataset | None, validation: Dataset | None) -> tuple[str, ...]:
+        notes = []
+        if train is None:
+            notes.append(NO_DATA)
+        elif self.recipe is None and self.prune is None and self.bits is None:
+            notes.append(NOTHING_ASKED)
+        if validation is not None and len(validation) < _FEW_SAMPLES:
+            notes.append(f"Only {len(validation)} validation samples: the accuracy is a rough guess.")
+        return tuple(notes)
+
+    def _samples(self, plan: Plan) -> dict[str, Dataset]:
+        """What the result is judged by, but for the test samples."""
+        if plan.validation is not None:
+            return {"validation": plan.validation}
+        return {"synthetic": synthetic_dataset(plan.model, SYNTHETIC_SAMPLES, self.seed)}
+
+    # -- the work ----------------------------------------------------------------------------
+
+    def _context(self, plan: Plan) -> PassContext:
+        trainer = None
+        if plan.recipe.fine_tune and plan.train is not None:
+            from onnx_admm.training.session import OrtTrainer
+
+            trainer = OrtTrainer()
+        return PassContext(
+            reference=plan.model,
+            train=plan.train,
+            validation=plan.validation,
+            trainer=trainer,
+            settings=replace(plan.recipe.training, threads=self.threads or plan.recipe.training.threads),
+            seed=self.seed,
+            progress=self.progress,
+            max_drop=self.max_drop,
+        )
+
+    def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> None:
+        """Write the candidate; provenance must not make it larger than the original, nothing else may.
+
+        Raises:
+            OutputError: it is larger, and nobody said to keep it.
+        """
+        limit = plan.facts.file_bytes
+        if not result.changed and plan.source.stat().st_size == limit:  # one file, no external data
+            copy_file(plan.source, candidate)
+            return
+        model = result.model
+        size = model.save(candidate)
+        if size > limit and PROVENANCE in model.metadata:
+            model = model.fork()
+            del model.metadata[PROVENANCE]
+            size = model.save(candidate)
+        if size > limit and not self.keep:
+            raise OutputError(
+                "the result would be larger than the original; nothing was written",
+                got=f"{size:,} bytes",
+                expected=f"at most {limit:,}",
+                hint="Use the original, another --format, or --keep to write it all the same.",
+            )
+
+    def _report(self, comparison: Comparison, result: PipelineResult, plan: Plan, seconds: float) -> Report:
+        notes = list(plan.notes)
+        if not result.changed:
+            notes.append("No pass changed the model.")
+        elif comparison.after.file_bytes >= comparison.before.file_bytes:
+            notes.append("The result is no smaller than the original.")
+        return Report(
+            comparison=comparison,
+            steps=tuple(_step_facts(step) for step in result.reports),
+            recipe=plan.recipe.dump(),
+            seed=self.seed,
+            threads=self.threads,
+            seconds=seconds,
+            versions=runtime_versions(),
+            written=True,
+            notes=tuple(notes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that has been prepared: what would be done to which model with which samples."""
+
+    source: Path
+    model: ModelView
+    facts: ModelFacts
+    recipe: Recipe
+    train: Dataset | None
+    validation: Dataset | None
+    notes: tuple[str, ...]
+
+
+def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **settings: Any) -> Report:
+    """Compress a model file: ``compress("net.onnx", "small.onnx", data="train.npz", prune="85x", bits=3)``.
+
+    Args:
+        source: the model.
+        target: where the result goes; never the source.
+        settings: attributes of `Compression`.
+
+    Raises:
+        BudgetExceeded: the result loses more than ``max_drop``; it was not written unless ``keep``.
+        OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
+    """
+    report = Compression(**settings).run(source, target)
+    report.raise_if_exceeded()
+    return report
+
+
+def _step_facts(step: StepReport) -> StepFacts:
+    figures: Mapping[str, Any] = dict(step.report.figures)
+    return StepFacts(
+        name=step.name,
+        changed=step.report.changed,
+        seconds=step.seconds,
+        edits={edit.layer: edit.what for edit in step.report.edits},
+        skipped={skip.layer: skip.why for skip in step.report.skipped},
+        figures=figures,
+    )

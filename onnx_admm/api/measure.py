@@ -1,0 +1,124 @@
+"""Two model files against each other: facts, quality on samples, latency."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
+from onnx_admm.errors import OutputError
+from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
+from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.latency import compare_latency
+from onnx_admm.runtime.sessions import open_session
+
+SYNTHETIC_SAMPLES = 16
+
+_CHECKED_SAMPLES = 2
+_DISAGREEMENT = 0.02
+"""Share of max |output| by which optimised and plain runs may differ: above what fused int8 kernels do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What to measure two models by.
+
+    Attributes:
+        samples: datasets by the name the report gives them; the first is the one a budget is judged on.
+        threads: intra-op threads; 0 lets the runtime choose (latency is then measured with one).
+        progress: where long work tells how far it is.
+    """
+
+    samples: dict[str, Dataset] = field(default_factory=dict)
+    threads: int = 0
+    progress: Progress = field(default_factory=SilentProgress)
+
+    def compare(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Comparison:
+        """Read both files, run both on all samples, time both in turns.
+
+        Raises:
+            OnnxAdmmError: a file cannot be read, or the runtime cannot run it.
+        """
+        first, second = ModelView.load(before), ModelView.load(after)
+        return Comparison(
+            before=describe_model(first, before),
+            after=describe_model(second, after),
+            quality=tuple(self._quality(name, before, after) for name in self.samples),
+            timing=self._timing(before, after),
+        )
+
+    def _quality(
+        self, name: str, before: str | os.PathLike[str], after: str | os.PathLike[str]
+    ) -> QualityFacts:
+        data = self.samples[name]
+        original = evaluate(before, data, threads=self.threads) if data.has_labels else None
+        result = evaluate(after, data, reference=before, threads=self.threads)
+        return QualityFacts(
+            data=name,
+            samples=result.samples,
+            accuracy_before=None if original is None else original.accuracy,
+            accuracy_after=result.accuracy,
+            agreement=result.agreement,
+            sqnr_db=result.sqnr_db,
+        )
+
+    def _timing(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Timing | None:
+        if not self.samples:
+            return None
+        feeds = first_samples(next(iter(self.samples.values())), 1)
+        threads = self.threads or 1
+        latency = compare_latency(Path(before), Path(after), feeds, threads=threads, progress=self.progress)
+        return Timing(**asdict(latency), threads=threads)
+
+
+def first_samples(data: Dataset, count: int) -> Feeds:
+    """The feeds of the first ``count`` samples."""
+    chosen = data.select(np.arange(min(count, len(data))))
+    return next(iter(chosen.batches(count))).feeds
+
+
+def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], data: Dataset) -> None:
+    """Run a written file with graph optimisation on and off, on a few samples.
+
+    What decodes weights inside the graph is folded away by the one and run by the other: both must agree as
+    well as the original's runs do, or within 2 % of the largest output.
+
+    Raises:
+        OutputError: they do not, so the file would mean different things to different runtimes.
+    """
+    feeds = first_samples(data, _CHECKED_SAMPLES)
+    difference = _difference(after, feeds)
+    if difference > _DISAGREEMENT and difference > 2 * _difference(before, feeds):
+        raise OutputError(
+            "the result computes something else when graph optimisation is on",
+            got=f"a difference of {difference:.3g} of the largest output",
+            expected=f"at most {_DISAGREEMENT:g}",
+        )
+
+
+def _difference(model: str | os.PathLike[str], feeds: Feeds) -> float:
+    """Largest difference between plain and optimised runs, as a share of the largest output."""
+    runs = [
+        list(run_samples(open_session(model, threads=1, optimize=optimize), feeds))
+        for optimize in (False, True)
+    ]
+    worst = 0.0
+    for plain, optimised in zip(*runs, strict=True):
+        for name, expected in plain.outputs.items():
+            if np.issubdtype(expected.dtype, np.floating):
+                worst = max(worst, _relative(expected, optimised.outputs[name]))
+    return worst
+
+
+def _relative(expected: Array, got: Array) -> float:
+    if expected.shape != got.shape:
+        return np.inf
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(got)):
+        return np.inf
+    largest = float(np.abs(expected[finite]).max(initial=0.0))
+    return float(np.abs(expected[finite] - got[finite]).max(initial=0.0)) / max(largest, 1e-12)

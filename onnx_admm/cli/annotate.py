@@ -1,0 +1,30 @@
+"""``onnx-admm annotate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def annotate(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the annotated copy goes; never IN.")],
+    cost_model: Annotated[
+        str, typer.Option("--cost-model", metavar="NAME", help="One that `onnx-admm plugins` lists.")
+    ] = "storage",
+) -> None:
+    """Write what each node costs into a copy.
+
+    The figures go into its metadata, where viewers such as Netron show them.
+
+    \b
+      onnx-admm annotate net.onnx annotated.onnx
+      onnx-admm annotate net.onnx annotated.onnx --cost-model storage
+    """
+    from onnx_admm import api
+    from onnx_admm.registry import cost_model as find
+
+    costs = api.annotate(source, target, find(cost_model))
+    typer.echo(f"{target} written: {len(costs)} nodes annotated by '{cost_model}'.")

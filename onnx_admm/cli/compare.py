@@ -1,0 +1,68 @@
+"""``onnx-admm compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The model to hold against it.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="D", help="Samples; else random inputs are used.")
+    ] = None,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", metavar="POINTS", help="Exit with 3 if B loses more percentage points."),
+    ] = None,
+    min_ratio: Annotated[
+        float | None,
+        typer.Option("--min-ratio", metavar="R", help="Exit with 3 if B is not R times smaller on disk."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+) -> None:
+    """Hold two models side by side.
+
+    Sizes, accuracy or output error, and latency measured in turns.
+
+    \b
+      onnx-admm compare net.onnx small.onnx --data test.npz
+    In continuous integration:
+      onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
+
+    \b
+    Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input; 3 over a budget.
+    """
+    from onnx_admm import api
+    from onnx_admm.errors import BudgetExceeded, UsageError
+
+    for flag, bound in (("--max-drop", max_drop), ("--min-ratio", min_ratio)):
+        if bound is not None and not bound >= 0:
+            raise UsageError("impossible budget", where=flag, got=bound, expected="0 or more")
+    settings = load_preprocessing(preprocessing)
+    found = api.compare(
+        before, after, data, preprocessing=settings, threads=threads, progress=progress_bars(quiet=as_json)
+    )
+    if as_json:
+        from onnx_admm.report import to_json
+
+        typer.echo(to_json(found), nl=False)
+    else:
+        from onnx_admm.report.tables import comparison_view
+
+        show(comparison_view(found))
+    exceeded = found.over_budget(max_drop, min_ratio)
+    if exceeded is not None:
+        raise BudgetExceeded(exceeded)

@@ -1,0 +1,155 @@
+"""``onnx-admm compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+
+if TYPE_CHECKING:
+    from onnx_admm.api import Compression, Plan
+
+DATA = "Samples to train on: .npz (one array per input name; labels optional), idx files, a folder of images."
+
+
+def compress(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes; never IN.")],
+    data: Annotated[Path | None, typer.Option("--data", metavar="TRAIN", help=DATA)] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            "--val", metavar="VAL", help="Samples to choose by; else a tenth of TRAIN is set aside."
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", metavar="TEST", help="Samples read once, at the end, for the report."),
+    ] = None,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            "--prune",
+            metavar="85x|0.9|2:4",
+            help="Weights over nonzeros (85x), share of zeros (0.9), or 2 kept of every 4 (2:4).",
+        ),
+    ] = None,
+    bits: Annotated[int | None, typer.Option("--bits", metavar="N", help="Bits of a weight, 1 to 8.")] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="auto: the smallest that is not slower; dense, qdq, sparse or packed.",
+        ),
+    ] = "auto",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", metavar="R.toml", help="What to run, instead of --prune, --bits, --format, --epochs."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", help="ADMM epochs of each pass; pruning retrains half as many."
+        ),
+    ] = None,
+    fine_tune: Annotated[
+        bool | None,
+        typer.Option("--fine-tune/--no-fine-tune", help="Train or not; by default where there is data."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", metavar="POINTS", help="Percentage points the result may lose on VAL."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write OUT even over budget, or larger than IN.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="R.json", help="Write the whole report as JSON.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and check everything, say what would be done, do nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Layers and passes; -vv: tracebacks too.")
+    ] = 0,
+) -> None:
+    """Make a model file smaller.
+
+    The result is reloaded, checked, run and compared with IN before it is put in place.
+
+    \b
+    Without data: weights of 8 bits, compared on random inputs.
+      onnx-admm compress net.onnx small.onnx
+    With data: pruned and quantised by ADMM, fine-tuned (without labels, IN is the teacher).
+      onnx-admm compress net.onnx small.onnx --data train.npz --prune 0.9
+      onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
+    A gate: nothing is written, and the exit code is 3, if accuracy drops by more than half a point.
+      onnx-admm compress net.onnx small.onnx --data train.npz --bits 4 --max-drop 0.5
+    A recipe repeats a run; every report holds the one that made it.
+      onnx-admm compress net.onnx small.onnx --data train.npz --recipe recipe.toml --seed 1
+
+    \b
+    Exit codes: 0 done; 1 the work failed (a result larger than IN is a failure);
+    2 wrong usage or unreadable input; 3 over --max-drop (OUT written only with --keep).
+    """
+    from onnx_admm.api import Compression
+
+    job = Compression(
+        data=data,
+        validation=val,
+        test=test,
+        recipe=recipe,
+        prune=prune,
+        bits=bits,
+        format=format,
+        epochs=epochs,
+        fine_tune=fine_tune,
+        preprocessing=load_preprocessing(preprocessing),
+        max_drop=max_drop,
+        keep=keep,
+        report=report,
+        seed=seed,
+        threads=threads,
+        progress=progress_bars(quiet=quiet),
+    )
+    if dry_run:
+        _show_plan(job, source, quiet=quiet)
+        return
+    done = job.run(source, target)
+    if not quiet:
+        from onnx_admm.report.tables import report_view
+
+        show(report_view(done, verbose=verbose > 0))
+    done.raise_if_exceeded()
+
+
+def _show_plan(job: Compression, source: Path, *, quiet: bool) -> None:
+    from onnx_admm.report.tables import model_table
+
+    plan: Plan = job.plan(source)
+    if quiet:
+        return
+    show([model_table(plan.facts)])
+    typer.echo(f"\n{plan.recipe.dump()}")
+    for title, samples in (("train", plan.train), ("validation", plan.validation)):
+        typer.echo(f"{title}: {'no samples' if samples is None else f'{len(samples):,} samples'}")
+    for note in plan.notes:
+        typer.echo(f"Note: {note}")
+    typer.echo("Dry run: nothing was run or written.")

@@ -1,0 +1,26 @@
+"""``onnx-admm plugins``."""
+
+from __future__ import annotations
+
+from onnx_admm.cli.console import show
+
+
+def plugins() -> None:
+    """List passes and cost models.
+
+    Name, class, package and what it does, built in and third party. A package adds its own through the
+    entry-point groups onnx_admm.passes and onnx_admm.cost_models.
+
+    \b
+      onnx-admm plugins
+    """
+    from rich.table import Table
+
+    from onnx_admm.registry import COST_MODELS, PASSES
+
+    table = Table("kind", "name", "class", "package", "what it does", box=None, pad_edge=False)
+    for registry in (PASSES, COST_MODELS):
+        for plugin in registry.plugins():
+            summary = plugin.summary if plugin.problem is None else f"broken: {plugin.problem}"
+            table.add_row(plugin.kind, plugin.name, plugin.target, plugin.distribution, summary)
+    show([table])

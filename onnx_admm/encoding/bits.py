@@ -1,0 +1,73 @@
+"""Bits and digits into bytes, and gaps between kept weights into bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+
+MOST_LOW_BITS = 16
+
+
+def pack_bits(bits: Array) -> npt.NDArray[np.uint8]:
+    """Eight bits to a byte, the first in the lowest place; the last byte is filled with zeros."""
+    return np.packbits(np.asarray(bits, np.uint8), bitorder="little")
+
+
+def digits_per_word(radix: int, word_bits: int) -> int:
+    """Most digits of a radix that fit a word: the largest g with ``radix^g <= 2^word_bits``."""
+    count = 0
+    while radix ** (count + 1) <= 1 << word_bits:
+        count += 1
+    return count
+
+
+def pack_digits(digits: Ints, radix: int, word_bits: int) -> Array:
+    """Digits into words of 8 or 16 bits, the first in the lowest place; zeros fill the last word."""
+    count = digits_per_word(radix, word_bits)
+    padded = np.concatenate([digits, np.zeros(-len(digits) % count, np.int64)]).reshape(-1, count)
+    return (padded @ powers(radix, count)).astype(np.uint8 if word_bits == 8 else np.uint16)
+
+
+def powers(radix: int, count: int) -> Ints:
+    """``radix^0 ... radix^(count-1)``."""
+    return np.array([radix**place for place in range(count)], np.int64)
+
+
+def split_gaps(positions: Ints, low_bits: int) -> tuple[Ints, Ints]:
+    """Rice code of rising positions: quotients and remainders of the gaps.
+
+    With ``s = 2^low_bits`` and gap ``d_i = p_i - p_{i-1} = s k_i - v_i``, ``0 <= v_i < s``, so that
+    ``p_i = s t_i - (v_0 + ... + v_i)`` where ``t_i = k_0 + ... + k_i`` (and ``p_{-1} = 0``). Written this
+    way round, decoding needs no constants beside s.
+
+    Args:
+        positions: rising, from 0.
+        low_bits: bits of a remainder.
+
+    Returns:
+        The t_i, where the ones of the unary bitmap stand, and the v_i.
+
+    Source: Rice, JPL 79-22 (1979); Golomb, IEEE Trans. IT 12 (1966).
+    """
+    step = 1 << low_bits
+    gaps = np.diff(positions, prepend=0)
+    quotients = -(-gaps // step)
+    return np.cumsum(quotients), quotients * step - gaps
+
+
+def rice_bits(positions: Ints, low_bits: int) -> int:
+    """Bits of the Rice code: a remainder for each position, and the unary bitmap."""
+    if len(positions) == 0:
+        return 0
+    ones, _ = split_gaps(positions, low_bits)
+    return len(positions) * low_bits + int(ones[-1]) + 1
+
+
+def low_planes(values: Ints, width: int) -> list[Array]:
+    """Bit planes of unsigned integers, lowest first."""
+    return [(values >> place) & 1 for place in range(width)]

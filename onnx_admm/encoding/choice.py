@@ -1,0 +1,211 @@
+"""The plan that gives the fewest bytes in the file.
+
+Every decoder has a price of its own (its nodes and constants) and one for each weight it holds (codes, gaps,
+shape). Given which decoders are open each weight takes the cheapest, so the plan is a facility location
+problem: decoders are opened, closed and exchanged while that helps. The few best plans are then written out
+and measured, for estimates leave out what they share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.encoding.bits import MOST_LOW_BITS
+from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
+from onnx_admm.encoding.delivery import Member, deliver
+from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
+from onnx_admm.encoding.plain_coder import plain_coders
+from onnx_admm.encoding.plan import Group, GroupCoder, Plain, Plan, Pool
+from onnx_admm.encoding.sparse_coder import SparseCoder
+from onnx_admm.encoding.vector_coder import exact_vector_coder
+from onnx_admm.model.fragment import Fragment, tensor_bytes
+
+_SINGLES_MEASURED = 4
+_MOST_ALPHABETS = 16
+_PIECE_BYTES = 5
+"""One more output of a Split and its length."""
+
+Alphabet = tuple[float, ...]
+"""Nonzero levels, rising."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A decoder, the weights it can hold, what each would take (inf where it cannot), and its own bytes."""
+
+    coder: GroupCoder
+    members: list[Member | None]
+    prices: list[float]
+    fixed: float
+
+
+def choose_plan(weights: Sequence[Weight], vectors: Sequence[Weight], opset: int) -> Plan:
+    """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes."""
+    market = _Market([weight for weight in weights if weight.is_exact], opset)
+    pools = [None, _pool(vectors)] if vectors else [None]
+    plain_vectors = tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
+    plans = []
+    for plan in market.plans():
+        for pool in pools:
+            alone = () if pool is not None else plain_vectors
+            plans.append(Plan(plan.groups, (*plan.plain, *alone), pool))
+    return min(plans, key=lambda plan: plan_bytes(plan, (*weights, *vectors), opset))
+
+
+def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
+    """Bytes of the decoders and of what stays as it is."""
+    fragment, outputs = plan.emit(opset)
+    left = (weight.values for weight in everything if weight.name not in outputs)
+    return fragment.file_bytes + sum(map(tensor_bytes, left))
+
+
+def _pool(vectors: Sequence[Weight]) -> Pool | None:
+    coder = exact_vector_coder(vectors)
+    return None if coder is None else Pool(coder, tuple(vectors))
+
+
+def _best_plain(weight: Weight, opset: int) -> Plain | None:
+    """The cheapest way to store one weight by itself; None where that is as it stands."""
+    choices = [Plain(coder, weight) for coder in plain_coders(weight)]
+    best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
+    if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
+        return None
+    return best
+
+
+def _plain_bytes(item: Plain, opset: int) -> int:
+    return Plan(plain=(item,)).emit(opset)[0].file_bytes
+
+
+class _Market:
+    """Prices of every decoder for every weight."""
+
+    def __init__(self, weights: Sequence[Weight], opset: int) -> None:
+        self._weights = weights
+        self._opset = opset
+        self._plain = [_best_plain(weight, opset) for weight in weights]
+        self._alone = np.array(
+            [
+                tensor_bytes(weight.values) if item is None else _plain_bytes(item, opset)
+                for weight, item in zip(weights, self._plain, strict=True)
+            ],
+            float,
+        )
+        offers = [offer for alphabet in _alphabets(weights) for offer in self._offers(alphabet)]
+        self._coders = [offer.coder for offer in offers]
+        self._members = [offer.members for offer in offers]
+        self._fixed: Floats = np.array([offer.fixed for offer in offers], float)
+        self._prices: Floats = np.array([offer.prices for offer in offers], float).reshape(
+            len(offers), len(weights)
+        )
+
+    def plans(self) -> Iterator[Plan]:
+        """The plan found best, those of single decoders, and none at all."""
+        yield self._plan(frozenset())
+        if not self._coders:
+            return
+        yield self._plan(self._search())
+        singles = np.argsort([self._total(frozenset([i])) for i in range(len(self._coders))], kind="stable")
+        for single in singles[:_SINGLES_MEASURED]:
+            yield self._plan(frozenset([int(single)]))
+
+    # -- prices --------------------------------------------------------------------------------
+
+    def _offers(self, alphabet: Alphabet) -> Iterator[_Offer]:
+        members = [as_member(weight, alphabet) for weight in self._weights]
+        handing = [0.0 if member is None else self._handing_bytes(member) for member in members]
+        full = [m if m is not None and len(m.weight.positions) == len(m.units) else None for m in members]
+        some = [m if m is not None and len(m.weight.positions) else None for m in members]
+        for word_bits in WORD_BITS:
+            if len(alphabet) < 1 << word_bits:
+                yield from self._offer(DenseCoder((*alphabet, 0.0), word_bits), members, handing)
+            if len(alphabet) > 1:
+                yield from self._offer(DenseCoder(alphabet, word_bits), full, handing)
+        for low_bits in range(MOST_LOW_BITS + 1):
+            yield from self._offer(SparseCoder(alphabet, low_bits), some, handing)
+
+    def _offer(
+        self, coder: GroupCoder, members: list[Member | None], handing: list[float]
+    ) -> Iterator[_Offer]:
+        prices = [
+            np.inf if member is None else (coder.data_bits(member) + coder.index_bits(member)) / 8 + extra
+            for member, extra in zip(members, handing, strict=True)
+        ]
+        if np.isinf(prices).all():
+            return
+        column = int(np.argmin(prices))
+        fragment, probe = Fragment(self._opset), members[column]
+        if probe is not None:
+            coder.emit(fragment, [probe])
+            yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
+
+    def _handing_bytes(self, member: Member) -> float:
+        scratch = Fragment(self._opset)
+        deliver(scratch, "row", [member], [len(member.units)])
+        return scratch.file_bytes + _PIECE_BYTES
+
+    # -- search --------------------------------------------------------------------------------
+
+    def _total(self, chosen: frozenset[int]) -> float:
+        rows = sorted(chosen)
+        best = np.minimum(self._alone, self._prices[rows].min(axis=0, initial=np.inf))
+        return float(best.sum() + self._fixed[rows].sum())
+
+    def _search(self) -> frozenset[int]:
+        chosen: frozenset[int] = frozenset()
+        total = self._total(chosen)
+        while True:
+            candidates = [chosen ^ {i} for i in range(len(self._coders))]
+            candidates += [chosen - {out} | {i} for out in chosen for i in range(len(self._coders))]
+            best = min(candidates, key=self._total)
+            if self._total(best) >= total:
+                return chosen
+            chosen, total = best, self._total(best)
+
+    def _plan(self, chosen: frozenset[int]) -> Plan:
+        held: dict[int, list[Member]] = {i: [] for i in sorted(chosen)}
+        plain = []
+        for column, item in enumerate(self._plain):
+            best = min(held, key=lambda i: float(self._prices[i, column]), default=None)
+            if best is not None and self._prices[best, column] < self._alone[column]:
+                member = self._members[best][column]
+                if member is not None:
+                    held[best].append(member)
+            elif item is not None:
+                plain.append(item)
+        groups = tuple(Group(self._coders[i], tuple(members)) for i, members in held.items() if members)
+        return Plan(groups, tuple(plain))
+
+
+def as_member(weight: Weight, alphabet: Alphabet) -> Member | None:
+    """The weight as a decoder of these levels sees it: its values, else its grid's steps; None if neither."""
+    known = np.array(alphabet, np.float32)
+    if weight.levels is not None and np.isin(weight.levels, known).all():
+        return Member(weight, weight.flat)
+    for grid in (weight.grid, weight.channel_grid):
+        if grid is not None and np.isin(grid.levels, known).all():
+            return Member(weight, grid.codes.reshape(-1).astype(np.float32), grid.scale)
+    return None
+
+
+def _alphabets(weights: Sequence[Weight]) -> list[Alphabet]:
+    """Sets of nonzero levels worth a decoder: the commonest values and steps of a weight, and all."""
+    values = [_alphabet(weight.levels) for weight in weights if weight.levels is not None]
+    steps = [
+        _alphabet(grid.levels) for weight in weights for grid in (weight.grid, weight.channel_grid) if grid
+    ]
+    counts = Counter(alphabet for alphabet in (*values, *steps) if alphabet)
+    unions = [tuple(sorted({level for alphabet in part for level in alphabet})) for part in (values, steps)]
+    common = [alphabet for alphabet, _ in counts.most_common(_MOST_ALPHABETS)]
+    return [a for a in dict.fromkeys((*common, *unions)) if 0 < len(a) <= MOST_LEVELS]
+
+
+def _alphabet(levels: npt.NDArray[np.float32]) -> Alphabet:
+    return tuple(float(level) for level in levels)

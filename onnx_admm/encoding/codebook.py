@@ -1,0 +1,128 @@
+"""What values a layer's weights take: levels, and the grid they lie on, found from the values alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+MOST_LEVELS = 256
+_LARGEST_CODE = 127
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One dense weight to be encoded.
+
+    Attributes:
+        name: of the stored constant.
+        values: dense, in its stored shape and type.
+    """
+
+    name: str
+    values: Array = field(repr=False)
+
+    @cached_property
+    def flat(self) -> npt.NDArray[np.float32]:
+        """Values in a row, as fp32 (minus zero counts as zero)."""
+        return self.values.astype(np.float32).reshape(-1) + np.float32(0)
+
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether fp32 holds every value."""
+        return bool(np.all(self.flat.astype(self.values.dtype) == self.values.reshape(-1)))
+
+    @cached_property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Where the nonzeros stand."""
+        return np.flatnonzero(self.flat)
+
+    @cached_property
+    def levels(self) -> npt.NDArray[np.float32] | None:
+        """The distinct nonzero values, rising; None where there are more than 256."""
+        return _few_levels(self.flat)
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """The grid the values lie on with one scale, if they do."""
+        return None if self.levels is None else tensor_grid(self.flat, self.levels)
+
+    @cached_property
+    def channel_grid(self) -> Grid | None:
+        """The grid the values lie on with one scale for each index of some axis, if they do."""
+        return channel_grid(self.values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Integer codes c, \\|c\\| <= 127, and positive scales s with ``values == c * s`` in fp32.
+
+    Attributes:
+        codes: in the weight's shape (flat for one scale).
+        scale: a scalar, or of a shape that broadcasts over one axis.
+    """
+
+    codes: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.float32]
+
+    @cached_property
+    def levels(self) -> npt.NDArray[np.float32]:
+        """The distinct nonzero codes, rising."""
+        return np.unique(self.codes[self.codes != 0]).astype(np.float32)
+
+
+def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]) -> Grid | None:
+    """The coarsest grid of one scale that holds every value exactly, or None."""
+    scale = _grid_scale(levels)
+    return (
+        None if scale is None else Grid(np.rint(values / scale).astype(np.int64), np.array(scale, np.float32))
+    )
+
+
+def channel_grid(values: Array) -> Grid | None:
+    """As ``tensor_grid`` with one scale for each index of an axis; the axis with the fewest indices wins."""
+    dense = values.astype(np.float32)
+    for axis in sorted(range(dense.ndim), key=lambda axis: dense.shape[axis]):
+        rows = np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1)
+        if rows.shape[1] < 2:
+            continue
+        scales = [_row_scale(row) for row in rows]
+        if any(scale is None for scale in scales):
+            continue
+        shape = [1] * dense.ndim
+        shape[axis] = -1
+        scale = np.array(scales, np.float32).reshape(shape)
+        return Grid(np.rint(dense / scale).astype(np.int64), scale)
+    return None
+
+
+def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
+    levels = _few_levels(row)
+    if levels is None:
+        return None
+    return np.float32(1) if len(levels) == 0 else _grid_scale(levels)
+
+
+def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    sample = np.unique(values[: 4 * MOST_LEVELS])
+    if len(sample) > MOST_LEVELS + 1:
+        return None
+    distinct = np.unique(values)
+    distinct = distinct[distinct != 0]
+    return None if len(distinct) > MOST_LEVELS else distinct
+
+
+def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:
+    """The largest scale of which every level is a multiple, by at most 127, exactly in fp32."""
+    if len(levels) == 0 or not np.all(np.isfinite(levels)):
+        return None
+    least, most = np.min(np.abs(levels)), np.max(np.abs(levels))
+    scales = least / np.arange(1, _LARGEST_CODE + 1, dtype=np.float32)
+    scales = scales[(scales > 0) & (most <= scales * np.float32(_LARGEST_CODE + 0.5))][:, None]
+    exact = np.all(np.rint(levels / scales) * scales == levels, axis=1)
+    return np.float32(scales[np.argmax(exact), 0]) if exact.any() else None

@@ -1,0 +1,83 @@
+"""What of a model can be encoded: its weights and its biases, and why the rest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.contracts import ModelView, Skip
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.model import NodeRef, ValueRef
+
+_FLOATS = ("float32", "float16", "float64")
+BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+"""Operators with a bias of their own: the input it stands at."""
+
+_LARGEST_BIAS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Constants of the main graph, dense.
+
+    Attributes:
+        weights: of compressible sites, in graph order.
+        biases: small fp32 constants added to a layer's output.
+        skipped: sites that stay, and why.
+    """
+
+    weights: tuple[Weight, ...]
+    biases: tuple[Weight, ...]
+    skipped: tuple[Skip, ...]
+
+
+def read_contents(view: ModelView) -> Contents:
+    """The weights and biases of ``view``."""
+    weights, skipped = [], []
+    for site in view.sites():
+        if not site.editable:
+            skipped.append(Skip(site.name, "already encoded"))
+        elif site.scope:
+            skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
+        elif site.dtype not in _FLOATS:
+            skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
+        else:
+            weights.append(Weight(site.name, view.read(site)))
+    names = {weight.name for weight in weights}
+    found = {value.name: value for node in view.nodes() for value in _bias_inputs(node)}
+    biases = [
+        Weight(name, array)
+        for name, value in found.items()
+        if name not in names and (array := value.constant()) is not None and array.dtype == np.float32
+    ]
+    small = tuple(bias for bias in biases if 0 < bias.values.size <= _LARGEST_BIAS)
+    return Contents(tuple(weights), small, tuple(skipped))
+
+
+def zero_biases(contents: Contents, view: ModelView) -> list[str]:
+    """Names of biases that are all zero and stand only where an operator does without one."""
+    optional = {name for name, slot in BIAS_SLOTS.items() if name != "Gemm" or view.opset >= 11}
+    free = []
+    for bias in contents.biases:
+        readers = [node for node in view.nodes() if any(v and v.name == bias.name for v in node.inputs)]
+        in_slot = all(
+            node.op_type in optional and (value := node.input(BIAS_SLOTS[node.op_type])) is not None
+            and value.name == bias.name
+            for node in readers
+        )  # fmt: skip
+        if readers and in_slot and not np.any(bias.values):
+            free.append(bias.name)
+    return free
+
+
+def _bias_inputs(node: NodeRef) -> Iterator[ValueRef]:
+    if node.scope:
+        return
+    if node.op_type in BIAS_SLOTS:
+        value = node.input(BIAS_SLOTS[node.op_type])
+        if value is not None:
+            yield value
+    elif node.op_type == "Add":
+        yield from (value for value in node.inputs if value is not None)

@@ -1,0 +1,99 @@
+"""From one decoded row to the weights: cut, scale, shape, cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.model.fragment import Fragment
+
+Array = npt.NDArray[Any]
+
+FLOAT = 1
+"""TensorProto.FLOAT, as Cast's ``to``."""
+INT64 = 7
+_CAST_TO = {"float16": 10, "float64": 11}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A weight as one decoder sees it: ``weight = units * scale``.
+
+    Attributes:
+        weight: what is to be stored.
+        units: the values the decoder gives, in a row; fp32.
+        scale: a scalar, or of a shape that broadcasts over one axis; None where it is 1.
+    """
+
+    weight: Weight
+    units: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32] | None = None
+
+
+def deliver(
+    fragment: Fragment, row: str, members: Sequence[Member], lengths: Sequence[int]
+) -> dict[str, str]:
+    """Cut ``row`` into the members and what may lie before and behind them.
+
+    Args:
+        row: name of the decoded values, fp32; its first axis is cut.
+        members: in the order they lie in the row.
+        lengths: of all pieces along that axis: the members last but for padding, which has no member.
+
+    Returns:
+        Weight name -> value name.
+    """
+    pieces = split(fragment, row, lengths)
+    return {
+        member.weight.name: _finish(fragment, piece, member)
+        for member, piece in zip(members, pieces, strict=False)
+    }
+
+
+def split(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple[str, ...]:
+    """Cut along the first axis (Split: lengths are an attribute below opset 13, an input from there on)."""
+    if len(lengths) == 1:
+        return (row,)
+    if fragment.opset < 13:
+        return fragment.add_many("Split", [row], len(lengths), split=tuple(lengths))
+    return fragment.add_many("Split", [row, fragment.constant(lengths, np.int64)], len(lengths))
+
+
+def flatten(fragment: Fragment, value: str, length: int) -> str:
+    """All ``length`` elements in a row (saying how many takes fewer bytes than -1 does)."""
+    return fragment.add("Reshape", value, fragment.constant([length], np.int64))
+
+
+def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
+    """fp32 cast to the weight's own type, if it has another."""
+    name = np.dtype(dtype).name
+    return value if name == "float32" else fragment.add("Cast", value, to=_CAST_TO[name])
+
+
+def _finish(fragment: Fragment, piece: str, member: Member) -> str:
+    shape, scale = member.weight.values.shape, member.scale
+    if scale is not None and scale.ndim == 0:
+        piece = fragment.add("Mul", piece, fragment.constant(scale))
+    if len(shape) != 1:
+        piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))
+    if scale is not None and scale.ndim > 0:
+        piece = fragment.add("Mul", piece, stored_floats(fragment, scale))
+    return to_type(fragment, piece, member.weight.values.dtype)
+
+
+def stored_floats(fragment: Fragment, values: npt.NDArray[np.float32]) -> str:
+    """fp32 values stored as such, or as fp16 and a Cast where that is exact and smaller."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    as_half = Fragment(fragment.opset)
+    as_half.add("Cast", as_half.constant(half), to=FLOAT)
+    plain = Fragment(fragment.opset)
+    plain.constant(values)
+    if np.array_equal(half.astype(np.float32), values) and as_half.file_bytes < plain.file_bytes:
+        return fragment.add("Cast", fragment.constant(half), to=FLOAT)
+    return fragment.constant(values)

@@ -1,0 +1,55 @@
+"""The packed form: bit-packed codes, gaps and codebooks, decoded inside the graph by standard operators."""
+
+from __future__ import annotations
+
+from onnx_admm.contracts import ModelView, Skip
+from onnx_admm.encoding.choice import choose_plan
+from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
+from onnx_admm.encoding.contents import BIAS_SLOTS, read_contents, zero_biases
+from onnx_admm.encoding.outcome import Outcome, dense_row
+from onnx_admm.encoding.vector_coder import round_vectors
+from onnx_admm.model.builder import clear_input, insert_fragment
+from onnx_admm.model.fragment import content_bytes
+from onnx_admm.model.opset import convert_opset
+
+_PLANNED_FOR = 11
+"""Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
+
+
+def encode_packed(view: ModelView, bias_bits: int | None = None) -> Outcome:
+    """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
+
+    Args:
+        view: dense; its opset is raised only as far as the decoders need.
+        bias_bits: 8 or 16: round biases to bytes with one scale, or to fp16; None keeps their values.
+
+    Raises:
+        UnsupportedModel: the opset cannot be raised.
+    """
+    for name in zero_biases(read_contents(view), view):
+        clear_input(view, name, BIAS_SLOTS)
+    view.strip_unused()
+    contents = read_contents(view)
+    biases = contents.biases if bias_bits is None else round_vectors(contents.biases, bias_bits)
+    plan = choose_plan(contents.weights, biases, max(view.opset, _PLANNED_FOR))
+    needed = plan.emit(_PLANNED_FOR)[0].oldest_opset
+    if needed > view.opset:
+        view.become(convert_opset(view, at_least=needed))
+    fragment, outputs = plan.emit(view.opset)
+    insert_fragment(view, fragment, outputs)
+    rows = {row.layer: row for row in plan.rows()}
+    left = [weight.values for weight in (*contents.weights, *contents.biases) if weight.name not in outputs]
+    return Outcome(
+        format="packed",
+        rows=tuple(rows.get(weight.name, dense_row(weight)) for weight in contents.weights),
+        biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),
+        decode_bytes=fragment.content_bytes + sum(map(content_bytes, left)),
+        oldest_opset=needed,
+        skipped=(*contents.skipped, *(_skip(w) for w in contents.weights if w.name not in rows)),
+    )
+
+
+def _skip(weight: Weight) -> Skip:
+    if weight.levels is None and weight.channel_grid is None:
+        return Skip(weight.name, f"over {MOST_LEVELS} distinct values, on no 8-bit grid: quantise it first")
+    return Skip(weight.name, "no packed form is smaller")

@@ -1,0 +1,82 @@
+"""Weights stored one by one: all zeros, whole bytes with a scale, or half floats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_admm.encoding.codebook import Grid, Weight
+from onnx_admm.encoding.delivery import FLOAT, Array, stored_floats, to_type
+from onnx_admm.model.fragment import Fragment
+
+
+@dataclass(frozen=True)
+class ZeroCoder:
+    """A weight of zeros: its shape alone."""
+
+    label: ClassVar[str] = "zeros"
+    bits: ClassVar[int] = 0
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """ConstantOfShape (opset 9)."""
+        zeros = fragment.add("ConstantOfShape", fragment.constant(weight.values.shape, np.int64))
+        return to_type(fragment, zeros, weight.values.dtype)
+
+
+@dataclass(frozen=True)
+class ByteCoder:
+    """``weight = Cast(int8) * scale``: folds at load everywhere, where a DequantizeLinear would not."""
+
+    label: ClassVar[str] = "bytes"
+    bits: ClassVar[int] = 8
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Cast and Mul (opset 7); the scale has as many entries as it needs."""
+        grid = grid_of(weight)
+        codes = fragment.constant(grid.codes.reshape(weight.values.shape), np.int8)
+        units = fragment.add("Cast", codes, to=FLOAT)
+        dense = fragment.add("Mul", units, stored_floats(fragment, grid.scale))
+        return to_type(fragment, dense, weight.values.dtype)
+
+
+@dataclass(frozen=True)
+class HalfCoder:
+    """An fp32 weight whose values are all fp16 values."""
+
+    label: ClassVar[str] = "half floats"
+    bits: ClassVar[int] = 16
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Cast (opset 6)."""
+        return fragment.add("Cast", fragment.constant(weight.values, np.float16), to=FLOAT)
+
+
+PlainCoder = ZeroCoder | ByteCoder | HalfCoder
+
+
+def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
+    """The coders that store this weight exactly."""
+    coders: list[PlainCoder] = []
+    if weight.is_exact and len(weight.positions) == 0:
+        coders.append(ZeroCoder())
+    if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
+        coders.append(ByteCoder())
+    if weight.values.dtype == np.float32 and holds_half(weight.values):
+        coders.append(HalfCoder())
+    return tuple(coders)
+
+
+def grid_of(weight: Weight) -> Grid:
+    """The weight's grid, of one scale if it can be."""
+    grid = weight.grid or weight.channel_grid
+    if grid is None:
+        raise ValueError(f"{weight.name} lies on no grid")
+    return grid
+
+
+def holds_half(values: Array) -> bool:
+    """Whether fp16 holds every value."""
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16).astype(values.dtype), values))

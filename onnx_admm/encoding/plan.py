@@ -1,0 +1,93 @@
+"""Which weights share which decoder, and how each of the others is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.delivery import Member, deliver
+from onnx_admm.encoding.dense_coder import DenseCoder
+from onnx_admm.encoding.outcome import Row, stored_row
+from onnx_admm.encoding.plain_coder import PlainCoder
+from onnx_admm.encoding.sparse_coder import SparseCoder
+from onnx_admm.encoding.vector_coder import VectorCoder
+from onnx_admm.model.fragment import Fragment
+
+GroupCoder = SparseCoder | DenseCoder
+
+
+@dataclass(frozen=True)
+class Group:
+    """One decoder and the weights behind it."""
+
+    coder: GroupCoder
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One weight stored by itself."""
+
+    coder: PlainCoder
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Small vectors (biases) stored as one."""
+
+    coder: VectorCoder
+    vectors: tuple[Weight, ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The vectors as a decoder's row delivers them."""
+        return tuple(Member(vector, vector.flat) for vector in self.vectors)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How weights are stored; one that stands nowhere stays as it is."""
+
+    groups: tuple[Group, ...] = ()
+    plain: tuple[Plain, ...] = ()
+    pool: Pool | None = None
+
+    def emit(self, opset: int) -> tuple[Fragment, dict[str, str]]:
+        """The decoders, and weight name -> value name in them.
+
+        The pool lies in front of the first sparse group's row, which costs less than a row of its own.
+        """
+        fragment, outputs = Fragment(opset), dict[str, str]()
+        pool = self.pool
+        for group in self.groups:
+            if isinstance(group.coder, SparseCoder):
+                head = None if pool is None else (pool.coder.emit(fragment, pool.vectors), pool.members)
+                outputs |= group.coder.emit(fragment, group.members, head)
+                pool = None
+            else:
+                outputs |= group.coder.emit(fragment, group.members)
+        if pool is not None:
+            row, members = pool.coder.emit(fragment, pool.vectors), pool.members
+            outputs |= deliver(fragment, row, members, [len(member.units) for member in members])
+        for item in self.plain:
+            outputs[item.weight.name] = item.coder.emit(fragment, item.weight)
+        return fragment, outputs
+
+    def rows(self) -> tuple[Row, ...]:
+        """How each weight is stored."""
+        grouped = [_member_row(group.coder, member) for group in self.groups for member in group.members]
+        plain = [stored_row(item.weight, item.coder.label, item.coder.bits) for item in self.plain]
+        if self.pool is None:
+            return (*grouped, *plain)
+        coder = self.pool.coder
+        return (
+            *grouped,
+            *plain,
+            *(stored_row(vector, coder.label, coder.bits) for vector in self.pool.vectors),
+        )
+
+
+def _member_row(coder: GroupCoder, member: Member) -> Row:
+    weight, data, index = member.weight, coder.data_bits(member), coder.index_bits(member)
+    return Row(weight.name, coder.label, weight.values.size, len(weight.positions), data, index)

@@ -1,0 +1,152 @@
+"""Ordered passes, each a transaction: run on a fork, checked, then kept whole or dropped whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport
+from onnx_admm.errors import OnnxAdmmError, WorkError, located
+from onnx_admm.model.checker import check_output
+from onnx_admm.model.fingerprint import fingerprint
+
+PROVENANCE = "onnx_admm.passes"
+"""Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
+
+VALIDATION_SHARE = 0.1
+"""Part of the training samples set aside to choose by where no validation set is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One pass of a run: its name, what it said, and its wall-clock time."""
+
+    name: str
+    report: PassReport
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """The model after all passes, and what each of them did."""
+
+    model: ModelView
+    reports: tuple[StepReport, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether any pass changed the model."""
+        return any(step.report.changed for step in self.reports)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order.
+
+    ``p2(load(save(p1(m)))) == Pipeline([p1, p2])(m)``: state lives in the model, so a run can be cut at any
+    file, given the same reference.
+
+    Args:
+        passes: what to run.
+        provenance: write the names of the passes that changed the model into its metadata.
+    """
+
+    passes: Sequence[Pass]
+    provenance: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", tuple(self.passes))
+
+    def run(
+        self,
+        model: ModelView | str | os.PathLike[str],
+        data: PassContext | Dataset | str | os.PathLike[str] | None = None,
+    ) -> PipelineResult:
+        """Run every pass; the given model is left as it was.
+
+        Args:
+            model: a model, or the path of one.
+            data: training samples (a dataset or a path; a tenth is set aside to choose by) or a context
+                that says everything a pass may use.
+
+        Raises:
+            PassRefused: a pass will not touch the model; names it and those before it.
+            WorkError: a pass failed, or broke its promise.
+        """
+        view = model if isinstance(model, ModelView) else ModelView.load(model)
+        context = data if isinstance(data, PassContext) else open_context(view, data)
+        steps: list[StepReport] = []
+        for position, step in enumerate(self.passes):
+            place = self._place(position)
+            try:
+                with located(place):
+                    view, report = self._transaction(view, step, context)
+            except OnnxAdmmError:
+                raise
+            except Exception as error:
+                fault = f"{type(error).__name__}: {error}"
+                raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
+            steps.append(report)
+        return PipelineResult(view, tuple(steps))
+
+    def _transaction(
+        self, model: ModelView, step: Pass, context: PassContext
+    ) -> tuple[ModelView, StepReport]:
+        started = time.perf_counter()
+        step.requires(model, context)
+        fork, before = model.fork(), fingerprint(model)
+        report = step.run(fork, context)
+        altered = fingerprint(fork) != before
+        if altered != report.changed:
+            fact = "another" if altered else "the same"
+            claim = f"changed={report.changed} reported for {fact} model"
+            raise WorkError("the pass is wrong about what it did", got=claim)
+        if altered:
+            _check_result(model, fork)
+            if self.provenance:
+                earlier = model.metadata.get(PROVENANCE)
+                fork.metadata[PROVENANCE] = f"{earlier},{step.name}" if earlier else step.name
+        return (fork if altered else model), StepReport(step.name, report, time.perf_counter() - started)
+
+    def _place(self, position: int) -> str:
+        names = [step.name for step in self.passes]
+        before = ", ".join(names[:position])
+        place = f"pass {position + 1} of {len(names)}, {names[position]}"
+        return f"{place} (after {before})" if before else place
+
+
+def open_context(
+    model: ModelView,
+    data: Dataset | str | os.PathLike[str] | None,
+    *,
+    validation: Dataset | None = None,
+    seed: int = 0,
+) -> PassContext:
+    """The context of a plain run: ``model`` is the reference; with data there is a trainer.
+
+    Args:
+        data: training samples, or their path; None leaves fine-tuning off.
+        validation: samples to choose by; None sets a tenth of ``data`` aside.
+    """
+    if data is None:
+        return PassContext(reference=model, validation=validation, seed=seed)
+    from onnx_admm.data import fit_dataset, open_dataset, split
+    from onnx_admm.training.session import OrtTrainer
+
+    train = fit_dataset(data, model) if isinstance(data, Dataset) else open_dataset(data, model)
+    if validation is None:
+        train, validation = split(train, VALIDATION_SHARE, seed)
+    return PassContext(reference=model, train=train, validation=validation, trainer=OrtTrainer(), seed=seed)
+
+
+def _check_result(before: ModelView, after: ModelView) -> None:
+    """A changed model must be valid and keep the user's contract."""
+    if after.signature() != before.signature():
+        raise WorkError(
+            "the pass changed the model's inputs or outputs",
+            got=after.signature(),
+            expected=before.signature(),
+        )
+    check_output(after.to_bytes(), "after the pass")

@@ -1,0 +1,202 @@
+"""Recipes: a pipeline and its settings as TOML, the same object from a file, from flags and from Python.
+
+fine_tune = true           # optional: train where there is data
+provenance = true          # optional: write the passes' names into the model
+
+[preprocessing]            # optional: how stored samples become model inputs
+scale = 0.00392156862745098
+
+[training]                 # optional: how fine-tuning runs
+batch_size = 64
+
+[[pass]]                   # in order; every other key is a field of the pass
+name = "admm_prune"
+ratio = 85.0
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from onnx_admm.contracts import Pass, TrainingSettings
+from onnx_admm.errors import RecipeError, located
+from onnx_admm.pipeline import Pipeline
+from onnx_admm.registry import pass_class
+from onnx_admm.settings import build, check_keys, parse_toml, read_toml, unbuild
+
+if TYPE_CHECKING:
+    from onnx_admm.data import Preprocessing
+
+_SWITCHES = ("fine_tune", "provenance")
+_TOP_LEVEL = ("pass", "training", "preprocessing", *_SWITCHES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to run and how: ``Recipe.parse(r.dump()) == r``.
+
+    Attributes:
+        passes: the pipeline, in order.
+        training: how fine-tuning runs.
+        preprocessing: how stored samples become model inputs; None takes them as they are.
+        fine_tune: train where there is data; without it passes take the nearest feasible weights.
+        provenance: write the names of the passes into the model's metadata.
+    """
+
+    passes: tuple[Pass, ...]
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    preprocessing: Preprocessing | None = None
+    fine_tune: bool = True
+    provenance: bool = True
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            RecipeError: no such file, not TOML, an unknown pass or key, a value of the wrong type.
+        """
+        return cls.parse(read_toml(path), source=str(path))
+
+    @classmethod
+    def parse(cls, content: str | Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+        """A recipe from TOML text, or from the table it stands for; raises as `load`."""
+        table = parse_toml(content, source) if isinstance(content, str) else content
+        check_keys(table, _TOP_LEVEL, source)
+        steps = table.get("pass", [])
+        if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
+            raise RecipeError("passes are an array of tables", where=source, expected="[[pass]] before each")
+        switches = {key: table[key] for key in _SWITCHES if key in table}
+        for key, value in switches.items():
+            if not isinstance(value, bool):
+                raise RecipeError("not true or false", where=f"{source}, key '{key}'", got=repr(value))
+        return cls(
+            passes=tuple(_parse_step(step, f"{source}, pass {i}") for i, step in enumerate(steps, 1)),
+            training=build(TrainingSettings, table.get("training", {}), f"{source}, [training]"),
+            preprocessing=_parse_preprocessing(table.get("preprocessing"), f"{source}, [preprocessing]"),
+            **switches,
+        )
+
+    def table(self) -> dict[str, Any]:
+        """The recipe as plain values, every setting written out so that later defaults cannot change it."""
+        tables: dict[str, Any] = {key: getattr(self, key) for key in _SWITCHES}
+        if self.preprocessing is not None:
+            tables["preprocessing"] = unbuild(self.preprocessing)
+        tables["training"] = unbuild(self.training)
+        tables["pass"] = [{"name": step.name, **unbuild(step)} for step in self.passes]
+        return tables
+
+    def dump(self) -> str:
+        """The recipe as TOML."""
+        return tomli_w.dumps(self.table())
+
+    def pipeline(self) -> Pipeline:
+        """The passes, ready to run."""
+        return Pipeline(self.passes, self.provenance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What the command line asks for where there is no recipe.
+
+    Attributes:
+        prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
+        bits: bits of a weight, 1 to 8; None: not quantised (8 where ``prune`` is None too).
+        format: how the result is written.
+        epochs: ADMM epochs of each pass (its retraining takes half as many); None: the passes' defaults.
+        fine_tune: train at all.
+    """
+
+    prune: str | None = None
+    bits: int | None = None
+    format: str = "auto"
+    epochs: int | None = None
+    fine_tune: bool = True
+
+
+def recipe_from_flags(flags: Flags) -> Recipe:
+    """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
+
+    With neither ``prune`` nor ``bits``: 8 bits, per-channel scales of least squared error, no training.
+
+    Raises:
+        RecipeError: an impossible value; names the flag.
+    """
+    prune = None if flags.prune is None else parse_prune(flags.prune)
+    if flags.bits is not None and not 1 <= flags.bits <= 8:
+        raise RecipeError("impossible number of bits", where="--bits", got=flags.bits, expected="1 to 8")
+    if flags.epochs is not None and flags.epochs < 0:
+        raise RecipeError(
+            "impossible number of epochs", where="--epochs", got=flags.epochs, expected="0 or more"
+        )
+    plain = prune is None and flags.bits is None
+    tuned = {} if flags.epochs is None else {"epochs": flags.epochs}
+    steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}]
+    if prune is not None:
+        retrained = {} if flags.epochs is None else {"retrain_epochs": (flags.epochs + 1) // 2}
+        steps.append({"name": "admm_prune", **prune, **tuned, **retrained})
+    if plain:
+        steps.append({"name": "admm_quantize", "bits": 8, "per_channel": True})
+    elif flags.bits is not None:
+        steps.append({"name": "admm_quantize", "bits": flags.bits, **tuned})
+    if prune is not None:
+        steps.append({"name": "drop_dead_channels"})
+    steps.append({"name": "encode", "format": flags.format})
+    return Recipe.parse({"pass": steps, "fine_tune": flags.fine_tune and not plain}, source="flags")
+
+
+def parse_prune(text: str) -> dict[str, Any]:
+    """What ``--prune`` asks for, as keys of a pruning pass: ``ratio``, ``keep`` or ``pattern``.
+
+    Raises:
+        RecipeError: not a ratio above 1x, a share strictly between 0 and 1, or N:M with 0 < N < M.
+    """
+    impossible = RecipeError(
+        "impossible pruning target",
+        where="--prune",
+        got=repr(text),
+        expected="a ratio such as 85x (weights over nonzeros, above 1x), a share of zeros such as 0.9 "
+        "(between 0 and 1) or a pattern such as 2:4 (2 kept of every 4)",
+    )
+    if ":" in text:
+        kept, _, of = text.partition(":")
+        if not (kept.isdecimal() and of.isdecimal() and 0 < int(kept) < int(of)):
+            raise impossible
+        return {"pattern": f"{int(kept)}:{int(of)}"}
+    try:
+        number = Decimal(text.removesuffix("x"))
+    except InvalidOperation:
+        raise impossible from None
+    if text.endswith("x"):
+        if not (number.is_finite() and number > 1):
+            raise impossible
+        return {"ratio": float(number)}
+    if not (number.is_finite() and 0 < number < 1):
+        raise impossible
+    return {"keep": float(1 - number)}
+
+
+def _parse_step(table: Mapping[str, Any], place: str) -> Pass:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise RecipeError(
+            "a pass needs a name", where=place, got=repr(name), expected='such as name = "encode"'
+        )
+    with located(place):
+        cls = pass_class(name)
+    settings = {key: value for key, value in table.items() if key != "name"}
+    return build(cls, settings, f"{place} ({name})")
+
+
+def _parse_preprocessing(table: object, place: str) -> Preprocessing | None:
+    if table is None:
+        return None
+    from onnx_admm.data import Preprocessing
+
+    return build(Preprocessing, table, place)

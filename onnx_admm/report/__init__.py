@@ -1,0 +1,29 @@
+"""What happened, as data; JSON and the terminal are views of it."""
+
+from onnx_admm.report.describe import describe_model
+from onnx_admm.report.facts import (
+    SCHEMA_VERSION,
+    Comparison,
+    LayerFacts,
+    ModelFacts,
+    QualityFacts,
+    Report,
+    Sizes,
+    StepFacts,
+    Timing,
+    to_json,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Comparison",
+    "LayerFacts",
+    "ModelFacts",
+    "QualityFacts",
+    "Report",
+    "Sizes",
+    "StepFacts",
+    "Timing",
+    "describe_model",
+    "to_json",
+]

@@ -1,0 +1,119 @@
+"""From a model file to its facts: everything is read back from what the file stores."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+
+import numpy as np
+
+from onnx_admm.contracts import Array, LayerProfile, ModelView, WeightSite
+from onnx_admm.model.shapes import layer_profiles
+from onnx_admm.model.stored import StoredConstant, disk_bytes, stored_constants
+from onnx_admm.pipeline import PROVENANCE
+from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
+
+_LEVELS = 256
+"""A weight of more distinct values than this is not quantised."""
+
+
+def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
+    """Facts of a model that was loaded from ``path``."""
+    constants = stored_constants(view)
+    profiles: dict[str, list[LayerProfile]] = defaultdict(list)
+    for profile in layer_profiles(view):
+        profiles[profile.weight].append(profile)
+    sites = {site.name: site for site in view.sites()}
+    arrays = {name: view.read(name) for name in sites}
+    kept = {name: int(np.count_nonzero(array)) for name, array in arrays.items()}
+    layers = tuple(
+        _layer(site, arrays[name], profiles[name], [c for c in constants if name in c.weights], kept)
+        for name, site in sites.items()
+    )
+    payload = sum(
+        constant.bytes
+        for constant in constants
+        if any(_is_payload(constant, sites[name].size) for name in constant.weights)
+    )
+    return ModelFacts(
+        path=os.fspath(path),
+        parameters=sum(layer.parameters for layer in layers),
+        nonzeros=sum(layer.nonzeros for layer in layers),
+        macs=_total([layer.macs for layer in layers]),
+        opset=view.opset,
+        ir_version=view.ir_version,
+        sizes=Sizes(
+            # Weights cut from one stored tensor would count twice.
+            data=min(payload, sum(layer.sizes.data for layer in layers)),
+            data_index=payload,
+            decode=sum(constant.bytes for constant in constants),
+            file=disk_bytes(view, path),
+        ),
+        layers=layers,
+        provenance=view.metadata.get(PROVENANCE, ""),
+    )
+
+
+def _layer(
+    site: WeightSite,
+    array: Array,
+    profiles: list[LayerProfile],
+    constants: list[StoredConstant],
+    kept: dict[str, int],
+) -> LayerFacts:
+    nonzeros = kept[site.name]
+    bits = _bits(site, array, constants)
+    shares = {c.name: _share(site.name, c, kept) * c.bytes for c in constants}
+    payload = sum(shares[c.name] for c in constants if _is_payload(c, site.size))
+    return LayerFacts(
+        weight=site.name,
+        node=site.users[0],
+        op_type=site.op_type,
+        shape=site.shape,
+        parameters=site.size,
+        nonzeros=nonzeros,
+        bits=bits,
+        macs=_total([profile.macs for profile in profiles]),
+        sizes=Sizes(
+            data=math.ceil(nonzeros * bits / 8),
+            data_index=round(payload),
+            decode=round(sum(shares.values())),
+        ),
+    )
+
+
+def _is_payload(constant: StoredConstant, size: int) -> bool:
+    """Whether a constant behind a weight of ``size`` holds codes or gaps, not a codebook, scales or shapes.
+
+    The weight itself is payload, and so is a tensor it is cut from; streams are integers of at most 32 bits.
+    """
+    if constant.is_weight or constant.elements >= size:
+        return True
+    return constant.dtype.startswith(("int", "uint")) and constant.bits <= 32
+
+
+def _share(weight: str, constant: StoredConstant, kept: dict[str, int]) -> float:
+    """A layer's part of a constant that several share: by kept weights."""
+    total = sum(kept[name] for name in constant.weights)
+    return kept[weight] / total if total else 1.0 / len(constant.weights)
+
+
+def _bits(site: WeightSite, array: Array, constants: list[StoredConstant]) -> int:
+    """Bits of one weight: of the stored element where there is one each, else what its levels need."""
+    for constant in constants:
+        if constant.elements == site.size:
+            return constant.bits
+    levels = _levels(array)
+    if levels > _LEVELS and site.out_axis is not None:
+        levels = max(_levels(channel) for channel in np.moveaxis(array, site.out_axis, 0))
+    return max(1, math.ceil(math.log2(max(levels, 1)))) if levels <= _LEVELS else 8 * array.dtype.itemsize
+
+
+def _levels(array: Array) -> int:
+    return len(np.unique(array[array != 0]))
+
+
+def _total(figures: list[int | None]) -> int | None:
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None

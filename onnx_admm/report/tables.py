@@ -1,0 +1,139 @@
+"""The terminal's view of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_admm.report.facts import Comparison, ModelFacts, QualityFacts, Report, StepFacts
+
+_UNKNOWN = "-"
+
+
+def report_view(report: Report, *, verbose: bool = False) -> Iterator[RenderableType]:
+    """A compression: the comparison, the passes, and what a user should know."""
+    yield from comparison_view(report.comparison)
+    if verbose:
+        yield model_table(report.comparison.after, _names(report.comparison))
+        yield steps_table(report.steps)
+    for note in report.notes:
+        yield Text(f"Note: {note}")
+    if report.written:
+        yield Text(f"{report.comparison.after.path} written in {report.seconds:.1f} s.")
+
+
+def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
+    """Two models side by side."""
+    before, after = comparison.before, comparison.after
+    table = Table("", "before", "after", "", title=None, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("file bytes", *_counts(before.file_bytes, after.file_bytes), _times(comparison.file_ratio))
+    table.add_row("  needed to decode", *_counts(before.sizes.decode, after.sizes.decode))
+    table.add_row("  data + index", *_counts(before.sizes.data_index, after.sizes.data_index))
+    table.add_row("  data only", *_counts(before.sizes.data, after.sizes.data))
+    table.add_row("weights", *_counts(before.parameters, after.parameters))
+    ratio = _times(comparison.pruning_ratio)
+    table.add_row("nonzero weights", *_counts(before.nonzeros, after.nonzeros), ratio)
+    table.add_row("bits of a weight", _bits(before), _bits(after))
+    table.add_row("MACs", *_counts(before.macs, after.macs))
+    for quality in comparison.quality:
+        _add_quality(table, quality)
+    timing = comparison.timing
+    if timing is not None:
+        latencies = (f"{timing.before_us:,.1f}", f"{timing.after_us:,.1f}")
+        table.add_row(
+            f"latency, us ({_plural(timing.threads, 'thread')})", *latencies, f"{timing.ratio:.2f}x time"
+        )
+        table.add_row("load, ms", f"{timing.before_load_ms:.1f}", f"{timing.after_load_ms:.1f}")
+    table.add_row("opset", str(before.opset), str(after.opset))
+    yield table
+
+
+def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
+    """Layer by layer, and the sum; ``names`` to call the layers by instead of their own."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for name in ("op", "shape"):
+        table.add_column(name)
+    for name in ("weights", "nonzero", "bits", "MACs", "data", "+ index", "decode"):
+        table.add_column(name, justify="right")
+    for layer, name in zip(facts.layers, names or [layer.weight for layer in facts.layers], strict=True):
+        sizes = layer.sizes
+        table.add_row(
+            Text(name),
+            layer.op_type,
+            "x".join(map(str, layer.shape)),
+            *_counts(layer.parameters, layer.nonzeros, layer.bits, layer.macs),
+            *_counts(sizes.data, sizes.data_index, sizes.decode),
+        )
+    sizes = facts.sizes
+    table.add_row(
+        "all",
+        "",
+        "",
+        *_counts(facts.parameters, facts.nonzeros),
+        _bits(facts),
+        *_counts(facts.macs, sizes.data, sizes.data_index, sizes.decode),
+        style="bold",
+    )
+    return table
+
+
+def steps_table(steps: Iterable[StepFacts]) -> Table:
+    """Pass by pass: what changed, what was left alone and why."""
+    table = Table("pass", "layer", "what happened", box=None, pad_edge=False)
+    for step in steps:
+        outcome = "changed the model" if step.changed else "changed nothing"
+        table.add_row(step.name, "", f"{outcome}, {step.seconds:.1f} s")
+        for layer, what in (
+            *step.edits.items(),
+            *((name, f"left: {why}") for name, why in step.skipped.items()),
+        ):
+            table.add_row("", Text(layer), Text(what))
+    return table
+
+
+def _names(comparison: Comparison) -> list[str] | None:
+    """The original's layer names for the result's layers, where each still has its counterpart."""
+    before, after = comparison.before.layers, comparison.after.layers
+    if [layer.op_type for layer in before] != [layer.op_type for layer in after]:
+        return None
+    return [layer.weight for layer in before]
+
+
+def _add_quality(table: Table, quality: QualityFacts) -> None:
+    title = f"{quality.data}, {quality.samples:,} samples"
+    if quality.accuracy_before is not None and quality.accuracy_after is not None:
+        accuracies = (_percent(quality.accuracy_before), _percent(quality.accuracy_after))
+        table.add_row(f"accuracy ({title})", *accuracies, f"{-(quality.drop_points or 0.0):+.2f} points")
+    if quality.agreement is not None:
+        table.add_row(f"same prediction ({title})", "", _percent(quality.agreement))
+    if quality.sqnr_db is not None:
+        table.add_row(f"output SQNR ({title})", "", f"{quality.sqnr_db:.1f} dB")
+
+
+def _counts(*figures: int | None) -> tuple[str, ...]:
+    return tuple(_UNKNOWN if figure is None else f"{figure:,}" for figure in figures)
+
+
+def _bits(facts: ModelFacts) -> str:
+    widths = sorted({layer.bits for layer in facts.layers})
+    if not widths:
+        return _UNKNOWN
+    return str(widths[0]) if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f}x"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

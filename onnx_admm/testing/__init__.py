@@ -1,0 +1,15 @@
+"""Contract batteries for plug-ins: call them from the tests of your own passes and cost models.
+
+from onnx_admm.testing import check_cost_model, check_pass
+
+def test_my_pass():
+    outcomes = check_pass(MyPass())
+    assert "changed" in outcomes.values()
+"""
+
+from onnx_admm.testing.contract import ContractBroken
+from onnx_admm.testing.cost_models import check_cost_model, layers
+from onnx_admm.testing.models import model_family
+from onnx_admm.testing.passes import check_pass
+
+__all__ = ["ContractBroken", "check_cost_model", "check_pass", "layers", "model_family"]

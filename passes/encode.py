@@ -1,0 +1,154 @@
+"""Encode: dense weights into the smallest form that standard operators decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport
+from onnx_admm.data import synthetic_dataset
+from onnx_admm.encoding.outcome import Outcome
+from onnx_admm.encoding.packed import encode_packed
+from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_sparse
+from onnx_admm.errors import PassRefused, RuntimeMissing, UnsupportedModel
+from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.latency import compare_latency
+
+_FORMATS = ("auto", "dense", "qdq", "sparse", "packed")
+_SYNTHETIC_SAMPLES = 16
+_MOST_SAMPLES = 1000
+_LATENCY_TRIES = 3
+_LATENCY_ROUNDS = 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Store the weights of a pruned and quantised model by what their values tell, with equal outputs.
+
+    - ``dense``: as they are. ``qdq``: DequantizeLinear on 8- or 4-bit grids. ``sparse``: sparse initializers
+      (only in the last write: reading makes them dense again).
+    - ``packed``: packed codes, gaps and codebooks, decoded by standard operators that ONNX Runtime folds at
+      load into plain dense weights, so that it runs as fast as before.
+    - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file.
+
+    Zeros, codebooks and grids are found from the values alone, exactly; a weight that has none stays.
+
+    Attributes:
+        format: see above.
+        bias_bits: with ``packed``: 8 or 16 to round biases to bytes with one scale for all, or to fp16;
+            None stores them as narrow as their values allow. The only thing here that changes a value.
+        slowdown: ``auto`` takes a form if its latency is at most so many times the model's before.
+        least_sqnr_db: ``auto`` takes a form if its outputs' error is at least so far below the outputs.
+    """
+
+    name: ClassVar[str] = "encode"
+    idempotent: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    format: Literal["auto", "dense", "qdq", "sparse", "packed"] = "auto"
+    bias_bits: int | None = None
+    slowdown: float = 1.1
+    least_sqnr_db: float = 40.0
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``."""
+        if self.format not in _FORMATS:
+            raise PassRefused("unknown format", got=self.format, expected=f"one of {', '.join(_FORMATS)}")
+        if self.bias_bits not in (None, 8, 16):
+            raise PassRefused("biases of that width have no form", got=self.bias_bits, expected="8 or 16")
+        if not model.sites():
+            raise PassRefused("the model has no weights to encode")
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        before = fingerprint(model)
+        if self.format == "auto":
+            outcome, trials = self._choose(model, context)
+        else:
+            outcome, trials = self._encoder(self.format)(model), []
+        figures = outcome.figures() | ({"trials": trials} if trials else {})
+        rows = (*outcome.rows, *outcome.biases)
+        edits = tuple(Edit(row.layer, row.coding) for row in rows if row.is_encoded)
+        return PassReport(fingerprint(model) != before, edits, outcome.skipped, figures)
+
+    def _encoder(self, name: str) -> Callable[[ModelView], Outcome]:
+        encoders: dict[str, Callable[[ModelView], Outcome]] = {
+            "dense": encode_dense,
+            "qdq": encode_qdq,
+            "sparse": encode_sparse,
+            "packed": lambda model: encode_packed(model, self.bias_bits),
+        }
+        return encoders[name]
+
+    def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
+        """Put the best form into ``model``; what it holds, and every form that was tried."""
+        trials, data = [], _samples(model, context)
+        for candidate in sorted(self._candidates(model), key=lambda candidate: candidate.file_bytes):
+            trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
+            trials.append(trial)
+            if candidate.file_bytes >= len(model.to_bytes()):
+                trial["verdict"] = "no smaller than dense"
+                break
+            trial |= self._try(model, candidate, data, context)
+            if trial["verdict"] == "taken":
+                model.become(candidate.model)
+                return candidate.outcome, trials
+        return encode_dense(model), trials
+
+    def _candidates(self, model: ModelView) -> Iterator[_Candidate]:
+        for name in ("packed", "qdq", "sparse"):
+            fork = model.fork()
+            try:
+                outcome = self._encoder(name)(fork)
+            except UnsupportedModel:
+                continue  # its opset cannot be raised
+            yield _Candidate(fork, outcome, len(fork.to_bytes()))
+
+    def _try(
+        self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext
+    ) -> dict[str, Any]:
+        try:
+            before = evaluate(model, data)
+            after = evaluate(candidate.model, data, reference=model)
+            figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
+            if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:
+                return figures | {"verdict": "changes the outputs"}
+            if before.accuracy is not None and after.accuracy is not None:
+                figures["accuracy_drop_points"] = drop = 100 * (before.accuracy - after.accuracy)
+                if drop > (context.max_drop or 0.0):
+                    return figures | {"verdict": "loses accuracy"}
+            return figures | self._time(model, candidate, data)
+        except RuntimeMissing:
+            folds = candidate.outcome.format != "qdq"
+            return {"verdict": "taken" if folds else "not timed: no ONNX Runtime"}
+
+    def _time(self, model: ModelView, candidate: _Candidate, data: Dataset) -> dict[str, Any]:
+        """Once more where it seems slow: a busy machine must not decide."""
+        feeds = next(data.batches(1)).feeds
+        for _ in range(_LATENCY_TRIES):
+            latency = compare_latency(model, candidate.model, feeds, rounds=_LATENCY_ROUNDS)
+            if latency.ratio <= self.slowdown:
+                break
+        return {
+            "latency_ratio": latency.ratio,
+            "load_ms_before": latency.before_load_ms,
+            "load_ms": latency.after_load_ms,
+            "verdict": "taken" if latency.ratio <= self.slowdown else "slower",
+        }
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    model: ModelView
+    outcome: Outcome
+    file_bytes: int
+
+
+def _samples(model: ModelView, context: PassContext) -> Dataset:
+    if context.validation is None:
+        return synthetic_dataset(model, _SYNTHETIC_SAMPLES, context.seed)
+    return context.validation.select(np.arange(min(len(context.validation), _MOST_SAMPLES)))

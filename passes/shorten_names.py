@@ -1,0 +1,46 @@
+"""ShortenNames: everything a model file says without need is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
+from onnx_admm.model import erase
+from onnx_admm.model.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortenNames:
+    """Short names for inner values, and no node names, doc strings, default attributes or inner shapes.
+
+    Names, types and shapes of graph inputs and outputs stay, and so does what the model computes.
+
+    Attributes:
+        strip_metadata: remove ``metadata_props`` and the producer's name too (where the model came from).
+    """
+
+    name: ClassVar[str] = "shorten_names"
+    idempotent: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    strip_metadata: bool = False
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``; any model will do."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        before, bytes_before = fingerprint(model), len(model.to_bytes())
+        erase.lift_constants(model)
+        erase.erase_noops(model)
+        erase.erase_defaults(model)
+        erase.erase_text(model)
+        if self.strip_metadata:
+            erase.erase_metadata(model)
+        erase.shorten_value_names(model)
+        erase.compact_integers(model)
+        changed = fingerprint(model) != before
+        saved = bytes_before - len(model.to_bytes())
+        edits = (Edit("model", f"{saved} bytes of names and defaults left out"),) if changed else ()
+        return PassReport(changed, edits, figures={"bytes_saved": saved})

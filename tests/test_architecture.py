@@ -1,0 +1,231 @@
+"""The house holds: imports point one way, ONNX stays in its room, files are small and well named.
+
+Reads the sources of the three installed packages, wherever they lie, without importing them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LEVELS = (
+    {"errors"},
+    {"admm", "model", "settings"},
+    {"contracts"},
+    {"runtime", "progress", "layers"},
+    {"encoding", "training", "data", "allocation"},
+    {"pipeline"},
+    {"passes", "cost_models"},
+    {"registry"},
+    {"recipe"},
+    {"report"},
+    {"api", "testing"},
+    {"cli", ""},
+)
+"""Rooms of ``onnx_admm`` from the ground up; a room sees those below. "" is ``onnx_admm`` itself."""
+
+PLUGIN_ROOMS = {"passes", "cost_models"}
+CONFINED = {
+    "onnx": {"model"},
+    "onnx_ir": {"model"},
+    "google.protobuf": {"model"},
+    "onnxruntime": {"runtime", "training"},
+}
+"""Libraries that only these rooms may import."""
+
+BANNED = {"torch", "tensorflow", "keras", "jax"}
+SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
+LONGEST_FILE = 400
+MOST_PARAMETERS = 6
+
+
+def level_of(room: str) -> int | None:
+    """Level of a room from the ground up; None for a room nobody gave a place."""
+    return next((level for level, rooms in enumerate(LEVELS) if room in rooms), None)
+
+
+def room_of(module: str) -> str:
+    """Room of a module of the house: ``onnx_admm.admm.sets`` -> ``admm``."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def imported_modules(module: str, tree: ast.Module, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything a module imports, relative imports resolved."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, base] if base else parent)
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def import_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
+    """Arrows that point back, libraries outside their room, libraries nobody may import."""
+    room = room_of(module)
+    level = level_of(room)
+    if level is None:
+        yield f"{module}: the room {room!r} has no place in the layer order"
+        return
+    for line, target in imported_modules(module, tree, is_package):
+        where = f"{module}:{line}"
+        if target.partition(".")[0] in BANNED:
+            yield f"{where}: {target} is not to be imported"
+        for library, rooms in CONFINED.items():
+            if f"{target}.".startswith(f"{library}.") and room not in rooms:
+                yield f"{where}: only {' and '.join(sorted(rooms))} may import {library}"
+        if target.partition(".")[0] != "onnx_admm":
+            continue
+        other = room_of(target)
+        target_level = level_of(other)
+        if other == room or (target_level is not None and target_level < level and other not in PLUGIN_ROOMS):
+            continue
+        yield f"{where}: {room or 'onnx_admm'} must not see {other or 'onnx_admm'}"
+
+
+def naming_complaints(module: str, tree: ast.Module) -> Iterator[str]:
+    """A core module that names a plug-in's module in a string; entry points do that."""
+    if room_of(module) in PLUGIN_ROOMS:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for plugins in PLUGIN_ROOMS:
+                if node.value.startswith(f"onnx_admm.{plugins}."):
+                    yield f"{module}:{node.lineno}: the core names {node.value}, which entry points should"
+
+
+def size_complaints(module: str, source: str, tree: ast.Module) -> Iterator[str]:
+    """Files too long, names that say nothing, functions that want a dataclass."""
+    if module.rpartition(".")[2] in SAY_NOTHING:
+        yield f"{module}: the name says nothing about what is in it"
+    lines = source.count("\n")
+    if lines > LONGEST_FILE:
+        yield f"{module}: {lines} lines, at most {LONGEST_FILE}"
+    if room_of(module) == "cli":  # a command's parameters are its flags
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+            if len(names) > MOST_PARAMETERS:
+                yield f"{module}:{node.lineno}: {node.name} has {len(names)} parameters"
+
+
+def complaints(module: str, source: str, is_package: bool = False) -> list[str]:
+    """Everything wrong with one module, as sentences."""
+    tree = ast.parse(source)
+    return [
+        *import_complaints(module, tree, is_package),
+        *naming_complaints(module, tree),
+        *size_complaints(module, source, tree),
+    ]
+
+
+def folder_of(package: str) -> Path:
+    """Where a package's sources lie (the plug-ins' may lie beside the core's or inside)."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} is not installed"
+    assert spec.origin is not None, f"{package} has no __init__.py"
+    return Path(spec.origin).parent
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Name and file of every module of the house."""
+    for package in ("onnx_admm", *(f"onnx_admm.{room}" for room in sorted(PLUGIN_ROOMS))):
+        folder = folder_of(package)
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            if package == "onnx_admm" and parts[0] in PLUGIN_ROOMS:
+                continue
+            yield ".".join([package, *(part for part in parts if part != "__init__")]), file
+
+
+# -- the house ------------------------------------------------------------------------------
+
+
+def test_every_room_is_read() -> None:
+    """A checker that reads no files is content with everything."""
+    rooms = {room_of(name) for name, _ in modules()}
+    assert {"errors", "admm", "model", "contracts", *PLUGIN_ROOMS} <= rooms
+
+
+@pytest.mark.parametrize(("name", "file"), [pytest.param(*found, id=found[0]) for found in modules()])
+def test_module_keeps_the_rules(name: str, file: Path) -> None:
+    found = complaints(name, file.read_text(encoding="utf-8"), is_package=file.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+# -- the checker, on planted wrong code -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "sentence"),
+    [
+        ("onnx_admm.admm.sets", "from onnx_admm.model import ModelView", "admm must not see model"),
+        ("onnx_admm.admm.sets", "import onnx_admm", "admm must not see onnx_admm"),
+        ("onnx_admm.errors", "from onnx_admm import contracts", "errors must not see contracts"),
+        ("onnx_admm.contracts", "import onnx_admm.pipeline", "contracts must not see pipeline"),
+        ("onnx_admm.training.loop", "from ..data import npz", "training must not see data"),
+        (
+            "onnx_admm.data.npz",
+            "def f():\n    from onnx_admm.pipeline import P",
+            "data must not see pipeline",
+        ),
+        ("onnx_admm.api", "from onnx_admm.passes.encode import Encode", "api must not see passes"),
+        (
+            "onnx_admm.registry",
+            "X = 'onnx_admm.passes.encode:Encode'",
+            "the core names onnx_admm.passes.encode",
+        ),
+        ("onnx_admm.passes.encode", "from onnx_admm.cost_models import storage", "must not see cost_models"),
+        ("onnx_admm.passes.encode", "from ..cost_models.storage import x", "must not see cost_models"),
+        ("onnx_admm.passes.encode", "from onnx_admm.recipe import parse", "passes must not see recipe"),
+        ("onnx_admm.cost_models.storage", "import onnx_ir as ir", "only model may import onnx_ir"),
+        ("onnx_admm.pipeline", "import onnx", "only model may import onnx"),
+        ("onnx_admm.pipeline", "from onnx.helper import make_node", "only model may import onnx"),
+        ("onnx_admm.report", "import onnxruntime", "only runtime and training may import onnxruntime"),
+        ("onnx_admm.training.loop", "import torch.optim", "torch.optim is not to be imported"),
+        ("onnx_admm.attic", "", "the room 'attic' has no place in the layer order"),
+        ("onnx_admm.model.utils", "", "the name says nothing"),
+        ("onnx_admm.pipeline", "x = 1\n" * 401, "401 lines, at most 400"),
+        ("onnx_admm.pipeline", "def f(a, b, c, d, *, e, f, g): ...", "f has 7 parameters"),
+    ],
+)
+def test_planted_fault_is_found(module: str, source: str, sentence: str) -> None:
+    found = complaints(module, source)
+    assert len(found) == 1, found
+    assert sentence in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "onnx_admm.model.view",
+            "import onnx\nfrom onnx_admm.model import files\nfrom onnx_admm.errors import X",
+        ),
+        ("onnx_admm.runtime.sessions", "import onnxruntime\nfrom onnx_admm.contracts import Dataset"),
+        ("onnx_admm.passes.encode", "from . import fold\nfrom onnx_admm.pipeline import Pipeline"),
+        ("onnx_admm.registry", "GROUP = 'onnx_admm.passes'"),
+        ("onnx_admm.pipeline", "x = 1\n" * 400),
+        ("onnx_admm.pipeline", "class C:\n    def f(self, a, b, c, d, e, f): ..."),
+        ("onnx_admm.cli", "def compress(a, b, c, d, e, f, g): ..."),
+        ("onnx_admm.data.npz", "import onnx_something_else"),
+    ],
+)
+def test_sound_code_is_left_in_peace(module: str, source: str) -> None:
+    assert complaints(module, source) == []
+
+
+def test_relative_import_in_a_package_counts_from_itself() -> None:
+    assert complaints("onnx_admm.model", "from .view import ModelView", is_package=True) == []
+    assert complaints("onnx_admm.model", "from ..api import compress", is_package=True)

@@ -1,0 +1,211 @@
+"""The batteries: built-in plug-ins go through them, and planted faults do not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from fake_plugins import Scale
+
+from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
+from onnx_admm.cost_models.storage import StorageCostModel
+from onnx_admm.registry import COST_MODELS, PASSES
+from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family
+
+SETTINGS: dict[str, list[dict[str, object]]] = {
+    "admm_prune": [{"ratio": 4.0}, {"keep": 0.5}, {"pattern": "1:2"}],
+    "admm_quantize": [{"bits": 8, "per_channel": True}, {"bits": 3}],
+    "encode": [{"format": name} for name in ("auto", "dense", "qdq", "sparse", "packed")],
+}
+"""What to run the built-in passes with; a pass that is not here runs with its defaults."""
+
+
+def built_in_passes() -> list[object]:
+    """Every pass this project registers, with each of its settings."""
+    cases = []
+    for plugin in PASSES.plugins():
+        if plugin.distribution.startswith("onnx-admm "):
+            for settings in SETTINGS.get(plugin.name, [{}]):
+                label = "-".join([plugin.name, *(f"{key}={value}" for key, value in settings.items())])
+                cases.append(pytest.param(plugin.name, settings, id=label))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "settings"), built_in_passes())
+def test_every_built_in_pass_keeps_the_contract(name: str, settings: dict[str, object]) -> None:
+    outcomes = check_pass(PASSES.get(name)(**settings))
+    assert set(outcomes) == set(model_family())
+
+
+@pytest.mark.parametrize("name", COST_MODELS.names())
+def test_every_cost_model_keeps_the_contract(name: str) -> None:
+    check_cost_model(COST_MODELS.get(name)())
+
+
+def test_outcomes_say_what_became_of_each_model() -> None:
+    outcomes = check_pass(Scale())
+    assert outcomes["conv_net"] == "changed"
+    assert outcomes["no_weights"] == "refused: no layer to scale"
+    assert check_pass(Scale(factor=1.0))["conv_net"] == "unchanged"
+
+
+def test_family_is_fresh_at_each_call() -> None:
+    first, second = model_family()["conv_net"], model_family()["conv_net"]
+    first.replace("w1", first.read("w1") * 0)
+    assert np.any(second.read("w1"))
+
+
+# -- planted faults: one pass for each promise -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A pass that halves weights and breaks one promise."""
+
+    name: ClassVar[str] = "faulty"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        return None
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        for site in model.sites():
+            model.replace(site, model.read(site) * np.float32(0.5))
+        return PassReport(changed=bool(model.sites()))
+
+
+class ClaimsIdempotent(Faulty):
+    """Not idempotent."""
+
+    idempotent = True
+
+
+class ClaimsExact(Faulty):
+    """Not exact."""
+
+    exact = True
+
+
+class DrawsItsOwnLots(Faulty):
+    """Not seeded."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        rng = np.random.default_rng(time.perf_counter_ns())
+        for site in model.sites():
+            model.replace(site, rng.normal(size=site.shape).astype(site.dtype))
+        return PassReport(changed=bool(model.sites()))
+
+
+class Boasts(Faulty):
+    """Says it changed what it did not."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        return PassReport(changed=True)
+
+
+class Crashes(Faulty):
+    """Fails without a named error."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        raise ZeroDivisionError("oh")
+
+
+class KeepsArrays(Faulty):
+    """Figures that are no JSON."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        return replace(super().run(model, context), figures={"scale": np.ones(2)})
+
+
+class TouchesTheReference(Faulty):
+    """Edits the original."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        super().run(context.reference, context)
+        return super().run(model, context)
+
+
+class RemembersInMemory(Faulty):
+    """State beside the model: lost by a cut."""
+
+    seen: ClassVar[set[int]] = set()
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        if "onnx_admm.passes" in model.metadata and id(context) in self.seen and _is_loaded(model):
+            return PassReport(changed=False)
+        self.seen.add(id(context))
+        return super().run(model, context)
+
+
+def _is_loaded(model: ModelView) -> bool:
+    tensors = [value.const_value for value in model.graph_ir.graph.initializers.values()]
+    return all(type(tensor).__name__ == "TensorProtoTensor" for tensor in tensors)
+
+
+class NotFrozen:
+    """No dataclass."""
+
+    name, idempotent, exact = "loose", False, False
+    requires = Faulty.requires
+    run = Faulty.run
+
+
+@pytest.mark.parametrize(
+    ("step", "promise"),
+    [
+        (ClaimsIdempotent(), "is idempotent"),
+        (ClaimsExact(), "is exact: output"),
+        (DrawsItsOwnLots(), "same model for the same seed"),
+        (Boasts(), "works or refuses with a named error"),
+        (Crashes(), "works or refuses with a named error"),
+        (KeepsArrays(), "reports figures that are JSON"),
+        (TouchesTheReference(), "leaves the given model as it was"),
+        (RemembersInMemory(), "when the run is cut"),
+        (NotFrozen(), "is a frozen dataclass"),
+    ],
+)
+def test_a_broken_promise_is_found(step: Faulty, promise: str) -> None:
+    with pytest.raises(ContractBroken, match=promise):
+        check_pass(step)
+
+
+@dataclass(frozen=True)
+class FaultyCost:
+    """A cost model that breaks one promise."""
+
+    name: ClassVar[str] = "faulty"
+    assumes: ClassVar[str] = "nothing"
+
+    fault: str
+
+    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        figures = {
+            "negative": Cost(bytes=-1.0),
+            "infinite": Cost(latency_s=float("inf")),
+            "vanishing": Cost(macs=float(layer.macs or 0)),
+            "moody": Cost(bytes=float(time.perf_counter_ns())),
+        }
+        return figures.get(self.fault) or StorageCostModel().estimate(layer, treatment)
+
+    def break_even(self, layer: LayerProfile, bits: int) -> float:
+        return 0.5 if self.fault == "generous" else 2.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("negative", "finite bytes of at least 0"),
+        ("infinite", "finite latency_s"),
+        ("vanishing", "never gives macs 0"),
+        ("moody", "answers the same question alike"),
+        ("generous", "breaks even at 1x or more"),
+    ],
+)
+def test_a_faulty_cost_model_is_found(fault: str, promise: str) -> None:
+    with pytest.raises(ContractBroken, match=promise):
+        check_cost_model(FaultyCost(fault))
+    check_cost_model(FaultyCost("none"))

@@ -1,0 +1,144 @@
+"""What the documents say is true: recipes parse, keys and defaults are the code's, examples run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from onnx_admm.api import Compression
+from onnx_admm.cli import app
+from onnx_admm.contracts import TrainingSettings
+from onnx_admm.data import Preprocessing
+from onnx_admm.pipeline import Pipeline
+from onnx_admm.recipe import Recipe
+from onnx_admm.registry import PASSES
+from onnx_admm.testing import check_pass
+
+DOCUMENTS = ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/formats.md", "docs/plugins.md")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced code of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, title: str) -> str:
+    """The text under one heading."""
+    found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"no heading {title}"
+    return found.group(1)
+
+
+def documented(text: str) -> dict[str, str]:
+    """Default by key of a section's table; keys that share a row share its defaults in order."""
+    rows = re.findall(r"^\| (`.*?`) \| (.*?) \| ", text, re.MULTILINE)
+    found = {}
+    for keys, defaults in rows:
+        names = re.findall(r"`(\w+)`", keys)
+        values = re.findall(r"`(.*?)`", defaults) or ["-"]
+        found |= dict(zip(names, values * len(names) if len(values) == 1 else values, strict=False))
+    return found
+
+
+def actual(cls: Any) -> dict[str, Any]:
+    """Default by key of a settings class; None where there is none."""
+    if dataclasses.is_dataclass(cls):
+        return {entry.name: entry.default for entry in dataclasses.fields(cls) if entry.init}
+    return {name: entry.default for name, entry in cls.model_fields.items()}
+
+
+def same(written: str, default: Any) -> bool:
+    """Whether a documented default is the code's; a tuple of one number may be written as the number."""
+    if written == "-":
+        return default is None
+    value = json.loads(written)
+    if isinstance(default, tuple):
+        return tuple(value if isinstance(value, list) else [value]) == default
+    return bool(value == default)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(repository: Path, name: str) -> None:
+    text = (repository / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert ((repository / name).parent / target).exists(), target
+
+
+def test_every_room_is_in_the_architecture(repository: Path) -> None:
+    text = (repository / "docs/architecture.md").read_text(encoding="utf-8")
+    entries = [*(repository / "onnx_admm").iterdir(), repository / "passes", repository / "cost_models"]
+    rooms = [f"{entry.name}/" for entry in entries if (entry / "__init__.py").exists()]
+    rooms += [entry.name for entry in entries if entry.suffix == ".py" and entry.name != "__init__.py"]
+    assert [room for room in rooms if f"| `{room}` |" not in text] == []
+
+
+def test_files_named_in_the_architecture_exist(repository: Path) -> None:
+    text = (repository / "docs/architecture.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w/.]+\.(?:py|toml)|\w+/)`", text) if "NAME" not in name}
+    assert len(named) > 20
+    tops = [repository, repository / "onnx_admm"]
+    assert [name for name in named if not any((top / name).exists() for top in tops)] == []
+
+
+@pytest.mark.parametrize("name", [*PASSES.names(), "[training]", "[preprocessing]"])
+def test_every_key_and_default_is_documented(repository: Path, name: str) -> None:
+    text = section((repository / "docs/recipes.md").read_text(encoding="utf-8"), name)
+    classes = {"[training]": TrainingSettings, "[preprocessing]": Preprocessing}
+    expected = actual(classes.get(name) or PASSES.get(name))
+    written = documented(text)
+    assert set(written) == set(expected)
+    assert {key: written[key] for key in written if not same(written[key], expected[key])} == {}
+
+
+def test_the_recipe_shown_is_a_recipe(repository: Path) -> None:
+    shown, *others = blocks((repository / "docs/recipes.md").read_text(encoding="utf-8"), "toml")
+    assert not others
+    assert len(Recipe.parse(shown).passes) == 5
+
+
+def test_the_pass_shown_keeps_the_contract(repository: Path) -> None:
+    source = blocks((repository / "docs/plugins.md").read_text(encoding="utf-8"), "python")[0]
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(compile(source, "docs/plugins.md", "exec", dont_inherit=True), names)
+    assert "changed" in check_pass(names["Threshold"](limit=0.05)).values()
+
+
+def test_the_pipeline_shown_builds(repository: Path) -> None:
+    source = blocks((repository / "docs/recipes.md").read_text(encoding="utf-8"), "python")[0]
+    names: dict[str, Any] = {}
+    exec(source.partition("\nresult")[0], names)
+    shown = re.search(r"Pipeline\(\[.*?\]\)", source)
+    assert shown is not None
+    assert isinstance(eval(shown.group(), names), Pipeline)
+
+
+def test_the_call_shown_takes_these_arguments(repository: Path) -> None:
+    shown = blocks((repository / "README.md").read_text(encoding="utf-8"), "python")[0]
+    given = {
+        keyword.arg
+        for call in ast.walk(ast.parse(shown))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+    }
+    assert given
+    assert given <= {entry.name for entry in dataclasses.fields(Compression)}
+    exec(shown.partition("\nreport")[0], {})
+
+
+def test_commands_and_flags_exist(repository: Path) -> None:
+    runner = CliRunner()
+    for name in DOCUMENTS:
+        text = (repository / name).read_text(encoding="utf-8").replace("\\\n", " ")
+        for command, rest in re.findall(r"onnx-admm (compress|inspect|annotate|compare|plugins)\b(.*)", text):
+            helped = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+            assert helped.exit_code == 0
+            for flag in re.findall(r"(?<![\w-])--[\w-]+", rest.partition("`")[0]):
+                assert flag in helped.output, f"{name}: {command} {flag}"

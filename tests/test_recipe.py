@@ -1,0 +1,128 @@
+"""Recipes: from TOML, from flags and back, and the sentence for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_plugins import Scale, scale_is_registered
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_admm.contracts import TrainingSettings
+from onnx_admm.errors import RecipeError
+from onnx_admm.recipe import Recipe, parse_prune
+
+pytestmark = pytest.mark.usefixtures("scale_is_registered")
+__all__ = ["scale_is_registered"]
+
+TEXT = """
+provenance = false
+
+[training]
+batch_size = 32
+augment = ["shift:2", "flip"]
+
+[[pass]]
+name = "scale"
+factor = 2
+layers = ["fc1", "fc2"]
+
+[[pass]]
+name = "scale"
+mode = "some"
+"""
+
+RECIPE = Recipe(
+    passes=(Scale(factor=2.0, layers=("fc1", "fc2")), Scale(mode="some")),
+    training=TrainingSettings(batch_size=32, augment=("shift:2", "flip")),
+    provenance=False,
+)
+
+
+def test_toml_becomes_the_passes(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TEXT)
+    assert Recipe.load(tmp_path / "r.toml") == RECIPE
+
+
+def test_dump_repeats_the_recipe_and_writes_defaults_out() -> None:
+    text = RECIPE.dump()
+    assert Recipe.parse(text) == RECIPE
+    assert "temperature = 2.0" in text
+    assert "rounds" not in text
+
+
+@given(
+    factor=st.floats(allow_nan=False).filter(bool),
+    layers=st.lists(st.text(max_size=5), max_size=3),
+    rounds=st.none() | st.integers(-(2**40), 2**40),
+)
+def test_round_trip_of_any_settings(factor: float, layers: list[str], rounds: int | None) -> None:
+    recipe = Recipe((Scale(factor=factor, layers=tuple(layers), rounds=rounds),))
+    assert Recipe.parse(recipe.dump()) == recipe
+
+
+def test_preprocessing_is_part_of_the_recipe() -> None:
+    recipe = Recipe.parse("[preprocessing]\nscale = 0.5\nmean = [0.1, 0.2, 0.3]\n")
+    assert recipe.preprocessing is not None
+    assert recipe.preprocessing.scale == 0.5
+    assert Recipe.parse(recipe.dump()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[[pass]]\nname = "scal"', "r, pass 1: unknown pass 'scal'.*Did you mean 'scale'"),
+        ("[[pass]]\nfactor = 2.0", "r, pass 1: a pass needs a name"),
+        ("[[pass]]\nname = 3", "r, pass 1: a pass needs a name"),
+        ('[[pass]]\nname = "scale"\nfaktor = 1.5', r"r, pass 1 \(scale\): unknown key 'faktor'.*'factor'"),
+        ('[[pass]]\nname = "scale"\nfactor = "2"', r"pass 1 \(scale\), key 'factor': .*number; got '2'"),
+        ('[[pass]]\nname = "scale"\nrounds = 1.5', "key 'rounds': .*got 1.5"),
+        ('[[pass]]\nname = "scale"\nlayers = "fc1"', "key 'layers'.*got 'fc1'"),
+        ('[[pass]]\nname = "scale"\nmode = "none"', "key 'mode': input should be 'all' or 'some'"),
+        ('[[pass]]\nname = "scale"\nfactor = 0.0', r"pass 1 \(scale\): a factor of 0 erases the model"),
+        ('[pass]\nname = "scale"', r"array of tables; expected \[\[pass\]\]"),
+        ("[[passes]]\n", "r: unknown key 'passes'.*Did you mean 'pass'"),
+        ("[training]\nbatchsize = 3", r"r, \[training\]: unknown key 'batchsize'.*'batch_size'"),
+        ("training = 3", r"r, \[training\]: not a table of settings; got 3"),
+        ("provenance = 3", "key 'provenance': not true or false; got 3"),
+        ("[preprocessing]\nscael = 0.5", r"r, \[preprocessing\]: unknown key 'scael'.*'scale'"),
+        ("[[pass]", r"r: not TOML: .*line 1"),
+    ],
+)
+def test_each_mistake_has_its_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        Recipe.parse(text, source="r")
+
+
+def test_unreadable_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot read the file \(No such file"):
+        Recipe.load(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"binary\.toml: not a text file"):
+        Recipe.load(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("85x", {"ratio": 85.0}),
+        ("1.5x", {"ratio": 1.5}),
+        ("0.9", {"keep": 0.1}),
+        (".25", {"keep": 0.75}),
+        ("2:4", {"pattern": "2:4"}),
+        ("1:16", {"pattern": "1:16"}),
+    ],
+)
+def test_prune_targets(text: str, keys: dict[str, object]) -> None:
+    assert parse_prune(text) == keys
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0x", "1x", "-3x", "nanx", "infx", "x", "1.5", "1", "0", "0.0", "-0.5", "nan", "5:4", "4:4", "0:4", "2:",
+     ":4", "2:4:8", "a:b", "90%", "lots", ""],
+)  # fmt: skip
+def test_impossible_prune_targets(text: str) -> None:
+    with pytest.raises(RecipeError, match="--prune: impossible pruning target; got"):
+        parse_prune(text)

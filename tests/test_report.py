@@ -1,0 +1,253 @@
+"""The report: facts read back from files, JSON and tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from onnx_admm.api import inspect_model
+from onnx_admm.contracts import ModelView
+from onnx_admm.errors import BudgetExceeded, DataError, UsageError
+from onnx_admm.model.text import parse_text
+from onnx_admm.report import (
+    Comparison,
+    LayerFacts,
+    ModelFacts,
+    QualityFacts,
+    Report,
+    Sizes,
+    StepFacts,
+    Timing,
+    to_json,
+)
+from onnx_admm.report.tables import model_table, report_view
+
+
+def facts(*, file: int, nonzeros: int, path: str = "net.onnx") -> ModelFacts:
+    sizes = Sizes(data=nonzeros, data_index=2 * nonzeros, decode=3 * nonzeros)
+    layer = LayerFacts(
+        weight="fc1", node="gemm1", op_type="Gemm", shape=(10, 100), parameters=1000, nonzeros=nonzeros,
+        bits=8, macs=1000, sizes=sizes,
+    )  # fmt: skip
+    return ModelFacts(
+        path=path, parameters=1000, nonzeros=nonzeros, macs=1000, opset=17, ir_version=8,
+        sizes=Sizes(data=nonzeros, data_index=2 * nonzeros, decode=3 * nonzeros, file=file), layers=(layer,),
+    )  # fmt: skip
+
+
+def comparison(*quality: QualityFacts) -> Comparison:
+    timing = Timing(
+        before_us=100.0, after_us=50.0, ratio=0.5, before_load_ms=1.0, after_load_ms=2.0, threads=1
+    )
+    return Comparison(
+        before=facts(file=4000, nonzeros=1000),
+        after=facts(file=400, nonzeros=50),
+        quality=quality,
+        timing=timing,
+    )
+
+
+def report(**changes: object) -> Report:
+    quality = QualityFacts(data="test", samples=200, accuracy_before=0.99, accuracy_after=0.985)
+    edits, figures = {"fc1": "50 kept"}, {"r": [1.0]}
+    settings: dict[str, object] = {
+        "comparison": comparison(quality),
+        "steps": (StepFacts(name="prune", changed=True, seconds=1.5, edits=edits, figures=figures),),
+        "recipe": '[[pass]]\nname = "prune"\n',
+        "seed": 3,
+        "threads": 0,
+        "seconds": 2.0,
+        "versions": {"numpy": "2"},
+        "written": True,
+    }
+    return Report(**(settings | changes))  # type: ignore[arg-type]
+
+
+def labelled(before: float, after: float) -> QualityFacts:
+    return QualityFacts(data="validation", samples=1000, accuracy_before=before, accuracy_after=after)
+
+
+# -- facts ------------------------------------------------------------------------------------
+
+
+def test_dense_model_is_read_back_to_the_byte(tiny_conv: ModelView, tmp_path: Path) -> None:
+    weights = {site.name: tiny_conv.read(site) for site in tiny_conv.sites()}
+    pruned = np.where(np.abs(weights["w2"]) > 0.2, weights["w2"], 0).astype(np.float32)
+    tiny_conv.replace("w2", pruned)
+    size = tiny_conv.save(tmp_path / "net.onnx")
+    found = inspect_model(tmp_path / "net.onnx")
+    layers = {layer.weight: layer for layer in found.layers}
+    assert layers["w2"].nonzeros == np.count_nonzero(pruned) < pruned.size == layers["w2"].parameters
+    assert layers["w2"].bits == 32
+    assert layers["w2"].sizes == Sizes(
+        data=4 * layers["w2"].nonzeros, data_index=4 * pruned.size, decode=4 * pruned.size
+    )
+    assert layers["w1"].macs == 8 * 8 * 4 * 9
+    assert found.parameters == 36 + 216 + 72
+    assert found.sizes.decode == 4 * (36 + 4 + 216 + 6 + 72 + 3)
+    assert found.sizes.file == size == (tmp_path / "net.onnx").stat().st_size
+
+
+def test_quantised_weight_counts_codes_scales_and_bits(tmp_path: Path) -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        net (float[N,4] x) => (float[N,2] y)
+        <int8[4,2] codes = {1, 0, -3, 0, 0, 0, 7, 2}, float scale = {0.5}, int8 zero = {0}>
+        {
+            w = DequantizeLinear (codes, scale, zero)
+            y = MatMul (x, w)
+        }""")
+    model.save(tmp_path / "net.onnx")
+    (layer,) = inspect_model(tmp_path / "net.onnx").layers
+    assert (layer.parameters, layer.nonzeros, layer.bits) == (8, 4, 8)
+    # The text's integers are stored as varints: a negative one takes 10 bytes.
+    assert layer.sizes == Sizes(data=4, data_index=7 + 10 + 1, decode=7 + 10 + 1 + 4)
+
+
+def test_codebook_weight_counts_what_its_levels_need(tmp_path: Path) -> None:
+    model = parse_text(
+        """
+        <ir_version: 10, opset_import: ["" : 17]>
+        net (float[N,4] x) => (float[N,2] y)
+        <uint8[4] packed = {16, 2, 49, 0}, float[4] book = {0.0, 0.25, -0.5, 0.75}, uint8[2] shift = {0, 4},
+         uint8 mask = {3}, int64[2] shape = {4, 2}, int64[1] last = {1}>
+        {
+            wide = Unsqueeze (packed, last)
+            shifted = BitShift <direction = "RIGHT"> (wide, shift)
+            codes = Mod (shifted, four)
+            numbers = Cast <to = 6> (codes)
+            flat = Gather (book, numbers)
+            w = Reshape (flat, shape)
+            y = MatMul (x, w)
+        }""".replace("uint8 mask = {3}", "uint8 four = {4}")
+    )
+    model.save(tmp_path / "net.onnx")
+    (layer,) = inspect_model(tmp_path / "net.onnx").layers
+    assert (layer.parameters, layer.nonzeros, layer.bits) == (8, 4, 2)
+    assert layer.sizes.data == 1
+    assert layer.sizes.data_index == 4 + 2 + 1
+    assert layer.sizes.decode == 4 + 2 + 1 + 16 + 2 + 1
+
+
+def test_external_data_counts(shared: Path, tmp_path: Path) -> None:
+    import onnx
+
+    onnx.save(
+        onnx.load(shared / "models" / "lenet5-mnist.onnx"),
+        tmp_path / "net.onnx",
+        save_as_external_data=True,
+        location="net.data",
+        size_threshold=1024,
+    )
+    total = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert inspect_model(tmp_path / "net.onnx").file_bytes == total > 1_700_000
+
+
+# -- figures and budgets ----------------------------------------------------------------------
+
+
+def test_ratios_and_drop() -> None:
+    found = comparison(labelled(0.99, 0.985))
+    assert found.file_ratio == 10
+    assert found.pruning_ratio == 20
+    assert found.quality[0].drop_points == pytest.approx(0.5)
+
+
+def test_without_labels_the_drop_is_the_disagreement() -> None:
+    assert QualityFacts(data="data", samples=10, agreement=0.9).drop_points == pytest.approx(10)
+    assert QualityFacts(data="data", samples=10, sqnr_db=30.0).drop_points is None
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "min_ratio", "sentence"),
+    [
+        (0.5, None, None),
+        (0.4, None, "accuracy drops by 0.50 points on 1,000 validation samples, over the budget of 0.4"),
+        (None, 10.0, None),
+        (None, 10.1, "the file is 10.00x smaller, under the 10.1x asked for"),
+        (None, None, None),
+    ],
+)
+def test_budgets(max_drop: float | None, min_ratio: float | None, sentence: str | None) -> None:
+    assert comparison(labelled(0.99, 0.985)).over_budget(max_drop, min_ratio) == sentence
+
+
+def test_a_drop_nobody_can_judge_is_refused() -> None:
+    with pytest.raises(DataError, match="nothing to judge --max-drop by"):
+        comparison(QualityFacts(data="data", samples=10, sqnr_db=30.0)).over_budget(0.5)
+
+
+def test_exceeded_budget_becomes_its_error() -> None:
+    report().raise_if_exceeded()
+    with pytest.raises(BudgetExceeded, match=r"too much\. The result was not written"):
+        report(exceeded="too much", written=False).raise_if_exceeded()
+    with pytest.raises(BudgetExceeded, match="The result was kept"):
+        report(exceeded="too much", written=True).raise_if_exceeded()
+
+
+# -- views ------------------------------------------------------------------------------------
+
+
+def test_json_holds_everything_and_reads_back() -> None:
+    made = report()
+    table = json.loads(to_json(made))
+    assert table["schema_version"] == 1
+    assert table["comparison"]["file_ratio"] == 10
+    assert table["comparison"]["quality"][0]["drop_points"] == pytest.approx(0.5)
+    assert table["steps"][0]["figures"] == {"r": [1.0]}
+    assert Report.from_json(to_json(made)) == made
+
+
+def test_json_has_no_numbers_that_json_does_not_know() -> None:
+    step = StepFacts(
+        name="p",
+        changed=True,
+        seconds=0.1,
+        figures={"a": math.inf, "b": [math.nan, np.float32(2)], "c": np.int64(3)},
+    )
+    text = to_json(report(steps=(step,)))
+    assert json.loads(text, parse_constant=pytest.fail)["steps"][0]["figures"] == {
+        "a": None,
+        "b": [None, 2.0],
+        "c": 3,
+    }
+
+
+@pytest.mark.parametrize("text", ["{}", "not json", "[]"])
+def test_what_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a report"):
+        Report.from_json(text)
+
+
+def test_report_of_another_schema_is_refused() -> None:
+    text = to_json(report()).replace('"schema_version": 1', '"schema_version": 99')
+    with pytest.raises(UsageError, match="another schema version; got 99"):
+        Report.from_json(text)
+
+
+def render(*parts: object) -> str:
+    console = Console(width=150, record=True, file=io.StringIO())
+    for part in parts:
+        console.print(part)
+    return console.export_text()
+
+
+def test_tables_show_what_counts() -> None:
+    text = render(*report_view(report(notes=("Mind the gap.",)), verbose=True))
+    for piece in (
+        "file bytes", "4,000", "400", "10.0x", "nonzero weights", "20.0x", "accuracy (test, 200 samples)",
+        "99.00 %", "98.50 %", "-0.50 points", "0.50x time", "Note: Mind the gap.", "50 kept", "10x100",
+    ):  # fmt: skip
+        assert piece in text, piece
+
+
+def test_unknown_macs_are_a_dash() -> None:
+    from dataclasses import replace
+
+    assert " - " in render(model_table(replace(facts(file=1, nonzeros=1), macs=None)))

@@ -1,0 +1,92 @@
+"""The storage cost model: bytes by format."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_admm.contracts import CostModel, LayerProfile, Treatment
+from onnx_admm.cost_models.storage import StorageCostModel
+from onnx_admm.errors import UsageError
+from onnx_admm.registry import cost_model
+from onnx_admm.testing import check_cost_model
+
+FC1 = LayerProfile("fc1", "Gemm", (500, 800), (1, 500), 400_000, 400_000, 400_000, 32)
+
+
+def price(format: str, density: float = 1.0, bits: int = 32, structure: str = "unstructured") -> float:
+    cost = StorageCostModel(format).estimate(FC1, Treatment(density, bits, structure)).bytes  # type: ignore[arg-type]
+    assert cost is not None
+    return cost
+
+
+def test_it_comes_through_its_entry_point() -> None:
+    model = cost_model("storage")
+    assert isinstance(model, CostModel)
+    assert isinstance(model, StorageCostModel)
+
+
+@pytest.mark.parametrize("format", ["auto", "dense", "qdq", "sparse", "packed"])
+def test_it_keeps_the_contract(format: str) -> None:
+    check_cost_model(StorageCostModel(format))  # type: ignore[arg-type]
+
+
+def test_known_figures() -> None:
+    assert price("dense", 0.1, 4) == 1_600_000
+    assert price("qdq", 1.0, 8) == 400_000 + 500 * 5
+    assert price("qdq", 1.0, 3) == 200_000 + 500 * 5
+    assert price("sparse", 0.01) == 4_000 * 7
+    assert price("packed", 0.5, 4, "2:4") == 200_000 * 6 / 8 + 64
+    assert price("packed", 0.5, 4, "channels") == 200_000 * 4 / 8 + 64
+
+
+def test_index_is_near_what_random_supports_need() -> None:
+    """Within 15 % above Shannon's bound n H(d), where gap coding of fixed width can be."""
+    for density in (0.002, 0.01, 0.05, 0.2):
+        index = price("packed", density, 2) - density * 400_000 * 2 / 8 - 16
+        bound = 400_000 * (-density * math.log2(density) - (1 - density) * math.log2(1 - density)) / 8
+        assert bound <= index <= 1.45 * bound
+
+
+def test_gap_formula_agrees_with_a_count() -> None:
+    """Against gaps drawn at random and cut into fillers of every width."""
+    rng = np.random.default_rng(0)
+    gaps = np.diff(np.flatnonzero(rng.random(400_000) < 0.01))
+    counted = min(
+        width * len(gaps) + int(np.sum((gaps - 1) // 2**width)) * (width + 2) for width in range(1, 17)
+    )
+    assert price("packed", 0.01, 2) - 4_000 * 2 / 8 - 16 == pytest.approx(counted / 8, rel=0.02)
+
+
+@given(density=st.floats(0, 1), bits=st.integers(1, 32))
+def test_auto_is_the_cheapest(density: float, bits: int) -> None:
+    assert price("auto", density, bits) == min(
+        price(format, density, bits) for format in ("dense", "qdq", "sparse", "packed")
+    )
+
+
+def test_break_even_is_where_the_costs_cross() -> None:
+    model = StorageCostModel("packed")
+    for bits in (2, 3, 8):
+        ratio = model.break_even(FC1, bits)
+        at, before = 1 / ratio, 1 / ratio + 2 / FC1.parameters
+        assert price("packed", at, bits) <= FC1.parameters * bits / 8 < price("packed", before, bits)
+        assert 1.1 < ratio < 3
+    assert model.break_even(FC1, 2) > model.break_even(FC1, 8)
+
+
+def test_break_even_of_a_layer_too_small_to_encode() -> None:
+    tiny = LayerProfile("fc9", "Gemm", (2, 2), (1, 2), 4, 4, 4, 32)
+    assert StorageCostModel("packed").break_even(tiny, 1) == math.inf
+
+
+@pytest.mark.parametrize(
+    "treatment", [Treatment(1.5), Treatment(-0.1), Treatment(math.nan), Treatment(1.0, 0)]
+)
+def test_impossible_treatments_name_the_layer(treatment: Treatment) -> None:
+    with pytest.raises(UsageError, match=r"^fc1: impossible"):
+        StorageCostModel().estimate(FC1, treatment)
