@@ -142,13 +142,14 @@ def _through(node: NodeRef, values: Array) -> Array:
         case "LeakyRelu":
             return np.where(values < 0, node.attribute("alpha", 0.01) * values, values)
         case "Tanh":
-            return np.tanh(values)
+            return np.asarray(np.tanh(values))
         case "Sigmoid":
             return np.asarray(1.0 / (1.0 + np.exp(-values)))
         case "BatchNormalization":
             count = len(values)
             gamma, beta, mean, variance = (_per_channel(value, count) for value in node.inputs[1:5])
-            return gamma * (values - mean) / np.sqrt(variance + node.attribute("epsilon", 1e-5)) + beta
+            spread = np.sqrt(variance + node.attribute("epsilon", 1e-5))
+            return np.asarray(gamma * (values - mean) / spread + beta)
         case "Add":
             added = [value for value in node.inputs if value is not None and value.constant() is not None]
             return np.asarray(values + _per_channel(added[0], len(values)) if added else values)

@@ -17,7 +17,8 @@ class ShortenNames:
     Names, types and shapes of graph inputs and outputs stay, and so does what the model computes.
 
     Attributes:
-        strip_metadata: remove ``metadata_props`` and the producer's name too (where the model came from).
+        strip_metadata: remove ``metadata_props`` and the producer's name too (where the model came from);
+            what this project writes itself stays, see the recipe's ``provenance``.
     """
 
     name: ClassVar[str] = "shorten_names"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains LeNet-5 from scratch, then compresses it with the command a user would type.
+# Trains LeNet-5 from scratch, compresses it with the command a user would type, and holds the result to its promise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run() {
@@ -9,5 +9,5 @@ run() {
 
 run python examples/train_lenet.py demo
 run onnx-admm compress demo/lenet5.onnx demo/lenet5-small.onnx --data demo/train.npz --test demo/test.npz \
-    --prune 20x --bits 4 --format packed --max-drop 0.5 --report demo/report.json
-ls -l demo
+    --prune 10x --bits 4 --epochs 40 --format packed --report demo/report.json
+run onnx-admm compare demo/lenet5.onnx demo/lenet5-small.onnx --data demo/test.npz --max-drop 0.5 --min-ratio 20

@@ -110,6 +110,19 @@ def test_quantised_weight_counts_codes_scales_and_bits(tmp_path: Path) -> None:
     assert layer.sizes == Sizes(data=4, data_index=7 + 10 + 1, decode=7 + 10 + 1 + 4)
 
 
+def test_weight_computed_from_floats_counts_the_floats(tmp_path: Path) -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        net (float[N,4] x) => (float[N,2] y) <float[4,2] raw, float scale = {0.5}>
+        {
+            w = Mul (raw, scale)
+            y = MatMul (x, w)
+        }""")
+    model.save(tmp_path / "net.onnx")
+    (layer,) = inspect_model(tmp_path / "net.onnx").layers
+    assert layer.sizes == Sizes(data=32, data_index=32, decode=36)
+
+
 def test_codebook_weight_counts_what_its_levels_need(tmp_path: Path) -> None:
     model = parse_text(
         """

@@ -76,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _complain(arguments, str(error))
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001 (the one place where a bug becomes a sentence)
-        _complain(arguments, f"unexpected {type(error).__name__}: {error} (a bug; ONNX_ADMM_TRACEBACK=1 shows where)")
+        _complain(
+            arguments,
+            f"unexpected {type(error).__name__}: {error} (a bug; ONNX_ADMM_TRACEBACK=1 shows where)",
+        )
         sys.exit(1)
     finally:
         for number, handler in kept.items():

@@ -75,30 +75,39 @@ class Grid:
         """The distinct nonzero codes, rising."""
         return np.unique(self.codes[self.codes != 0]).astype(np.float32)
 
+    @property
+    def code_bits(self) -> int:
+        """Bits of the largest magnitude."""
+        return int(np.max(np.abs(self.codes), initial=0)).bit_length()
+
 
 def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]) -> Grid | None:
     """The coarsest grid of one scale that holds every value exactly, or None."""
     scale = _grid_scale(levels)
-    return (
-        None if scale is None else Grid(np.rint(values / scale).astype(np.int64), np.array(scale, np.float32))
-    )
+    if scale is None:
+        return None
+    return Grid(np.rint(values / scale).astype(np.int64), np.array(scale, np.float32))
 
 
 def channel_grid(values: Array) -> Grid | None:
-    """As ``tensor_grid`` with one scale for each index of an axis; the axis with the fewest indices wins."""
+    """As ``tensor_grid``, one scale for each index of an axis; narrow codes first, then few scales."""
     dense = values.astype(np.float32)
-    for axis in sorted(range(dense.ndim), key=lambda axis: dense.shape[axis]):
-        rows = np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1)
-        if rows.shape[1] < 2:
-            continue
-        scales = [_row_scale(row) for row in rows]
-        if any(scale is None for scale in scales):
-            continue
-        shape = [1] * dense.ndim
-        shape[axis] = -1
-        scale = np.array(scales, np.float32).reshape(shape)
-        return Grid(np.rint(dense / scale).astype(np.int64), scale)
-    return None
+    axes = [axis for axis, extent in enumerate(dense.shape) if 1 < extent < dense.size]
+    grids = [grid for axis in axes if (grid := _axis_grid(dense, axis)) is not None]
+    return min(grids, key=lambda grid: (grid.code_bits, grid.scale.size), default=None)
+
+
+def _axis_grid(dense: npt.NDArray[np.float32], axis: int) -> Grid | None:
+    scales = []
+    for row in np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1):
+        scale = _row_scale(row)
+        if scale is None:
+            return None
+        scales.append(scale)
+    shape = [1] * dense.ndim
+    shape[axis] = -1
+    scale_array = np.array(scales, np.float32).reshape(shape)
+    return Grid(np.rint(dense / scale_array).astype(np.int64), scale_array)
 
 
 def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:

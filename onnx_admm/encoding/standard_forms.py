@@ -97,7 +97,8 @@ def encode_dense(view: ModelView) -> Outcome:
 def _grid(weight: Weight) -> Grid | None:
     if not weight.is_exact or weight.values.dtype != np.float32:
         return None
-    return weight.grid or weight.channel_grid
+    grids = [grid for grid in (weight.grid, weight.channel_grid) if grid is not None]
+    return min(grids, key=lambda grid: np.max(np.abs(grid.codes)) > _LARGEST_INT4, default=None)
 
 
 def _width(grid: Grid, opset: int) -> int:

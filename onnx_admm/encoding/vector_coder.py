@@ -56,15 +56,22 @@ def exact_vector_coder(vectors: Sequence[Weight]) -> VectorCoder | None:
 def round_vectors(vectors: Sequence[Weight], bits: int) -> tuple[Weight, ...]:
     """The vectors rounded to what a row of ``bits`` bits holds.
 
-    8 bits: ``c s``, \\|c\\| <= 127, one scale of 11 significant bits for all. 16 bits: fp16.
+    8 bits: ``c s``, \\|c\\| <= 127, one scale of 11 significant bits for all. 16 bits: fp16; a vector with
+    numbers too large for it stays.
     """
     if bits == 16:
-        return tuple(Weight(v.name, v.flat.astype(np.float16).astype(np.float32)) for v in vectors)
+        return tuple(map(_round_to_half, vectors))
     largest = max((float(np.max(np.abs(v.flat), initial=0.0)) for v in vectors), default=0.0)
     if largest == 0.0:
         return tuple(vectors)
     scale = _round_up(largest / _MOST_BYTE_CODE)
-    return tuple(Weight(v.name, np.rint(v.flat / scale).astype(np.float32) * scale) for v in vectors)
+    return tuple(Weight(v.name, np.rint(v.values / scale).astype(np.float32) * scale) for v in vectors)
+
+
+def _round_to_half(vector: Weight) -> Weight:
+    with np.errstate(over="ignore"):
+        half = vector.values.astype(np.float16).astype(np.float32)
+    return Weight(vector.name, half) if np.isfinite(half).all() else vector
 
 
 def _round_up(value: float) -> np.float32:

@@ -21,7 +21,8 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
     Args:
         view: the model; its opset must be the fragment's.
         fragment: nodes and constants; their names are made free of clashes.
-        replacements: name of a stored constant of the main graph -> name in the fragment. The constant goes.
+        replacements: name of a stored constant of the main graph -> name in the fragment. The constant goes,
+            and what is computed in its place takes its name.
 
     Raises:
         UsageError: no constant of that name, or a fragment of another opset.
@@ -53,6 +54,9 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         _replace(graph, constants[name], values[inner])
     model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
     view.strip_unused()
+    for name, inner in replacements.items():
+        if name not in _names(graph):
+            values[inner].name = name
 
 
 def clear_input(view: ModelView, value_name: str, slots: Mapping[str, int]) -> int:

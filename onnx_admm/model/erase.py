@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 
 import numpy as np
 import onnx
@@ -15,7 +15,6 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 from onnx_admm.model.builder import LEAST_IR_VERSION, free_name
 from onnx_admm.model.edit import bypass
 from onnx_admm.model.fragment import prefers_varints
-from onnx_admm.model.sparse_storage import STORAGE_KEY
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 
@@ -27,6 +26,7 @@ _NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv"}
 _WEIGHTED = {"Conv", "ConvTranspose"}
 _GRAPH_NAME = "g"
+_OWN_KEYS = "onnx_admm."
 
 
 def lift_constants(view: ModelView) -> None:
@@ -86,20 +86,27 @@ def forget_shapes(view: ModelView) -> None:
 
 
 def erase_metadata(view: ModelView) -> None:
-    """Remove ``metadata_props`` everywhere, and who made the model."""
+    """Remove ``metadata_props`` everywhere, and who made the model.
+
+    Keys that start with ``onnx_admm.`` stay: whether they are written is for their writers to say.
+    """
     model = view.graph_ir
     model.producer_name = model.producer_version = model.domain = None
     model.model_version = None
-    model.metadata_props.clear()
+    _strip(model.metadata_props)
     for graph in model.graphs():
-        graph.metadata_props.clear()
+        _strip(graph.metadata_props)
         for value in (*graph.inputs, *graph.initializers.values()):
-            for key in value.metadata_props.keys() - {STORAGE_KEY}:
-                del value.metadata_props[key]
+            _strip(value.metadata_props)
         for node in graph:
-            node.metadata_props.clear()
+            _strip(node.metadata_props)
             for value in node.outputs:
-                value.metadata_props.clear()
+                _strip(value.metadata_props)
+
+
+def _strip(metadata: MutableMapping[str, str]) -> None:
+    for key in [key for key in metadata if not key.startswith(_OWN_KEYS)]:
+        del metadata[key]
 
 
 def shorten_value_names(view: ModelView) -> None:

@@ -55,7 +55,7 @@ def write_artifacts(form: TrainingForm, folder: Path, weight_decay: float) -> No
         TrainingError: an operator has no gradient, or the graph cannot be built.
     """
     artifacts, _, onnxblock = training_modules()
-    with _quiet():
+    with quiet():
         try:
             artifacts.generate_artifacts(
                 parse_form(form),
@@ -85,7 +85,7 @@ def _explained(message: str) -> TrainingError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Catch the hundreds of lines the builder writes to stderr's file descriptor and logs in Python."""
     sys.stderr.flush()
     kept = os.dup(2)

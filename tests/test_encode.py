@@ -1,0 +1,415 @@
+"""Encode: every form decodes to the very weights, folds at load, and is priced as it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import CONV_NET, MLP, KeepForDeployment, model_from_text
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.encoding.choice import choose_plan, plan_bytes
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.delivery import Member
+from onnx_admm.encoding.dense_coder import DenseCoder
+from onnx_admm.encoding.plan import Group, Plan, Pool
+from onnx_admm.encoding.sparse_coder import SparseCoder
+from onnx_admm.encoding.vector_coder import VectorCoder
+from onnx_admm.errors import PassRefused
+from onnx_admm.model.builder import insert_fragment
+from onnx_admm.model.fragment import Fragment, NodeSpec
+from onnx_admm.passes.encode import Encode
+from onnx_admm.passes.shorten_names import ShortenNames
+from onnx_admm.runtime.sessions import open_session
+
+DECODING = {"TopK", "CumSum", "ScatterElements", "Mod", "Div", "Gather", "Split", "Cast", "Pad", "Mul"}
+
+
+def quantised(view: ModelView, density: float = 0.3, levels: int = 1, scale: float = 0.125) -> ModelView:
+    """A fork whose weights are zero but for a share, and lie on +-1..+-levels times a scale."""
+    fork, rng = view.fork(), np.random.default_rng(0)
+    for site in fork.sites():
+        codes = rng.integers(1, levels + 1, site.shape) * rng.choice([-1, 1], site.shape)
+        fork.replace(site, codes * (rng.random(site.shape) < density) * scale)
+    return fork
+
+
+def encode(view: ModelView, **settings: object) -> tuple[ModelView, PassReport]:
+    """A fork, encoded."""
+    fork, context = view.fork(), PassContext(reference=view)
+    step = Encode(**settings)  # type: ignore[arg-type]
+    step.requires(fork, context)
+    return fork, step.run(fork, context)
+
+
+def feeds(view: ModelView) -> dict[str, np.ndarray]:
+    """Three random samples."""
+    (port,) = view.signature().inputs
+    shape = [extent if isinstance(extent, int) else 3 for extent in port.shape or ()]
+    return {port.name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+
+
+def run(model: ModelView | Path, samples: dict[str, np.ndarray], *, optimize: bool = True) -> np.ndarray:
+    return next(iter(open_session(model, threads=1, optimize=optimize).run(samples).values()))
+
+
+def folded_operators(path: Path, tmp_path: Path) -> set[str]:
+    """Operators left after basic optimisation."""
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    runtime.InferenceSession(str(path), options)
+    return {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+
+
+# -- coders ----------------------------------------------------------------------------------
+
+
+@given(
+    density=st.floats(0.02, 1.0),
+    levels=st.integers(1, 9),
+    low_bits=st.integers(0, 6),
+    opset=st.sampled_from([11, 13]),
+    seed=st.integers(0, 99),
+    head=st.booleans(),
+)
+def test_sparse_decoders_give_the_weights_back(
+    density: float, levels: int, low_bits: int, opset: int, seed: int, head: bool
+) -> None:
+    members = _members(seed, density, levels)
+    known = tuple(float(code) * 0.125 for code in range(-levels, levels + 1) if code)
+    if members:
+        vectors = (Weight("b1", np.arange(5, dtype=np.float32)), Weight("b2", -np.ones(3, np.float32)))
+        pool = Pool(VectorCoder(np.float32(1.0)), vectors) if head else None
+        _assert_decodes(Plan((Group(SparseCoder(known, low_bits), members),), pool=pool), opset)
+
+
+@given(levels=st.integers(1, 20), word_bits=st.sampled_from([8, 16]), seed=st.integers(0, 99))
+def test_dense_decoders_give_the_weights_back(levels: int, word_bits: int, seed: int) -> None:
+    known = tuple(code * 0.125 for code in range(-levels, levels + 1))
+    _assert_decodes(Plan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
+
+
+def _members(seed: int, density: float, levels: int) -> tuple[Member, ...]:
+    rng = np.random.default_rng(seed)
+    weights = []
+    for number, shape in enumerate([(4, 1, 3, 3), (7, 5), (1, 3)]):
+        codes = (
+            rng.integers(1, levels + 1, shape) * rng.choice([-1, 1], shape) * (rng.random(shape) < density)
+        )
+        weights.append(Weight(f"w{number}", (codes * 0.125).astype(np.float32)))
+    return tuple(Member(weight, weight.flat) for weight in weights if weight.positions.size)
+
+
+def _assert_decodes(plan: Plan, opset: int) -> None:
+    fragment, outputs = plan.emit(opset)
+    values = evaluate(fragment)
+    pooled = plan.pool.vectors if plan.pool else ()
+    for weight in (*(member.weight for member in plan.groups[0].members), *pooled):
+        decoded = values[outputs[weight.name]]
+        assert decoded.shape == weight.values.shape
+        assert np.array_equal(decoded, weight.values), weight.name
+
+
+def evaluate(fragment: Fragment) -> dict[str, np.ndarray]:
+    """The operators of decoders, as the standard describes them."""
+    values = dict(fragment.constants)
+    for node in fragment.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values.update(zip(node.outputs, _apply(node, inputs), strict=True))
+    return values
+
+
+def _apply(node: NodeSpec, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    first, *others = inputs
+    match node.op_type:
+        case "Cast":
+            return [first.astype({1: np.float32, 7: np.int64}[int(node.attributes["to"])])]  # type: ignore[arg-type]
+        case "Div":
+            return [first // others[0]]
+        case "Split":
+            lengths = node.attributes["split"] if "split" in node.attributes else others[0]
+            return np.split(first, np.cumsum(lengths)[:-1])  # type: ignore[arg-type]
+        case "TopK":
+            order = np.argsort(-first, kind="stable")[: int(others[0][0])]
+            return [first[order], order]
+        case "ScatterElements":
+            scattered = first.copy()
+            scattered[others[0]] = others[1]
+            return [scattered]
+        case "ConstantOfShape":
+            return [np.zeros(first, np.float32)]
+        case "Pad":
+            return [np.pad(first, [tuple(others[0])])]
+        case name:
+            plain = {
+                "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Mod": np.mod, "MatMul": np.matmul,
+                "Gather": np.take, "Reshape": np.reshape, "CumSum": lambda x, axis: np.cumsum(x, int(axis)),
+            }  # fmt: skip
+            return [plain[name](first, others[0])]  # type: ignore[operator]
+
+
+def test_each_layer_takes_its_own_scale() -> None:
+    dense = quantised(model_from_text(CONV_NET), 0.4)
+    for site, scale in zip(dense.sites(), (0.5, 3.0, 0.375), strict=True):
+        dense.replace(site, np.sign(dense.read(site)) * scale)
+    packed, report = encode(dense, format="packed")
+    for site in dense.sites():
+        assert np.array_equal(packed.read(site.name), dense.read(site))
+    assert len(report.edits) >= 3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_float_types_come_back_in_their_type(dtype: type) -> None:
+    proto = onnx.load_from_string(quantised(model_from_text(MLP)).to_bytes())
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(dtype), tensor.name)
+        )
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = kind
+    dense = ModelView.from_bytes(proto.SerializeToString())
+    packed, report = encode(dense, format="packed")
+    assert report.changed
+    for site in dense.sites():
+        assert packed.read(site.name).dtype == dtype
+        assert np.array_equal(packed.read(site.name), dense.read(site))
+
+
+# -- prices ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("density", "levels"), [(0.02, 1), (0.2, 1), (0.5, 1), (0.9, 1), (0.3, 3), (1.0, 100)]
+)
+def test_the_estimate_is_the_bytes_in_the_file(density: float, levels: int) -> None:
+    dense = quantised(model_from_text(CONV_NET), density, levels)
+    weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
+    plan = choose_plan(weights, (), dense.opset)
+    fragment, outputs = plan.emit(dense.opset)
+    short = dense.fork()
+    ShortenNames(strip_metadata=True).run(short, PassContext(reference=dense))
+    stored = sum(size for name, size in _initializer_bytes(dense) if name in outputs)
+    names = len("w1") - 1
+    insert_fragment(dense, fragment, outputs)
+    ShortenNames(strip_metadata=True).run(dense, PassContext(reference=dense))
+    grown = len(dense.to_bytes()) - (len(short.to_bytes()) - (stored - names * len(outputs)))
+    assert fragment.file_bytes == pytest.approx(grown, abs=8)
+
+
+def _initializer_bytes(view: ModelView) -> list[tuple[str, int]]:
+    proto = onnx.load_from_string(view.to_bytes())
+    return [(t.name, t.ByteSize() + (2 if t.ByteSize() < 128 else 3)) for t in proto.graph.initializer]
+
+
+def test_no_single_decoder_is_smaller_than_the_chosen_plan() -> None:
+    dense = quantised(model_from_text(CONV_NET), 0.25)
+    weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
+    best = plan_bytes(choose_plan(weights, (), 17), weights, 17)
+    members = tuple(Member(weight, weight.flat) for weight in weights)
+    for coder in (*(SparseCoder((-0.125, 0.125), low) for low in range(5)), DenseCoder((-0.125, 0.0, 0.125))):
+        assert best <= plan_bytes(Plan((Group(coder, members),)), weights, 17)
+
+
+def test_four_sizes_are_kept_apart() -> None:
+    dense = quantised(model_from_text(CONV_NET), 0.25)
+    packed, report = encode(dense, format="packed")
+    figures = report.figures
+    nonzeros = sum(int(np.count_nonzero(dense.read(site))) for site in dense.sites())
+    assert sum(row["nonzeros"] for row in figures["layers"]) == nonzeros
+    assert 0 < figures["data_bytes"] < figures["data_and_index_bytes"] < figures["decode_bytes"]
+    assert figures["decode_bytes"] < len(packed.to_bytes())
+
+
+# -- the pass --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("density", "levels"), [(0.1, 1), (0.45, 1), (0.95, 1), (0.3, 4), (1.0, 100)])
+def test_packed_runs_equal_folds_and_survives_a_reload(
+    density: float, levels: int, tmp_path: Path, keep_for_deployment: KeepForDeployment
+) -> None:
+    dense = quantised(model_from_text(CONV_NET), density, levels)
+    packed, report = encode(dense, format="packed")
+    path = tmp_path / "packed.onnx"
+    assert packed.save(path) < len(dense.to_bytes())
+    assert report.changed
+    samples = feeds(dense)
+    expected = run(dense, samples)
+    for optimize in (True, False):
+        np.testing.assert_allclose(run(path, samples, optimize=optimize), expected, rtol=1e-5, atol=1e-6)
+    assert not folded_operators(path, tmp_path) & DECODING
+    keep_for_deployment(path, samples, {"scores": expected})
+
+
+def test_an_old_model_is_raised_only_as_far_as_needed() -> None:
+    dense = quantised(model_from_text(CONV_NET.replace('"" : 17', '"" : 9')), 0.2)
+    packed, report = encode(dense, format="packed")
+    assert packed.opset == report.figures["oldest_opset"] == 10  # digits need Mod; gaps would need opset 11
+    samples = feeds(dense)
+    np.testing.assert_allclose(run(packed, samples), run(dense, samples), rtol=1e-5, atol=1e-6)
+    bytewise, report = encode(quantised(dense, 1.0, 120), format="packed")
+    assert bytewise.opset == 9
+    assert report.figures["oldest_opset"] <= 9
+
+
+def test_unquantised_weights_stay_and_say_why() -> None:
+    dense = model_from_text(
+        CONV_NET.replace("float[6,4,3,3] w2", "float[6,4,9,9] w2").replace("[3,24]", "[3,6]")
+    )
+    _, report = encode(dense, format="packed")
+    assert any(skip.layer == "w2" and "quantise it first" in skip.why for skip in report.skipped)
+
+
+def test_biases_are_rounded_only_when_asked_for() -> None:
+    dense = quantised(model_from_text(MLP.replace("16", "160")), 0.3)
+    samples = feeds(dense)
+    expected = run(dense, samples)
+    exact, _ = encode(dense, format="packed")
+    rounded, report = encode(dense, format="packed", bias_bits=8)
+    np.testing.assert_allclose(run(exact, samples), expected, rtol=1e-5, atol=1e-6)
+    error = np.abs(run(rounded, samples) - expected).max()
+    assert 1e-5 < error < 0.02
+    assert len(rounded.to_bytes()) < len(exact.to_bytes())
+    assert [row["coding"] for row in report.figures["biases"]] == ["bytes", "float32"]  # 3 numbers stay
+
+
+def test_a_zero_bias_is_left_out() -> None:
+    dense = quantised(model_from_text(CONV_NET), 0.3)
+    dense.write_back({"b2": np.zeros(6, np.float32)})
+    samples = feeds(dense)
+    expected = run(dense, samples)
+    packed, _ = encode(dense, format="packed")
+    assert packed.nodes("Conv")[1].input(2) is None
+    np.testing.assert_allclose(run(packed, samples), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["packed", "qdq", "sparse", "auto"])
+def test_a_second_run_changes_nothing(name: str) -> None:
+    once, report = encode(quantised(model_from_text(CONV_NET), 0.2), format=name)
+    assert report.changed
+    _, report = encode(once, format=name)
+    assert not report.changed
+
+
+def test_tied_weights_are_stored_once() -> None:
+    text = MLP.replace("float[3,16] w2", "float[16,16] w2").replace(
+        "transB = 1> (r1, w2", "transB = 1> (g, w2"
+    )
+    text = text.replace("scores = Gemm", "g = Gemm (r1, w2)\n        scores = Gemm").replace(
+        "[N,3]", "[N,16]"
+    )
+    dense = quantised(model_from_text(text.replace("float[3] b2", "float[16] b2")), 0.3)
+    packed, _ = encode(dense, format="packed")
+    assert len(packed.site("w2").users) == 2
+    assert np.array_equal(packed.read("w2"), dense.read("w2"))
+
+
+# -- the standard's own forms ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("opset", "bits"), [(17, 8), (21, 4)])
+def test_qdq_always_writes_a_zero_point(
+    opset: int, bits: int, tmp_path: Path, keep_for_deployment: KeepForDeployment
+) -> None:
+    dense = quantised(model_from_text(CONV_NET.replace('"" : 17', f'"" : {opset}')), 0.8, 5)
+    _scale_rows(dense)
+    view, report = encode(dense, format="qdq")
+    nodes = view.nodes("DequantizeLinear")
+    assert len(nodes) == 3
+    assert all(len(node.inputs) == 3 for node in nodes)
+    assert {row["coding"] for row in report.figures["layers"]} == {f"DequantizeLinear int{bits}"}
+    path, samples = tmp_path / "qdq.onnx", feeds(dense)
+    view.save(path)
+    expected = run(dense, samples)
+    np.testing.assert_allclose(run(path, samples), expected, rtol=1e-4, atol=1e-4)
+    keep_for_deployment(path, samples, {"scores": expected}, tolerance=2e-2)
+
+
+def _scale_rows(view: ModelView) -> None:
+    for site in view.sites():
+        rows = 0.25 + np.arange(site.shape[0]).reshape(-1, *(1,) * (len(site.shape) - 1)) / 8
+        view.replace(site, view.read(site) * 8 * rows)
+
+
+def test_sparse_is_written_sparse_and_read_dense(
+    tmp_path: Path, keep_for_deployment: KeepForDeployment
+) -> None:
+    dense = quantised(model_from_text(CONV_NET), 0.05)
+    view, report = encode(dense, format="sparse")
+    assert report.changed
+    path, samples = tmp_path / "sparse.onnx", feeds(dense)
+    view.save(path)
+    graph = onnx.load(path).graph
+    assert len(graph.sparse_initializer) == len(report.edits) > 0
+    assert np.array_equal(run(path, samples), run(dense, samples))
+    assert np.array_equal(ModelView.load(path).read("w2"), dense.read("w2"))
+    keep_for_deployment(path, samples, {"scores": run(dense, samples)})
+
+
+# -- auto ------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_smallest_form_that_holds() -> None:
+    dense = quantised(model_from_text(CONV_NET.replace("[6,4,3,3]", "[64,4,3,3]").replace("[3,24]", "[3,256]")
+                                      .replace("[6] b2", "[64] b2")), 0.2)  # fmt: skip
+    view, report = encode(dense)
+    (trial,) = report.figures["trials"]
+    assert trial["verdict"] == "taken"
+    assert trial["format"] == report.figures["format"] == "packed"
+    assert trial["bytes"] == len(view.to_bytes()) < len(dense.to_bytes())
+    assert trial["sqnr_db"] > 100
+
+
+def test_auto_never_takes_a_slower_form() -> None:
+    dense = quantised(model_from_text(MLP.replace("16", "64")), 0.2)
+    view, report = encode(dense, slowdown=0.0)
+    assert not report.changed
+    assert {trial["verdict"] for trial in report.figures["trials"]} <= {"slower", "no smaller than dense"}
+    assert view.to_bytes() == dense.to_bytes()
+
+
+def test_auto_never_writes_a_larger_file() -> None:
+    tiny = "float[2,2] w1, float[2] b1, float[1,2] w2, float[1] b2"
+    text = MLP.replace("float[8,16] w1, float[16] b1, float[3,16] w2, float[3] b2", tiny)
+    dense = quantised(model_from_text(text.replace("[N,8]", "[N,2]").replace("[N,3]", "[N,1]")), 0.5)
+    _, report = encode(dense)
+    assert not report.changed
+
+
+def test_impossible_settings_are_refused() -> None:
+    view = model_from_text(MLP)
+    for wrong in ({"bias_bits": 4}, {"format": "zip"}):
+        with pytest.raises(PassRefused):
+            encode(view, **wrong)
+
+
+# -- LeNet-5 ---------------------------------------------------------------------------------
+
+
+def test_lenet_with_3000_kept_ternary_weights_is_a_file_of_2500_bytes(shared: Path, tmp_path: Path) -> None:
+    view = ModelView.load(shared / "models" / "lenet5-mnist.onnx")
+    proto = onnx.load_from_string(view.to_bytes())
+    sizes = {"c1.w": (8, 1, 5, 5), "c2.w": (16, 8, 5, 5), "f1.w": (256, 24), "f2.w": (24, 10)}
+    sizes |= {"c1.b": (8,), "c2.b": (16,), "f1.b": (24,)}
+    for tensor in proto.graph.initializer:
+        if tensor.name in sizes:
+            array = onnx.numpy_helper.to_array(tensor)[tuple(slice(n) for n in sizes[tensor.name])]
+            if tensor.name.endswith("w"):
+                threshold = np.quantile(np.abs(array), 0.7)
+                array = (np.sign(array) * (np.abs(array) > threshold) * 0.125).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+    del proto.graph.value_info[:]
+    dense = ModelView.from_bytes(proto.SerializeToString())
+    small, report = encode(dense, format="packed", bias_bits=8)
+    ShortenNames(strip_metadata=True).run(small, PassContext(reference=dense))
+    file_bytes = small.save(tmp_path / "small.onnx")
+    assert file_bytes <= 2500
+    assert file_bytes - report.figures["data_and_index_bytes"] <= 1030
+    assert not folded_operators(tmp_path / "small.onnx", tmp_path) & DECODING

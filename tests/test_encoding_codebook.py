@@ -1,0 +1,94 @@
+"""Grids and levels are found from the values alone, and only where they hold exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.vector_coder import exact_vector_coder, round_vectors
+
+SCALES = st.integers(1, 2047).flatmap(
+    lambda steps: st.integers(-20, 4).map(lambda e: np.float32(np.ldexp(steps, e)))
+)
+CODES = st.lists(st.integers(-127, 127), min_size=2, max_size=40).filter(lambda codes: any(codes))
+
+
+def weight(values: object) -> Weight:
+    return Weight("w", np.asarray(values, np.float32))
+
+
+@given(CODES, SCALES)
+def test_a_grid_of_eleven_bit_scale_is_found_and_exact(codes: list[int], scale: np.float32) -> None:
+    made = weight(np.array(codes, np.float32) * scale)
+    assert made.grid is not None
+    assert np.array_equal(made.grid.codes * made.grid.scale, made.values)
+    assert np.abs(made.grid.codes).max() <= 127
+    assert made.grid.scale >= scale  # the coarsest one
+
+
+def test_a_grid_whose_smallest_code_is_large_is_found() -> None:
+    made = weight(np.array([-100, 97, 50]) * np.float32(0.125))
+    assert made.grid is not None
+    assert made.grid.scale == np.float32(0.125)
+
+
+def test_values_off_every_grid_have_none() -> None:
+    made = weight(np.random.default_rng(0).standard_normal(50))
+    assert made.grid is None
+    assert made.levels is not None
+    assert weight(np.random.default_rng(0).standard_normal(600)).levels is None
+
+
+def test_a_grid_for_each_channel_is_found_along_its_axis() -> None:
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 6, 3, 3))
+    scales = np.array([0.5, 0.25, 3.0, 0.0625], np.float32).reshape(4, 1, 1, 1)
+    grid = weight(codes * scales).channel_grid
+    assert grid is not None
+    assert grid.scale.shape == (4, 1, 1, 1)
+    assert np.array_equal(grid.codes * grid.scale, codes * scales)
+
+
+def test_a_channel_of_zeros_has_a_scale_too() -> None:
+    values = np.array([[1.0, -1.0, 2.0], [0, 0, 0], [0.3, 0.6, -0.3]], np.float32)
+    grid = weight(values).channel_grid
+    assert grid is not None
+    assert np.array_equal(grid.codes * grid.scale, values)
+
+
+def test_minus_zero_is_a_zero() -> None:
+    made = weight([-0.0, 1.0, -0.0, -1.0])
+    assert made.positions.tolist() == [1, 3]
+
+
+def test_a_double_that_fp32_cannot_hold_is_not_exact() -> None:
+    assert not Weight("w", np.array([0.1, 0.2])).is_exact
+    assert Weight("w", np.array([0.5, -0.25])).is_exact
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20))
+def test_rounded_vectors_lie_on_one_grid_near_the_values(values: list[float]) -> None:
+    vectors = (weight(values), weight([v / 7 for v in values]))
+    rounded = round_vectors(vectors, 8)
+    largest = max(abs(v) for v in values)
+    for before, after in zip(vectors, rounded, strict=True):
+        assert np.abs(before.values - after.values).max() <= 0.51 * largest / 127 + 1e-30
+    if largest > 1e-30:
+        coder = exact_vector_coder(rounded)
+        assert coder is not None
+        assert coder.bits == 8 or not any(v.values.any() for v in rounded)
+
+
+def test_rounding_to_16_bits_gives_half_floats() -> None:
+    values = np.linspace(0.1, 3.3, 40)
+    (rounded,) = round_vectors((weight(values),), 16)
+    assert np.array_equal(rounded.values, values.astype(np.float16).astype(np.float32))
+    coder = exact_vector_coder((rounded,))
+    assert coder is not None
+    assert coder.bits == 16
+
+
+def test_a_vector_too_large_for_half_floats_is_left_alone() -> None:
+    (same,) = round_vectors((weight([1e5, 0.1]),), 16)
+    assert np.array_equal(same.values, np.array([1e5, 0.1], np.float32))
