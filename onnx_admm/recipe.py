@@ -137,7 +137,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         )
     plain = prune is None and flags.bits is None
     tuned = {} if flags.epochs is None else {"epochs": flags.epochs}
-    steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}]
+    steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
     if prune is not None:
         retrained = {} if flags.epochs is None else {"retrain_epochs": (flags.epochs + 1) // 2}
         steps.append({"name": "admm_prune", **prune, **tuned, **retrained})

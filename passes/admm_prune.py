@@ -25,7 +25,14 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_sites, spread
-from onnx_admm.training.phases import Rates, Retraining, Score, TrainedWStep, validation_score
+from onnx_admm.training.phases import (
+    Rates,
+    Retraining,
+    Score,
+    TrainedWStep,
+    relative_penalties,
+    validation_score,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class AdmmPrune:
         epochs: of ADMM, over all steps; one epoch is one W-step.
         steps: partial prunings in sequence, each from the last.
         retrain_epochs: masked epochs after the last step; each earlier step gets one.
-        rho_start, rho_end: penalty, rising geometrically within a step.
+        rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM; retraining falls from it to ``end_rate``.
         include, exclude: patterns of layer names or operators.
     """
@@ -62,8 +69,8 @@ class AdmmPrune:
     epochs: int = 8
     steps: int = 1
     retrain_epochs: int = 4
-    rho_start: float = 1e-3
-    rho_end: float = 3e-2
+    rho_start: float = 1e-5
+    rho_end: float = 1e-3
     learning_rate: float = 1e-3
     end_rate: float = 1e-5
     include: tuple[str, ...] = ()
@@ -134,7 +141,12 @@ class AdmmPrune:
             TrainedWStep(run, self.learning_rate, seed + 100 * step, task),
             budget,
             weights,
-            rho=RhoSchedule(start=self.rho_start, end=self.rho_end, iterations=max(epochs, 1)),
+            rho=RhoSchedule(
+                start=self.rho_start,
+                end=self.rho_end,
+                iterations=max(epochs, 1),
+                multipliers=relative_penalties(weights),
+            ),
             stopping=Stopping(max_iterations=epochs, eps_abs=0.0, eps_rel=0.0),
         )
         feasible = budget.project(run.weights())

@@ -24,7 +24,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_sites, spread
-from onnx_admm.training.phases import Rates, Retraining, TrainedWStep, validation_score
+from onnx_admm.training.phases import Rates, Retraining, TrainedWStep, relative_penalties, validation_score
 
 LevelSet = Levels | SupportLevels
 
@@ -48,7 +48,7 @@ class AdmmQuantize:
         fractions: shares of the weights fixed after each round, rising to 1.
         round_epochs: epochs of retraining after each round but the last.
         retrain_epochs: epochs after the last round, when only biases still move.
-        rho_start, rho_end: penalty, rising geometrically.
+        rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM and the rounds; the last retraining falls from it to ``end_rate``.
         include, exclude: patterns of layer names or operators.
     """
@@ -63,8 +63,8 @@ class AdmmQuantize:
     fractions: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0)
     round_epochs: int = 1
     retrain_epochs: int = 1
-    rho_start: float = 1e-2
-    rho_end: float = 1e-1
+    rho_start: float = 1e-4
+    rho_end: float = 2e-3
     learning_rate: float = 5e-4
     end_rate: float = 1e-5
     include: tuple[str, ...] = ()
@@ -143,7 +143,12 @@ class AdmmQuantize:
             TrainedWStep(run, self.learning_rate, seed, task),
             Separable(sets),
             weights,
-            rho=RhoSchedule(start=self.rho_start, end=self.rho_end, iterations=max(self.epochs, 1)),
+            rho=RhoSchedule(
+                start=self.rho_start,
+                end=self.rho_end,
+                iterations=max(self.epochs, 1),
+                multipliers=relative_penalties(weights),
+            ),
             stopping=Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0),
         )
         run.pull(solution.z, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.outcome import Outcome
 from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_sparse
+from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.runtime.evaluation import evaluate
@@ -25,7 +26,7 @@ _LATENCY_TRIES = 3
 _LATENCY_ROUNDS = 31
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Encode:
     """Store the weights of a pruned and quantised model by what their values tell, with equal outputs.
 
@@ -39,8 +40,10 @@ class Encode:
 
     Attributes:
         format: see above.
-        bias_bits: with ``packed``: 8 or 16 to round biases to bytes with one scale for all, or to fp16;
-            None stores them as narrow as their values allow. The only thing here that changes a value.
+        bias_bits: with ``packed``: round biases to 8 or 16 bits where that saves bytes; None stores them as
+            narrow as their values allow. The only thing here that changes a value.
+        float8_biases: take float8 (e4m3fn: no scale, the smallest file; opset 19) for 8 bits, and not int8
+            with one scale for all.
         slowdown: ``auto`` takes a form if its latency is at most so many times the model's before.
         least_sqnr_db: ``auto`` takes a form if its outputs' error is at least so far below the outputs.
     """
@@ -50,7 +53,9 @@ class Encode:
     exact: ClassVar[bool] = True
 
     format: Literal["auto", "dense", "qdq", "sparse", "packed"] = "auto"
+    _: KW_ONLY
     bias_bits: int | None = None
+    float8_biases: bool = False
     slowdown: float = 1.1
     least_sqnr_db: float = 40.0
 
@@ -60,6 +65,8 @@ class Encode:
             raise PassRefused("unknown format", got=self.format, expected=f"one of {', '.join(_FORMATS)}")
         if self.bias_bits not in (None, 8, 16):
             raise PassRefused("biases of that width have no form", got=self.bias_bits, expected="8 or 16")
+        if self.float8_biases and self.bias_bits != 8:
+            raise PassRefused("float8 biases have 8 bits", got=f"bias_bits {self.bias_bits}", expected="8")
         if not model.sites():
             raise PassRefused("the model has no weights to encode")
 
@@ -80,9 +87,14 @@ class Encode:
             "dense": encode_dense,
             "qdq": encode_qdq,
             "sparse": encode_sparse,
-            "packed": lambda model: encode_packed(model, self.bias_bits),
+            "packed": lambda model: encode_packed(model, self._bias_type()),
         }
         return encoders[name]
+
+    def _bias_type(self) -> BiasType | None:
+        if self.bias_bits == 8:
+            return "float8" if self.float8_biases else "int8"
+        return None if self.bias_bits is None else "float16"
 
     def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
         """Put the best form into ``model``; what it holds, and every form that was tried."""

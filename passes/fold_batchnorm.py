@@ -21,14 +21,21 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Array, Edit, PassContext, PassReport, Skip
+from onnx_admm.folding import (
+    BIASED,
+    OLDEST_OPSET,
+    Unfoldable,
+    bias_of,
+    fitting,
+    per_channel,
+    sole_producer,
+    store_bias,
+    store_constant,
+    stored,
+)
 from onnx_admm.model import ModelView, NodeRef, ValueRef, infer_shapes
 
-_OLDEST_OPSET = 7
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-class _Refusal(Exception):
-    """Why one BatchNormalization stays; its text becomes the Skip's sentence."""
+_LINEAR = (*BIASED, "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,8 @@ class FoldBatchNorm:
             name = norm.name
             try:
                 edits.append(Edit(_fold(model, norm, ranks), f"took in BatchNormalization {name}"))
-            except _Refusal as refusal:
-                skipped.append(Skip(name, str(refusal)))
+            except Unfoldable as reason:
+                skipped.append(Skip(name, str(reason)))
         if edits:
             model.strip_unused()
         figures = {"folded": len(edits), "left": len(skipped)}
@@ -94,21 +101,16 @@ def _fold(model: ModelView, norm: NodeRef, ranks: Mapping[ValueRef, int]) -> str
     affine = _affine(model, norm)
     target = _target(norm, ranks)
     layer, add, channels = target.layer, target.add, len(affine.scale)
-    weight = _fitting(target, _scaled_weight(target, affine.scale))
-    bias = affine.scale * _bias(layer, channels)
-    offset = None if add is None else affine.scale * _offset(target, channels) + affine.shift
-    stored_bias = _fitting(target, bias + affine.shift if offset is None else bias)
-    stored_offset = (
-        None if offset is None else _fitting(target, offset).reshape(-1, *(1,) * (target.rank - 2))
-    )
+    weight = fitting(_scaled_weight(target, affine.scale), target.weight)
+    bias = affine.scale * bias_of(layer, channels) + (affine.shift if add is None else 0.0)
+    stored_bias = fitting(bias, target.weight)
+    offset = None if add is None else _scaled_offset(target, affine)
 
     model.write(target.weight, weight)
     if target.has_bias_input and (add is None or layer.input(2) is not None):
-        _store(model, layer, 2, stored_bias)
-        if layer.attribute("beta", 1.0) != 1.0:
-            model.set_attribute(layer, "beta", 1.0)
-    if add is not None and stored_offset is not None:
-        _store(model, add, target.place, stored_offset)
+        store_bias(model, layer, stored_bias)
+    if add is not None and offset is not None:
+        store_constant(model, add, target.place, offset)
         model.bypass(norm, add.outputs[0])
     elif target.has_bias_input:
         model.bypass(norm, layer.outputs[0])
@@ -116,6 +118,14 @@ def _fold(model: ModelView, norm: NodeRef, ranks: Mapping[ValueRef, int]) -> str
         added = model.replace_node(norm, "Add", [layer.outputs[0]])
         model.add_constant(added, 1, stored_bias, f"{layer.name}_bias")
     return layer.name
+
+
+def _scaled_offset(target: _Target, affine: _Affine) -> Array:
+    """What the Add adds then: ``s c + t``."""
+    value = None if target.add is None else target.add.input(target.place)
+    offset = per_channel(stored(value, "what is added"), target.rank, len(affine.scale))
+    scaled = fitting(affine.scale * offset + affine.shift, target.weight)
+    return scaled.reshape(-1, *(1,) * (target.rank - 2))
 
 
 def _scaled_weight(target: _Target, scale: Array) -> Array:
@@ -136,104 +146,45 @@ def _scaled_weight(target: _Target, scale: Array) -> Array:
             return weight * scale
 
 
-def _store(model: ModelView, node: NodeRef, place: int, array: Array) -> None:
-    """Write a constant input of a node; a constant that others read too stays as it is for them."""
-    old = node.input(place)
-    if old is not None and len(old.uses()) == 1 and not old.is_output:
-        model.write(old, array)
-    else:
-        model.add_constant(node, place, array, f"{node.name}_bias")
-
-
 # -- what must hold --------------------------------------------------------------------------
 
 
 def _affine(model: ModelView, norm: NodeRef) -> _Affine:
-    if model.opset < _OLDEST_OPSET:
-        raise _Refusal(f"BatchNormalization of opset {model.opset} is older than opset {_OLDEST_OPSET}")
+    if model.opset < OLDEST_OPSET:
+        raise Unfoldable(f"BatchNormalization of opset {model.opset} is older than opset {OLDEST_OPSET}")
     if norm.attribute("training_mode", 0) or any(output.name for output in norm.outputs[1:]):
-        raise _Refusal("it runs in training mode: its statistics come from each batch")
+        raise Unfoldable("it runs in training mode: its statistics come from each batch")
     if not norm.attribute("spatial", 1):
-        raise _Refusal("it normalises every activation by itself (spatial = 0)")
-    gamma, beta, mean, variance = (_constant(norm.input(i), "one of its parameters") for i in range(1, 5))
+        raise Unfoldable("it normalises every activation by itself (spatial = 0)")
+    gamma, beta, mean, variance = (stored(norm.input(i), "one of its parameters") for i in range(1, 5))
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(variance + norm.attribute("epsilon", 1e-5))
     if not np.isfinite(scale).all():
-        raise _Refusal("its variance is not positive")
+        raise Unfoldable("its variance is not positive")
     return _Affine(scale, beta - scale * mean)
 
 
 def _target(norm: NodeRef, ranks: Mapping[ValueRef, int]) -> _Target:
-    layer, add, place = _sole_producer(norm, norm.input(0)), None, 0
+    layer, add, place = sole_producer(norm, norm.input(0)), None, 0
     if layer.op_type == "Add":
         add, place = layer, _constant_operand(layer)
-        layer = _sole_producer(add, add.input(1 - place))
+        layer = sole_producer(add, add.input(1 - place))
     if layer.op_type not in _LINEAR:
-        raise _Refusal(f"what stands before it is {layer.op_type}, which has no weight to take it in")
+        raise Unfoldable(f"what stands before it is {layer.op_type}, which has no weight to take it in")
     weight = layer.input(1)
-    values = _constant(weight, "the layer's weight")
+    values = stored(weight, "the layer's weight")
     if weight is None or weight.is_output or len(weight.uses()) != 1:
-        raise _Refusal("the layer's weight is used elsewhere too")
+        raise Unfoldable("the layer's weight is used elsewhere too")
     rank = values.ndim if layer.op_type.startswith("Conv") else 2
     if layer.op_type == "MatMul" and ranks.get(layer.outputs[0]) != 2:
-        raise _Refusal(
+        raise Unfoldable(
             "the MatMul before it may give more than a matrix, whose columns are then not its channels"
         )
     return _Target(layer, weight, values, rank, add, place)
-
-
-def _sole_producer(reader: NodeRef, value: ValueRef | None) -> NodeRef:
-    """The node that computes ``value`` for ``reader`` and for nobody else."""
-    producer = None if value is None else value.producer()
-    if value is None or producer is None or not producer.shares_graph(reader):
-        raise _Refusal("nothing in the same graph computes its input")
-    if value.is_output or len(value.uses()) != 1:
-        raise _Refusal(f"{value.name}, the value before it, is used elsewhere too")
-    return producer
 
 
 def _constant_operand(add: NodeRef) -> int:
     for place, value in enumerate(add.inputs):
         if value is not None and value.constant() is not None:
             return place
-    raise _Refusal("what stands before it is Add of two computed values")
-
-
-def _constant(value: ValueRef | None, what: str) -> Array:
-    """The constant in float64."""
-    array = None if value is None else value.constant()
-    if array is None:
-        raise _Refusal(f"{what} is not a stored constant")
-    return array.astype(np.float64)
-
-
-def _bias(layer: NodeRef, channels: int) -> Array:
-    """What the layer itself adds to each channel, (c,)."""
-    bias = layer.input(2)
-    if bias is None:
-        return np.zeros(channels)
-    array = _constant(bias, "the layer's bias")
-    if array.ndim > 2 or (array.ndim == 2 and array.shape[0] != 1):
-        raise _Refusal("the layer's bias differs from row to row")
-    scaled: Array = float(layer.attribute("beta", 1.0)) * np.broadcast_to(array.reshape(-1), (channels,))
-    return scaled
-
-
-def _offset(target: _Target, channels: int) -> Array:
-    """What the Add puts on each channel, (c,)."""
-    value = None if target.add is None else target.add.input(target.place)
-    array = _constant(value, "what is added before it")
-    aligned = (1,) * (target.rank - array.ndim) + array.shape
-    if len(aligned) != target.rank or any(extent != 1 for axis, extent in enumerate(aligned) if axis != 1):
-        raise _Refusal("what is added before it is not one number per channel")
-    return np.broadcast_to(array.reshape(-1), (channels,))
-
-
-def _fitting(target: _Target, array: Array) -> Array:
-    """``array`` in the type of the weight."""
-    constant = target.weight.constant()
-    with np.errstate(over="ignore"):
-        stored = array if constant is None else array.astype(constant.dtype)
-    if not np.isfinite(stored.astype(np.float64)).all():
-        raise _Refusal(f"a folded value does not fit {stored.dtype}")
-    return stored
+    raise Unfoldable("what stands before it is Add of two computed values")

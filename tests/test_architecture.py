@@ -16,7 +16,7 @@ LEVELS = (
     {"errors"},
     {"admm", "model", "settings"},
     {"contracts"},
-    {"runtime", "progress", "layers"},
+    {"runtime", "progress", "layers", "folding"},
     {"encoding", "training", "data", "allocation"},
     {"pipeline"},
     {"passes", "cost_models"},

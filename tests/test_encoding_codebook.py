@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.vector_coder import exact_vector_coder, round_vectors
+from onnx_admm.encoding.vector_coder import exact_vector_coders, round_vectors
 
 SCALES = st.integers(1, 2047).flatmap(
     lambda steps: st.integers(-20, 4).map(lambda e: np.float32(np.ldexp(steps, e)))
@@ -70,25 +70,32 @@ def test_a_double_that_fp32_cannot_hold_is_not_exact() -> None:
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20))
 def test_rounded_vectors_lie_on_one_grid_near_the_values(values: list[float]) -> None:
     vectors = (weight(values), weight([v / 7 for v in values]))
-    rounded = round_vectors(vectors, 8)
+    rounded = round_vectors(vectors, "int8")
     largest = max(abs(v) for v in values)
     for before, after in zip(vectors, rounded, strict=True):
         assert np.abs(before.values - after.values).max() <= 0.51 * largest / 127 + 1e-30
     if largest > 1e-30:
-        coder = exact_vector_coder(rounded)
-        assert coder is not None
-        assert coder.bits == 8 or not any(v.values.any() for v in rounded)
+        coders = exact_vector_coders(rounded, 17)
+        assert coders[0].stored == "int8"
 
 
 def test_rounding_to_16_bits_gives_half_floats() -> None:
     values = np.linspace(0.1, 3.3, 40)
-    (rounded,) = round_vectors((weight(values),), 16)
+    (rounded,) = round_vectors((weight(values),), "float16")
     assert np.array_equal(rounded.values, values.astype(np.float16).astype(np.float32))
-    coder = exact_vector_coder((rounded,))
-    assert coder is not None
-    assert coder.bits == 16
+    assert [coder.stored for coder in exact_vector_coders((rounded,), 17)] == ["float16"]
 
 
 def test_a_vector_too_large_for_half_floats_is_left_alone() -> None:
-    (same,) = round_vectors((weight([1e5, 0.1]),), 16)
+    (same,) = round_vectors((weight([1e5, 0.1]),), "float16")
     assert np.array_equal(same.values, np.array([1e5, 0.1], np.float32))
+
+
+def test_float8_keeps_three_bits_of_each_number_from_opset_19_on() -> None:
+    values = np.array([0.1, -3.3, 400.0, 0.0], np.float32)
+    (rounded,) = round_vectors((weight(values),), "float8")
+    assert np.abs(rounded.values / np.where(values, values, 1) - (values != 0)).max() <= 1 / 16
+    assert "float8" in [coder.stored for coder in exact_vector_coders((rounded,), 19)]
+    assert "float8" not in [coder.stored for coder in exact_vector_coders((rounded,), 18)]
+    (same,) = round_vectors((weight([500.0]),), "float8")
+    assert same.values[0] == 500.0

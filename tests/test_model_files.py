@@ -159,45 +159,6 @@ def test_stored_shapes_that_are_wrong_are_dropped_and_declared_ones_refused(
         ModelView.load(write(path, proto))
 
 
-# -- sparse initializers ---------------------------------------------------------------------
-
-
-def sparse(values: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> onnx.SparseTensorProto:
-    return onnx.helper.make_sparse_tensor(
-        onnx.numpy_helper.from_array(values, "w1"),
-        onnx.numpy_helper.from_array(indices.astype(np.int64)),
-        shape,
-    )
-
-
-def with_sparse(view: ModelView, tensor: onnx.SparseTensorProto) -> bytes:
-    proto = proto_of(view)
-    proto.graph.initializer.remove(initializer(proto, "w1"))
-    proto.graph.sparse_initializer.append(tensor)
-    return proto.SerializeToString()
-
-
-@pytest.mark.parametrize("coordinates", [True, False])
-def test_a_sparse_initializer_becomes_dense(tiny_mlp: ModelView, coordinates: bool) -> None:
-    dense = np.zeros((8, 16), np.float32)
-    dense[1, 2], dense[7, 15] = 3, -4
-    flat = np.flatnonzero(dense)
-    indices = np.argwhere(dense) if coordinates else flat
-    view = ModelView.from_bytes(with_sparse(tiny_mlp, sparse(dense.flat[flat], indices, (8, 16))))
-    np.testing.assert_array_equal(view.read("w1"), dense)
-
-
-def test_a_sparse_initializer_out_of_proportion_is_refused(tiny_mlp: ModelView) -> None:
-    data = with_sparse(tiny_mlp, sparse(np.ones(1, np.float32), np.zeros(1), (2**20, 2**20)))
-    with pytest.raises(ModelError, match="out of proportion"):
-        ModelView.from_bytes(data)
-
-
-def test_sparse_indices_outside_the_shape_are_refused(tiny_mlp: ModelView) -> None:
-    with pytest.raises(ModelError):
-        ModelView.from_bytes(with_sparse(tiny_mlp, sparse(np.ones(1, np.float32), np.array([128]), (8, 16))))
-
-
 # -- external data ---------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.plain_coder import plain_coders
 from onnx_admm.encoding.plan import Group, GroupCoder, Plain, Plan, Pool
 from onnx_admm.encoding.sparse_coder import SparseCoder
-from onnx_admm.encoding.vector_coder import exact_vector_coder
+from onnx_admm.encoding.vector_coder import exact_vector_coders
 from onnx_admm.model.fragment import Fragment, tensor_bytes
 
 _SINGLES_MEASURED = 4
@@ -49,7 +49,9 @@ class _Offer:
 def choose_plan(weights: Sequence[Weight], vectors: Sequence[Weight], opset: int) -> Plan:
     """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes."""
     market = _Market([weight for weight in weights if weight.is_exact], opset)
-    pools = [None, _pool(vectors)] if vectors else [None]
+    pools: list[Pool | None] = [None]
+    if vectors:
+        pools += [Pool(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
     plain_vectors = tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
     plans = []
     for plan in market.plans():
@@ -64,11 +66,6 @@ def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
     fragment, outputs = plan.emit(opset)
     left = (weight.values for weight in everything if weight.name not in outputs)
     return fragment.file_bytes + sum(map(tensor_bytes, left))
-
-
-def _pool(vectors: Sequence[Weight]) -> Pool | None:
-    coder = exact_vector_coder(vectors)
-    return None if coder is None else Pool(coder, tuple(vectors))
 
 
 def _best_plain(weight: Weight, opset: int) -> Plain | None:

@@ -7,7 +7,7 @@ from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.contents import BIAS_SLOTS, read_contents, zero_biases
 from onnx_admm.encoding.outcome import Outcome, dense_row
-from onnx_admm.encoding.vector_coder import round_vectors
+from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
 from onnx_admm.model.builder import clear_input, insert_fragment
 from onnx_admm.model.fragment import content_bytes
 from onnx_admm.model.opset import convert_opset
@@ -16,12 +16,12 @@ _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
 
 
-def encode_packed(view: ModelView, bias_bits: int | None = None) -> Outcome:
+def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome:
     """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
 
     Args:
         view: dense; its opset is raised only as far as the decoders need.
-        bias_bits: 8 or 16: round biases to bytes with one scale, or to fp16; None keeps their values.
+        bias_type: round biases to this type, where that saves bytes; None keeps their values.
 
     Raises:
         UnsupportedModel: the opset cannot be raised.
@@ -30,8 +30,9 @@ def encode_packed(view: ModelView, bias_bits: int | None = None) -> Outcome:
         clear_input(view, name, BIAS_SLOTS)
     view.strip_unused()
     contents = read_contents(view)
-    biases = contents.biases if bias_bits is None else round_vectors(contents.biases, bias_bits)
-    plan = choose_plan(contents.weights, biases, max(view.opset, _PLANNED_FOR))
+    biases = contents.biases if bias_type is None else round_vectors(contents.biases, bias_type)
+    least = FLOAT8_SINCE if bias_type == "float8" else _PLANNED_FOR
+    plan = choose_plan(contents.weights, biases, max(view.opset, least))
     needed = plan.emit(_PLANNED_FOR)[0].oldest_opset
     if needed > view.opset:
         view.become(convert_opset(view, at_least=needed))

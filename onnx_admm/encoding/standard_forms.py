@@ -53,7 +53,7 @@ def encode_qdq(view: ModelView) -> Outcome:
         rows=tuple(rows),
         biases=tuple(map(dense_row, contents.biases)),
         decode_bytes=fragment.content_bytes + sum(map(content_bytes, left)),
-        oldest_opset=_INT4_SINCE if any("int4" in row.coding for row in rows) else _CHANNELS_SINCE,
+        oldest_opset=fragment.oldest_opset,
         skipped=tuple(skipped),
     )
 

@@ -4,63 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import ml_dtypes
 import numpy as np
 
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.delivery import FLOAT
-from onnx_admm.encoding.plain_coder import holds_half
 from onnx_admm.model.fragment import Fragment
 
+BiasType = Literal["int8", "float8", "float16"]
+
+FLOAT8_SINCE = 19
+"""Opset from which Cast reads float8."""
+
+_DTYPES: dict[BiasType, np.dtype[np.generic]] = {
+    "int8": np.dtype(np.int8),
+    "float8": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float16": np.dtype(np.float16),
+}
 _MOST_BYTE_CODE = 127
 _SCALE_BITS = 11
 
 
 @dataclass(frozen=True)
 class VectorCoder:
-    """One row of bytes with a scale, or of half floats.
+    """One row of bytes with a scale for all, or of small floats.
 
     Attributes:
-        scale: of whole bytes; None for half floats.
+        stored: type of the row; float8 is e4m3fn (3 bits of mantissa, up to 448).
+        scale: of bytes; floats have none, which saves a node.
     """
 
-    scale: np.float32 | None
+    stored: BiasType
+    scale: np.float32 | None = None
 
     @property
     def bits(self) -> int:
         """Bits of one element."""
-        return 16 if self.scale is None else 8
+        return 8 * _DTYPES[self.stored].itemsize
 
     @property
     def label(self) -> str:
         """How reports call it."""
-        return "pooled half floats" if self.scale is None else "pooled bytes"
+        return f"pooled {self.stored}"
 
     def emit(self, fragment: Fragment, vectors: Sequence[Weight]) -> str:
         """Name of the row of fp32 values, one vector behind the other."""
         row = np.concatenate([vector.flat for vector in vectors])
-        if self.scale is None:
-            return fragment.add("Cast", fragment.constant(row, np.float16), to=FLOAT)
-        units = fragment.add("Cast", fragment.constant(np.rint(row / self.scale), np.int8), to=FLOAT)
-        return fragment.add("Mul", units, fragment.constant(self.scale, np.float32))
+        units = row if self.scale is None else np.rint(row / self.scale)
+        floats = fragment.add("Cast", fragment.constant(units.astype(_DTYPES[self.stored])), to=FLOAT)
+        return floats if self.scale is None else fragment.add("Mul", floats, fragment.constant(self.scale))
 
 
-def exact_vector_coder(vectors: Sequence[Weight]) -> VectorCoder | None:
-    """The narrowest row that holds the fp32 vectors exactly, or None."""
+def exact_vector_coders(vectors: Sequence[Weight], opset: int) -> tuple[VectorCoder, ...]:
+    """Every row that holds the fp32 vectors exactly."""
     row = Weight("", np.concatenate([vector.flat for vector in vectors]))
-    if row.grid is not None:
-        return VectorCoder(np.float32(row.grid.scale))
-    return VectorCoder(None) if holds_half(row.flat) else None
+    coders = [] if row.grid is None else [VectorCoder("int8", np.float32(row.grid.scale))]
+    floats: tuple[BiasType, ...] = ("float8", "float16") if opset >= FLOAT8_SINCE else ("float16",)
+    coders += [VectorCoder(kind) for kind in floats if np.array_equal(_rounded(row, kind).flat, row.flat)]
+    return tuple(coders)
 
 
-def round_vectors(vectors: Sequence[Weight], bits: int) -> tuple[Weight, ...]:
-    """The vectors rounded to what a row of ``bits`` bits holds.
+def round_vectors(vectors: Sequence[Weight], stored: BiasType) -> tuple[Weight, ...]:
+    """The vectors rounded to what a row of that type holds.
 
-    8 bits: ``c s``, \\|c\\| <= 127, one scale of 11 significant bits for all. 16 bits: fp16; a vector with
-    numbers too large for it stays.
+    int8: ``c s``, \\|c\\| <= 127, one scale of 11 significant bits for all: errors up to ``max|b| / 254``.
+    float8, float16: errors up to 1/16 and 1/2048 of each number; a vector with numbers too large stays.
     """
-    if bits == 16:
-        return tuple(map(_round_to_half, vectors))
+    if stored != "int8":
+        return tuple(_rounded(vector, stored) for vector in vectors)
     largest = max((float(np.max(np.abs(v.flat), initial=0.0)) for v in vectors), default=0.0)
     if largest == 0.0:
         return tuple(vectors)
@@ -68,10 +81,10 @@ def round_vectors(vectors: Sequence[Weight], bits: int) -> tuple[Weight, ...]:
     return tuple(Weight(v.name, np.rint(v.values / scale).astype(np.float32) * scale) for v in vectors)
 
 
-def _round_to_half(vector: Weight) -> Weight:
-    with np.errstate(over="ignore"):
-        half = vector.values.astype(np.float16).astype(np.float32)
-    return Weight(vector.name, half) if np.isfinite(half).all() else vector
+def _rounded(vector: Weight, stored: BiasType) -> Weight:
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = vector.values.astype(_DTYPES[stored]).astype(np.float32)
+    return Weight(vector.name, values) if np.isfinite(values).all() else vector
 
 
 def _round_up(value: float) -> np.float32:

@@ -11,9 +11,6 @@ from onnx_admm.model.fragment import Array, Fragment
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 
-LEAST_IR_VERSION = 4
-"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
-
 
 def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[str, str]) -> None:
     """Put ``fragment`` in front of the main graph; readers of a stored constant read its output instead.
@@ -52,7 +49,7 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         if name not in constants:
             raise UsageError("no constant of that name in the main graph", where=name)
         _replace(graph, constants[name], values[inner])
-    model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
+    model.ir_version = max(model.ir_version, fragment.least_ir_version)
     view.strip_unused()
     for name, inner in replacements.items():
         if name not in _names(graph):

@@ -12,7 +12,8 @@ from pathlib import Path
 import onnx
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel
-from onnx_admm.model.guards import all_graphs, all_nodes, densify_sparse
+from onnx_admm.model.guards import all_graphs, all_nodes
+from onnx_admm.model.sparse_storage import densify_sparse
 
 _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
@@ -88,7 +89,7 @@ def _inferable(source: str | bytes, where: str) -> str | bytes | onnx.ModelProto
         proto, folder = onnx.load_from_string(source), None
     else:
         proto, folder = onnx.load(source, load_external_data=False), Path(source).parent
-    if not proto.graph.sparse_initializer:
+    if not any(graph.sparse_initializer for graph in all_graphs(proto)):
         return source
     densify_sparse(proto, folder, where)
     return proto

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.sites import label
 
 Array = npt.NDArray[Any]
@@ -108,20 +109,26 @@ def stored_shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
 
 
 def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name: str) -> ir.Value:
-    """Give ``node`` a new constant as input ``index``: an initializer, or a Constant node in a function."""
+    """Give ``node`` a new constant as input ``index``: an initializer where there can be one, else a node.
+
+    Functions have no initializers, and before IR version 4 every initializer is a graph input too, of which
+    a subgraph has none to spare.
+    """
     graph = node.graph
     if graph is None:
         raise UsageError("the node is in no graph any more", where=label(node))
     free = _free_name(model, name)
     tensor = ir.tensor(np.array(array, order="C"), name=free)
-    if any(function.graph is graph for function in model.functions.values()):
+    if graph is model.graph or (model.ir_version >= LEAST_IR_VERSION and graph in model.graphs()):
+        value = ir.Value(name=free, const_value=tensor)
+        graph.register_initializer(value)
+        if model.ir_version < LEAST_IR_VERSION:
+            model.graph.inputs.append(value)
+    else:
         constant = ir.node("Constant", [], {"value": tensor})
         value = constant.outputs[0]
         value.name = free
         graph.insert_before(node, constant)
-    else:
-        value = ir.Value(name=free, const_value=tensor)
-        graph.register_initializer(value)
     value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)

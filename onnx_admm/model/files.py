@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import google.protobuf.message
@@ -13,8 +14,8 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
 from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
-from onnx_admm.model.guards import check_storage, densify_sparse, embed_attribute_tensors
-from onnx_admm.model.sparse_storage import write_sparse
+from onnx_admm.model.guards import check_storage, embed_attribute_tensors
+from onnx_admm.model.sparse_storage import densify_sparse, forget_marks, write_sparse
 
 PROTOBUF_LIMIT = 2**31 - 1
 """No protobuf message is larger; larger models keep their weights in a file beside."""
@@ -55,8 +56,12 @@ def parse_model(data: bytes) -> ir.Model:
     return _to_ir(proto, where)
 
 
-def serialize_model(model: ir.Model) -> bytes:
+def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
     """Serialise with every weight inside.
+
+    Args:
+        model: the model.
+        sparse: write what is stored sparse so; else dense, for readers that know no sparse tensors.
 
     Raises:
         OutputError: the model is larger than a protobuf can be.
@@ -67,7 +72,7 @@ def serialize_model(model: ir.Model) -> bytes:
         )
     inline = model.clone()
     ir.external_data.load_to_model(inline)
-    return _serialize(inline)
+    return _serialize(inline, write_sparse if sparse else forget_marks)
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
@@ -175,9 +180,9 @@ def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
     return (data, file) if data.exists() else (file,)
 
 
-def _serialize(model: ir.Model) -> bytes:
+def _serialize(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None] = write_sparse) -> bytes:
     proto = ir.to_proto(model)
-    write_sparse(proto)
+    settle_marks(proto)
     _leave_out_repetition(proto)
     try:
         data: bytes = proto.SerializeToString(deterministic=True)

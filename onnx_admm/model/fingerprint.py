@@ -36,6 +36,7 @@ def fingerprint(view: ModelView) -> str:
 
 def _take(tensor: ir.TensorProtocol, name: str | None, digest: hashlib._Hash) -> ir.TensorProtocol:
     """Put a tensor's content into the digest; what stands for it in the skeleton."""
-    digest.update(repr((name, tensor.dtype, tuple(tensor.shape.numpy()))).encode())
+    notes = sorted(tensor.metadata_props.items())  # a tensor to be written sparse carries a mark
+    digest.update(repr((name, tensor.dtype, tuple(tensor.shape.numpy()), notes)).encode())
     digest.update(tensor.tobytes())
     return ir.tensor(np.zeros(0, np.uint8), name=name)

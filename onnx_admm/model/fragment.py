@@ -24,7 +24,13 @@ _SINCE = {
 }  # fmt: skip
 """Oldest opset at which an operator has the inputs and element types that decoders use."""
 
+_TYPE_SINCE = {"float8_e4m3fn": (19, 9), "int4": (21, 10), "uint4": (21, 10)}
+"""Oldest opset and IR version that know an element type."""
+
 _NAME = 3  # tag, length, one character
+LEAST_IR_VERSION = 4
+"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
+
 _VARINT_KINDS = "iub"
 _NIBBLES = ("int4", "uint4")
 
@@ -86,8 +92,15 @@ class Fragment:
 
     @property
     def oldest_opset(self) -> int:
-        """Oldest opset that has the operators used (Split is written for the fragment's own)."""
-        return max((_SINCE[node.op_type] for node in self.nodes), default=1)
+        """Oldest opset that has the operators and types used (Split is written for the fragment's own)."""
+        types = [_TYPE_SINCE.get(array.dtype.name, (1, 1))[0] for array in self.constants.values()]
+        return max((*(_SINCE[node.op_type] for node in self.nodes), *types), default=1)
+
+    @property
+    def least_ir_version(self) -> int:
+        """Least IR version that knows the types used and initializers that are no inputs."""
+        types = [_TYPE_SINCE.get(array.dtype.name, (1, 1))[1] for array in self.constants.values()]
+        return max((LEAST_IR_VERSION, *types))
 
     def _fresh(self) -> str:
         self._count += 1

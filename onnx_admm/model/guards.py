@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_tensor
@@ -68,7 +67,7 @@ def check_storage(proto: onnx.ModelProto, folder: Path | None, where: str) -> No
     for found in _stored_tensors(proto):
         tensor = found.tensor
         place = f"{where}: tensor {tensor.name or 'without a name'}"
-        elements = _elements(tensor.dims, place)
+        elements = count_elements(tensor.dims, place)
         expected = _stored_bytes(tensor.data_type, elements, place)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(tensor, expected, folder, place)
@@ -84,26 +83,6 @@ def embed_attribute_tensors(proto: onnx.ModelProto, folder: Path) -> None:
             load_external_data_for_tensor(found.tensor, str(folder))
             found.tensor.data_location = onnx.TensorProto.DEFAULT
             del found.tensor.external_data[:]
-
-
-def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:
-    """Turn every ``sparse_initializer`` and sparse Constant into a dense one (the IR would drop them).
-
-    Raises:
-        ModelError: indices outside the shape, or a dense form out of proportion to what is stored.
-    """
-    for graph in all_graphs(proto):
-        graph.initializer.extend(_dense(sparse, folder, where) for sparse in graph.sparse_initializer)
-        del graph.sparse_initializer[:]
-    for node in all_nodes(proto):
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
-                tensor = _dense(attribute.sparse_tensor, folder, where)
-                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
-            elif attribute.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
-                raise UnsupportedModel(
-                    "a sparse tensor as an attribute", where=f"{where}: {node.op_type} {node.name}"
-                )
 
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -160,7 +139,12 @@ def _stored_tensors(proto: onnx.ModelProto) -> Iterator[_Found]:
 # -- sizes and places ------------------------------------------------------------------------
 
 
-def _elements(dims: object, place: str) -> int:
+def count_elements(dims: object, place: str) -> int:
+    """Elements of a stored tensor.
+
+    Raises:
+        ModelError: a negative extent.
+    """
     extents = [int(extent) for extent in dims]  # type: ignore[attr-defined]
     if any(extent < 0 for extent in extents):
         raise ModelError("a stored tensor with a negative extent", where=place, got=extents)
@@ -262,32 +246,3 @@ def _count(text: str, what: str, place: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise ModelError(f"external data with an unreadable {what}", where=place, got=repr(text))
     return int(text)
-
-
-# -- sparse to dense -------------------------------------------------------------------------
-
-
-def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, where: str) -> onnx.TensorProto:
-    base = str(folder) if folder is not None else ""
-    place = f"{where}: sparse tensor {sparse.values.name}"
-    values = onnx.numpy_helper.to_array(sparse.values, base)
-    indices = onnx.numpy_helper.to_array(sparse.indices, base)
-    shape = tuple(int(extent) for extent in sparse.dims)
-    elements = _elements(sparse.dims, place)
-    stored = values.nbytes + indices.nbytes
-    if elements * values.dtype.itemsize > expansion_limit(stored):
-        raise ModelError(
-            "a sparse tensor out of proportion to what is stored",
-            where=place,
-            got=f"shape {shape} from {stored} bytes",
-            expected=f"at most {expansion_limit(stored)} bytes",
-        )
-    limits = np.array(shape if indices.ndim == 2 else (elements,), np.int64)
-    rows = indices if indices.ndim == 2 else indices[:, None]
-    fits = rows.ndim == 2 and rows.shape == (values.size, len(limits))
-    if not fits or (rows < 0).any() or (rows >= limits).any():
-        raise ModelError("sparse indices outside the shape", where=place, got=f"shape {shape}")
-    dense = np.zeros(shape, values.dtype)
-    flat = np.ravel_multi_index(tuple(rows.T), shape) if indices.ndim == 2 else indices
-    dense.reshape(-1)[flat] = values.reshape(-1)
-    return onnx.numpy_helper.from_array(dense, sparse.values.name)

@@ -124,7 +124,8 @@ def _rewrite(model: ir.Model, opset: int, target: int, where: str) -> ir.Model:
             hint=_HINT,
         )
     try:
-        proto = onnx.version_converter.convert_version(onnx.load_from_string(serialize_model(model)), target)
+        plain = onnx.load_from_string(serialize_model(model, sparse=False))
+        proto = onnx.version_converter.convert_version(plain, target)
         converted = ir.from_proto(proto)
     except (RuntimeError, ValueError) as error:
         reason = first_line(error).rpartition("failed: ")[2]

@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.decode import Workspace, cone_of
+from onnx_admm.model.sparse_storage import SPARSE_BYTES
+from onnx_admm.model.tensor_form import stored_bytes
 from onnx_admm.model.view import ModelView
 
 
@@ -23,7 +25,8 @@ class StoredConstant:
         dtype: element type, as numpy names it.
         elements: number of elements.
         bits: of one element.
-        bytes: of its content as the file holds it (small integers may take a byte each), names left out.
+        bytes: of its content as the file holds it, names left out: small integers may take a byte each, a
+            sparse tensor takes its values and indices.
         weights: names of the weight sites it feeds, directly or through a decoder.
         is_weight: whether it is such a weight itself.
     """
@@ -70,21 +73,12 @@ def disk_bytes(view: ModelView, path: str | os.PathLike[str]) -> int:
 
 
 def _content_bytes(tensor: ir.TensorProtocol) -> int:
-    proto = tensor.raw if isinstance(tensor, ir.TensorProtoTensor) else None
-    if proto is None or proto.HasField("raw_data"):
-        return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes
-    integers = (*proto.int32_data, *proto.int64_data, *proto.uint64_data)
-    return (
-        sum(_varint_bytes(number) for number in integers)
-        + 4 * len(proto.float_data)
-        + 8 * len(proto.double_data)
-        + sum(map(len, proto.string_data))
-    )
-
-
-def _varint_bytes(number: int) -> int:
-    """Bytes of a protobuf varint: 7 bits each, 10 for anything negative."""
-    return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
+    mark = tensor.metadata_props.get(SPARSE_BYTES)
+    if mark is not None:
+        return int(mark)
+    if isinstance(tensor, ir.TensorProtoTensor):
+        return stored_bytes(tensor.raw)
+    return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes
 
 
 def _constants(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

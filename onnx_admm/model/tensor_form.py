@@ -1,10 +1,10 @@
-"""A tensor as a protobuf message, in the smaller of its two forms."""
+"""A tensor as a protobuf message: in the smaller of its two forms, and the bytes of the form it has."""
 
 from __future__ import annotations
 
 import onnx
 
-from onnx_admm.model.fragment import Array, prefers_varints
+from onnx_admm.model.fragment import Array, prefers_varints, varint_bytes
 
 _TYPED_FIELDS: dict[int, str] = {
     onnx.TensorProto.INT64: "int64_data",
@@ -22,3 +22,15 @@ def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
             int(value) for value in array.flat
         )
     return tensor
+
+
+def stored_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of the content that the message itself holds; none of what lies outside the model file."""
+    integers = (*tensor.int32_data, *tensor.int64_data, *tensor.uint64_data)
+    return (
+        len(tensor.raw_data)
+        + sum(map(varint_bytes, integers))
+        + 4 * len(tensor.float_data)
+        + 8 * len(tensor.double_data)
+        + sum(map(len, tensor.string_data))
+    )

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from onnx_admm.errors import TrainingError
 from onnx_admm.model.differentiable import make_differentiable
+from onnx_admm.model.files import serialize_model
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.model.sites import WeightSite
@@ -137,7 +138,8 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     graph.outputs.append(total)
     names = [value.name or "" for value in (*weights, *biases)]
     steered = [f(w.name or "") for w in weights for f in (free_name, fixed_name, target_name, rho_name)]
-    return TrainingForm(lower_ir_version(cut.to_bytes(), MAX_IR), tuple(names), tuple(steered), tuple(inputs))
+    plain = serialize_model(cut.graph_ir, sparse=False)
+    return TrainingForm(lower_ir_version(plain, MAX_IR), tuple(names), tuple(steered), tuple(inputs))
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
 from onnx_admm.runtime.evaluation import evaluate
 
@@ -39,6 +41,17 @@ class TrainedWStep:
         loss = self.run.epoch(self.rate, self.rate, seed=self.seed + iteration)
         self.task.advance(note=f"loss {loss:.4f}")
         return self.run.weights()
+
+
+def relative_penalties(weights: Blocks) -> dict[str, float]:
+    """Factors that make one rho suit layers of any scale: ``1 / mean(w^2)`` over a layer's nonzeros.
+
+    A loss that does not change when a layer is scaled up (and what follows it down) has gradients that shrink
+    as the layer grows; the penalty's must shrink alike, or large layers are torn to their set and small ones
+    never get there.
+    """
+    squares = {name: np.square(block[block != 0], dtype=np.float64) for name, block in weights.items()}
+    return {name: float(1.0 / square.mean()) if square.size else 1.0 for name, square in squares.items()}
 
 
 def validation_score(context: PassContext) -> Score | None:

@@ -1,0 +1,92 @@
+"""Fold an Add of one constant per channel into the bias of the layer before it.
+
+    Conv, ConvTranspose   y = W * x + b + c            b' = b + c
+    Gemm                  y = alpha A B + beta C + c   C' = beta C + c, beta' = 1
+
+Some exporters write every bias so. A runtime can fuse a layer, its bias and the Relu behind them only where
+the bias is the layer's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx_admm.contracts import Array, Edit, PassContext, PassReport, Skip
+from onnx_admm.folding import (
+    BIASED,
+    OLDEST_OPSET,
+    Unfoldable,
+    bias_of,
+    fitting,
+    per_channel,
+    sole_producer,
+    store_bias,
+    stored,
+)
+from onnx_admm.model import ModelView, NodeRef
+
+
+@dataclass(frozen=True)
+class FoldBias:
+    """Folds every Add of one constant per channel behind a Conv, ConvTranspose or Gemm into its bias.
+
+    One is left alone, with the reason in the report, where something else reads the value between the two,
+    where the layer's own bias is computed, or where the sum would not fit its type.
+    """
+
+    name: ClassVar[str] = "fold_bias"
+    idempotent: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """Any model will do; one without such an Add is left unchanged."""
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """Fold what can be folded, say why the rest cannot, drop the constants nothing reads any more."""
+        edits: list[Edit] = []
+        skipped: list[Skip] = []
+        for add in model.nodes("Add") if model.opset >= OLDEST_OPSET else ():
+            name, place = add.name, _place_of_bias(add)
+            if place is None:
+                continue
+            try:
+                edits.append(Edit(_fold(model, add, place), f"took in Add {name}"))
+            except Unfoldable as reason:
+                skipped.append(Skip(name, str(reason)))
+        if edits:
+            model.strip_unused()
+        figures = {"folded": len(edits), "left": len(skipped)}
+        return PassReport(bool(edits), tuple(edits), tuple(skipped), figures)
+
+
+def _place_of_bias(add: NodeRef) -> int | None:
+    """Which operand of an Add is a constant where a layer computes the other."""
+    for place, value in enumerate(add.inputs):
+        other = add.input(1 - place)
+        layer = None if other is None else other.producer()
+        if layer is not None and layer.op_type in BIASED and value is not None:
+            return place if value.constant() is not None else None
+    return None
+
+
+def _fold(model: ModelView, add: NodeRef, place: int) -> str:
+    """Fold one Add: the name of the layer that took it in. Refuses before any change."""
+    layer, constant = sole_producer(add, add.input(1 - place)), add.input(place)
+    weight, added = stored(layer.input(1), "the layer's weight"), stored(constant, "what is added")
+    channels, rank = _channels(layer, weight), 2 if layer.op_type == "Gemm" else weight.ndim
+    bias = bias_of(layer, channels) + per_channel(added, rank, channels)
+    store_bias(model, layer, fitting(bias, constant))
+    model.bypass(add, layer.outputs[0])
+    return layer.name
+
+
+def _channels(layer: NodeRef, weight: Array) -> int:
+    """Channels of the layer's output."""
+    match layer.op_type:
+        case "Conv":
+            return int(weight.shape[0])
+        case "ConvTranspose":
+            return int(weight.shape[1]) * int(layer.attribute("group", 1))
+        case _:
+            return int(weight.shape[0 if layer.attribute("transB", 0) else 1])

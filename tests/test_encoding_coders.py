@@ -1,0 +1,99 @@
+"""Decoders give the very weights back, by the operators as the standard describes them."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.delivery import Member
+from onnx_admm.encoding.dense_coder import DenseCoder
+from onnx_admm.encoding.plan import Group, Plan, Pool
+from onnx_admm.encoding.sparse_coder import SparseCoder
+from onnx_admm.encoding.vector_coder import VectorCoder
+from onnx_admm.model.fragment import Fragment, NodeSpec
+
+
+@given(
+    density=st.floats(0.02, 1.0),
+    levels=st.integers(1, 9),
+    low_bits=st.integers(0, 6),
+    opset=st.sampled_from([11, 13]),
+    seed=st.integers(0, 99),
+    head=st.booleans(),
+)
+def test_sparse_decoders_give_the_weights_back(
+    density: float, levels: int, low_bits: int, opset: int, seed: int, head: bool
+) -> None:
+    members = _members(seed, density, levels)
+    known = tuple(float(code) * 0.125 for code in range(-levels, levels + 1) if code)
+    if members:
+        vectors = (Weight("b1", np.arange(5, dtype=np.float32)), Weight("b2", -np.ones(3, np.float32)))
+        pool = Pool(VectorCoder("int8", np.float32(1.0)), vectors) if head else None
+        _assert_decodes(Plan((Group(SparseCoder(known, low_bits), members),), pool=pool), opset)
+
+
+@given(levels=st.integers(1, 20), word_bits=st.sampled_from([8, 16]), seed=st.integers(0, 99))
+def test_dense_decoders_give_the_weights_back(levels: int, word_bits: int, seed: int) -> None:
+    known = tuple(code * 0.125 for code in range(-levels, levels + 1))
+    _assert_decodes(Plan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
+
+
+def _members(seed: int, density: float, levels: int) -> tuple[Member, ...]:
+    rng = np.random.default_rng(seed)
+    weights = []
+    for number, shape in enumerate([(4, 1, 3, 3), (7, 5), (1, 3)]):
+        codes = (
+            rng.integers(1, levels + 1, shape) * rng.choice([-1, 1], shape) * (rng.random(shape) < density)
+        )
+        weights.append(Weight(f"w{number}", (codes * 0.125).astype(np.float32)))
+    return tuple(Member(weight, weight.flat) for weight in weights if weight.positions.size)
+
+
+def _assert_decodes(plan: Plan, opset: int) -> None:
+    fragment, outputs = plan.emit(opset)
+    values = evaluate(fragment)
+    pooled = plan.pool.vectors if plan.pool else ()
+    for weight in (*(member.weight for member in plan.groups[0].members), *pooled):
+        decoded = values[outputs[weight.name]]
+        assert decoded.shape == weight.values.shape
+        assert np.array_equal(decoded, weight.values), weight.name
+
+
+def evaluate(fragment: Fragment) -> dict[str, np.ndarray]:
+    """The operators of decoders, as the standard describes them."""
+    values = dict(fragment.constants)
+    for node in fragment.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values.update(zip(node.outputs, _apply(node, inputs), strict=True))
+    return values
+
+
+def _apply(node: NodeSpec, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    first, *others = inputs
+    match node.op_type:
+        case "Cast":
+            return [first.astype({1: np.float32, 7: np.int64}[int(node.attributes["to"])])]  # type: ignore[arg-type]
+        case "Div":
+            return [first // others[0]]
+        case "Split":
+            lengths = node.attributes["split"] if "split" in node.attributes else others[0]
+            return np.split(first, np.cumsum(lengths)[:-1])  # type: ignore[arg-type]
+        case "TopK":
+            order = np.argsort(-first, kind="stable")[: int(others[0][0])]
+            return [first[order], order]
+        case "ScatterElements":
+            scattered = first.copy()
+            scattered[others[0]] = others[1]
+            return [scattered]
+        case "ConstantOfShape":
+            return [np.zeros(first, np.float32)]
+        case "Pad":
+            return [np.pad(first, [tuple(others[0])])]
+        case name:
+            plain = {
+                "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Mod": np.mod, "MatMul": np.matmul,
+                "Gather": np.take, "Reshape": np.reshape, "CumSum": lambda x, axis: np.cumsum(x, int(axis)),
+            }  # fmt: skip
+            return [plain[name](first, others[0])]  # type: ignore[operator]
