@@ -8,6 +8,7 @@ import pytest
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import ModelView
+from onnx_admm.model.edit import raise_ir_version
 from onnx_admm.runtime.sessions import open_session
 
 
@@ -74,6 +75,56 @@ def test_a_constant_inside_a_function_becomes_a_node() -> None:
     (clip,) = view.nodes("Clip")
     view.add_constant(clip, 1, np.array(0, np.float32), "low")
     np.testing.assert_array_equal(run(view, x=X)["y"], np.maximum(X, 0))
+
+
+def test_before_ir_version_4_a_constant_is_an_input_too() -> None:
+    view = parsed(
+        """<ir_version: 3, opset_import: ["" : 8]>
+        g (float[N,2] x, float[2] k) => (float[N,2] y) <float[2] k = {7, 7}> { y = Add (x, k) }"""
+    )
+    before = view.signature()
+    view.add_constant(view.nodes()[0], 1, np.array([10, 20], np.float32), "k")
+    assert view.signature() == before
+    assert [value.name for value in onnx.load_from_string(view.to_bytes()).graph.input] == ["x", "k", "k_1"]
+    np.testing.assert_array_equal(run(view, x=X)["y"], X + np.array([10, 20]))
+
+
+def test_before_ir_version_4_a_constant_inside_a_branch_is_a_node() -> None:
+    view = parsed(
+        """<ir_version: 3, opset_import: ["" : 8]>
+        g (float[N,2] x, bool c) => (float[N,2] y)
+        {
+            y = If (c) <then_branch = yes () => (float[N,2] p) { p = Add (x, x) },
+                        else_branch = no () => (float[N,2] q) { q = Abs (x) }>
+        }"""
+    )
+    (add,) = view.nodes("Add")
+    view.add_constant(add, 1, np.array([10, 20], np.float32), "k")
+    np.testing.assert_array_equal(run(view, x=X, c=np.array(True))["y"], X + np.array([10, 20]))
+
+
+def test_inputs_that_had_to_be_inputs_are_constants_from_ir_version_4_on() -> None:
+    view = parsed(
+        """<ir_version: 3, opset_import: ["" : 8]>
+        g (float[N,2] x, float[2] k) => (float[N,2] y) <float[2] k = {7, 7}> { y = Add (x, k) }"""
+    )
+    before = view.signature()
+    raise_ir_version(view.graph_ir, 3)
+    assert [value.name for value in onnx.load_from_string(view.to_bytes()).graph.input] == ["x", "k"]
+    raise_ir_version(view.graph_ir, 4)
+    assert view.ir_version == 4
+    assert [value.name for value in onnx.load_from_string(view.to_bytes()).graph.input] == ["x"]
+    assert view.signature() == before
+    raise_ir_version(view.graph_ir, 3)
+    assert view.ir_version == 4
+
+
+def test_inputs_that_may_be_overridden_stay() -> None:
+    view = parsed(
+        f"{HEAD} g (float[N,2] x, float[2] k) => (float[N,2] y) <float[2] k = {{7, 7}}> {{ y = Add (x, k) }}"
+    )
+    raise_ir_version(view.graph_ir, 11)
+    assert [value.name for value in onnx.load_from_string(view.to_bytes()).graph.input] == ["x", "k"]
 
 
 def test_only_constants_can_be_written() -> None:

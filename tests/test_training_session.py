@@ -9,7 +9,9 @@ from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSetting
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import RecipeError, TrainingError
 from onnx_admm.model.text import parse_text
-from onnx_admm.training.session import OrtTrainer, loss_spec
+from onnx_admm.training.loss import loss_spec
+from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.teacher import Teacher
 
 MLP = """
     <ir_version: 10, opset_import: ["" : {opset}]>
@@ -166,10 +168,33 @@ def test_a_fixed_batch_size_is_met_by_adding_gradients_up() -> None:
     free = mlp()
     trained = []
     for model in (fixed, free):
-        with open_run(model, batch_size=32) as run:
+        with open_run(model, batch_size=32, loss="auto") as run:
             run.epoch(1e-2, 1e-2, seed=0)
             trained.append(run.weights()["w1"])
     assert np.allclose(trained[0], trained[1], atol=2e-3)
+
+
+def test_the_teacher_is_asked_once_for_each_sample_where_the_class_is_what_it_teaches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    answer = Teacher._answer
+
+    def counted(self: Teacher, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        asked.append(len(feeds["x"]))
+        return answer(self, feeds)
+
+    monkeypatch.setattr(Teacher, "_answer", counted)
+    with open_run(mlp(), loss="auto") as run:
+        first = run.epoch(0.0, 0.0, seed=0)
+        assert sum(asked) == 96
+        assert run.epoch(0.0, 0.0, seed=5) == pytest.approx(first, rel=1e-5)
+        assert sum(asked) == 96
+
+
+def test_augmentations_need_images() -> None:
+    with pytest.raises(RecipeError, match="augmentations are for images"):
+        open_run(mlp(), augment=("flip",))
 
 
 def test_an_operator_without_a_gradient_is_named_with_its_node() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
+from onnx_admm.model.edit import free_name, raise_ir_version, taken_names
 from onnx_admm.model.fragment import Array, Fragment
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
@@ -28,7 +29,7 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         raise UsageError("a fragment of another opset", got=fragment.opset, expected=view.opset)
     model = view.graph_ir
     graph = model.graph
-    taken = _names(graph)
+    taken = taken_names(model)
     values: dict[str, ir.Value] = {}
     for name, array in fragment.constants.items():
         values[name] = _initializer(graph, free_name(name, taken), array)
@@ -49,10 +50,10 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         if name not in constants:
             raise UsageError("no constant of that name in the main graph", where=name)
         _replace(graph, constants[name], values[inner])
-    model.ir_version = max(model.ir_version, fragment.least_ir_version)
+    raise_ir_version(model, fragment.least_ir_version)
     view.strip_unused()
     for name, inner in replacements.items():
-        if name not in _names(graph):
+        if name not in taken_names(model):
             values[inner].name = name
 
 
@@ -86,23 +87,6 @@ def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     )
     graph.register_initializer(value)
     return value
-
-
-def _names(graph: ir.Graph) -> set[str | None]:
-    names: set[str | None] = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-    return names | {
-        value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value
-    }
-
-
-def free_name(name: str, taken: set[str | None]) -> str:
-    """``name``, with a number where it is taken; it is taken from then on."""
-    free, number = name, 0
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    taken.add(free)
-    return free
 
 
 def _main_constants(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -117,7 +117,7 @@ def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name:
     graph = node.graph
     if graph is None:
         raise UsageError("the node is in no graph any more", where=label(node))
-    free = _free_name(model, name)
+    free = free_name(name, taken_names(model))
     tensor = ir.tensor(np.array(array, order="C"), name=free)
     if graph is model.graph or (model.ir_version >= LEAST_IR_VERSION and graph in model.graphs()):
         value = ir.Value(name=free, const_value=tensor)
@@ -136,14 +136,35 @@ def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name:
     return value
 
 
-def _free_name(model: ir.Model, name: str) -> str:
-    """``name``, with a number where any graph of the model has it: a subgraph must not hide an outer name."""
+def taken_names(model: ir.Model) -> set[str | None]:
+    """Names of all values of all graphs: one of a subgraph must not hide an outer one."""
     taken: set[str | None] = set()
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
         taken.update(value.name for node in graph for value in node.outputs)
-    numbered = (f"{name}_{number}" for number in range(1, len(taken) + 2))
-    return next(free for free in (name, *numbered) if free not in taken)
+    return taken
+
+
+def free_name(name: str, taken: set[str | None]) -> str:
+    """``name``, with a number where it is taken; it is taken from then on."""
+    free, number = name, 0
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
+
+
+def raise_ir_version(model: ir.Model, version: int) -> None:
+    """State at least that IR version.
+
+    Initializers of a model older than version 4 stop being inputs: they had to be, and from there on an
+    input may be overridden, so that a runtime no longer takes its value for a constant.
+    """
+    if model.ir_version < LEAST_IR_VERSION <= version:
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+    model.ir_version = max(model.ir_version, version)
 
 
 def bypass(node: ir.Node, replacement: ir.Value) -> None:

@@ -12,8 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass
 
-from onnx_admm.model.builder import free_name
-from onnx_admm.model.edit import bypass
+from onnx_admm.model.edit import bypass, free_name
 from onnx_admm.model.fragment import LEAST_IR_VERSION, prefers_varints
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView

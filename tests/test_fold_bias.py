@@ -1,0 +1,179 @@
+"""An Add of one constant per channel folded into the layer's bias: the same outputs, or a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_admm.contracts import PassContext, PassReport
+from onnx_admm.model import ModelView
+from onnx_admm.passes.fold_bias import FoldBias
+from onnx_admm.runtime.sessions import open_session
+
+RNG = np.random.default_rng(0)
+
+
+def f32(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def model(body: str, shape: tuple[int, ...], opset: int = 17, **constants: np.ndarray) -> ModelView:
+    inputs = f"float[{','.join(map(str, shape))}] x"
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => (float y) {{ {body} }}'
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
+    return ModelView.from_bytes(proto.SerializeToString())
+
+
+def fold(view: ModelView) -> tuple[ModelView, PassReport]:
+    folded = view.fork()
+    report = FoldBias().run(folded, PassContext(reference=view))
+    assert report.changed == bool(report.edits)
+    assert not FoldBias().run(folded, PassContext(reference=view)).changed
+    assert folded.signature() == view.signature()
+    return folded, report
+
+
+def assert_same_outputs(before: ModelView, after: ModelView, shape: tuple[int, ...]) -> None:
+    feeds = {"x": f32(*shape)}
+    expected = open_session(before, threads=1, optimize=False).run(feeds)
+    got = open_session(after, threads=1, optimize=False).run(feeds)
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5 * np.abs(array).max())
+
+
+IMAGES, ROWS = (2, 4, 5, 5), (5, 3)
+FOLDED = {
+    "Conv": ("c = Conv (x, w) y = Add (c, k)", IMAGES, {"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)}),
+    "Conv, constant first": (
+        "c = Conv (x, w) y = Add (k, c)",
+        IMAGES,
+        {"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)},
+    ),
+    "Conv with bias": (
+        "c = Conv (x, w, b) y = Add (c, k)",
+        IMAGES,
+        {"w": f32(6, 4, 3, 3), "b": f32(6), "k": f32(1, 6, 1, 1)},
+    ),
+    "Conv and one number": (
+        "c = Conv (x, w) y = Add (c, k)",
+        IMAGES,
+        {"w": f32(6, 4, 1, 1), "k": np.float32(3)},
+    ),
+    "Conv grouped": (
+        "c = Conv <group = 2> (x, w) y = Add (c, k)",
+        IMAGES,
+        {"w": f32(6, 2, 3, 3), "k": f32(6, 1, 1)},
+    ),
+    "Conv 1-D": ("c = Conv (x, w) y = Add (c, k)", (2, 4, 9), {"w": f32(6, 4, 3), "k": f32(6, 1)}),
+    "ConvTranspose grouped": (
+        "c = ConvTranspose <group = 2> (x, w, b) y = Add (c, k)",
+        IMAGES,
+        {"w": f32(4, 3, 2, 2), "b": f32(6), "k": f32(6, 1, 1)},
+    ),
+    "Gemm": ("c = Gemm (x, w) y = Add (c, k)", ROWS, {"w": f32(3, 4), "k": f32(4)}),
+    "Gemm transB beta": (
+        "c = Gemm <transB = 1, alpha = 0.5, beta = 3.0> (x, w, b) y = Add (c, k)",
+        ROWS,
+        {"w": f32(4, 3), "b": f32(1, 4), "k": f32(1, 4)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDED)
+@pytest.mark.parametrize("last", [True, False])
+def test_outputs_stay_and_the_node_goes(case: str, last: bool) -> None:
+    body, shape, constants = FOLDED[case]
+    view = model(body if last else f"{body.replace('y =', 'z =')} y = Relu (z)", shape, **constants)
+    folded, report = fold(view)
+    assert (len(report.edits), report.skipped, report.figures) == (1, (), {"folded": 1, "left": 0})
+    assert folded.nodes("Add") == ()
+    assert_same_outputs(view, folded, shape)
+    names = {tensor.name for tensor in onnx.load_from_string(folded.to_bytes()).graph.initializer}
+    assert "k" not in names
+
+
+def test_a_chain_folds_to_its_end() -> None:
+    view = model("c = Conv (x, w) d = Add (c, k) y = Add (d, k)", IMAGES, w=f32(6, 4, 1, 1), k=f32(6, 1, 1))
+    folded, report = fold(view)
+    assert len(report.edits) == 2
+    assert_same_outputs(view, folded, IMAGES)
+
+
+def test_a_bias_of_two_layers_stays_for_the_other() -> None:
+    body = "c = Conv (x, w, b) d = Add (c, k) e = Conv (d, u, b) y = Relu (e)"
+    view = model(body, IMAGES, w=f32(4, 4, 1, 1), u=f32(4, 4, 1, 1), b=f32(4), k=f32(4, 1, 1))
+    folded, report = fold(view)
+    assert report.changed
+    assert_same_outputs(view, folded, IMAGES)
+
+
+def test_old_models_whose_initializers_are_inputs() -> None:
+    text = """<ir_version: 3, opset_import: ["" : 7]>
+        g (float[2,4,5,5] x, float[6,4,3,3] w, float[6,1,1] k) => (float[2,6,3,3] y)
+        { c = Conv (x, w) y = Add (c, k) }"""
+    proto = onnx.parser.parse_model(text)
+    constants = {"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
+    view = ModelView.from_bytes(proto.SerializeToString())
+    folded, report = fold(view)
+    assert report.changed
+    onnx.checker.check_model(folded.to_bytes())
+    assert_same_outputs(view, folded, IMAGES)
+
+
+# why it stays: body, constants beside a weight of 6 channels
+REFUSED = {
+    "c, the value before it, is used elsewhere too": (
+        "c = Conv (x, w) d = Add (c, k) y = Mul (c, d)",
+        {"k": f32(6, 1, 1)},
+    ),
+    "not one number per channel": ("c = Conv (x, w) y = Add (c, k)", {"k": f32(5)}),
+    "6 numbers are added to 1 channels": (
+        "c = Conv (x, one) y = Add (c, k)",
+        {"one": f32(1, 4, 1, 1), "k": f32(6, 1, 1)},
+    ),
+    "the layer's weight is not a stored constant": (
+        "v = Abs (w) c = Conv (x, v) y = Add (c, k)",
+        {"k": f32(6, 1, 1)},
+    ),
+    "the layer's bias is not a stored constant": (
+        "v = Abs (b) c = Conv (x, w, v) y = Add (c, k)",
+        {"b": f32(6), "k": f32(6, 1, 1)},
+    ),
+    "does not fit float32": (
+        "c = Conv (x, w, b) y = Add (c, k)",
+        {"b": np.full(6, 3e38, np.float32), "k": np.full((6, 1, 1), 3e38, np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_folded_stays_with_its_reason(why: str) -> None:
+    body, constants = REFUSED[why]
+    weight = {} if "one" in constants else {"w": f32(6, 4, 1, 1)}
+    view = model(body, IMAGES, **weight, **constants)
+    before = view.to_bytes()
+    folded, report = fold(view)
+    assert not report.changed
+    (skip,) = report.skipped
+    assert why in skip.why
+    assert folded.to_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["c = Relu (x) y = Add (c, k)", "c = Conv (x, w) y = Add (c, x)", "c = Conv (x, w) y = Sub (c, k)"],
+)
+def test_other_sums_are_none_of_its_business(body: str) -> None:
+    constants = {"w": f32(4, 4, 1, 1), "k": f32(4, 1, 1)}
+    used = {name: array for name, array in constants.items() if f"{name})" in body}
+    _, report = fold(model(body, IMAGES, **used))
+    assert (report.changed, report.skipped) == (False, ())
+
+
+def test_before_opset_7_add_broadcasts_otherwise() -> None:
+    body = "c = Conv (x, w) y = Add <broadcast = 1, axis = 1> (c, k)"
+    _, report = fold(model(body, IMAGES, opset=6, w=f32(6, 4, 1, 1), k=f32(6)))
+    assert not report.changed
