@@ -11,6 +11,8 @@ from onnx_admm.errors import PassRefused
 PerLayer = float | tuple[float, ...] | dict[str, float]
 """One figure for all layers, one for each in graph order, or one for each name pattern."""
 
+_NAMES_SHOWN = 8
+
 
 def choose_sites(
     sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
@@ -38,11 +40,35 @@ def choose_sites(
         else:
             chosen.append(site)
     if not chosen:
-        names = ", ".join(site.name for site in sites) or "none"
-        raise PassRefused(
-            "no layer matches", got=f"include {list(include)}, exclude {list(exclude)}", expected=names
-        )
+        raise _nothing_left(sites, include, exclude)
     return tuple(chosen), tuple(skipped)
+
+
+def _nothing_left(
+    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
+) -> PassRefused:
+    """Why no site is left to work on, and what can be done about it."""
+    within_reach = [site.name for site in sites if site.editable and not site.scope]
+    if within_reach:
+        shown = ", ".join(within_reach[:_NAMES_SHOWN])
+        more = len(within_reach) - _NAMES_SHOWN
+        return PassRefused(
+            "no layer matches",
+            got=f"include {list(include)}, exclude {list(exclude)}",
+            expected=f"some of {shown} and {more} more" if more > 0 else f"some of {shown}",
+        )
+    if not sites:
+        return PassRefused("the model has no weights to compress")
+    inner = sum(bool(site.scope) for site in sites)
+    if not inner:
+        hint = "Start from the model as it was before encoding."
+        return PassRefused("every weight is already encoded", hint=hint)
+    encoded = len(sites) - inner
+    others = f", {encoded} are already encoded" if encoded else ""
+    return PassRefused(
+        f"no weight to compress in the main graph: {inner} stand in subgraphs{others}",
+        hint="Export the model without control flow: for an If, each branch as a model of its own.",
+    )
 
 
 def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str, float]:

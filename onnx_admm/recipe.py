@@ -20,6 +20,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -33,6 +34,7 @@ from onnx_admm.settings import build, check_keys, parse_toml, read_toml, unbuild
 if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
+_STEPS, _MOST_EPOCHS = 4000, 60
 _SWITCHES = ("fine_tune", "provenance")
 _TOP_LEVEL = ("pass", "training", "preprocessing", *_SWITCHES)
 
@@ -109,7 +111,8 @@ class Flags:
         prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
         bits: bits of a weight, 1 to 8; None: not quantised (8 where ``prune`` is None too).
         format: how the result is written.
-        epochs: ADMM epochs of each pass (its retraining takes half as many); None: the passes' defaults.
+        epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
+        samples: training samples, where they are known: what `default_epochs` goes by.
         fine_tune: train at all.
     """
 
@@ -117,6 +120,7 @@ class Flags:
     bits: int | None = None
     format: str = "auto"
     epochs: int | None = None
+    samples: int | None = None
     fine_tune: bool = True
 
 
@@ -136,19 +140,41 @@ def recipe_from_flags(flags: Flags) -> Recipe:
             "impossible number of epochs", where="--epochs", got=flags.epochs, expected="0 or more"
         )
     plain = prune is None and flags.bits is None
-    tuned = {} if flags.epochs is None else {"epochs": flags.epochs}
     steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
     if prune is not None:
-        retrained = {} if flags.epochs is None else {"retrain_epochs": (flags.epochs + 1) // 2}
+        tuned = _tuned("admm_prune", flags)
+        retrained = {"retrain_epochs": (tuned["epochs"] + 1) // 2} if tuned else {}
         steps.append({"name": "admm_prune", **prune, **tuned, **retrained})
     if plain:
         steps.append({"name": "admm_quantize", "bits": 8, "per_channel": True})
     elif flags.bits is not None:
-        steps.append({"name": "admm_quantize", "bits": flags.bits, **tuned})
+        steps.append({"name": "admm_quantize", "bits": flags.bits, **_tuned("admm_quantize", flags)})
     if prune is not None:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
     return Recipe.parse({"pass": steps, "fine_tune": flags.fine_tune and not plain}, source="flags")
+
+
+def default_epochs(samples: int, least: int) -> int:
+    """ADMM epochs of a pass where nobody says how many: what about 4,000 optimizer steps take.
+
+    ``ceil(4000 / ceil(samples / batch size))``, no fewer than ``least`` and no more than 60.
+
+    Args:
+        samples: of the training data.
+        least: the pass's own default.
+    """
+    steps_per_epoch = max(1, ceil(samples / TrainingSettings().batch_size))
+    return max(least, min(_MOST_EPOCHS, ceil(_STEPS / steps_per_epoch)))
+
+
+def _tuned(name: str, flags: Flags) -> dict[str, int]:
+    """The pass's key ``epochs``; nothing where it is left to the pass."""
+    if flags.epochs is not None:
+        return {"epochs": flags.epochs}
+    if flags.samples is None or not flags.fine_tune:
+        return {}
+    return {"epochs": default_epochs(flags.samples, getattr(pass_class(name), "epochs", 0))}
 
 
 def parse_prune(text: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fake_plugins import Scale, scale_is_registered
 
 from onnx_admm.api import Compression, annotate, compare, compress, inspect_model, measure
 from onnx_admm.api.annotate import price_nodes, total
+from onnx_admm.api.compress import FRAGILE
 from onnx_admm.api.placing import move_into_place, staged, write_text
 from onnx_admm.contracts import Cost, ModelView, PassContext, PassReport
 from onnx_admm.cost_models.storage import StorageCostModel
@@ -131,6 +132,15 @@ def test_without_data_random_inputs_judge_and_the_note_says_so(net: Path, tmp_pa
     assert any("No data was given" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(("factor", "fragile"), [(0.999, False), (-1.0, True)])
+def test_outputs_that_change_much_on_random_inputs_get_a_note(
+    net: Path, tmp_path: Path, factor: float, fragile: bool
+) -> None:
+    report = compress(net, tmp_path / "small.onnx", **settings(Shrink(factor=factor)))
+    assert (FRAGILE in report.notes) == fragile
+    assert report.comparison.quality[0].sqnr_by_output.keys() == {"scores"}
+
+
 def test_the_report_repeats_the_run(
     net: Path, samples: Path, tmp_path: Path, scale_is_registered: None
 ) -> None:
@@ -144,6 +154,19 @@ def test_empty_pipeline_keeps_the_model(net: Path, tmp_path: Path) -> None:
     report = compress(net, tmp_path / "same.onnx", **settings())
     assert (tmp_path / "same.onnx").read_bytes() == net.read_bytes()
     assert "No pass changed the model." in report.notes
+
+
+def test_epochs_go_by_the_samples_that_are_left_to_train_on(net: Path, samples: Path) -> None:
+    def epochs(**asked: object) -> list[int]:
+        recipe = Compression(prune="2x", bits=4, **asked).plan(net).recipe  # type: ignore[arg-type]
+        return [step.epochs for step in recipe.passes if hasattr(step, "epochs")]
+
+    own = epochs()
+    assert epochs(data=samples) == [60, 60]
+    many = from_arrays({"x": np.zeros((7111, 1, 8, 8), np.float32)})  # 6,400 are left
+    assert epochs(data=many) == [40, 40]
+    assert epochs(data=samples, fine_tune=False) == own
+    assert epochs(data=samples, epochs=2) == [2, 2]
 
 
 # -- budgets ----------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_every_key_and_default_is_documented(repository: Path, name: str) -> Non
 def test_the_recipe_shown_is_a_recipe(repository: Path) -> None:
     shown, *others = blocks((repository / "docs/recipes.md").read_text(encoding="utf-8"), "toml")
     assert not others
-    assert len(Recipe.parse(shown).passes) == 5
+    assert len(Recipe.parse(shown).passes) == 6
 
 
 def test_the_pass_shown_keeps_the_contract(repository: Path) -> None:

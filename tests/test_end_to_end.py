@@ -134,7 +134,7 @@ def test_without_data_weights_take_8_bits(
 
 def test_patterns_of_2_in_4(bench: Bench, tmp_path: Path, keep_for_deployment: Callable[..., Path]) -> None:
     out = tmp_path / "small.onnx"
-    compress(bench.model, out, data=bench.train, prune="2:4", format="dense", threads=1, keep=True)
+    compress(bench.model, out, data=bench.train, prune="2:4", format="dense", epochs=4, threads=1, keep=True)
     model = ModelView.load(out)
     for site in model.sites():
         if site.in_axis is not None and site.shape[site.in_axis] % 4 == 0:

@@ -173,7 +173,7 @@ def test_other_sums_are_none_of_its_business(body: str) -> None:
     assert (report.changed, report.skipped) == (False, ())
 
 
-def test_before_opset_7_add_broadcasts_otherwise() -> None:
-    body = "c = Conv (x, w) y = Add <broadcast = 1, axis = 1> (c, k)"
-    _, report = fold(model(body, IMAGES, opset=6, w=f32(6, 4, 1, 1), k=f32(6)))
-    assert not report.changed
+def test_before_opset_7_a_row_is_no_bias_without_an_attribute() -> None:
+    body = "c = Gemm (x, w, b) y = Add (c, k)"
+    _, report = fold(model(body, (1, 3), opset=6, w=f32(3, 4), b=f32(1, 4), k=f32(1, 4)))
+    assert (report.changed, report.skipped) == (False, ())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.errors import RecipeError
-from onnx_admm.recipe import Recipe, parse_prune
+from onnx_admm.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
 
 pytestmark = pytest.mark.usefixtures("scale_is_registered")
 __all__ = ["scale_is_registered"]
@@ -101,6 +101,44 @@ def test_unreadable_recipes(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match=r"binary\.toml: not a text file"):
         Recipe.load(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs"),
+    [(1, 60), (972, 60), (4267, 60), (6400, 40), (6401, 40), (8000, 32), (54_000, 8), (10**7, 8)],
+)
+def test_few_samples_are_seen_more_often(samples: int, epochs: int) -> None:
+    assert default_epochs(samples, least=8) == epochs
+
+
+def epochs_of(flags: Flags) -> dict[str, tuple[int, int]]:
+    """Epochs and retraining epochs of each pass that trains."""
+    return {
+        step.name: (step.epochs, step.retrain_epochs)
+        for step in recipe_from_flags(flags).passes
+        if hasattr(step, "epochs") and hasattr(step, "retrain_epochs")
+    }
+
+
+def test_flags_without_epochs_go_by_the_samples() -> None:
+    own = epochs_of(Flags(prune="2x", bits=4))
+    assert epochs_of(Flags(prune="2x", bits=4, samples=6400)) == {
+        "admm_prune": (40, 20),
+        "admm_quantize": (40, own["admm_quantize"][1]),
+    }
+    assert epochs_of(Flags(prune="2x", bits=4, samples=10**7)) == own
+    assert epochs_of(Flags(prune="2x", bits=4, samples=64, fine_tune=False)) == own
+    assert epochs_of(Flags(prune="2x", bits=4, samples=64, epochs=3))["admm_prune"] == (3, 2)
+    assert epochs_of(Flags(samples=64)) == epochs_of(Flags())
+
+
+def test_flags_become_passes_in_order() -> None:
+    assert [step.name for step in recipe_from_flags(Flags()).passes] == [
+        "fold_batchnorm", "fold_bias", "admm_quantize", "encode"
+    ]  # fmt: skip
+    assert [step.name for step in recipe_from_flags(Flags(prune="2x", bits=4)).passes] == [
+        "fold_batchnorm", "fold_bias", "admm_prune", "admm_quantize", "drop_dead_channels", "encode"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,20 @@ def test_an_output_that_is_no_classifiers_has_an_error_alone() -> None:
     assert (quality.accuracy, quality.agreement, quality.sqnr_db) == (None, None, SQNR_LIMIT_DB)
 
 
+def test_each_output_has_an_error_of_its_own() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,3] x) => (float[N,3] y, float[N,3] z, int64[N] c) <float[1] f = {FACTOR}>
+        { y = Mul (x, f)  z = Neg (x)  c = ArgMax <axis = 1, keepdims = 0> (x) }"""
+    one, louder = (
+        ModelView.from_bytes(onnx.parser.parse_model(text.replace("FACTOR", factor)).SerializeToString())
+        for factor in ("1.0", "1.1")
+    )
+    quality = evaluate(louder, DATA, reference=one, batch_size=2)
+    assert quality.sqnr_by_output == {"y": pytest.approx(20.0, abs=1e-4), "z": SQNR_LIMIT_DB}
+    assert quality.sqnr_db == pytest.approx(20.0 + 10 * np.log10(2), abs=1e-4)
+    assert evaluate(one, DATA).sqnr_by_output == {}
+
+
 def test_outputs_that_are_not_finite_are_all_noise_unless_both_sides_hold_them() -> None:
     root = "y = Sqrt(s)"
     data = from_arrays({"x": SCORES - 1})

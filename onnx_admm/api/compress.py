@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.api.measure import SYNTHETIC_SAMPLES, Measurement, check_runs
+from onnx_admm.api.measure import SYNTHETIC, SYNTHETIC_SAMPLES, Measurement, check_runs
 from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split, synthetic_dataset
@@ -30,6 +30,13 @@ NO_DATA = (
 NOTHING_ASKED = (
     "Neither --prune nor --bits was given, so the weights were only rounded to 8 bits. With this data, "
     "try --prune 0.9 --bits 4."
+)
+
+
+FRAGILE_DB = 20.0
+FRAGILE = (
+    "On random inputs the outputs change a lot. On real ones they need not: a network fed noise can turn "
+    "rounded weights into another answer. Compare the two on real samples: onnx-admm compare IN OUT --data D."
 )
 
 
@@ -85,6 +92,8 @@ class Compression:
             raise UsageError("no such file or folder of data", where=self.test)
         if train is not None and validation is None:
             train, validation = split(train, VALIDATION_SHARE, self.seed)
+        if train is not None and self.recipe is None:
+            recipe = self._settled_recipe(len(train))
         return Plan(
             source=Path(source),
             model=model,
@@ -154,8 +163,8 @@ class Compression:
         if self.threads < 0 or self.seed < 0:
             raise UsageError("--seed and --threads are 0 or more", got=f"{self.seed} and {self.threads}")
 
-    def _settled_recipe(self) -> Recipe:
-        """The recipe that repeats this run with the same data."""
+    def _settled_recipe(self, samples: int | None = None) -> Recipe:
+        """The recipe that repeats this run with the same data, once the number of its samples is known."""
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
         elif self.recipe is not None:
@@ -163,7 +172,12 @@ class Compression:
         else:
             tune = self.fine_tune is not False and self.data is not None
             flags = Flags(
-                prune=self.prune, bits=self.bits, format=self.format, epochs=self.epochs, fine_tune=tune
+                prune=self.prune,
+                bits=self.bits,
+                format=self.format,
+                epochs=self.epochs,
+                samples=samples,
+                fine_tune=tune,
             )
             recipe = recipe_from_flags(flags)
         if self.fine_tune is not None:
@@ -194,7 +208,7 @@ class Compression:
         """What the result is judged by, but for the test samples."""
         if plan.validation is not None:
             return {"validation": plan.validation}
-        return {"synthetic": synthetic_dataset(plan.model, SYNTHETIC_SAMPLES, self.seed)}
+        return {SYNTHETIC: synthetic_dataset(plan.model, SYNTHETIC_SAMPLES, self.seed)}
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -245,6 +259,9 @@ class Compression:
             notes.append("No pass changed the model.")
         elif comparison.after.file_bytes >= comparison.before.file_bytes:
             notes.append("The result is no smaller than the original.")
+        judged = comparison.quality[0]
+        if judged.data == SYNTHETIC and judged.sqnr_db is not None and judged.sqnr_db < FRAGILE_DB:
+            notes.append(FRAGILE)
         return Report(
             comparison=comparison,
             steps=tuple(_step_facts(step) for step in result.reports),

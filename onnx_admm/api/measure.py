@@ -16,7 +16,7 @@ from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.sessions import open_session
 
-SYNTHETIC_SAMPLES = 16
+SYNTHETIC, SYNTHETIC_SAMPLES = "synthetic", 16
 
 _CHECKED_SAMPLES = 2
 _DISAGREEMENT = 0.02
@@ -64,6 +64,7 @@ class Measurement:
             accuracy_after=result.accuracy,
             agreement=result.agreement,
             sqnr_db=result.sqnr_db,
+            sqnr_by_output=result.sqnr_by_output,
         )
 
     def _timing(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Timing | None:

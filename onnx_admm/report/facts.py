@@ -92,7 +92,8 @@ class QualityFacts:
         data: ``validation``, ``test``, ``data`` or ``synthetic``.
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
         agreement: share of samples on which both predict the same class; None where there are none.
-        sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``.
+        sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
+        sqnr_by_output: the same for each output by itself.
     """
 
     data: str
@@ -101,6 +102,7 @@ class QualityFacts:
     accuracy_after: float | None = None
     agreement: float | None = None
     sqnr_db: float | None = None
+    sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def drop_points(self) -> float | None:

@@ -114,6 +114,9 @@ def _add_quality(table: Table, quality: QualityFacts) -> None:
         table.add_row(f"same prediction ({title})", "", _percent(quality.agreement))
     if quality.sqnr_db is not None:
         table.add_row(f"output SQNR ({title})", "", f"{quality.sqnr_db:.1f} dB")
+    if len(quality.sqnr_by_output) > 1:
+        for output, figure in quality.sqnr_by_output.items():
+            table.add_row(Text(f"  of {output}"), "", f"{figure:.1f} dB")
 
 
 def _counts(*figures: int | None) -> tuple[str, ...]:

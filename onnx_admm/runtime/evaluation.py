@@ -27,6 +27,7 @@ class Quality:
         agreement: share whose prediction is the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
+        sqnr_by_output: the same for each float output by itself.
         samples: how many were run.
     """
 
@@ -34,6 +35,7 @@ class Quality:
     agreement: float | None
     sqnr_db: float | None
     samples: int
+    sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -106,9 +108,9 @@ class _Tally:
     right: int = 0
     agreed: int = 0
     classifies: bool = True
-    has_floats: bool = False
-    signal: float = 0.0
-    noise: float = 0.0
+    energies: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Signal and noise of each float output."""
+
     _classes: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
     def add(self, count: int, output: str, outputs: Mapping[str, Array], labels: Array | None) -> None:
@@ -128,17 +130,18 @@ class _Tally:
             self.agreed += int(np.count_nonzero(self._classes == classes))
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
-                self.has_floats = True
-                signal, noise = _energies(expected[name], outputs[name])
-                self.signal += signal
-                self.noise += noise
+                signal, noise = self.energies.get(name, (0.0, 0.0))
+                more_signal, more_noise = _energies(expected[name], outputs[name])
+                self.energies[name] = signal + more_signal, noise + more_noise
 
     def quality(self, has_labels: bool, has_reference: bool) -> Quality:
+        signal, noise = (sum(pair[side] for pair in self.energies.values()) for side in (0, 1))
         return Quality(
             accuracy=self.right / self.samples if self.classifies and has_labels else None,
             agreement=self.agreed / self.samples if self.classifies and has_reference else None,
-            sqnr_db=_decibels(self.signal, self.noise) if has_reference and self.has_floats else None,
+            sqnr_db=_decibels(signal, noise) if self.energies else None,
             samples=self.samples,
+            sqnr_by_output={name: _decibels(*pair) for name, pair in self.energies.items()},
         )
 
 

@@ -1,0 +1,91 @@
+"""Which layers a pass works on: patterns, reasons, and the sentence where none is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onnx_admm import cli
+from onnx_admm.errors import PassRefused
+from onnx_admm.layers import choose_sites
+from onnx_admm.model.sites import WeightSite
+from onnx_admm.model.text import parse_text
+
+BRANCHES = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,2] x, bool k) => (float[N,2] y)
+    {
+        y = If (k) <
+            then_branch = yes () => (float[N,2] p) <float[2,2] w = {1, 2, 3, 4}> { p = MatMul (x, w) },
+            else_branch = no () => (float[N,2] q) <float[2,2] v = {5, 6, 7, 8}> { q = MatMul (x, v) }
+        >
+    }"""
+
+
+def site(name: str, op_type: str = "Conv", *, scope: str = "", editable: bool = True) -> WeightSite:
+    return WeightSite(name, op_type, (2, 2), "float32", 0, 1, 1, (name,), scope, editable)
+
+
+SITES = (
+    site("conv1"),
+    site("conv2"),
+    site("fc", "Gemm"),
+    site("lost", scope="If"),
+    site("done", editable=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "chosen"),
+    [
+        ((), (), ["conv1", "conv2", "fc"]),
+        (("conv*",), (), ["conv1", "conv2"]),
+        (("Gemm",), (), ["fc"]),
+        ((), ("conv1", "Gemm"), ["conv2"]),
+        (("conv?",), ("*2",), ["conv1"]),
+    ],
+)
+def test_patterns_name_weights_or_operators(
+    include: tuple[str, ...], exclude: tuple[str, ...], chosen: list[str]
+) -> None:
+    found, skipped = choose_sites(SITES, include, exclude)
+    assert [site.name for site in found] == chosen
+    assert {skip.layer for skip in skipped} == {site.name for site in SITES} - set(chosen)
+    reasons = {skip.layer: skip.why for skip in skipped}
+    assert reasons["lost"] == "stands in the subgraph If"
+    assert reasons["done"] == "already encoded"
+
+
+MANY = tuple(site(f"w{number}") for number in range(11))
+
+
+@pytest.mark.parametrize(
+    ("sites", "include", "sentence"),
+    [
+        (SITES, ("x",), r"no layer matches; got include \['x'\], .*; expected some of conv1, conv2, fc$"),
+        (MANY, ("x",), "expected some of w0, w1, w2, w3, w4, w5, w6, w7 and 3 more$"),
+        ((), (), "^the model has no weights to compress$"),
+        (SITES[4:], (), "^every weight is already encoded. Start from the model as it was before"),
+        (SITES[3:4], (), "^no weight to compress in the main graph: 1 stand in subgraphs. Export the model"),
+        (SITES[3:], (), "main graph: 1 stand in subgraphs, 1 are already encoded. Export the model without"),
+    ],
+)
+def test_nothing_left_is_a_sentence(
+    sites: tuple[WeightSite, ...], include: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(PassRefused, match=sentence):
+        choose_sites(sites, include, ())
+
+
+@pytest.mark.parametrize("asked", [[], ["--prune", "2x"], ["--bits", "4"]])
+def test_weights_in_branches_alone_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    source, out = tmp_path / "branches.onnx", tmp_path / "small.onnx"
+    parse_text(BRANCHES).save(source)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["compress", str(source), str(out), *asked])
+    assert left.value.code == 1
+    assert "2 stand in subgraphs. Export the model without control flow" in capsys.readouterr().err
+    assert not out.exists()
