@@ -44,9 +44,7 @@ def choose_sites(
     return tuple(chosen), tuple(skipped)
 
 
-def _nothing_left(
-    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
-) -> PassRefused:
+def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]) -> PassRefused:
     """Why no site is left to work on, and what can be done about it."""
     within_reach = [site.name for site in sites if site.editable and not site.scope]
     if within_reach:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,8 +48,6 @@ class AdmmQuantize:
         fractions: shares of the weights fixed after each round, rising to 1.
         round_epochs: epochs of retraining after each round but the last.
         retrain_epochs: epochs after the last round, when only biases still move.
-        polish_epochs: epochs after that in which a random third of the weights, another in each, is let go,
-            trained and put back on the levels; the best state by validation stays.
         rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM and the rounds; the last retraining falls from it to ``end_rate``.
         include, exclude: patterns of layer names or operators.
@@ -66,7 +63,6 @@ class AdmmQuantize:
     fractions: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0)
     round_epochs: int = 1
     retrain_epochs: int = 1
-    polish_epochs: int = 0
     rho_start: float = 1e-4
     rho_end: float = 2e-3
     learning_rate: float = 5e-4
@@ -122,7 +118,7 @@ class AdmmQuantize:
         if context.trainer is None or context.train is None:
             raise PassRefused("fine-tuning needs a trainer and data")
         rounds = len(self.fractions) - 1
-        total = self.epochs + rounds * self.round_epochs + self.retrain_epochs + self.polish_epochs
+        total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("quantise", total) as task:
             history = self._draw(run, sets, context.seed, task)
@@ -135,10 +131,8 @@ class AdmmQuantize:
                 seed = context.seed + 1000 * (number + 1)
                 score = validation_score(context) if last else None
                 scores = Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
-            polished = self._polish(run, sets, grids, context, task)
             model.write_back(run.tensors())
-        figures = {"admm": [asdict(record) for record in history], "retraining": list(scores)}
-        return figures | ({"polishing": polished} if polished else {})
+        return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
     def _draw(self, run: TrainingRun, sets: dict[str, LevelSet], seed: int, task: Task) -> tuple[Record, ...]:
         """ADMM towards the levels; pruned weights are held at zero."""
@@ -159,50 +153,6 @@ class AdmmQuantize:
         )
         run.pull(solution.z, {})
         return solution.history
-
-    def _polish(
-        self,
-        run: TrainingRun,
-        sets: dict[str, LevelSet],
-        grids: dict[str, Quantized],
-        context: PassContext,
-        task: Task,
-    ) -> list[float]:
-        """Let go of random thirds in turn, so that weights may still change level; the scores."""
-        score = validation_score(context)
-        best, kept = run.snapshot(), -inf if score is None else score(run.export())
-        rates = Rates(peak=self.learning_rate, end=self.end_rate)
-        scores: list[float] = []
-        for epoch in range(self.polish_epochs):
-            rng = np.random.default_rng((context.seed, epoch))
-            thirds = {name: rng.random(array.shape) < 1 / 3 for name, array in run.weights().items()}
-            _hold(run, sets, grids, thirds)
-            start, end = (rates.at((epoch + i) / self.polish_epochs) for i in (0, 1))
-            loss = run.epoch(start, end, seed=context.seed + 10_000 + epoch)
-            _hold(run, sets, grids, {})
-            note = f"loss {loss:.4f}"
-            if score is not None:
-                scores.append(score(run.export()))
-                note += f", score {scores[-1]:.4f}"
-            if score is None or scores[-1] >= kept:
-                best, kept = run.snapshot(), kept if score is None else scores[-1]
-            task.advance(note=note)
-        run.restore(best)
-        return scores
-
-
-def _hold(
-    run: TrainingRun, sets: dict[str, LevelSet], grids: dict[str, Quantized], loose: dict[str, Array]
-) -> None:
-    """Fix every weight at its nearest level but those that are ``loose``, which start there too."""
-    weights = run.weights()
-    levels = {name: _nearest_levels(array, sets[name], grids[name]) for name, array in weights.items()}
-    free = {
-        name: (loose.get(name, False) & _support(sets[name], array)).astype(array.dtype)
-        for name, array in levels.items()
-    }
-    run.load(levels)
-    run.freeze(free, {name: np.where(free[name] == 0, levels[name], 0) for name in levels})
 
 
 def _fix_nearest(

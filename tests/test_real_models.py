@@ -14,6 +14,7 @@ from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model import ModelView, PortSpec, convert_opset, layer_profiles, lower_ir_version
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
+from onnx_admm.passes.fold_bias import FoldBias
 from onnx_admm.runtime.sessions import open_session
 
 Array = np.ndarray[Any, Any]
@@ -150,3 +151,17 @@ def test_batch_normalisations_fold_away(name: str, left: int, shared: Path) -> N
     for output, expected in before.items():
         bound = 1e-4 * np.abs(expected).max() + 1e-6  # some outputs are probabilities that are all but zero
         np.testing.assert_allclose(after[output], expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(("name", "folded"), [("mnist_cntk", 2), ("ppocr_det_en", 2)])
+def test_biases_in_nodes_of_their_own_fold_away(name: str, folded: int, shared: Path) -> None:
+    view = load(shared, name)
+    plain = view.fork()
+    FoldBatchNorm().run(plain, PassContext(reference=view))
+    after = plain.fork()
+    report = FoldBias().run(after, PassContext(reference=view))
+    assert (report.figures["folded"], len(after.nodes("Add"))) == (folded, len(plain.nodes("Add")) - folded)
+    feeds = feeds_for(name, view)
+    outputs, expected = (open_session(model, threads=1).run(feeds) for model in (after, plain))
+    for output, array in expected.items():
+        np.testing.assert_allclose(outputs[output], array, rtol=0, atol=1e-4 * np.abs(array).max() + 1e-6)

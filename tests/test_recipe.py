@@ -105,7 +105,7 @@ def test_unreadable_recipes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("samples", "epochs"),
-    [(1, 60), (972, 60), (4267, 60), (6400, 40), (6401, 40), (8000, 32), (54_000, 8), (10**7, 8)],
+    [(1, 60), (972, 60), (4267, 60), (6400, 40), (6401, 40), (7999, 32), (54_000, 8), (10**7, 8)],
 )
 def test_few_samples_are_seen_more_often(samples: int, epochs: int) -> None:
     assert default_epochs(samples, least=8) == epochs

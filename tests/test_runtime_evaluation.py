@@ -77,6 +77,13 @@ def test_each_output_has_an_error_of_its_own() -> None:
     assert evaluate(one, DATA).sqnr_by_output == {}
 
 
+def test_errors_add_up_over_batches() -> None:
+    uneven, one = scaled(1, head="y = Min (s, f)"), scaled(1)
+    whole, parts = (evaluate(uneven, DATA, reference=one, batch_size=size) for size in (256, 2))
+    assert 0 < whole.sqnr_by_output["y"] < SQNR_LIMIT_DB
+    assert parts.sqnr_by_output["y"] == pytest.approx(whole.sqnr_by_output["y"])
+
+
 def test_outputs_that_are_not_finite_are_all_noise_unless_both_sides_hold_them() -> None:
     root = "y = Sqrt(s)"
     data = from_arrays({"x": SCORES - 1})
