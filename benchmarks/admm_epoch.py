@@ -24,7 +24,7 @@ from onnx_admm.data import from_arrays
 from onnx_admm.model import ModelView
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.runtime.sessions import runtime_versions
-from onnx_admm.training.artifacts import quiet, training_modules
+from onnx_admm.training.artifacts import open_artifacts, quiet, training_modules
 from onnx_admm.training.session import OrtTrainer
 
 
@@ -32,9 +32,7 @@ class PlainRun:
     """Cross-entropy training by onnxruntime-training alone."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        import onnxruntime
-
-        artifacts, api, _ = training_modules()
+        artifacts, _, _ = training_modules()
         proto = onnx.load_from_string(lower_ir_version(str(model), 10))
         with quiet():
             artifacts.generate_artifacts(
@@ -46,12 +44,7 @@ class PlainRun:
             )
         for name in ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"):
             (folder / name).write_bytes(lower_ir_version(str(folder / name), 10))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-        self._module = api.Module(str(folder / "training_model.onnx"), self._state, session_options=options)
-        self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        self._state, self._module, self._optimizer = open_artifacts(folder, threads=1)
         self._optimizer.set_learning_rate(1e-4)
 
     def epoch(self, data: Any, batch: int, seed: int) -> None:

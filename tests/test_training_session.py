@@ -151,6 +151,60 @@ def test_a_weight_in_a_constant_node_is_trained_and_written_back() -> None:
     assert not np.array_equal(trained.read("w"), model.read("w"))
 
 
+def test_initializers_of_ir_3_that_are_graph_inputs_are_trained() -> None:
+    model = parse_text("""
+        <ir_version: 3, opset_import: ["" : 9]>
+        g (float[N,2] x, float[2,2] w) => (float[N,2] y)
+        <float[2,2] w = {1.0, 0.5, -0.5, 1.0}>
+        {
+            y = MatMul (x, w)
+        }""")
+    data = from_arrays({"x": np.eye(2, dtype=np.float32)}, np.array([1, 0]))
+    with open_run(model, data, batch_size=2) as run:
+        run.epoch(1e-1, 1e-1, seed=0)
+        trained = run.export()
+    assert not np.array_equal(trained.read("w"), model.read("w"))
+    assert trained.signature() == model.signature()
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ("y = Relu (y0) side = MatMul (x, v)", "v: the weight does not reach the model's first output"),
+        (
+            "side = MatMul (x, w) h = Cast <to = 11> (y0) d = MatMul (h, u) y = Cast <to = 1> (d)",
+            "u: only float32",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_trained_are_named(weights: str, sentence: str) -> None:
+    model = parse_text(f"""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,2] x) => (float[N,2] y, float[N,2] side)
+        <float[2,2] w, float[2,2] v, double[2,2] u = {{1.0, 0.5, 0.5, 1.0}}>
+        {{
+            y0 = MatMul (x, w)
+            {weights}
+        }}""")
+    with pytest.raises(TrainingError, match=sentence):
+        open_run(model, from_arrays({"x": np.eye(2, dtype=np.float32)}, np.array([1, 0])))
+
+
+def test_an_operator_whose_gradient_has_no_kernel_is_named_with_its_node() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,1,4,4] x) => (float[N,2,4,4] y)
+        <float[2,1,3,3] w, float[4] scales = {1.0, 1.0, 2.0, 2.0}, float[1,2,3,3] v>
+        {
+            a = Conv (x, w)
+            r = Resize <mode = "nearest"> (a, , scales)
+            y = Relu (r)
+        }""")
+    data = from_arrays({"x": np.ones((2, 1, 4, 4), np.float32)}, None)
+    with pytest.raises(TrainingError, match="node r: the training runtime has no gradient for Resize"):
+        open_run(model, data, loss="mse")
+
+
 @pytest.mark.parametrize("activation", ["Sum (a, b1)", "LayerNormalization (a, b1)"])
 def test_operators_are_brought_into_a_form_with_a_gradient(activation: str) -> None:
     model = mlp(activation=activation)

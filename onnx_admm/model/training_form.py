@@ -26,10 +26,14 @@ from onnx_admm.model.view import ModelView
 MAX_OPSET, MAX_IR = 21, 10
 """What onnxruntime-training-cpu 1.19.2 loads."""
 
+_INITIALIZERS_ALONE = 4
+"""The IR version from which an initializer need not be a graph input too."""
+
 MIN_OPSET = 13
 """Gemm has a gradient from opset 11; the loss operators used here need 13."""
 
 _HEADS = {"Softmax", "LogSoftmax", "ArgMax", "Identity", "Cast", "Squeeze", "ZipMap", "TopK", "Hardmax"}
+_SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Identity", "Cast", "Hardmax"}
 _BIASED = {"Conv", "ConvTranspose", "Gemm"}
 _PREFIX = "admm::"
 
@@ -104,6 +108,8 @@ def cut_at_logits(model: ModelView) -> tuple[ModelView, bool]:
     value, classifier = graph.outputs[0], False
     while (node := value.producer()) is not None and node.op_type in _HEADS and node.inputs[0] is not None:
         classifier = classifier or node.op_type in ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
+        if node.op_type in _SHAPE_KEEPING and node.inputs[0].shape is None:
+            node.inputs[0].shape = value.shape
         value = node.inputs[0]
     graph.outputs.clear()
     graph.outputs.append(value)
@@ -129,6 +135,7 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     for value in list(graph.inputs):
         if value.is_initializer():
             graph.inputs.remove(value)
+    cut.graph_ir.ir_version = max(cut.ir_version, _INITIALIZERS_ALONE)
     weights = [_initializer(graph, site) for site in sites]
     biases = list(_biases(graph, {weight.name or "" for weight in weights}))
     penalties = [_steer(graph, weight) for weight in weights]
@@ -163,8 +170,14 @@ def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
 
 
 def _initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
-    if site.scope or site.name not in graph.initializers:
-        hint = "Exclude it or use --no-fine-tune."
+    if not site.scope and site.name not in graph.initializers:
+        what = "the weight does not reach the model's first output, the one that is trained on"
+        raise TrainingError(what, where=site.name, hint="Leave it out (`exclude` in a recipe).")
+    if site.dtype != "float32":
+        what = "only float32 weights can be fine-tuned"
+        raise TrainingError(what, where=site.name, got=site.dtype, hint="Use --no-fine-tune.")
+    if site.scope:
+        hint = "Leave it out (`exclude` in a recipe), or use --no-fine-tune."
         raise TrainingError("only weights of the main graph can be fine-tuned", where=site.name, hint=hint)
     return graph.initializers[site.name]
 

@@ -21,7 +21,10 @@ from onnx_admm.runtime.sessions import require_training
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_GRADIENT = re.compile(r"gradient builder has not been registered: (\S+) for node (\S*)")
+_NO_GRADIENT = (
+    re.compile(r"gradient builder has not been registered: (\S+) for node (\S*)"),
+    re.compile(r"implementation for (\w+)Grad\(\d+\) node with name '(.*?)_Grad/"),
+)
 
 
 def training_modules() -> tuple[Any, Any, Any]:
@@ -71,10 +74,30 @@ def write_artifacts(form: TrainingForm, folder: Path, weight_decay: float) -> No
         file.write_bytes(lower_ir_version(str(file), MAX_IR))
 
 
+def open_artifacts(folder: Path, threads: int) -> tuple[Any, Any, Any]:
+    """Checkpoint state, module and optimizer of the artifacts in ``folder``.
+
+    Raises:
+        TrainingError: the runtime has no kernel for a gradient.
+    """
+    _, api, _ = training_modules()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    try:
+        module = api.Module(str(folder / "training_model.onnx"), state, session_options=options)
+    except RuntimeError as error:
+        raise _explained(str(error)) from error
+    return state, module, api.Optimizer(str(folder / "optimizer_model.onnx"), module)
+
+
 def _explained(message: str) -> TrainingError:
     """The builder's complaint as a sentence."""
-    missing = _NO_GRADIENT.search(message)
-    hint = "Use --no-fine-tune, or --exclude the layers before that node."
+    missing = next((found for pattern in _NO_GRADIENT if (found := pattern.search(message))), None)
+    hint = "Use --no-fine-tune, or leave out the layers before that node (`exclude` in a recipe)."
     if missing is None:
         said = " ".join(message.split())[-300:]
         return TrainingError("the training runtime cannot build gradients", got=said, hint=hint)

@@ -20,7 +20,7 @@ from onnx_admm.model.training_form import (
     training_form,
 )
 from onnx_admm.runtime.sessions import open_session
-from onnx_admm.training.artifacts import training_modules, write_artifacts
+from onnx_admm.training.artifacts import open_artifacts, write_artifacts
 from onnx_admm.training.feeder import Feeder
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.teacher import Teacher
@@ -69,17 +69,9 @@ class OrtTrainingRun:
             raise
 
     def _build(self, folder: Path) -> None:
-        import onnxruntime
-
         write_artifacts(self._form, folder, self._settings.weight_decay)
-        _, api, _ = training_modules()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
-        options.intra_op_num_threads = self._settings.threads or 1
-        self._state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-        self._module = api.Module(str(folder / "training_model.onnx"), self._state, session_options=options)
-        self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        self._state, self._module, self._optimizer = open_artifacts(folder, self._settings.threads or 1)
         self._module.train()
         self._order = list(self._module.input_names())
 
