@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.encoding.accounting import packed_bytes
 from onnx_admm.errors import UsageError
 
 Format = Literal["auto", "dense", "qdq", "sparse", "packed"]
 
-_WIDEST_GAP = 16  # bits; wider gaps are never the cheapest at fewer than 2^16 weights between two kept ones
 _PATTERN_SEPARATOR = ":"
 
 
@@ -24,9 +24,9 @@ class StorageCostModel:
     - dense: ``4 n``
     - qdq: ``n b / 8`` codes, and a float scale and a zero point for each channel: ``+ 5 c``
     - sparse: ``4 k`` values and 3-byte indices: ``7 k``
-    - packed: ``k (b + g) / 8`` codes and g-bit gaps, fillers for gaps that do not fit, and a codebook of
-      ``4 min(2^b, k)`` bytes; g is the width that costs least. Patterns N:M need ``ceil(log2 M)`` bits of
-      position for a weight, structured removal (channels, blocks) none.
+    - packed: the lesser of codes with Rice-coded gaps and of digits (``encoding.accounting.packed_bytes``),
+      and a codebook of ``4 min(2^b, k)`` bytes. Patterns N:M take ``k (b + ceil(log2 M)) / 8`` for codes and
+      positions, structured removal (channels, blocks) and weights without zeros ``k b / 8``.
 
     Args:
         format: one of these, or ``auto``: the cheapest.
@@ -99,37 +99,14 @@ def _sparse(layer: LayerProfile, treatment: Treatment) -> float:
 
 
 def _packed(layer: LayerProfile, treatment: Treatment) -> float:
-    kept = _kept(layer, treatment)
-    codebook = 0.0 if treatment.bits > 8 else 4 * min(2.0**treatment.bits, kept)
-    if kept == 0:
-        return 0.0
-    structure = treatment.structure
-    if kept >= layer.parameters:
-        index = 0.0
-    elif _PATTERN_SEPARATOR in structure:
-        index = kept * math.ceil(math.log2(int(structure.partition(_PATTERN_SEPARATOR)[2])))
-    elif structure == "unstructured":
-        index = _gap_bits(kept, layer.parameters, treatment.bits)
-    else:
-        index = 0.0
-    return (kept * treatment.bits + index) / 8 + codebook
-
-
-def _gap_bits(kept: float, parameters: int, code_bits: int) -> float:
-    """Bits of all gaps, and of the fillers (code and gap) that stand where a gap is too wide.
-
-    A gap of g bits spans ``s = 2^g`` weights; with geometric gaps one overflows with probability
-    ``q = (1 - d)^s``, so a kept weight needs ``q / (1 - q)`` fillers.
-    """
-    sparsity = 1 - kept / parameters
-    costs = []
-    for width in range(1, _WIDEST_GAP + 1):
-        overflow: float = sparsity ** (2**width)
-        if overflow < 1.0:
-            fillers = kept * overflow / (1 - overflow)
-            costs.append(kept * width + fillers * (width + code_bits))
-    bitmap = float(parameters)
-    return min([*costs, bitmap])
+    kept, bits, structure = _kept(layer, treatment), treatment.bits, treatment.structure
+    codebook = 0.0 if bits > 8 else 4 * min(2.0**bits, kept)
+    if structure == "unstructured" and kept < layer.parameters:
+        return packed_bytes(layer.parameters, kept, 1 << bits) + codebook
+    position = 0
+    if _PATTERN_SEPARATOR in structure and kept < layer.parameters:
+        position = math.ceil(math.log2(int(structure.partition(_PATTERN_SEPARATOR)[2])))
+    return kept * (bits + position) / 8 + codebook
 
 
 def _kept(layer: LayerProfile, treatment: Treatment) -> float:

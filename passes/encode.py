@@ -12,7 +12,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.outcome import Outcome
 from onnx_admm.encoding.packed import encode_packed
-from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_sparse
+from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_sparse, keep_forms
 from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.fingerprint import fingerprint
@@ -30,8 +30,8 @@ _LATENCY_ROUNDS = 31
 class Encode:
     """Store the weights of a pruned and quantised model by what their values tell, with equal outputs.
 
-    - ``dense``: as they are. ``qdq``: DequantizeLinear on 8- or 4-bit grids. ``sparse``: sparse initializers
-      (only in the last write: reading makes them dense again).
+    - ``dense``: plain values. ``qdq``: DequantizeLinear on 8- or 4-bit grids. ``sparse``: sparse initializers
+      (in memory they are dense: later passes see plain values, and new values are written dense).
     - ``packed``: packed codes, gaps and codebooks, decoded by standard operators that ONNX Runtime folds at
       load into plain dense weights, so that it runs as fast as before.
     - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file.
@@ -103,13 +103,13 @@ class Encode:
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
             if candidate.file_bytes >= len(model.to_bytes()):
-                trial["verdict"] = "no smaller than dense"
+                trial["verdict"] = "no smaller than before"
                 break
             trial |= self._try(model, candidate, data, context)
             if trial["verdict"] == "taken":
                 model.become(candidate.model)
                 return candidate.outcome, trials
-        return encode_dense(model), trials
+        return keep_forms(model), trials
 
     def _candidates(self, model: ModelView) -> Iterator[_Candidate]:
         for name in ("packed", "qdq", "sparse"):

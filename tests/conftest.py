@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
+from fake_plugins import register
 from hypothesis import settings
 
-from onnx_admm.model import ModelView
+from onnx_admm import cli
+from onnx_admm.contracts import ModelView, Pass, PassContext, PassReport, TrainingSettings
+from onnx_admm.data import from_arrays
+from onnx_admm.model.text import parse_text
+from onnx_admm.recipe import Recipe
+from onnx_admm.runtime.sessions import open_session
+from onnx_admm.training.session import OrtTrainer
 
 settings.register_profile("onnx-admm", deadline=None, derandomize=True, database=None)
 settings.load_profile("onnx-admm")
@@ -76,11 +82,18 @@ def keep_for_deployment(request: pytest.FixtureRequest, tmp_path: Path) -> KeepF
 
 # -- tiny models -----------------------------------------------------------------------------
 
-CONV_NET = """
-    <ir_version: 10, opset_import: ["" : 17]>
-    conv_net (float[N,1,8,8] x) => (float[N,3] scores)
-    <float[4,1,3,3] w1, float[4] b1, float[6,4,3,3] w2, float[6] b2, float[3,24] w3, float[3] b3>
-    {
+
+def conv_net(channels: tuple[int, int], classes: int, *, ir_version: int = 10, opset: int = 17) -> str:
+    """Text of two convolutions, each with Relu and pooling, and a Gemm, over one-channel 8x8 images."""
+    first, second = channels
+    return f"""
+    <ir_version: {ir_version}, opset_import: ["" : {opset}]>
+    conv_net (float[N,1,8,8] x) => (float[N,{classes}] scores)
+    <
+        float[{first},1,3,3] w1, float[{first}] b1, float[{second},{first},3,3] w2, float[{second}] b2,
+        float[{classes},{4 * second}] w3, float[{classes}] b3
+    >
+    {{
         a1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
         r1 = Relu (a1)
         p1 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r1)
@@ -89,8 +102,10 @@ CONV_NET = """
         p2 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r2)
         flat = Flatten (p2)
         scores = Gemm <transB = 1> (flat, w3, b3)
-    }
-"""
+    }}"""
+
+
+CONV_NET = conv_net((4, 6), 3)
 
 MLP = """
     <ir_version: 10, opset_import: ["" : 17]>
@@ -105,32 +120,122 @@ MLP = """
 """
 
 
-def model_from_text(text: str, seed: int = 0) -> ModelView:
-    """Parse ``onnx.parser`` text; initializers declared without values get seeded random ones.
-
-    Weights are drawn from N(0, 2 / fan-in), biases from N(0, 0.1^2).
-    """
-    rng = np.random.default_rng(seed)
-    proto = onnx.parser.parse_model(text)
-    graph = proto.graph
-    drawn = []
-    for value in list(graph.value_info):
-        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        deviation = 0.1 if len(shape) < 2 else np.sqrt(2 * shape[0] / np.prod(shape))
-        array = rng.normal(0, deviation, shape).astype(np.float32)
-        drawn.append(onnx.numpy_helper.from_array(array, value.name))
-        graph.value_info.remove(value)
-    graph.initializer.extend(drawn)
-    return ModelView.from_bytes(proto.SerializeToString())
+TWO_GEMMS = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    two_gemms (float[N,16] x) => (float[N,4] logits)
+    <float[16,32] w1, float[32] b1, float[4,32] w2, float[4] b2>
+    {
+        a = Gemm (x, w1, b1)
+        r = Relu (a)
+        logits = Gemm <transB = 1> (r, w2, b2)
+    }
+"""
 
 
 @pytest.fixture
 def tiny_conv() -> ModelView:
     """Two convolutions and a Gemm, 3 classes of 8x8 images, random weights."""
-    return model_from_text(CONV_NET)
+    return parse_text(CONV_NET)
 
 
 @pytest.fixture
 def tiny_mlp() -> ModelView:
     """MatMul + Add, Relu, Gemm: 8 inputs, 3 classes, random weights."""
-    return model_from_text(MLP)
+    return parse_text(MLP)
+
+
+# -- passes ----------------------------------------------------------------------------------
+
+
+def context_of_gemms(model: ModelView, *, trained: bool = False, seed: int = 0) -> PassContext:
+    """For passes on ``TWO_GEMMS``: without data, or with a trainer and samples that can be learned."""
+    if not trained:
+        return PassContext(reference=model)
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(768, 16)).astype(np.float32)
+    data = from_arrays({"x": x}, np.argmax(x @ rng.normal(size=(16, 4)), axis=1).astype(np.int64))
+    return PassContext(
+        reference=model,
+        train=data.select(np.arange(512)),
+        validation=data.select(np.arange(512, 768)),
+        trainer=OrtTrainer(),
+        settings=TrainingSettings(batch_size=32, loss="cross_entropy"),
+        seed=seed,
+    )
+
+
+def fold_with(step: Pass, view: ModelView) -> tuple[ModelView, PassReport]:
+    """A fork, folded until nothing is left to fold."""
+    folded, context = view.fork(), PassContext(reference=view)
+    report = step.run(folded, context)
+    assert report.changed == bool(report.edits)
+    assert not step.run(folded, context).changed
+    assert folded.signature() == view.signature()
+    return folded, report
+
+
+def assert_same_outputs(before: ModelView, after: ModelView, shape: tuple[int, ...]) -> None:
+    """For one random ``x``, without the runtime's own folding."""
+    feeds = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
+    expected = open_session(before, threads=1, optimize=False).run(feeds)
+    got = open_session(after, threads=1, optimize=False).run(feeds)
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5 * np.abs(array).max())
+
+
+# -- files to compress -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def net(tiny_conv: ModelView, tmp_path: Path) -> Path:
+    """``tiny_conv`` as a file, with some metadata to lose."""
+    tiny_conv.metadata["documentation"] = "A net. " * 40
+    tiny_conv.save(tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+@pytest.fixture
+def samples(net: Path, tmp_path: Path) -> Path:
+    """300 samples labelled by ``net`` itself: it is always right."""
+    images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    scores = open_session(net, threads=1).run({"x": images})["scores"]
+    np.savez(tmp_path / "train.npz", x=images, labels=scores.argmax(axis=1))
+    return tmp_path / "train.npz"
+
+
+@pytest.fixture
+def scale_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``scale`` can be named in recipes."""
+    register(monkeypatch, tmp_path, {"onnx_admm.passes": {"scale": "fake_plugins:Scale"}})
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, scale_is_registered: None) -> Path:
+    """Scales by 0.9, and leaves no trace that would make the file larger."""
+    (tmp_path / "recipe.toml").write_text(
+        'fine_tune = false\nprovenance = false\n[[pass]]\nname = "scale"\nfactor = 0.9\n'
+    )
+    return tmp_path / "recipe.toml"
+
+
+def running(*passes: object, **changes: object) -> dict[str, object]:
+    """Keywords for ``compress``: these passes alone, without fine-tuning, on one thread."""
+    return {"recipe": Recipe(passes, fine_tune=False), "threads": 1, **changes}  # type: ignore[arg-type]
+
+
+# -- the command line ------------------------------------------------------------------------
+
+RunCommand = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    """``run("inspect", path)``: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call

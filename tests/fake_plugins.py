@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -46,10 +46,31 @@ class Scale:
         return PassReport(changed=bool(edits), edits=tuple(edits))
 
 
-@pytest.fixture
-def scale_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``scale`` can be named in recipes."""
-    register(monkeypatch, tmp_path, {"onnx_admm.passes": {"scale": "fake_plugins:Scale"}})
+@dataclass(frozen=True)
+class Bloat:
+    """Makes the file larger."""
+
+    name: ClassVar[str] = "bloat"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        return None
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        model.metadata["ballast"] = "x" * 1000
+        return PassReport(changed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink(Scale):
+    """Flips the sign of every weight and drops the graph's documentation."""
+
+    name: ClassVar[str] = "shrink"
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        del model.metadata["documentation"]
+        return replace(super().run(model, context), changed=True)
 
 
 def register(

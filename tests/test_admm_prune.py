@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import TWO_GEMMS, context_of_gemms
 
-from onnx_admm.contracts import ModelView, PassContext, TrainingSettings
-from onnx_admm.data import from_arrays
+from onnx_admm.contracts import ModelView, TrainingSettings
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.training.session import OrtTrainer
 
-MLP = """
-    <ir_version: 10, opset_import: ["" : 17]>
-    mlp (float[N,16] x) => (float[N,4] logits)
-    <float[16,32] w1, float[32] b1, float[4,32] w2, float[4] b2>
-    {
-        a = Gemm (x, w1, b1)
-        r = Relu (a)
-        logits = Gemm <transB = 1> (r, w2, b2)
-    }"""
-
 
 def mlp() -> ModelView:
-    return parse_text(MLP)
-
-
-def context(model: ModelView, *, trained: bool = False, seed: int = 0) -> PassContext:
-    if not trained:
-        return PassContext(reference=model)
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(768, 16)).astype(np.float32)
-    labels = np.argmax(x @ rng.normal(size=(16, 4)), axis=1).astype(np.int64)
-    data = from_arrays({"x": x}, labels)
-    return PassContext(
-        reference=model,
-        train=data.select(np.arange(512)),
-        validation=data.select(np.arange(512, 768)),
-        trainer=OrtTrainer(),
-        settings=TrainingSettings(batch_size=32, loss="cross_entropy"),
-        seed=seed,
-    )
+    return parse_text(TWO_GEMMS)
 
 
 def nonzeros(model: ModelView) -> dict[str, int]:
@@ -51,7 +24,7 @@ def nonzeros(model: ModelView) -> dict[str, int]:
 
 def test_a_ratio_is_one_budget_over_all_layers() -> None:
     model = mlp()
-    report = AdmmPrune(ratio=8.0).run(fork := model.fork(), context(model))
+    report = AdmmPrune(ratio=8.0).run(fork := model.fork(), context_of_gemms(model))
     assert sum(nonzeros(fork).values()) == 640 // 8
     assert report.changed
     assert {edit.layer for edit in report.edits} == {"w1", "w2"}
@@ -59,7 +32,7 @@ def test_a_ratio_is_one_budget_over_all_layers() -> None:
 
 def test_without_a_trainer_the_kept_weights_are_the_nearest_point() -> None:
     model = mlp()
-    AdmmPrune(layers=(0.25, 1.0)).run(fork := model.fork(), context(model))
+    AdmmPrune(layers=(0.25, 1.0)).run(fork := model.fork(), context_of_gemms(model))
     before, after = model.read("w1"), fork.read("w1")
     assert np.array_equal(after[after != 0], before[after != 0])
     assert np.abs(before[after == 0]).max() <= np.abs(after[after != 0]).min()
@@ -68,14 +41,14 @@ def test_without_a_trainer_the_kept_weights_are_the_nearest_point() -> None:
 
 def test_layers_by_pattern_and_in_order_say_the_same() -> None:
     model = mlp()
-    AdmmPrune(layers=(0.25, 0.5)).run(ordered := model.fork(), context(model))
-    AdmmPrune(layers={"w1": 0.25, "*": 0.5}).run(named := model.fork(), context(model))
+    AdmmPrune(layers=(0.25, 0.5)).run(ordered := model.fork(), context_of_gemms(model))
+    AdmmPrune(layers={"w1": 0.25, "*": 0.5}).run(named := model.fork(), context_of_gemms(model))
     assert nonzeros(ordered) == nonzeros(named) == {"w1": 128, "w2": 64}
 
 
 def test_a_pattern_runs_along_the_input_channels() -> None:
     model = mlp()
-    AdmmPrune(pattern="2:4").run(fork := model.fork(), context(model))
+    AdmmPrune(pattern="2:4").run(fork := model.fork(), context_of_gemms(model))
     groups = (fork.read("w1").T.reshape(-1, 4) != 0).sum(axis=1)  # w1 is (in, out)
     assert (groups == 2).all()
     assert ((fork.read("w2").reshape(-1, 4) != 0).sum(axis=1) == 2).all()
@@ -83,7 +56,7 @@ def test_a_pattern_runs_along_the_input_channels() -> None:
 
 def test_channels_go_whole() -> None:
     model = mlp()
-    AdmmPrune(layers=(0.25, 1.0), structure="channel").run(fork := model.fork(), context(model))
+    AdmmPrune(layers=(0.25, 1.0), structure="channel").run(fork := model.fork(), context_of_gemms(model))
     alive = np.any(fork.read("w1") != 0, axis=0)
     assert alive.sum() == 8
     assert (fork.read("w1")[:, alive] != 0).all()
@@ -95,9 +68,9 @@ def test_fine_tuning_meets_the_budget_and_beats_the_nearest_point() -> None:
         for epoch in range(10):
             run.epoch(1e-2, 1e-2, seed=epoch)
         model = run.export()
-    tuned_context = context(model, trained=True)
+    tuned_context = context_of_gemms(model, trained=True)
     assert tuned_context.validation is not None
-    AdmmPrune(ratio=5.0).run(nearest := model.fork(), context(model))
+    AdmmPrune(ratio=5.0).run(nearest := model.fork(), context_of_gemms(model))
     prune = AdmmPrune(ratio=5.0, epochs=8, steps=2, retrain_epochs=6, learning_rate=1e-2)
     report = prune.run(tuned := model.fork(), tuned_context)
     assert sum(nonzeros(tuned).values()) <= 128
@@ -108,16 +81,16 @@ def test_fine_tuning_meets_the_budget_and_beats_the_nearest_point() -> None:
 
 
 def _train_part(model: ModelView) -> tuple[object, TrainingSettings, ModelView]:
-    trained = context(model, trained=True)
+    trained = context_of_gemms(model, trained=True)
     return trained.train, trained.settings, model
 
 
 def test_same_seed_same_weights() -> None:
     model = mlp()
     prune = AdmmPrune(ratio=4.0, epochs=2, retrain_epochs=1)
-    prune.run(one := model.fork(), context(model, trained=True))
-    prune.run(two := model.fork(), context(model, trained=True))
-    prune.run(other := model.fork(), context(model, trained=True, seed=1))
+    prune.run(one := model.fork(), context_of_gemms(model, trained=True))
+    prune.run(two := model.fork(), context_of_gemms(model, trained=True))
+    prune.run(other := model.fork(), context_of_gemms(model, trained=True, seed=1))
     assert np.array_equal(one.read("w1"), two.read("w1"))
     assert not np.array_equal(one.read("w1"), other.read("w1"))
 
@@ -142,4 +115,4 @@ def test_same_seed_same_weights() -> None:
 def test_impossible_settings_are_refused_in_a_sentence(settings: dict[str, object], sentence: str) -> None:
     model = mlp()
     with pytest.raises(PassRefused, match=sentence):
-        AdmmPrune(**settings).requires(model, context(model))  # type: ignore[arg-type]
+        AdmmPrune(**settings).requires(model, context_of_gemms(model))  # type: ignore[arg-type]

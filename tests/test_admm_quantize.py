@@ -4,47 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import TWO_GEMMS, context_of_gemms
 
 from onnx_admm.admm.levels import Levels, SupportLevels
-from onnx_admm.contracts import ModelView, PassContext, TrainingSettings
-from onnx_admm.data import from_arrays
+from onnx_admm.contracts import ModelView
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.admm_quantize import SCALE_BITS, AdmmQuantize
-from onnx_admm.training.session import OrtTrainer
-
-MLP = """
-    <ir_version: 10, opset_import: ["" : 17]>
-    mlp (float[N,16] x) => (float[N,4] logits)
-    <float[16,32] w1, float[32] b1, float[4,32] w2, float[4] b2>
-    {
-        a = Gemm (x, w1, b1)
-        r = Relu (a)
-        logits = Gemm <transB = 1> (r, w2, b2)
-    }"""
 
 
 def pruned_mlp() -> ModelView:
-    model = parse_text(MLP)
+    model = parse_text(TWO_GEMMS)
     weights = model.read("w1")
     weights[np.abs(weights) < np.median(np.abs(weights))] = 0
     model.replace("w1", weights)
     return model
-
-
-def context(model: ModelView, *, trained: bool = False) -> PassContext:
-    if not trained:
-        return PassContext(reference=model)
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(256, 16)).astype(np.float32)
-    data = from_arrays({"x": x}, rng.integers(0, 4, 256))
-    return PassContext(
-        reference=model,
-        train=data,
-        validation=data,
-        trainer=OrtTrainer(),
-        settings=TrainingSettings(batch_size=32),
-    )
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -52,7 +26,7 @@ def context(model: ModelView, *, trained: bool = False) -> PassContext:
 def test_every_weight_lies_on_its_grid_and_zeros_stay(bits: int, per_channel: bool, trained: bool) -> None:
     model = pruned_mlp()
     quantize = AdmmQuantize(bits=(bits, max(bits, 2)), per_channel=per_channel, epochs=2)
-    report = quantize.run(fork := model.fork(), context(model, trained=trained))
+    report = quantize.run(fork := model.fork(), context_of_gemms(model, trained=trained))
     mask = model.read("w1") != 0
     assert np.array_equal(fork.read("w1") != 0, mask)
     axes = (1, 0) if per_channel else (None, None)
@@ -62,15 +36,15 @@ def test_every_weight_lies_on_its_grid_and_zeros_stay(bits: int, per_channel: bo
 
 
 def test_a_layer_without_zeros_at_one_bit_has_two_values() -> None:
-    model = parse_text(MLP)
-    AdmmQuantize(bits=1).run(fork := model.fork(), context(model))
+    model = parse_text(TWO_GEMMS)
+    AdmmQuantize(bits=1).run(fork := model.fork(), context_of_gemms(model))
     assert len(np.unique(fork.read("w1"))) == 2
 
 
 def test_quantising_twice_without_training_changes_nothing() -> None:
     model = pruned_mlp()
-    AdmmQuantize(bits=3).run(once := model.fork(), context(model))
-    report = AdmmQuantize(bits=3).run(twice := once.fork(), context(model))
+    AdmmQuantize(bits=3).run(once := model.fork(), context_of_gemms(model))
+    report = AdmmQuantize(bits=3).run(twice := once.fork(), context_of_gemms(model))
     assert not report.changed
     assert np.array_equal(once.read("w1"), twice.read("w1"))
 
@@ -87,6 +61,6 @@ def test_quantising_twice_without_training_changes_nothing() -> None:
     ],
 )
 def test_impossible_settings_are_refused_in_a_sentence(settings: dict[str, object], sentence: str) -> None:
-    model = parse_text(MLP)
+    model = parse_text(TWO_GEMMS)
     with pytest.raises(PassRefused, match=sentence):
-        AdmmQuantize(**settings).requires(model, context(model))  # type: ignore[arg-type]
+        AdmmQuantize(**settings).requires(model, context_of_gemms(model))  # type: ignore[arg-type]

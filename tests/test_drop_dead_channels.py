@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONV_NET, MLP, KeepForDeployment, model_from_text
+from conftest import CONV_NET, MLP, KeepForDeployment
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.sessions import open_session
 
@@ -68,7 +69,7 @@ EVERY = slice(None)
 def test_channels_that_nothing_reads_go_through_pooling_and_flatten(
     tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     zero(view, "w3", EVERY, slice(4, 12))  # channels 1 and 2 of the second convolution, four columns each
     zero(view, "w2", EVERY, 3)
     small, report = drop(view)
@@ -82,7 +83,7 @@ def test_channels_that_nothing_reads_go_through_pooling_and_flatten(
 
 
 def test_a_channel_that_goes_makes_others_unread() -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     zero(view, "w3", EVERY, slice(0, 20))  # leaves the last channel of the second convolution
     zero(view, "w2", 5, slice(0, 3))  # which reads only the last of the first
     small, _ = drop(view)
@@ -92,7 +93,7 @@ def test_a_channel_that_goes_makes_others_unread() -> None:
 
 @pytest.mark.parametrize("bias", [-0.5, 0.0])
 def test_a_channel_that_a_relu_holds_at_zero_goes_even_before_padding(bias: float) -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     zero(view, "w1", 2)
     view.write_back({"b1": np.array([0.1, 0.2, bias, 0.3], np.float32)})
     small, _ = drop(view)
@@ -101,7 +102,7 @@ def test_a_channel_that_a_relu_holds_at_zero_goes_even_before_padding(bias: floa
 
 
 def test_a_constant_before_padding_stays() -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     zero(view, "w1", 2)
     view.write_back({"b1": np.array([0.1, 0.2, 0.7, 0.3], np.float32)})
     small, report = drop(view)
@@ -110,7 +111,7 @@ def test_a_constant_before_padding_stays() -> None:
 
 
 def test_a_constant_is_taken_in_by_the_next_bias() -> None:
-    view = model_from_text(UNPADDED)
+    view = parse_text(UNPADDED)
     zero(view, "w1", 2)
     zero(view, "w2", 1)
     view.write_back({"b1": np.array([0.1, 0.2, 0.7, 0.3], np.float32), "b2": np.full(6, 0.9, np.float32)})
@@ -120,7 +121,7 @@ def test_a_constant_is_taken_in_by_the_next_bias() -> None:
 
 
 def test_a_layer_without_a_bias_gets_one_for_a_constant() -> None:
-    view = model_from_text(UNPADDED.replace("(p1, w2, b2)", "(p1, w2)").replace(" float[6] b2,", ""))
+    view = parse_text(UNPADDED.replace("(p1, w2, b2)", "(p1, w2)").replace(" float[6] b2,", ""))
     zero(view, "w1", 0)
     view.write_back({"b1": np.full(4, 0.4, np.float32)})
     small, _ = drop(view)
@@ -131,7 +132,7 @@ def test_a_layer_without_a_bias_gets_one_for_a_constant() -> None:
 
 def test_alpha_and_beta_of_a_gemm_count() -> None:
     text = MLP.replace("Gemm <transB = 1>", "Gemm <transB = 1, alpha = 0.5, beta = 2.0>")
-    view = model_from_text(text)
+    view = parse_text(text)
     zero(view, "w1", EVERY, 5)
     view.write_back({"b1": np.full(16, 0.25, np.float32)})
     small, _ = drop(view)
@@ -140,7 +141,7 @@ def test_alpha_and_beta_of_a_gemm_count() -> None:
 
 
 def test_branches_that_are_added_go_together_or_not_at_all() -> None:
-    view = model_from_text(RESIDUAL)
+    view = parse_text(RESIDUAL)
     zero(view, "w3", 2)  # nothing reads channel 2 behind the Add, but the second convolution does before it
     _, report = drop(view)
     assert not report.changed
@@ -151,7 +152,7 @@ def test_branches_that_are_added_go_together_or_not_at_all() -> None:
 
 
 def test_a_constant_passes_batch_normalisation_and_add() -> None:
-    view = model_from_text(RESIDUAL)
+    view = parse_text(RESIDUAL)
     zero(view, "w1", 1)
     zero(view, "w2", 1)
     view.write_back({"b1": np.array([0.1, -0.2, 0.3, 0.1], np.float32)})
@@ -165,7 +166,7 @@ def test_an_explicit_reshape_is_rewritten() -> None:
     text = CONV_NET.replace(
         "flat = Flatten (p2)", "to = Constant <value = int64[2] {-1, 24}> ()\n flat = Reshape (p2, to)"
     )
-    view = model_from_text(text)
+    view = parse_text(text)
     zero(view, "w3", EVERY, slice(4, 8))
     small, _ = drop(view)
     assert shapes(small)["w3"] == (3, 20)
@@ -173,7 +174,7 @@ def test_an_explicit_reshape_is_rewritten() -> None:
 
 
 def test_one_channel_of_each_layer_stays() -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     zero(view, "w2", EVERY)
     small, _ = drop(view)
     assert min(min(shape) for shape in shapes(small).values()) >= 1
@@ -192,7 +193,7 @@ def test_one_channel_of_each_layer_stays() -> None:
     ],
 )
 def test_what_is_not_understood_stays_and_says_why(text: str, reason: str) -> None:
-    view = model_from_text(text)
+    view = parse_text(text)
     zero(view, view.sites()[1].name, EVERY, 0)
     _, report = drop(view)
     assert any(reason in skip.why for skip in report.skipped), report.skipped
@@ -202,7 +203,7 @@ def test_a_grouped_convolution_blocks_its_channels() -> None:
     text = CONV_NET.replace("float[6,4,3,3] w2", "float[6,2,3,3] w2").replace(
         "a2 = Conv <pads = [1, 1, 1, 1]>", "a2 = Conv <pads = [1, 1, 1, 1], group = 2>"
     )
-    view = model_from_text(text)
+    view = parse_text(text)
     zero(view, "w1", 0)
     zero(view, "w2", EVERY)
     _, report = drop(view)
@@ -215,7 +216,7 @@ def test_tied_weights_stay() -> None:
         <ir_version: 10, opset_import: ["" : 17]>
         tied (float[N,6] x) => (float[N,6] y) <float[6,6] w>
         { a = MatMul (x, w) r = Relu (a) y = MatMul (r, w) }"""
-    view = model_from_text(text)
+    view = parse_text(text)
     zero(view, "w", EVERY, 2)
     zero(view, "w", 2)
     _, report = drop(view)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import CONV_NET, MLP, KeepForDeployment, model_from_text
+from conftest import CONV_NET, MLP, KeepForDeployment, conv_net
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.encoding.choice import choose_plan, plan_bytes
@@ -18,13 +18,12 @@ from onnx_admm.encoding.plan import Group, Plan
 from onnx_admm.encoding.sparse_coder import SparseCoder
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.builder import insert_fragment
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.runtime.sessions import open_session
 
-WIDE_NET = (
-    CONV_NET.replace("[6,4,3,3]", "[64,4,3,3]").replace("[3,24]", "[3,256]").replace("[6] b2", "[64] b2")
-)
+WIDE_NET = conv_net((4, 64), 3)
 DECODING = {"TopK", "CumSum", "ScatterElements", "Mod", "Div", "Gather", "Split", "Cast", "Pad", "Mul"}
 
 
@@ -71,7 +70,7 @@ def folded_operators(path: Path, tmp_path: Path) -> set[str]:
 
 
 def test_each_layer_takes_its_own_scale() -> None:
-    dense = quantised(model_from_text(CONV_NET), 0.4)
+    dense = quantised(parse_text(CONV_NET), 0.4)
     for site, scale in zip(dense.sites(), (0.5, 3.0, 0.375), strict=True):
         dense.replace(site, np.sign(dense.read(site)) * scale)
     packed, report = encode(dense, format="packed")
@@ -82,7 +81,7 @@ def test_each_layer_takes_its_own_scale() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_types_come_back_in_their_type(dtype: type) -> None:
-    proto = onnx.load_from_string(quantised(model_from_text(MLP)).to_bytes())
+    proto = onnx.load_from_string(quantised(parse_text(MLP)).to_bytes())
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(
@@ -105,7 +104,7 @@ def test_other_float_types_come_back_in_their_type(dtype: type) -> None:
     ("density", "levels"), [(0.02, 1), (0.2, 1), (0.5, 1), (0.9, 1), (0.3, 3), (1.0, 100)]
 )
 def test_the_estimate_is_the_bytes_in_the_file(density: float, levels: int) -> None:
-    dense = quantised(model_from_text(CONV_NET), density, levels)
+    dense = quantised(parse_text(CONV_NET), density, levels)
     weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
     plan = choose_plan(weights, (), dense.opset)
     fragment, outputs = plan.emit(dense.opset)
@@ -125,7 +124,7 @@ def _initializer_bytes(view: ModelView) -> list[tuple[str, int]]:
 
 
 def test_no_single_decoder_is_smaller_than_the_chosen_plan() -> None:
-    dense = quantised(model_from_text(CONV_NET), 0.25)
+    dense = quantised(parse_text(CONV_NET), 0.25)
     weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
     best = plan_bytes(choose_plan(weights, (), 17), weights, 17)
     members = tuple(Member(weight, weight.flat) for weight in weights)
@@ -134,7 +133,7 @@ def test_no_single_decoder_is_smaller_than_the_chosen_plan() -> None:
 
 
 def test_four_sizes_are_kept_apart() -> None:
-    dense = quantised(model_from_text(CONV_NET), 0.25)
+    dense = quantised(parse_text(CONV_NET), 0.25)
     packed, report = encode(dense, format="packed")
     figures = report.figures
     nonzeros = sum(int(np.count_nonzero(dense.read(site))) for site in dense.sites())
@@ -150,7 +149,7 @@ def test_four_sizes_are_kept_apart() -> None:
 def test_packed_runs_equal_folds_and_survives_a_reload(
     density: float, levels: int, tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    dense = quantised(model_from_text(CONV_NET), density, levels)
+    dense = quantised(parse_text(CONV_NET), density, levels)
     packed, report = encode(dense, format="packed")
     path = tmp_path / "packed.onnx"
     assert packed.save(path) < len(dense.to_bytes())
@@ -164,7 +163,7 @@ def test_packed_runs_equal_folds_and_survives_a_reload(
 
 
 def test_an_old_model_is_raised_only_as_far_as_needed() -> None:
-    dense = quantised(model_from_text(CONV_NET.replace('"" : 17', '"" : 9')), 0.2)
+    dense = quantised(parse_text(CONV_NET.replace('"" : 17', '"" : 9')), 0.2)
     packed, report = encode(dense, format="packed")
     assert packed.opset == report.figures["oldest_opset"] == 10  # digits need Mod; gaps would need opset 11
     samples = feeds(dense)
@@ -175,15 +174,13 @@ def test_an_old_model_is_raised_only_as_far_as_needed() -> None:
 
 
 def test_unquantised_weights_stay_and_say_why() -> None:
-    dense = model_from_text(
-        CONV_NET.replace("float[6,4,3,3] w2", "float[6,4,9,9] w2").replace("[3,24]", "[3,6]")
-    )
+    dense = parse_text(CONV_NET.replace("float[6,4,3,3] w2", "float[6,4,9,9] w2").replace("[3,24]", "[3,6]"))
     _, report = encode(dense, format="packed")
     assert any(skip.layer == "w2" and "quantise it first" in skip.why for skip in report.skipped)
 
 
 def test_biases_are_rounded_only_when_asked_for() -> None:
-    dense = quantised(model_from_text(MLP.replace("16", "160")), 0.3)
+    dense = quantised(parse_text(MLP.replace("16", "160")), 0.3)
     samples = feeds(dense)
     expected = run(dense, samples)
     exact, _ = encode(dense, format="packed")
@@ -198,7 +195,7 @@ def test_biases_are_rounded_only_when_asked_for() -> None:
 def test_float8_biases_are_the_smallest_and_fold(
     tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    dense = quantised(model_from_text(WIDE_NET), 0.2)
+    dense = quantised(parse_text(WIDE_NET), 0.2)
     sizes = {}
     kinds = {"int8": {"bias_bits": 8}, "float8": {"bias_bits": 8, "float8_biases": True}}
     for kind, settings in (kinds | {"float16": {"bias_bits": 16}}).items():
@@ -215,7 +212,7 @@ def test_float8_biases_are_the_smallest_and_fold(
 
 
 def test_a_zero_bias_is_left_out() -> None:
-    dense = quantised(model_from_text(CONV_NET), 0.3)
+    dense = quantised(parse_text(CONV_NET), 0.3)
     dense.write_back({"b2": np.zeros(6, np.float32)})
     samples = feeds(dense)
     expected = run(dense, samples)
@@ -226,7 +223,7 @@ def test_a_zero_bias_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["packed", "qdq", "sparse", "auto"])
 def test_a_second_run_changes_nothing(name: str) -> None:
-    once, report = encode(quantised(model_from_text(CONV_NET), 0.2), format=name)
+    once, report = encode(quantised(parse_text(CONV_NET), 0.2), format=name)
     assert report.changed
     _, report = encode(once, format=name)
     assert not report.changed
@@ -239,7 +236,7 @@ def test_tied_weights_are_stored_once() -> None:
     text = text.replace("scores = Gemm", "g = Gemm (r1, w2)\n        scores = Gemm").replace(
         "[N,3]", "[N,16]"
     )
-    dense = quantised(model_from_text(text.replace("float[3] b2", "float[16] b2")), 0.3)
+    dense = quantised(parse_text(text.replace("float[3] b2", "float[16] b2")), 0.3)
     packed, _ = encode(dense, format="packed")
     assert len(packed.site("w2").users) == 2
     assert np.array_equal(packed.read("w2"), dense.read("w2"))
@@ -252,7 +249,7 @@ def test_tied_weights_are_stored_once() -> None:
 def test_qdq_always_writes_a_zero_point(
     opset: int, bits: int, tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    dense = quantised(model_from_text(CONV_NET.replace('"" : 17', f'"" : {opset}')), 0.8, 5)
+    dense = quantised(parse_text(CONV_NET.replace('"" : 17', f'"" : {opset}')), 0.8, 5)
     _scale_rows(dense)
     view, report = encode(dense, format="qdq")
     nodes = view.nodes("DequantizeLinear")
@@ -275,7 +272,7 @@ def _scale_rows(view: ModelView) -> None:
 def test_sparse_is_written_sparse_and_read_dense(
     tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    dense = quantised(model_from_text(CONV_NET), 0.05)
+    dense = quantised(parse_text(CONV_NET), 0.05)
     view, report = encode(dense, format="sparse")
     assert report.changed
     path, samples = tmp_path / "sparse.onnx", feeds(dense)
@@ -287,11 +284,24 @@ def test_sparse_is_written_sparse_and_read_dense(
     keep_for_deployment(path, samples, {"scores": run(dense, samples)})
 
 
+def test_dense_makes_a_sparse_file_dense_again() -> None:
+    dense = quantised(parse_text(CONV_NET), 0.05)
+    sparse = ModelView.from_bytes(encode(dense, format="sparse")[0].to_bytes())
+    view, report = encode(sparse, format="dense")
+    assert report.changed
+    assert not onnx.load_from_string(view.to_bytes()).graph.sparse_initializer
+    assert onnx.load_from_string(sparse.to_bytes()).graph.sparse_initializer
+    assert {row["coding"] for row in report.figures["layers"]} == {"float32"}
+    for site in dense.sites():
+        assert np.array_equal(view.read(site.name), dense.read(site))
+    assert not encode(view, format="dense")[1].changed
+
+
 # -- auto ------------------------------------------------------------------------------------
 
 
 def test_auto_takes_the_smallest_form_that_holds() -> None:
-    dense = quantised(model_from_text(WIDE_NET), 0.2)
+    dense = quantised(parse_text(WIDE_NET), 0.2)
     view, report = encode(dense)
     (trial,) = report.figures["trials"]
     assert trial["verdict"] == "taken"
@@ -301,23 +311,31 @@ def test_auto_takes_the_smallest_form_that_holds() -> None:
 
 
 def test_auto_never_takes_a_slower_form() -> None:
-    dense = quantised(model_from_text(MLP.replace("16", "64")), 0.2)
+    dense = quantised(parse_text(MLP.replace("16", "64")), 0.2)
     view, report = encode(dense, slowdown=0.0)
     assert not report.changed
-    assert {trial["verdict"] for trial in report.figures["trials"]} <= {"slower", "no smaller than dense"}
+    assert {trial["verdict"] for trial in report.figures["trials"]} <= {"slower", "no smaller than before"}
     assert view.to_bytes() == dense.to_bytes()
+
+
+def test_auto_leaves_a_sparse_file_sparse_where_nothing_is_smaller() -> None:
+    sparse, _ = encode(quantised(parse_text(CONV_NET), 0.05), format="sparse")
+    view, report = encode(sparse, slowdown=0.0)
+    assert not report.changed
+    assert report.figures["format"] == "sparse"
+    assert view.to_bytes() == sparse.to_bytes()
 
 
 def test_auto_never_writes_a_larger_file() -> None:
     tiny = "float[2,2] w1, float[2] b1, float[1,2] w2, float[1] b2"
     text = MLP.replace("float[8,16] w1, float[16] b1, float[3,16] w2, float[3] b2", tiny)
-    dense = quantised(model_from_text(text.replace("[N,8]", "[N,2]").replace("[N,3]", "[N,1]")), 0.5)
+    dense = quantised(parse_text(text.replace("[N,8]", "[N,2]").replace("[N,3]", "[N,1]")), 0.5)
     _, report = encode(dense)
     assert not report.changed
 
 
 def test_impossible_settings_are_refused() -> None:
-    view = model_from_text(MLP)
+    view = parse_text(MLP)
     for wrong in ({"bias_bits": 4}, {"float8_biases": True}, {"format": "zip"}):
         with pytest.raises(PassRefused):
             encode(view, **wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.encoding.accounting import digit_bits, packed_bytes
+from onnx_admm.encoding.accounting import digit_bits, gap_bits, packed_bytes
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.codebook import Weight
 
@@ -23,6 +23,12 @@ def test_a_random_layer_takes_what_was_estimated(density: float, levels: int) ->
 
 def test_nothing_kept_takes_nothing() -> None:
     assert packed_bytes(100, 0, 2) == 0.0
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 1e-3, 1e-9, 1e-300])
+def test_gaps_of_any_density_have_a_price(density: float) -> None:
+    assert 1.0 <= gap_bits(density) < float("inf")
+    assert packed_bytes(1000, 1000 * density, 1) <= 1000 * 1.0 / 8
 
 
 def test_ternary_digits_take_1_6_bits() -> None:

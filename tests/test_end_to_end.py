@@ -11,31 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import model_from_text
+from conftest import conv_net
 from sklearn.datasets import load_digits
 
 from onnx_admm.api import compress
 from onnx_admm.contracts import ModelView, TrainingSettings
 from onnx_admm.data import from_arrays
+from onnx_admm.model.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.session import OrtTrainer
 
-DIGITS_NET = """
-    <ir_version: 8, opset_import: ["" : 13]>
-    digits (float[N,1,8,8] x) => (float[N,10] scores)
-    <float[8,1,3,3] w1, float[8] b1, float[16,8,3,3] w2, float[16] b2, float[10,64] w3, float[10] b3>
-    {
-        a1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-        r1 = Relu (a1)
-        p1 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r1)
-        a2 = Conv <pads = [1, 1, 1, 1]> (p1, w2, b2)
-        r2 = Relu (a2)
-        p2 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r2)
-        flat = Flatten (p2)
-        scores = Gemm <transB = 1> (flat, w3, b3)
-    }
-"""
+DIGITS_NET = conv_net((8, 16), 10, ir_version=8, opset=13)
 TEST_SAMPLES = 400
 
 
@@ -58,7 +45,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     labels = digits.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[TEST_SAMPLES:], order[:TEST_SAMPLES]
-    net = model_from_text(DIGITS_NET)
+    net = parse_text(DIGITS_NET)
     settings = TrainingSettings(loss="cross_entropy", batch_size=32, threads=1)
     data = from_arrays({"x": x[train]}, labels[train])
     with OrtTrainer().open(net, net.sites(), data, settings, net) as run:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from conftest import assert_same_outputs, fold_with
 
-from onnx_admm.contracts import PassContext, PassReport
+from onnx_admm.contracts import PassReport
 from onnx_admm.model import ModelView
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
 from onnx_admm.runtime.sessions import open_session
 
@@ -30,26 +32,11 @@ def statistics(channels: int) -> dict[str, np.ndarray]:
 
 
 def model(body: str, opset: int = 17, **constants: np.ndarray) -> ModelView:
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
-    return ModelView.from_bytes(proto.SerializeToString())
+    return parse_text(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}', constants=constants)
 
 
 def fold(view: ModelView) -> tuple[ModelView, PassReport]:
-    folded = view.fork()
-    report = FoldBatchNorm().run(folded, PassContext(reference=view))
-    assert report.changed == bool(report.edits)
-    assert not FoldBatchNorm().run(folded, PassContext(reference=view)).changed
-    assert folded.signature() == view.signature()
-    return folded, report
-
-
-def assert_same_outputs(before: ModelView, after: ModelView, shape: tuple[int, ...]) -> None:
-    feeds = {"x": f32(*shape)}
-    expected = open_session(before.to_bytes(), threads=1, optimize=False).run(feeds)
-    got = open_session(after.to_bytes(), threads=1, optimize=False).run(feeds)
-    for name, array in expected.items():
-        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5 * np.abs(array).max())
+    return fold_with(FoldBatchNorm(), view)
 
 
 # layer, shape of x, constants beside the statistics, channels

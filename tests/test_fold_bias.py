@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from conftest import assert_same_outputs, fold_with
 
-from onnx_admm.contracts import PassContext, PassReport
+from onnx_admm.contracts import PassReport
 from onnx_admm.model import ModelView
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.fold_bias import FoldBias
-from onnx_admm.runtime.sessions import open_session
 
 RNG = np.random.default_rng(0)
 
@@ -21,26 +22,11 @@ def f32(*shape: int) -> np.ndarray:
 def model(body: str, shape: tuple[int, ...], opset: int = 17, **constants: np.ndarray) -> ModelView:
     inputs = f"float[{','.join(map(str, shape))}] x"
     text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => (float y) {{ {body} }}'
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
-    return ModelView.from_bytes(proto.SerializeToString())
+    return parse_text(text, constants=constants)
 
 
 def fold(view: ModelView) -> tuple[ModelView, PassReport]:
-    folded = view.fork()
-    report = FoldBias().run(folded, PassContext(reference=view))
-    assert report.changed == bool(report.edits)
-    assert not FoldBias().run(folded, PassContext(reference=view)).changed
-    assert folded.signature() == view.signature()
-    return folded, report
-
-
-def assert_same_outputs(before: ModelView, after: ModelView, shape: tuple[int, ...]) -> None:
-    feeds = {"x": f32(*shape)}
-    expected = open_session(before, threads=1, optimize=False).run(feeds)
-    got = open_session(after, threads=1, optimize=False).run(feeds)
-    for name, array in expected.items():
-        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5 * np.abs(array).max())
+    return fold_with(FoldBias(), view)
 
 
 IMAGES, ROWS = (2, 4, 5, 5), (5, 3)
@@ -113,10 +99,7 @@ def test_old_models_whose_initializers_are_inputs() -> None:
     text = """<ir_version: 3, opset_import: ["" : 7]>
         g (float[2,4,5,5] x, float[6,4,3,3] w, float[6,1,1] k) => (float[2,6,3,3] y)
         { c = Conv (x, w) y = Add (c, k) }"""
-    proto = onnx.parser.parse_model(text)
-    constants = {"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)}
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
-    view = ModelView.from_bytes(proto.SerializeToString())
+    view = parse_text(text, constants={"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)})
     folded, report = fold(view)
     assert report.changed
     onnx.checker.check_model(folded.to_bytes())

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import MLP, model_from_text
+from conftest import MLP
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel, UsageError
 from onnx_admm.model import ModelView, files
+from onnx_admm.model.text import parse_text
 
 Edit = Callable[[onnx.ModelProto], None]
 
@@ -374,7 +375,7 @@ def test_a_link_is_written_through(tiny_mlp: ModelView, tmp_path: Path) -> None:
 
 
 def test_a_fork_is_independent() -> None:
-    view = model_from_text(MLP)
+    view = parse_text(MLP)
     fork = view.fork()
     fork.replace("w1", np.zeros((8, 16), np.float32))
     fork.metadata["a"] = "b"

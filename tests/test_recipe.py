@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_plugins import Scale, scale_is_registered
+from fake_plugins import Scale
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,6 @@ from onnx_admm.errors import RecipeError
 from onnx_admm.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
 
 pytestmark = pytest.mark.usefixtures("scale_is_registered")
-__all__ = ["scale_is_registered"]
 
 TEXT = """
 provenance = false

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from conftest import CONV_NET, MLP, model_from_text
+from conftest import CONV_NET, MLP
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.share_scales import ShareScales
 from onnx_admm.runtime.sessions import open_session
 
 
 def ternary(text: str, scales: tuple[float, ...]) -> ModelView:
-    view = model_from_text(text)
+    view = parse_text(text)
     for site, scale in zip(view.sites(), scales, strict=True):
         view.replace(site, np.sign(view.read(site)) * (np.abs(view.read(site)) > 0.2) * scale)
     return view

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import CONV_NET, model_from_text
+from conftest import CONV_NET
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.model.text import parse_text
 from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass
@@ -44,7 +45,7 @@ def outputs(view: ModelView) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("text", [WORDY, CONV_NET])
 def test_outputs_and_signature_stay(text: str) -> None:
-    view = model_from_text(text)
+    view = parse_text(text)
     short, report = shorten(view)
     assert report.changed
     assert short.signature() == view.signature()
@@ -55,7 +56,7 @@ def test_outputs_and_signature_stay(text: str) -> None:
 
 
 def test_nothing_is_said_without_need(tmp_path: Path) -> None:
-    short, _ = shorten(model_from_text(WORDY), strip_metadata=True)
+    short, _ = shorten(parse_text(WORDY), strip_metadata=True)
     short.save(tmp_path / "short.onnx")
     proto = onnx.load(tmp_path / "short.onnx")
     assert [node.op_type for node in proto.graph.node] == ["Conv", "Relu", "Reshape", "Gemm"]
@@ -74,7 +75,7 @@ def test_nothing_is_said_without_need(tmp_path: Path) -> None:
 
 
 def test_metadata_stays_unless_it_is_to_go() -> None:
-    view = model_from_text(WORDY)
+    view = parse_text(WORDY)
     view.metadata["onnx_admm.passes"] = "fold_batchnorm"
     kept, _ = shorten(view)
     gone, _ = shorten(view, strip_metadata=True)
@@ -83,13 +84,13 @@ def test_metadata_stays_unless_it_is_to_go() -> None:
 
 
 def test_a_short_file_stays_short_through_load_and_save(tmp_path: Path) -> None:
-    short, _ = shorten(model_from_text(WORDY))
+    short, _ = shorten(parse_text(WORDY))
     first = short.save(tmp_path / "a.onnx")
     assert ModelView.load(tmp_path / "a.onnx").save(tmp_path / "b.onnx") == first
 
 
 def test_the_model_it_was_forked_from_keeps_its_names() -> None:
-    view = model_from_text(CONV_NET)
+    view = parse_text(CONV_NET)
     before = view.to_bytes()
     shorten(view)
     assert view.to_bytes() == before
@@ -99,7 +100,7 @@ def test_many_values_get_names_of_two_letters() -> None:
     chain = "\n".join(f"value_{i + 1} = Relu (value_{i})" for i in range(80))
     text = f"""<ir_version: 10, opset_import: ["" : 17]>
         chain (float[N] value_0) => (float[N] value_81) {{ {chain} value_81 = Abs (value_80) }}"""
-    short, _ = shorten(model_from_text(text))
+    short, _ = shorten(parse_text(text))
     names = [output.name for node in short.nodes() for output in node.outputs]
     assert len(set(names)) == len(names)
     assert sorted({len(name) for name in names[:-1]}) == [1, 2]

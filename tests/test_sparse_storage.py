@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import model_from_text
 
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
@@ -15,8 +14,9 @@ from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model import ModelView
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_storage import mark_sparse
+from onnx_admm.model.sparse_storage import mark_dense, mark_sparse
 from onnx_admm.model.stored import stored_constants
+from onnx_admm.model.text import parse_text
 from onnx_admm.report import describe_model
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.session import OrtTrainer
@@ -99,7 +99,7 @@ def test_new_values_are_dense_again(loaded: ModelView) -> None:
 
 
 def test_constants_and_branches_keep_theirs(tmp_path: Path) -> None:
-    view = model_from_text("""
+    view = parse_text("""
         <ir_version: 10, opset_import: ["" : 17]>
         g (float[N,8] x, bool k) => (float[N,16] y)
         {
@@ -127,6 +127,11 @@ def test_constants_and_branches_keep_theirs(tmp_path: Path) -> None:
         for model in (path, view):
             [y] = open_session(model, threads=1).run({"x": x, "k": np.array(branch)}).values()
             np.testing.assert_array_equal(y, x @ DENSE)
+    loaded = ModelView.load(path)
+    mark_dense(loaded)
+    yes, no = (attribute.g for attribute in onnx.load_from_string(loaded.to_bytes()).graph.node[0].attribute)
+    assert [held.name for held in yes.initializer] == ["inner"]
+    assert [attribute.name for attribute in no.node[0].attribute] == ["value"]
 
 
 def test_a_sparse_attribute_of_another_operator_is_refused(tiny_mlp: ModelView) -> None:
@@ -179,7 +184,7 @@ def test_the_version_converter_gets_it_dense_and_the_form_stays() -> None:
         <ir_version: 8, opset_import: ["" : 9]>
         g (float[2,8] x) => (float[2,16] y) <float[8,16] w1>
         { m = MatMul (x, w1) y = Softmax (m) }"""
-    view = ModelView.from_bytes(with_sparse(model_from_text(text), tensor(DENSE.flat[FLAT], FLAT, (8, 16))))
+    view = ModelView.from_bytes(with_sparse(parse_text(text), tensor(DENSE.flat[FLAT], FLAT, (8, 16))))
     raised = convert_opset(view, at_least=13)
     assert raised.opset == 13
     np.testing.assert_array_equal(raised.read("w1"), DENSE)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from onnx_admm.contracts import CostModel, LayerProfile, Treatment
 from onnx_admm.cost_models.storage import StorageCostModel
+from onnx_admm.encoding.bits import rice_bits
 from onnx_admm.errors import UsageError
 from onnx_admm.registry import cost_model
 from onnx_admm.testing import check_cost_model
@@ -45,21 +46,22 @@ def test_known_figures() -> None:
 
 
 def test_index_is_near_what_random_supports_need() -> None:
-    """Within 15 % above Shannon's bound n H(d), where gap coding of fixed width can be."""
+    """Little above Shannon's bound n H(d), as far as whole bits of Rice code can be."""
     for density in (0.002, 0.01, 0.05, 0.2):
         index = price("packed", density, 2) - density * 400_000 * 2 / 8 - 16
         bound = 400_000 * (-density * math.log2(density) - (1 - density) * math.log2(1 - density)) / 8
-        assert bound <= index <= 1.45 * bound
+        assert bound <= index <= 1.05 * bound
 
 
 def test_gap_formula_agrees_with_a_count() -> None:
-    """Against gaps drawn at random and cut into fillers of every width."""
-    rng = np.random.default_rng(0)
-    gaps = np.diff(np.flatnonzero(rng.random(400_000) < 0.01))
-    counted = min(
-        width * len(gaps) + int(np.sum((gaps - 1) // 2**width)) * (width + 2) for width in range(1, 17)
-    )
+    """Against the Rice code of a random support."""
+    positions = np.flatnonzero(np.random.default_rng(0).random(400_000) < 0.01)
+    counted = min(rice_bits(positions, low) for low in range(17))
     assert price("packed", 0.01, 2) - 4_000 * 2 / 8 - 16 == pytest.approx(counted / 8, rel=0.02)
+
+
+def test_where_little_is_zero_digits_are_cheaper_than_gaps() -> None:
+    assert price("packed", 0.95, 1) == pytest.approx(400_000 * 1.6 / 8 + 8)  # five ternary digits to a byte
 
 
 @given(density=st.floats(0, 1), bits=st.integers(1, 32))

@@ -8,7 +8,7 @@ from onnx_admm.encoding.bits import MOST_LOW_BITS, digits_per_word
 from onnx_admm.encoding.dense_coder import WORD_BITS
 
 
-def packed_bytes(elements: int, nonzeros: int, levels: int) -> float:
+def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
     """Expected bytes of a layer's codes and index in the cheapest packed coding.
 
     The least of gaps with codes, ``nonzeros (ceil(log2 levels) + l + 1 / (1 - q^(2^l))) / 8`` with the best
@@ -17,7 +17,7 @@ def packed_bytes(elements: int, nonzeros: int, levels: int) -> float:
 
     Args:
         elements: weights of the layer.
-        nonzeros: how many are kept, at random places.
+        nonzeros: how many are kept, at random places; expected number.
         levels: distinct nonzero values.
 
     Source: Golomb, IEEE Trans. IT 12 (1966), for the mean length of the unary part.
@@ -31,7 +31,10 @@ def packed_bytes(elements: int, nonzeros: int, levels: int) -> float:
 
 def gap_bits(density: float) -> float:
     """Expected bits of index for each kept weight, Rice-coded with the best parameter."""
-    return min(low + 1 / (1 - (1 - density) ** (1 << low)) for low in range(MOST_LOW_BITS + 1))
+    if density >= 1:
+        return 1.0
+    stay = math.log1p(-density)
+    return min(low - 1 / math.expm1((1 << low) * stay) for low in range(MOST_LOW_BITS + 1))
 
 
 def digit_bits(levels: int) -> float:

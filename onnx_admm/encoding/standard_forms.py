@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 
@@ -12,7 +14,7 @@ from onnx_admm.encoding.outcome import Outcome, Row, dense_row, stored_row
 from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment, content_bytes
 from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_storage import index_bytes, mark_sparse
+from onnx_admm.model.sparse_storage import index_bytes, mark_dense, mark_sparse, marked_sparse
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
@@ -61,34 +63,34 @@ def encode_qdq(view: ModelView) -> Outcome:
 def encode_sparse(view: ModelView) -> Outcome:
     """Have every weight written as ``sparse_initializer`` where that is smaller than its dense form."""
     contents = read_contents(view)
-    sizes = {w.name: (w.values.itemsize * len(w.positions), index_bytes(w.flat)) for w in contents.weights}
-    chosen = {w.name for w in contents.weights if sum(sizes[w.name]) < w.values.nbytes}
+    chosen = {w.name for w in contents.weights if sum(_sparse_sizes(w)) < w.values.nbytes}
     skipped = [
         Skip(w.name, "too few zeros for a sparse form to be smaller")
         for w in contents.weights
         if w.name not in chosen
     ]
     mark_sparse(view, chosen)
-    rows = [_sparse_row(w, sizes[w.name]) if w.name in chosen else dense_row(w) for w in contents.weights]
-    content = sum(sum(sizes[w.name]) if w.name in chosen else w.values.nbytes for w in contents.weights)
-    return Outcome(
-        format="sparse",
-        rows=tuple(rows),
-        biases=tuple(map(dense_row, contents.biases)),
-        decode_bytes=content + sum(bias.values.nbytes for bias in contents.biases),
-        oldest_opset=1,
-        skipped=(*contents.skipped, *skipped),
-    )
+    outcome = keep_forms(view)
+    return replace(outcome, format="sparse", skipped=(*outcome.skipped, *skipped))
 
 
 def encode_dense(view: ModelView) -> Outcome:
+    """Have every weight written dense, also where it was read from a sparse initializer."""
+    mark_dense(view)
+    return keep_forms(view)
+
+
+def keep_forms(view: ModelView) -> Outcome:
     """Leave everything as it is, and say what it takes."""
-    contents = read_contents(view)
+    contents, sparse = read_contents(view), marked_sparse(view)
+    sizes = {w.name: _sparse_sizes(w) for w in contents.weights if w.name in sparse}
+    rows = [_sparse_row(w, sizes[w.name]) if w.name in sizes else dense_row(w) for w in contents.weights]
+    content = sum(sum(sizes[w.name]) if w.name in sizes else w.values.nbytes for w in contents.weights)
     return Outcome(
-        format="dense",
-        rows=tuple(map(dense_row, contents.weights)),
+        format="sparse" if sizes else "dense",
+        rows=tuple(rows),
         biases=tuple(map(dense_row, contents.biases)),
-        decode_bytes=sum(w.values.nbytes for w in (*contents.weights, *contents.biases)),
+        decode_bytes=content + sum(bias.values.nbytes for bias in contents.biases),
         oldest_opset=1,
         skipped=contents.skipped,
     )
@@ -118,6 +120,11 @@ def _dequantize(fragment: Fragment, weight: Weight, grid: Grid, bits: int) -> st
         return fragment.add("DequantizeLinear", *names)
     axis = int(np.argmax(grid.scale.shape)) if grid.scale.size > 1 else 0
     return fragment.add("DequantizeLinear", *names, axis=axis)
+
+
+def _sparse_sizes(weight: Weight) -> tuple[int, int]:
+    """Bytes of the values and of the indices."""
+    return weight.values.itemsize * len(weight.positions), index_bytes(weight.flat)
 
 
 def _sparse_row(weight: Weight, sizes: tuple[int, int]) -> Row:

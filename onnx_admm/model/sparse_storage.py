@@ -7,7 +7,7 @@ outlives a load and a save. New values are a new tensor, without the mark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UnsupportedModel, UsageError
+from onnx_admm.model.constants import constant_tensor, replace_constant
 from onnx_admm.model.fragment import Array, content_bytes
 from onnx_admm.model.guards import all_graphs, all_nodes, count_elements, expansion_limit
 from onnx_admm.model.tensor_form import stored_bytes, tensor_proto
@@ -43,6 +44,30 @@ def mark_sparse(view: ModelView, names: Iterable[str]) -> None:
         array = tensor.numpy()
         size = content_bytes(array[array != 0]) + index_bytes(array)
         initializers[name].const_value = ir.Tensor(array, name=name, metadata_props={SPARSE_BYTES: str(size)})
+
+
+def mark_dense(view: ModelView) -> None:
+    """Have every tensor of the model written dense, those of subgraphs and Constant nodes too."""
+    for value, tensor in list(_marked(view)):
+        replace_constant(value, tensor.numpy())
+
+
+def marked_sparse(view: ModelView) -> frozenset[str]:
+    """Names of the constants that will be written sparse."""
+    return frozenset(value.name or "" for value, _ in _marked(view))
+
+
+def _marked(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    model = view.graph_ir
+    graphs = list(model.graphs())
+    values = [value for graph in graphs for value in graph.initializers.values()]
+    values += [
+        output for body in (*graphs, *model.functions.values()) for node in body for output in node.outputs
+    ]
+    for value in values:
+        tensor = constant_tensor(value)
+        if tensor is not None and SPARSE_BYTES in tensor.metadata_props:
+            yield value, tensor
 
 
 def index_bytes(array: Array) -> int:

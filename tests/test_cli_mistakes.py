@@ -1,0 +1,147 @@
+"""Every mistake a user can make: its sentence and its exit code, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RunCommand
+
+from onnx_admm.model.text import parse_text
+from onnx_admm.runtime import installed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("inspect none.onnx", r"none\.onnx: no such model file"),
+        ("inspect text.onnx", r"text\.onnx: not an ONNX model"),
+        ("inspect .", r"a folder, not a model file"),
+        ("compress none.onnx out.onnx", r"none\.onnx: no such model file"),
+        ("compress net.onnx net.onnx", r"would overwrite an input"),
+        ("compress net.onnx nowhere/out.onnx", r"no folder to put the result into"),
+        ("compress net.onnx out.onnx --data wrong_name.npz", r"(?s)image.*"),
+        ("compress net.onnx out.onnx --data short_labels.npz", r"labels"),
+        ("compress net.onnx out.onnx --data none.npz", r"none\.npz: no such file or folder of data"),
+        (
+            "compress net.onnx out.onnx --recipe unknown_pass.toml",
+            r"unknown pass 'scal'.*Did you mean 'scale'",
+        ),
+        ("compress net.onnx out.onnx --recipe bad_key.toml", r"unknown key 'faktor'.*Did you mean 'factor'"),
+        ("compress net.onnx out.onnx --recipe none.toml", r"none\.toml: cannot read the file"),
+        ("compress net.onnx out.onnx --prune 0x", r"--prune: impossible pruning target; got '0x'"),
+        ("compress net.onnx out.onnx --prune 1.5", r"--prune: impossible pruning target; got '1.5'"),
+        ("compress net.onnx out.onnx --prune 5:4", r"--prune: impossible pruning target; got '5:4'"),
+        ("compress net.onnx out.onnx --bits 9", r"--bits: impossible number of bits; got 9"),
+        ("compress net.onnx out.onnx --bits 4 --epochs -1", r"--epochs: impossible number of epochs; got -1"),
+        ("compress net.onnx out.onnx --format zip", r"zip"),
+        ("compress net.onnx out.onnx --max-drop 1", r"--max-drop: nothing to measure a drop on"),
+        ("compress net.onnx out.onnx --preprocessing none.toml", r"none\.toml: cannot read the file"),
+        (
+            "annotate net.onnx out.onnx --cost-model storag",
+            r"unknown cost model 'storag'.*Did you mean 'storage'",
+        ),
+        ("compare net.onnx net.onnx --max-drop -1", r"--max-drop: impossible budget"),
+        ("compare net.onnx none.onnx", r"none\.onnx: no such model file"),
+    ],
+)
+def test_each_mistake_has_a_sentence_and_exit_code_2(
+    run: RunCommand,
+    net: Path,
+    samples: Path,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(net.parent)
+    Path("text.onnx").write_text("I am no model.")
+    images = np.load(samples)["x"]
+    np.savez("wrong_name.npz", image=images)
+    np.savez("short_labels.npz", x=images, labels=np.zeros(7, np.int64))
+    Path("unknown_pass.toml").write_text('[[pass]]\nname = "scal"')
+    Path("bad_key.toml").write_text('[[pass]]\nname = "scale"\nfaktor = 1.0')
+    before = sorted(os.listdir())
+    code, out, err = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert re.search(sentence, err), err
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "compres", "compress net.onnx", "compress a b --prun 2x", "compress a b --seed x"]
+)
+def test_wrong_usage_is_2(run: RunCommand, arguments: str) -> None:
+    code, _, err = run(*arguments.split())
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_no_runtime_is_a_sentence(run: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "installed_runtimes", dict)
+    code, _, err = run("compress", net, net.parent / "out.onnx")
+    assert code == 2
+    assert err == (
+        'error: no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
+        'or "onnx-admm[runtime]" (no fine-tuning)\n'
+    )
+    assert run("inspect", net)[0] == 0
+    assert run("annotate", net, net.parent / "noted.onnx")[0] == 0
+
+
+def test_two_runtimes_are_a_sentence(run: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"onnxruntime": "1.32.0", "onnxruntime-training-cpu": "1.19.2"}
+    monkeypatch.setattr(installed, "installed_runtimes", lambda: both)
+    code, _, err = run("compare", net, net)
+    assert code == 2
+    assert "onnxruntime and onnxruntime-training-cpu are both installed" in err
+    assert "Repair: pip uninstall" in err
+
+
+def test_disk_full_is_1(run: RunCommand, net: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = sorted(os.listdir(net.parent))
+    code, _, err = run("compress", net, net.parent / "out.onnx", "--recipe", recipe)
+    assert code == 1
+    assert "cannot write (No space left on device)" in err
+    assert sorted(os.listdir(net.parent)) == before
+
+
+def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:
+    parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        net (float[N,8] x) => (float[N,3] y) <float[8,6] w1, float[6,3] w2>
+        {
+            a = MatMul (x, w1)
+            r = HardSwish (a)
+            y = MatMul (r, w2)
+        }""").save(tmp_path / "net.onnx")
+    data, target = tmp_path / "train.npz", tmp_path / "out.onnx"
+    np.savez(data, x=np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+    code, _, err = run("compress", tmp_path / "net.onnx", target, "--data", data, "--prune", "2x")
+    assert code == 1
+    assert err.startswith("error: pass ")
+    assert "HardSwish" in err
+    assert not target.exists()
+
+
+def test_a_bug_is_a_sentence_and_its_traceback_on_request(
+    run: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise LookupError("oops")
+
+    monkeypatch.setattr("onnx_admm.api.inspect_model", bug)
+    code, _, err = run("inspect", net)
+    assert code == 1
+    assert err == "error: unexpected LookupError: oops (a bug; ONNX_ADMM_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("ONNX_ADMM_TRACEBACK", "1")
+    assert "Traceback" in run("inspect", net)[2]

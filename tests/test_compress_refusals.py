@@ -1,0 +1,162 @@
+"""What stops a compression: budgets, what is refused before the work, failures during it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import running
+from fake_plugins import Bloat, Scale, Shrink
+
+from onnx_admm.api import compress, measure
+from onnx_admm.contracts import ModelView
+from onnx_admm.errors import (
+    BudgetExceeded,
+    DataError,
+    OutputError,
+    PassRefused,
+    RecipeError,
+    UsageError,
+)
+from onnx_admm.model.text import parse_text
+from onnx_admm.pipeline import PROVENANCE
+from onnx_admm.report import Report
+
+# -- budgets ----------------------------------------------------------------------------------
+
+
+def test_over_budget_nothing_is_written_but_the_report(net: Path, samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetExceeded, match=r"drops by .* on 30 validation samples.*--keep writes it"):
+        compress(
+            net,
+            tmp_path / "small.onnx",
+            **running(Shrink(factor=-1.0)),
+            data=samples,
+            max_drop=1.0,
+            report=tmp_path / "report.json",
+        )
+    assert not (tmp_path / "small.onnx").exists()
+    report = Report.from_json((tmp_path / "report.json").read_text())
+    assert not report.written
+    assert report.exceeded is not None
+
+
+def test_over_budget_is_written_when_kept(net: Path, samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetExceeded, match="The result was kept"):
+        compress(
+            net,
+            tmp_path / "small.onnx",
+            **running(Shrink(factor=-1.0)),
+            data=samples,
+            max_drop=1.0,
+            keep=True,
+        )
+    assert (tmp_path / "small.onnx").exists()
+
+
+def test_within_budget(net: Path, samples: Path, tmp_path: Path) -> None:
+    compress(net, tmp_path / "small.onnx", **running(Shrink(factor=1.0)), data=samples, max_drop=0.0)
+    assert (tmp_path / "small.onnx").exists()
+
+
+def test_a_larger_file_is_never_written(net: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="would be larger than the original; nothing was written"):
+        compress(net, tmp_path / "large.onnx", **running(Bloat()))
+    assert not (tmp_path / "large.onnx").exists()
+    report = compress(net, tmp_path / "large.onnx", **running(Bloat(), keep=True))
+    assert "The result is no smaller than the original." in report.notes
+
+
+def test_provenance_does_not_make_a_file_larger(net: Path, tmp_path: Path) -> None:
+    compress(net, tmp_path / "same.onnx", **running(Scale()))
+    assert PROVENANCE not in ModelView.load(tmp_path / "same.onnx").metadata
+    assert (tmp_path / "same.onnx").stat().st_size == net.stat().st_size
+    compress(net, tmp_path / "small.onnx", **running(Shrink()))
+    assert ModelView.load(tmp_path / "small.onnx").metadata[PROVENANCE] == "shrink"
+
+
+# -- refusals before the work, failures during it ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"prune": "85x"}, UsageError, "--recipe and --prune"),
+        ({"bits": 3, "format": "packed"}, UsageError, "--recipe and --bits, --format"),
+        ({"max_drop": 1.0}, UsageError, "--max-drop: nothing to measure a drop on"),
+        ({"data": "none.npz"}, DataError, "no such file or folder"),
+        ({"test": "none.npz"}, UsageError, r"none\.npz: no such file or folder"),
+        ({"recipe": "none.toml"}, RecipeError, "cannot read the file"),
+        ({"report": "nowhere/report.json"}, UsageError, "no folder to put the report into"),
+        ({"seed": -1}, UsageError, "0 or more"),
+    ],
+)
+def test_what_is_refused_before_the_work(
+    net: Path, changes: dict[str, object], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        compress(net, net.parent / "small.onnx", **(running(Shrink()) | changes))
+    assert os.listdir(net.parent) == ["net.onnx"]
+
+
+def test_impossible_budget(net: Path, samples: Path) -> None:
+    with pytest.raises(UsageError, match="--max-drop: impossible budget; got -1"):
+        compress(net, net.parent / "small.onnx", **running(Shrink()), data=samples, max_drop=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("net.onnx", "would overwrite an input; nothing was done"),
+        ("../{folder}/net.onnx", "would overwrite an input"),
+        ("nowhere/small.onnx", r"no folder to put the result into. Create it: mkdir -p .*nowhere"),
+        (".", "cannot go where a folder is"),
+    ],
+)
+def test_impossible_places(net: Path, target: str, sentence: str) -> None:
+    before = net.read_bytes()
+    place = net.parent / target.format(folder=net.parent.name)
+    with pytest.raises(UsageError, match=sentence):
+        compress(net, place, **running(Shrink()))
+    assert net.read_bytes() == before
+
+
+def test_disk_full_leaves_nothing(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.onnx").write_text("what was there")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        compress(net, tmp_path / "small.onnx", **running(Shrink()))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        compress(net, tmp_path / "small.onnx", **running(Shrink()))
+    assert sorted(os.listdir(tmp_path)) == ["net.onnx", "small.onnx"]
+    assert (tmp_path / "small.onnx").read_text() == "what was there"
+
+
+def test_a_file_that_means_two_things_is_not_written(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_difference", lambda model, feeds: 0.0 if Path(model) == net else 0.3)
+    with pytest.raises(OutputError, match="computes something else when graph optimisation is on"):
+        compress(net, tmp_path / "small.onnx", **running(Shrink()))
+    assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_refusal_of_a_pass_leaves_nothing(tmp_path: Path) -> None:
+    parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]> net (float[N,3] x) => (float[N,3] y) { y = Relu (x) }
+    """).save(tmp_path / "net.onnx")
+    with pytest.raises(PassRefused, match="pass 1 of 1, scale: no layer to scale"):
+        compress(tmp_path / "net.onnx", tmp_path / "small.onnx", **running(Scale()))
+    assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_unknown_setting_is_a_type_error(net: Path) -> None:
+    with pytest.raises(TypeError, match="ratio"):
+        compress(net, net.parent / "small.onnx", ratio=3)
