@@ -84,7 +84,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> 
         np.savez(train, **arrays)
         started = time.perf_counter()
         chosen = variant(recipe, name)
-        Compression(data=train, recipe=chosen, seed=seed, keep=True).run(arguments.model, target)
+        report = Compression(data=train, recipe=chosen, seed=seed, keep=True).run(arguments.model, target)
         seconds = time.perf_counter() - started
         preprocessing = json.dumps(asdict(recipe.preprocessing) if recipe.preprocessing else {})
         command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
@@ -95,6 +95,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> 
             text=True,
         )
         figures: dict[str, Any] = json.loads(measured.stdout)
+        figures["sizes"] = asdict(report.comparison.after.sizes)
         figures |= weights_left(target, arguments.model)
         return {"variant": name, "seed": seed, "seconds": round(seconds, 1), **figures}
 

@@ -9,5 +9,5 @@ run() {
 
 run python examples/train_lenet.py demo
 run onnx-admm compress demo/lenet5.onnx demo/lenet5-small.onnx --data demo/train.npz --test demo/test.npz \
-    --prune 7x --bits 4 --format packed --report demo/report.json
+    --prune 8x --bits 6 --format packed --report demo/report.json
 run onnx-admm compare demo/lenet5.onnx demo/lenet5-small.onnx --data demo/test.npz --max-drop 0.5 --min-ratio 20
