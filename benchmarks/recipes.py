@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def total_epochs(recipe: Recipe) -> int:
 def _by_magnitude(step: Pass) -> Pass:
     if not isinstance(step, AdmmPrune):
         return step
-    return GradualMagnitudePrune(**{name: getattr(step, name) for name in step.__dataclass_fields__})
+    return GradualMagnitudePrune(**{entry.name: getattr(step, entry.name) for entry in fields(step)})
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
