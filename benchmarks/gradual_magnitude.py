@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from onnx_admm.contracts import ModelView, PassContext, WeightSite
 from onnx_admm.errors import PassRefused
-from onnx_admm.passes.admm_prune import AdmmPrune, hold_zeros
-from onnx_admm.training.phases import Rates, Retraining, validation_score
+from onnx_admm.passes.admm_prune import AdmmPrune
+from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
-from onnx_admm.admm.schedule import RhoSchedule
 from onnx_admm.admm.sets import AtMostK, ChannelK, ConstraintSet, NofM
-from onnx_admm.admm.solver import Record, Stopping, solve
+from onnx_admm.admm.solver import Record
 from onnx_admm.contracts import (
-    Blocks,
     Edit,
     ModelView,
     PassContext,
@@ -25,14 +23,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_sites, spread
-from onnx_admm.training.phases import (
-    Rates,
-    Retraining,
-    Score,
-    TrainedWStep,
-    relative_penalties,
-    validation_score,
-)
+from onnx_admm.training.phases import Drawing, Rates, Retraining, Score, hold_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,25 +125,17 @@ class AdmmPrune:
         self, run: TrainingRun, budget: JointSet, step: int, seed: int, task: Task
     ) -> tuple[Record, ...]:
         """ADMM towards one budget, then the nearest point of it, its zeros held."""
-        weights = run.weights()
-        hold_zeros(run, weights)
         epochs = ceil(self.epochs * step / self.steps) - ceil(self.epochs * (step - 1) / self.steps)
-        solution = solve(
-            TrainedWStep(run, self.learning_rate, seed + 100 * step, task),
-            budget,
-            weights,
-            rho=RhoSchedule(
-                start=self.rho_start,
-                end=self.rho_end,
-                iterations=max(epochs, 1),
-                multipliers=relative_penalties(weights),
-            ),
-            stopping=Stopping(max_iterations=epochs, eps_abs=0.0, eps_rel=0.0),
+        drawing = Drawing(
+            epochs=epochs,
+            rate=self.learning_rate,
+            rho_start=self.rho_start,
+            rho_end=self.rho_end,
+            seed=seed + 100 * step,
         )
-        feasible = budget.project(run.weights())
-        run.pull(feasible, {})
-        hold_zeros(run, feasible)
-        return solution.history
+        history = drawing.carry_out(run, budget, task)
+        hold_zeros(run, budget.project(run.weights()))
+        return history
 
     def _retrain(
         self, run: TrainingRun, last: bool, score: Score | None, seed: int, task: Task
@@ -200,13 +183,6 @@ class AdmmPrune:
 def _geometric(share: float) -> Callable[[float], float]:
     """Densities on the way: ``density ** share``."""
     return lambda density: density**share
-
-
-def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
-    """Set the weights and keep their zeros at zero from here on."""
-    free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
-    run.load(weights)
-    run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
 
 
 def _evened(sites: tuple[WeightSite, ...], model: ModelView) -> Mapping[str, float]:

@@ -9,8 +9,6 @@ import numpy as np
 
 from onnx_admm.admm.blocks import Separable
 from onnx_admm.admm.levels import Levels, Quantized, SupportLevels
-from onnx_admm.admm.schedule import RhoSchedule
-from onnx_admm.admm.solver import Record, Stopping, solve
 from onnx_admm.contracts import (
     Array,
     Blocks,
@@ -18,13 +16,12 @@ from onnx_admm.contracts import (
     ModelView,
     PassContext,
     PassReport,
-    Task,
     TrainingRun,
     WeightSite,
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_sites, spread
-from onnx_admm.training.phases import Rates, Retraining, TrainedWStep, relative_penalties, validation_score
+from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
 
@@ -121,7 +118,14 @@ class AdmmQuantize:
         total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("quantise", total) as task:
-            history = self._draw(run, sets, context.seed, task)
+            drawing = Drawing(
+                epochs=self.epochs,
+                rate=self.learning_rate,
+                rho_start=self.rho_start,
+                rho_end=self.rho_end,
+                seed=context.seed,
+            )
+            history = drawing.carry_out(run, Separable(sets), task)
             grids = {name: sets[name].quantize(array) for name, array in run.weights().items()}
             for number, fraction in enumerate(self.fractions):
                 _fix_nearest(run, sets, grids, fraction)
@@ -133,26 +137,6 @@ class AdmmQuantize:
                 scores = Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
-
-    def _draw(self, run: TrainingRun, sets: dict[str, LevelSet], seed: int, task: Task) -> tuple[Record, ...]:
-        """ADMM towards the levels; pruned weights are held at zero."""
-        weights = run.weights()
-        free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
-        run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
-        solution = solve(
-            TrainedWStep(run, self.learning_rate, seed, task),
-            Separable(sets),
-            weights,
-            rho=RhoSchedule(
-                start=self.rho_start,
-                end=self.rho_end,
-                iterations=max(self.epochs, 1),
-                multipliers=relative_penalties(weights),
-            ),
-            stopping=Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0),
-        )
-        run.pull(solution.z, {})
-        return solution.history
 
 
 def _fix_nearest(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_admm.admm.blocks import JointSet
+from onnx_admm.admm.schedule import RhoSchedule
+from onnx_admm.admm.solver import Record, Stopping, solve
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
 from onnx_admm.runtime.evaluation import evaluate
 
@@ -52,6 +55,47 @@ def relative_penalties(weights: Blocks) -> dict[str, float]:
     """
     squares = {name: np.square(block[block != 0], dtype=np.float64) for name, block in weights.items()}
     return {name: float(1.0 / square.mean()) if square.size else 1.0 for name, square in squares.items()}
+
+
+def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
+    """Set the weights and keep their zeros at zero from here on."""
+    free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
+    run.load(weights)
+    run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """ADMM by fine-tuning: an epoch is a W-step, zeros are held, rho rises geometrically.
+
+    Attributes:
+        epochs: iterations.
+        rate: AdamW's learning rate.
+        rho_start, rho_end: penalty in units of one over a layer's mean square.
+        seed: of the first epoch's shuffling.
+    """
+
+    epochs: int
+    rate: float
+    rho_start: float
+    rho_end: float
+    seed: int
+
+    def carry_out(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
+        """Draw the run's weights to the set, then let go of them; the residuals by iteration."""
+        weights = run.weights()
+        hold_zeros(run, weights)
+        rho = RhoSchedule(
+            start=self.rho_start,
+            end=self.rho_end,
+            iterations=max(self.epochs, 1),
+            multipliers=relative_penalties(weights),
+        )
+        stopping = Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0)
+        wstep = TrainedWStep(run, self.rate, self.seed, task)
+        solution = solve(wstep, constraint, weights, rho=rho, stopping=stopping)
+        run.pull(solution.z, {})
+        return solution.history
 
 
 def validation_score(context: PassContext) -> Score | None:
