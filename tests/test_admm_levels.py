@@ -140,7 +140,7 @@ def test_sieving_the_breakpoints_loses_nothing(
     }
     magnitudes = np.abs(draws[kind]())
     least = every_assignment_on_the_path(magnitudes, codes)
-    found = error_at(magnitudes, codes, best_scale(magnitudes, codes, 53))
+    found = error_at(magnitudes, codes, best_scale([(magnitudes, codes)], 53))
     assert found <= least * (1 + 1e-9) + 1e-12 * float(magnitudes @ magnitudes)
 
 
@@ -148,7 +148,7 @@ def test_the_search_is_not_the_obvious_guess() -> None:
     """The scale that spans the range, and one least-squares step from it, are both worse."""
     magnitudes = np.abs(np.random.default_rng(3).standard_t(3, size=2000))
     codes = CodeRange(0, 3)
-    found = error_at(magnitudes, codes, best_scale(magnitudes, codes, 24))
+    found = error_at(magnitudes, codes, best_scale([(magnitudes, codes)], 24))
     span = magnitudes.max() / 3
     assigned = codes.nearest(magnitudes, span)
     refined = float(magnitudes @ assigned / (assigned @ assigned))
@@ -198,7 +198,7 @@ def test_a_coarse_scale_is_the_better_of_its_two_neighbours(bits: int) -> None:
     codes = CodeRange(0, 7)
     for seed in range(20):
         magnitudes = np.abs(np.random.default_rng(seed).normal(size=30))
-        fine, coarse = best_scale(magnitudes, codes, 53), best_scale(magnitudes, codes, bits)
+        fine, coarse = best_scale([(magnitudes, codes)], 53), best_scale([(magnitudes, codes)], bits)
         unit = 2.0 ** (np.floor(np.log2(fine)) + 1 - bits)
         neighbours = np.floor(fine / unit) * unit + np.array([0.0, unit])
         assert coarse in neighbours

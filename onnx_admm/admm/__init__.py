@@ -1,10 +1,14 @@
 """ADMM itself: constraint sets, the loop, closed forms. Knows nothing of ONNX."""
 
 from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
+from onnx_admm.admm.layer_problem import LayerProblem, ridge_for
 from onnx_admm.admm.levels import Levels, Quantized, SparseLevels, SupportLevels
 from onnx_admm.admm.nested import Nested
-from onnx_admm.admm.schedule import RhoSchedule
+from onnx_admm.admm.reconstruction import Reconstructed, ReconstructionSettings, reconstruct
+from onnx_admm.admm.reshaped import Reshaped
+from onnx_admm.admm.schedule import Penalty, RhoSchedule, SupportDriven
 from onnx_admm.admm.sets import Array, AtMostK, BlockK, Blocks, ChannelK, ConstraintSet, NofM, Support
+from onnx_admm.admm.shifted import ShiftedLevels
 from onnx_admm.admm.solver import (
     Problem,
     Record,
@@ -27,23 +31,32 @@ __all__ = [
     "ConstraintSet",
     "GlobalAtMostK",
     "JointSet",
+    "LayerProblem",
     "Levels",
     "Nested",
     "NofM",
+    "Penalty",
     "Problem",
     "Quantized",
+    "Reconstructed",
+    "ReconstructionSettings",
     "Record",
+    "Reshaped",
     "RhoSchedule",
     "Separable",
+    "ShiftedLevels",
     "Solution",
     "SparseLevels",
     "State",
     "Status",
     "Stopping",
     "Support",
+    "SupportDriven",
     "SupportLevels",
     "WStep",
     "initial_state",
+    "reconstruct",
+    "ridge_for",
     "solve",
     "step",
 ]

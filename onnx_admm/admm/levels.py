@@ -31,11 +31,13 @@ class Quantized(NamedTuple):
         codes: int64, shape of the tensor.
         scales: float64; shape () for one scale, (extent,) for one per slice along ``axis``.
         axis: the axis the scales run along, None for one scale.
+        lowest: int64, shape of ``scales``: the lowest code of a slice's grid, where grids may shift.
     """
 
     codes: Ints
     scales: Floats
     axis: int | None
+    lowest: Ints | None = None
 
     def values(self, dtype: np.dtype[np.floating]) -> Array:
         """``dtype(code * scale)``, the product in float64."""
@@ -207,7 +209,7 @@ def _along(scales: Floats, rank: int, axis: int | None) -> Floats:
     return scales.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
-def _rows(v: Array | Mask, axis: int | None) -> Array | Mask:
+def slices_of(v: Array | Mask, axis: int | None) -> Array | Mask:
     """The slices that share a scale, as rows."""
     if axis is None:
         return v.reshape(1, -1)
@@ -219,7 +221,7 @@ def _rows(v: Array | Mask, axis: int | None) -> Array | Mask:
 def _quantize(v: Array, mask: Mask, codes: CodeRange, axis: int | None, scale_bits: int) -> Quantized:
     """Codes (0 off the mask) and scales of least squared error over the mask."""
     magnitudes = np.abs(v)
-    rows = zip(_rows(magnitudes, axis), _rows(mask, axis), strict=True)
+    rows = zip(slices_of(magnitudes, axis), slices_of(mask, axis), strict=True)
     per_row = np.array([_scale(row[kept], codes, scale_bits) for row, kept in rows], np.float64)
     scales = per_row[0] * np.ones(()) if axis is None else per_row
     divisors = _along(np.where(scales > 0, scales, np.inf), v.ndim, axis)
@@ -231,11 +233,11 @@ def _quantize(v: Array, mask: Mask, codes: CodeRange, axis: int | None, scale_bi
 
 def _scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float:
     known = recover_scale(magnitudes, codes, scale_bits)
-    return best_scale(magnitudes, codes, scale_bits) if known is None else known
+    return best_scale([(magnitudes, codes)], scale_bits) if known is None else known
 
 
 def _on_grids(z: Array, mask: Mask, codes: CodeRange, axis: int | None, scale_bits: int) -> bool:
-    rows = zip(_rows(np.abs(z), axis), _rows(mask, axis), strict=True)
+    rows = zip(slices_of(np.abs(z), axis), slices_of(mask, axis), strict=True)
     return all(recover_scale(row[kept], codes, scale_bits) is not None for row, kept in rows)
 
 
@@ -249,7 +251,7 @@ def _keeping_gains(v: Array, found: Quantized, codes: CodeRange) -> Floats:
     A slice without a survivor has no scale yet; its largest magnitude stands in for one.
     """
     magnitudes = np.abs(v).astype(np.float64)
-    peaks = _rows(magnitudes, found.axis).max(axis=1, initial=0.0)
+    peaks = slices_of(magnitudes, found.axis).max(axis=1, initial=0.0)
     stand_in = np.where(found.scales > 0, found.scales, np.where(peaks > 0, peaks, 1.0))
     scales = _along(stand_in, v.ndim, found.axis)
     levels = codes.nearest(magnitudes, scales) * scales

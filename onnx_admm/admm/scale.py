@@ -5,8 +5,8 @@ For magnitudes ``a`` and codes ``c_i`` in ``{lowest .. highest}``:
     minimise over q > 0 and c   E = sum_i (a_i - q c_i)^2
 
 For a fixed assignment c the best scale is ``q = (a.c) / (c.c)``, with ``E = a.a - (a.c)^2 / (c.c)``; for
-a fixed q the best code is the nearest one. As q falls, code j of entry i gives way to j + 1 at the
-*breakpoint* ``q = a_i / (j + 1/2)``. The assignments between neighbouring breakpoints are all that can
+a fixed q the best code is the nearest one. As q falls, code j of entry i gives way to the next one, j + s, at
+the *breakpoint* ``q = a_i / (j + s/2)``. The assignments between neighbouring breakpoints are all that can
 be optimal, and each differs from the last in one entry, so sorting the breakpoints and two running sums
 find the global optimum.
 
@@ -14,12 +14,15 @@ Most breakpoints need never be sorted. If q* with codes c* is optimal, then ``c*
 any other q:  ``E(q) <= E(q*) + (q - q*)^2 c*.c*``.  Hence q*, if it lies in [l, r], keeps a distance of at
 least ``sqrt((E - best known E) / c(l).c(l))`` from either end (codes only grow as q falls), which shrinks
 most intervals to nothing. E itself costs a binary search per level in the sorted magnitudes with their
-running sums.
+running sums. Where positive and negative entries have codes of their own, the two sides' breakpoints are
+merged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,34 +42,55 @@ _SLACK = 1e-11  # share of a.a by which rounding may blur E
 
 @dataclass(frozen=True, slots=True)
 class CodeRange:
-    """Magnitudes a code may have: ``lowest .. highest``; ``lowest`` 0 where zero is a level, else 1."""
+    """Magnitudes a code may have: ``lowest, lowest + stride, .. highest``.
+
+    Where zero is a level, ``lowest`` is 0.
+    """
 
     lowest: int
     highest: int
+    stride: int = 1
 
     def nearest(self, magnitudes: Floats, scale: Floats | float) -> Ints:
         """Code of the level nearest to each magnitude; midway, the lower one."""
-        steps = np.ceil(magnitudes / scale - 0.5)
-        return np.clip(steps, self.lowest, self.highest).astype(np.int64)
+        steps = np.ceil((magnitudes / scale - self.lowest) / self.stride - 0.5)
+        codes = np.clip(self.lowest + self.stride * steps, self.lowest, self.highest)
+        found: Ints = codes.astype(np.int64)
+        return found
 
 
-def best_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float:
+Sides = Sequence[tuple[Array, CodeRange]]
+"""Magnitudes (nonnegative and finite, any shape) and the codes that they may take."""
+
+
+def best_scale(sides: Sides, scale_bits: int) -> float:
     """The error-minimising scale, rounded to ``scale_bits`` significant bits.
 
     Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
     one with less error is taken. 0 where every magnitude is 0.
 
     Args:
-        magnitudes: nonnegative and finite, any shape.
-        codes: which codes an entry may take.
+        sides: magnitudes with their codes, one pair where both signs have the same codes.
         scale_bits: significant bits of the scale, 1 to 53.
     """
-    peak = float(magnitudes.max(initial=0.0))
+    peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
     if peak == 0.0:
         return 0.0
-    curve = _Curve(np.sort(magnitudes.reshape(-1).astype(np.float64) / peak), codes)
-    neighbours = _rounded_neighbours(_minimise(curve) * peak, scale_bits)
+    curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
+    neighbours = rounded_neighbours(_minimise(curve) * peak, scale_bits)
     return float(neighbours[np.argmin(curve.at(neighbours / peak).error)])
+
+
+def coarse_error(sides: Sides) -> float:
+    """Least squared error over 32 scales from coarse to fine, each refitted to the codes it gives.
+
+    Never below the error of ``best_scale`` before rounding, and close above: enough to rank ladders by.
+    """
+    peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
+    if peak == 0.0:
+        return 0.0
+    curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
+    return _least_error(curve, curve.at(np.geomspace(0.5 / max(curve.highest, 1), 1.0, 32))) * peak**2
 
 
 def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float | None:
@@ -86,7 +110,7 @@ def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float
         return None
     levels = distinct[distinct > 0]
     least = levels[0].astype(np.float64) / np.arange(1, codes.highest + 1)
-    candidates = _rounded_neighbours(least, scale_bits)  # largest first
+    candidates = rounded_neighbours(least, scale_bits)  # largest first
     candidates = candidates[candidates > 0]
     found = np.rint(levels.astype(np.float64) / candidates[:, None])
     fits = (found >= 1) & (found <= codes.highest)
@@ -95,7 +119,7 @@ def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float
     return float(candidates[good[0]]) if len(good) else None
 
 
-def _rounded_neighbours(scales: float | Floats, bits: int) -> Floats:
+def rounded_neighbours(scales: float | Floats, bits: int) -> Floats:
     """Each scale rounded up and down to ``bits`` significant bits, one beside the other."""
     mantissa, exponent = np.frexp(np.atleast_1d(np.asarray(scales, np.float64)))
     steps = mantissa * 2.0**bits
@@ -114,46 +138,84 @@ class _Sums:
     below: npt.NDArray[np.intp]  # (scales, midpoints)
 
 
-class _Curve:
-    """E as a function of the scale, for sorted magnitudes whose largest is 1."""
+class _Side(NamedTuple):
+    """Sorted magnitudes with one range of codes.
 
-    def __init__(self, ordered: Floats, codes: CodeRange) -> None:
-        self.ordered = ordered
-        self.codes = codes
-        self.steps = np.arange(codes.lowest, codes.highest)
-        self.midpoints = self.steps + 0.5  # in units of the scale
-        self.energy = float(ordered @ ordered)
-        self.tails = np.append(np.cumsum(ordered[::-1])[::-1], 0.0)  # tails[i] = sum(ordered[i:])
+    Attributes:
+        ordered: rising.
+        tails: ``tails[i] = sum(ordered[i:])``.
+        codes: the range.
+        steps: the codes that have one above them.
+    """
+
+    ordered: Floats
+    tails: Floats
+    codes: CodeRange
+    steps: Ints
+
+    @classmethod
+    def of(cls, magnitudes: Array, codes: CodeRange, peak: float) -> _Side:
+        ordered = np.sort(magnitudes.reshape(-1).astype(np.float64) / peak)
+        tails = np.append(np.cumsum(ordered[::-1])[::-1], 0.0)
+        return cls(ordered, tails, codes, np.arange(codes.lowest, codes.highest, codes.stride))
+
+    @property
+    def midpoints(self) -> Floats:
+        """Where codes change, in units of the scale."""
+        return np.add(self.steps, 0.5 * self.codes.stride, dtype=np.float64)
+
+    @property
+    def growth(self) -> Ints:
+        """What c.c grows by where an entry's code takes the step."""
+        return self.codes.stride * (2 * self.steps + self.codes.stride)
+
+
+class _Curve:
+    """E as a function of the scale, for magnitudes of which the largest is 1."""
+
+    def __init__(self, sides: list[_Side]) -> None:
+        self.sides = sides
+        self.energy = sum(float(side.ordered @ side.ordered) for side in sides)
+        self.total = sum(float(side.tails[0]) for side in sides)
+        self.highest = max(side.codes.highest for side in sides)
+        self.count = sum(len(side.ordered) for side in sides)
+        self.breakpoints = sum(len(side.ordered) * len(side.steps) for side in sides)
 
     def at(self, scales: Floats) -> _Sums:
-        below = np.searchsorted(self.ordered, scales[:, None] * self.midpoints, side="right")
-        count, low = len(self.ordered), self.codes.lowest
-        ac = low * self.tails[0] + self.tails[below].sum(axis=1)
-        cc = low * low * count + ((count - below) * (2 * self.steps + 1)).sum(axis=1).astype(np.float64)
-        return _Sums(ac, cc, self.energy - 2 * scales * ac + scales**2 * cc, below)
+        below, ac, cc = [], np.zeros(len(scales)), np.zeros(len(scales))
+        for side in self.sides:
+            reached = np.searchsorted(side.ordered, scales[:, None] * side.midpoints, side="right")
+            low, count = side.codes.lowest, len(side.ordered)
+            ac += low * side.tails[0] + side.codes.stride * side.tails[reached].sum(axis=1)
+            cc += low * low * count + ((count - reached) * side.growth).sum(axis=1)
+            below.append(reached)
+        return _Sums(ac, cc, self.energy - 2 * scales * ac + scales**2 * cc, np.concatenate(below, axis=1))
 
     def search(self, sums: _Sums, left: int, right: int) -> tuple[float, float]:
         """(gain ``(a.c)^2 / c.c``, scale) of the best assignment between two of the scales in ``sums``."""
-        spans = list(zip(sums.below[left], sums.below[right], strict=True))
-        values = np.concatenate([self.ordered[a:b] for a, b in spans])
-        code = np.repeat(self.steps, [b - a for a, b in spans])
-        order = np.argsort(-values / (code + 0.5), kind="stable")
-        ac = np.append(0.0, np.cumsum(values[order])) + sums.ac[right]
-        cc = np.append(0.0, np.cumsum(2.0 * code[order] + 1)) + sums.cc[right]
-        gain = ac**2 / cc
+        spans = iter(zip(sums.below[left], sums.below[right], strict=True))
+        values, where, growth = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+        for side in self.sides:
+            for midpoint, grown in zip(side.midpoints, side.growth, strict=True):
+                first, last = next(spans)
+                inside = side.ordered[first:last]
+                values.append(inside * side.codes.stride)
+                where.append(inside / midpoint)
+                growth.append(np.full(len(inside), float(grown)))
+        order = np.argsort(-np.concatenate(where), kind="stable")
+        ac = np.append(0.0, np.cumsum(np.concatenate(values)[order])) + sums.ac[right]
+        cc = np.append(0.0, np.cumsum(np.concatenate(growth)[order])) + sums.cc[right]
+        gain = np.divide(ac**2, cc, out=np.zeros_like(ac), where=cc > 0)
         best = int(np.argmax(gain))
         return float(gain[best]), float(ac[best] / cc[best])
 
 
 def _minimise(curve: _Curve) -> float:
     """The scale of least error; never above the largest magnitude, which is 1."""
-    count = len(curve.ordered)
-    if not len(curve.steps):
-        return float(curve.tails[0] / count)
-    if count * len(curve.steps) <= _DIRECT:
+    if curve.breakpoints <= _DIRECT:
         cells = np.array([[0.0], [1.0]])
     else:
-        cells = _sieved_cells(curve, enough=max(_DIRECT, count))
+        cells = _sieved_cells(curve, enough=max(_DIRECT, curve.count))
     sums = curve.at(cells.reshape(-1))
     width = cells.shape[1]
     return max(curve.search(sums, left, width + left) for left in range(width))[1]
@@ -161,10 +223,10 @@ def _minimise(curve: _Curve) -> float:
 
 def _sieved_cells(curve: _Curve, enough: int) -> Floats:
     """Intervals (lefts, rights) that together hold the best scale and few breakpoints."""
-    highest = curve.codes.highest
+    highest = curve.highest
     best = _least_error(curve, curve.at(np.geomspace(0.5 / highest, 1.0, 32)))
     # E(q) >= a.a - 2 q highest sum(a), so anything smaller is worse than what is known already
-    floor = (curve.energy - best) / (2 * highest * curve.tails[0]) * (1 - 1e-9)
+    floor = (curve.energy - best) / (2 * highest * curve.total) * (1 - 1e-9)
     edges = np.geomspace(min(floor, 0.5), 1.0, _CELLS + 1)
     cells = np.stack([edges[:-1], edges[1:]])
     for _ in range(_ROUNDS):
@@ -193,4 +255,5 @@ def _sieved_cells(curve: _Curve, enough: int) -> Floats:
 
 def _least_error(curve: _Curve, sums: _Sums) -> float:
     """Least error of any assignment in ``sums``, each at its own best scale."""
-    return float((curve.energy - sums.ac**2 / sums.cc).min())
+    gain = np.divide(sums.ac**2, sums.cc, out=np.zeros_like(sums.ac), where=sums.cc > 0)
+    return float((curve.energy - gain).min())

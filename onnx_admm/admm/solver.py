@@ -10,7 +10,7 @@ when rho changes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf, isfinite, sqrt
@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from onnx_admm.admm.blocks import JointSet
-from onnx_admm.admm.schedule import RhoSchedule
+from onnx_admm.admm.schedule import Penalty
 from onnx_admm.admm.sets import Array, Blocks
 
 
@@ -48,15 +48,19 @@ class Stopping:
         max_iterations: iterations at most, counted from the very start, resumed runs included.
         eps_abs: absolute tolerance per weight.
         eps_rel: relative tolerance.
+        settled: stop also once the support has stayed the same for so many iterations; 0 never does.
     """
 
     max_iterations: int
     eps_abs: float = 1e-4
     eps_rel: float = 1e-3
+    settled: int = 0
 
     def __post_init__(self) -> None:
         if self.max_iterations < 0:
             raise ValueError(f"max_iterations must be 0 or more, got {self.max_iterations}")
+        if self.settled < 0:
+            raise ValueError(f"settled must be 0 or more, got {self.settled}")
         if not (self.eps_abs >= 0 and self.eps_rel >= 0):
             raise ValueError(f"tolerances must be 0 or more, got {self.eps_abs} and {self.eps_rel}")
 
@@ -65,13 +69,17 @@ class Status(Enum):
     """How a run ended, as the sentence a user reads."""
 
     CONVERGED = "the weights meet their constraint: both residuals are within tolerance"
+    SETTLED = "the support no longer changes"
     ITERATION_LIMIT = "stopped at the iteration limit, before both residuals were within tolerance"
     NOT_FINITE = "the W-step gave values that are not finite; the last finite iterate was kept"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One iteration: its number (from 1), base rho, residuals with their tolerances, and Z's score."""
+    """One iteration: its number (from 1), base rho, residuals with their tolerances, and Z's score.
+
+    ``changed`` counts the entries that came into Z's support or left it.
+    """
 
     iteration: int
     rho: float
@@ -80,6 +88,7 @@ class Record:
     primal_tolerance: float
     dual_tolerance: float
     score: float | None
+    changed: int = 0
 
     @property
     def converged(self) -> bool:
@@ -113,6 +122,11 @@ class State:
         """Iterations done."""
         return len(self.history)
 
+    @property
+    def changes(self) -> list[int]:
+        """How many entries of the support each iteration changed."""
+        return [record.changed for record in self.history]
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -139,7 +153,7 @@ class Problem:
 
     wstep: WStep
     constraint: JointSet
-    rho: RhoSchedule
+    rho: Penalty
     stopping: Stopping
     monitor: Monitor | None = None
 
@@ -153,7 +167,7 @@ def solve(
     constraint: JointSet,
     start: Blocks | State,
     *,
-    rho: RhoSchedule,
+    rho: Penalty,
     stopping: Stopping,
     monitor: Monitor | None = None,
 ) -> Solution:
@@ -182,6 +196,8 @@ def solve(
             break
         if state.history[-1].converged:
             status = Status.CONVERGED
+        elif 0 < stopping.settled <= state.iteration and not any(state.changes[-stopping.settled :]):
+            status = Status.SETTLED
     return Solution(state.best_z, state.best_score, status, state)
 
 
@@ -190,12 +206,12 @@ def initial_state(problem: Problem, start: Blocks) -> State:
     w = {name: np.array(block) for name, block in start.items()}
     z = problem.constraint.project(w)
     u = {name: np.zeros_like(block) for name, block in w.items()}
-    return State(w=w, z=z, u=u, rho=problem.rho.by_block(w, 0), best_z=z)
+    return State(w=w, z=z, u=u, rho=_by_block(problem.rho, w, []), best_z=z)
 
 
 def step(problem: Problem, state: State) -> State:
     """One iteration: the state after it, the one before it untouched."""
-    rho = problem.rho.by_block(state.w, state.iteration)
+    rho = _by_block(problem.rho, state.w, state.changes)
     u: Blocks = {
         name: block * block.dtype.type(state.rho[name] / rho[name]) for name, block in state.u.items()
     }
@@ -209,6 +225,11 @@ def step(problem: Problem, state: State) -> State:
     if score is None or _rank(score) >= _rank(state.best_score):
         after = replace(after, best_z=z, best_score=score)
     return replace(after, history=(*state.history, record))
+
+
+def _by_block(penalty: Penalty, names: Iterable[str], changes: Sequence[int]) -> dict[str, float]:
+    base = penalty.after(changes)
+    return {name: base * penalty.multipliers.get(name, 1.0) for name in names}
 
 
 def _checked(answer: Blocks, known: Blocks) -> Blocks:
@@ -232,12 +253,13 @@ def _record(problem: Problem, before: State, after: State, score: float | None) 
     pulls = (after.rho[n] * _norm([after.u[n]]) for n in names)
     return Record(
         iteration=before.iteration + 1,
-        rho=problem.rho.at(before.iteration),
+        rho=problem.rho.after(before.changes),
         primal=_norm(after.w[n] - after.z[n] for n in names),
         dual=_hypotenuse(moved),
         primal_tolerance=absolute + relative * max(_norm(after.w.values()), _norm(after.z.values())),
         dual_tolerance=absolute + relative * _hypotenuse(pulls),
         score=score,
+        changed=sum(int(np.count_nonzero((after.z[n] != 0) != (before.z[n] != 0))) for n in names),
     )
 
 
