@@ -6,7 +6,7 @@
 Variants, all with the recipe's own data, epochs, rates, augmentation and distillation:
 
 - ``admm``: the recipe as it is.
-- ``magnitude``: every `admm_prune` replaced by gradual cubic magnitude pruning to the same sets.
+- ``magnitude``: pruning replaced by gradual cubic magnitude pruning to the same budgets, epochs and rates.
 - ``control``: the original fine-tuned for as many epochs, nothing pruned: what training alone gives.
 - ``distillation``: the recipe without labels, the original being the only teacher.
 
@@ -22,12 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fine_tune import FineTune
 from gradual_magnitude import GradualMagnitudePrune
 
 from onnx_admm.api import Compression
@@ -35,8 +35,12 @@ from onnx_admm.contracts import Pass
 from onnx_admm.model import ModelView
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
+from onnx_admm.passes.fine_tune import FineTune
+from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.recipe import Recipe
 from onnx_admm.runtime.sessions import runtime_versions
+
+_PRUNED = 0.5
 
 VARIANTS = ("admm", "magnitude", "control", "distillation")
 
@@ -45,9 +49,9 @@ def variant(recipe: Recipe, name: str) -> Recipe:
     """The recipe changed into one of the things it is held against."""
     match name:
         case "magnitude":
-            return replace(recipe, passes=tuple(_by_magnitude(step) for step in recipe.passes))
+            return replace(recipe, passes=tuple(_by_magnitude(recipe.passes)))
         case "control":
-            return replace(recipe, passes=(FineTune(epochs=total_epochs(recipe)),))
+            return replace(recipe, passes=(_fine_tuned(recipe.passes),))
         case "distillation":
             settings = replace(recipe.training, loss="distillation")
             return replace(recipe, training=settings)
@@ -55,22 +59,46 @@ def variant(recipe: Recipe, name: str) -> Recipe:
             return recipe
 
 
-def total_epochs(recipe: Recipe) -> int:
-    """Epochs of training in the whole recipe."""
+def _fine_tuned(passes: Sequence[Pass]) -> FineTune:
+    """Training alone, for as many epochs as all passes together, at the first one's rates."""
     total = 0
-    for step in recipe.passes:
-        if isinstance(step, AdmmPrune):
-            total += step.epochs + step.steps - 1 + step.retrain_epochs
-        elif isinstance(step, AdmmQuantize):
-            rounds = len(step.fractions) - 1
-            total += step.epochs + rounds * step.round_epochs + step.retrain_epochs
-    return total
+    for step in passes:
+        match step:
+            case AdmmPrune():
+                total += step.epochs + step.steps - 1 + step.retrain_epochs
+            case AdmmQuantize():
+                total += step.epochs + (len(step.fractions) - 1) * step.round_epochs + step.retrain_epochs
+            case FineTune():
+                total += step.epochs
+    first = next(step for step in passes if isinstance(step, AdmmPrune | FineTune))
+    return FineTune(epochs=total, learning_rate=first.learning_rate, end_rate=first.end_rate)
 
 
-def _by_magnitude(step: Pass) -> Pass:
-    if not isinstance(step, AdmmPrune):
-        return step
-    return GradualMagnitudePrune(**{entry.name: getattr(step, entry.name) for entry in fields(step)})
+def _by_magnitude(passes: Sequence[Pass]) -> Iterator[Pass]:
+    """Every `admm_prune` by the baseline; a pruning `reconstruct_layers` and its `fine_tune` likewise.
+
+    The baseline prunes during the first ``_PRUNED`` of the epochs that follow a reconstruction.
+    """
+    budget: float | None = None
+    for step in passes:
+        match step:
+            case AdmmPrune():
+                fields_of = {entry.name: getattr(step, entry.name) for entry in fields(step)}
+                yield GradualMagnitudePrune(**fields_of)
+            case ReconstructLayers(ratio=ratio) if ratio is not None:
+                budget = ratio
+            case FineTune() if budget is not None:
+                pruning = round(_PRUNED * step.epochs)
+                yield GradualMagnitudePrune(
+                    ratio=budget,
+                    epochs=pruning,
+                    retrain_epochs=step.epochs - pruning,
+                    learning_rate=step.learning_rate,
+                    end_rate=step.end_rate,
+                )
+                budget = None
+            case _:
+                yield step
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:

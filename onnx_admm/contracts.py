@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from onnx_admm.model import LayerProfile, ModelView, PortSpec, WeightSite
 
 Array = npt.NDArray[Any]
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 Feeds = dict[str, Array]
 Blocks = dict[str, npt.NDArray[np.floating[Any]]]
 """Weights by site name."""
@@ -212,6 +215,8 @@ class PassContext:
         seed: seeds every random choice.
         progress: where long work tells how far it is.
         max_drop: accuracy the result may lose against ``reference``, in percentage points.
+        memory_bytes: what statistics of layers looked at together may take.
+        executor: where layers that do not depend on one another are worked on; None: one after another.
     """
 
     reference: ModelView
@@ -222,6 +227,12 @@ class PassContext:
     seed: int = 0
     progress: Progress = field(default_factory=SilentProgress)
     max_drop: float | None = None
+    memory_bytes: int = 1 << 30
+    executor: Executor | None = None
+
+    def map(self, work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+        """``work`` of each item, in order, on the executor where there is one."""
+        return map(work, items) if self.executor is None else self.executor.map(work, items)
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ _NAMES_SHOWN = 8
 
 
 def choose_sites(
-    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
+    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
     """The sites to work on, and why the others are left alone.
 
@@ -23,6 +23,7 @@ def choose_sites(
         sites: all of the model's.
         include: name or operator patterns (``*`` and ``?``); empty means all.
         exclude: patterns that win over ``include``.
+        subgraphs: weights inside subgraphs and functions count too; training does not reach them.
 
     Raises:
         PassRefused: nothing is left.
@@ -31,7 +32,7 @@ def choose_sites(
     for site in sites:
         if not site.editable:
             skipped.append(Skip(site.name, "already encoded"))
-        elif site.scope:
+        elif site.scope and not subgraphs:
             skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
         elif include and not _matches(site, include):
             skipped.append(Skip(site.name, "not included"))

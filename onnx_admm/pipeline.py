@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport
 from onnx_admm.errors import OnnxAdmmError, WorkError, located
-from onnx_admm.model.checker import check_output
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.fingerprint import same_model
+from onnx_admm.model.held import check_model, settle
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
@@ -96,15 +96,16 @@ class Pipeline:
     ) -> tuple[ModelView, StepReport]:
         started = time.perf_counter()
         step.requires(model, context)
-        fork, before = model.fork(), fingerprint(model)
+        fork = model.fork()
         report = step.run(fork, context)
-        altered = fingerprint(fork) != before
+        altered = not same_model(model, fork)
         if altered != report.changed:
             fact = "another" if altered else "the same"
             claim = f"changed={report.changed} reported for {fact} model"
             raise WorkError("the pass is wrong about what it did", got=claim)
         if altered:
             _check_result(model, fork)
+            settle(fork)
             if self.provenance:
                 earlier = model.metadata.get(PROVENANCE)
                 fork.metadata[PROVENANCE] = f"{earlier},{step.name}" if earlier else step.name
@@ -149,4 +150,4 @@ def _check_result(before: ModelView, after: ModelView) -> None:
             got=after.signature(),
             expected=before.signature(),
         )
-    check_output(after.to_bytes(), "after the pass")
+    check_model(after, "after the pass")

@@ -109,11 +109,13 @@ class Flags:
 
     Attributes:
         prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
-        bits: bits of a weight, 1 to 8; None: not quantised (8 where ``prune`` is None too).
+        bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune``
+            is None too).
         format: how the result is written.
         epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
         samples: training samples, where they are known: what `default_epochs` goes by.
         fine_tune: train at all.
+        include, exclude: patterns of layer names or operators; every other layer is left as it is.
     """
 
     prune: str | None = None
@@ -122,12 +124,15 @@ class Flags:
     epochs: int | None = None
     samples: int | None = None
     fine_tune: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
     """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
 
-    With neither ``prune`` nor ``bits``: 8 bits, per-channel scales of least squared error, no training.
+    Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training.
 
     Raises:
         RecipeError: an impossible value; names the flag.
@@ -141,18 +146,33 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         )
     plain = prune is None and flags.bits is None
     steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
-    if prune is not None:
-        tuned = _tuned("admm_prune", flags)
-        retrained = {"retrain_epochs": (tuned["epochs"] + 1) // 2} if tuned else {}
-        steps.append({"name": "admm_prune", **prune, **tuned, **retrained})
     if plain:
-        steps.append({"name": "admm_quantize", "bits": 8, "per_channel": True})
-    elif flags.bits is not None:
-        steps.append({"name": "admm_quantize", "bits": flags.bits, **_tuned("admm_quantize", flags)})
+        compressing: list[dict[str, Any]] = [{"name": "choose_treatments"}]
+    elif flags.fine_tune:
+        compressing = _trained(prune, flags)
+    else:
+        bits = {} if flags.bits is None else {"bits": flags.bits}
+        compressing = [{"name": "reconstruct_layers", **(prune or {}), **bits}]
+    chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
+    steps += [
+        {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing
+    ]
     if prune is not None:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
     return Recipe.parse({"pass": steps, "fine_tune": flags.fine_tune and not plain}, source="flags")
+
+
+def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]:
+    """Pruning and quantising by fine-tuning."""
+    steps: list[dict[str, Any]] = []
+    if prune is not None:
+        tuned = _tuned("admm_prune", flags)
+        retrained = {"retrain_epochs": (tuned["epochs"] + 1) // 2} if tuned else {}
+        steps.append({"name": "admm_prune", **prune, **tuned, **retrained})
+    if flags.bits is not None:
+        steps.append({"name": "admm_quantize", "bits": flags.bits, **_tuned("admm_quantize", flags)})
+    return steps
 
 
 def default_epochs(samples: int, least: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
 from onnx_admm.admm.sets import AtMostK, ChannelK, ConstraintSet, NofM
 from onnx_admm.admm.solver import Record
+from onnx_admm.budget import global_density, parse_pattern, require_budget
 from onnx_admm.contracts import (
     Edit,
     ModelView,
@@ -69,16 +70,9 @@ class AdmmPrune:
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""
-        given = [key for key in ("ratio", "keep", "pattern", "layers") if getattr(self, key) is not None]
-        if len(given) != 1:
-            expected = "exactly one of ratio, keep, pattern, layers"
-            raise PassRefused("no single budget", got=", ".join(given) or "none", expected=expected)
+        require_budget(self)
         if self.structure not in ("element", "channel"):
             raise PassRefused("unknown structure", got=self.structure, expected="element or channel")
-        if self.ratio is not None and not self.ratio >= 1:
-            raise PassRefused("impossible pruning ratio", got=self.ratio, expected="1 or more")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise PassRefused("impossible share to keep", got=self.keep, expected="above 0, at most 1")
         sites, _ = choose_sites(model.sites(), self.include, self.exclude)
         self.budget(sites, model, context)
 
@@ -158,17 +152,16 @@ class AdmmPrune:
         A global budget counts the weights of the reference: what earlier passes removed stays removed.
         """
         if self.pattern is not None:
-            n, m = _parse_pattern(self.pattern)
+            n, m = parse_pattern(self.pattern)
             return Separable({site.name: NofM(n, m, axis=_in_axis(site)) for site in sites})
         if self.layers is not None:
             densities = spread(self.layers, sites, "layers")
             return Separable({site.name: self._set(site, partial(densities[site.name])) for site in sites})
-        density = self.keep if self.keep is not None else 1.0 / (self.ratio or 1.0)
+        density = global_density(self, sites, context.reference)
         if self.structure == "channel":
             return Separable({site.name: self._set(site, partial(density)) for site in sites})
-        original, _ = choose_sites(context.reference.sites(), self.include, self.exclude)
-        total = max(sum(site.size for site in original), here := sum(site.size for site in sites))
-        return GlobalAtMostK(int(here * partial(min(1.0, density * total / here))), _evened(sites, model))
+        here = sum(site.size for site in sites)
+        return GlobalAtMostK(int(here * partial(density)), _evened(sites, model))
 
     def _set(self, site: WeightSite, density: float) -> ConstraintSet:
         if not 0 <= density <= 1:
@@ -195,12 +188,3 @@ def _evened(sites: tuple[WeightSite, ...], model: ModelView) -> Mapping[str, flo
 
 def _in_axis(site: WeightSite) -> int:
     return -1 if site.in_axis is None else site.in_axis
-
-
-def _parse_pattern(pattern: str) -> tuple[int, int]:
-    kept, _, group = pattern.partition(":")
-    if not (kept.isdigit() and group.isdigit() and 0 < int(kept) < int(group)):
-        raise PassRefused(
-            "impossible pattern", where="pattern", got=pattern, expected="N:M with 0 < N < M, such as 2:4"
-        )
-    return int(kept), int(group)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.admm.blocks import Separable
+from onnx_admm.admm.byte_levels import ByteLevels
 from onnx_admm.admm.levels import Levels, Quantized, SupportLevels
 from onnx_admm.contracts import (
     Array,
@@ -21,6 +22,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.model.held import ByteGrid, HeldWeight, held_weights
 from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
@@ -81,13 +83,15 @@ class AdmmQuantize:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
-        before = {site.name: model.read(site) for site in sites}
-        sets = self._sets(sites, before)
-        figures: dict[str, Any] = {}
         if context.trainer is None or context.train is None:
-            model.write_back({name: sets[name].project(before[name]) for name in before})
-        else:
-            figures = self._fine_tune(model, sites, sets, context)
+            held = {weight.site: weight for weight in held_weights(model)}
+            edits = tuple(
+                edit for site in sites if (edit := self._round(model, held[site], sites)) is not None
+            )
+            return PassReport(bool(edits), edits, skipped)
+        before = {site.name: model.read(site) for site in sites}
+        sets = {site.name: self._set(site, before[site.name], sites) for site in sites}
+        figures = self._fine_tune(model, sites, sets, context)
         edits = tuple(
             Edit(site.name, f"{_distinct(after)} distinct values, {sets[site.name].bits} bits")
             for site in sites
@@ -95,17 +99,29 @@ class AdmmQuantize:
         )
         return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
 
-    def _sets(self, sites: tuple[WeightSite, ...], weights: Blocks) -> dict[str, LevelSet]:
-        bits = spread(self.bits, sites, "bits")
-        sets: dict[str, LevelSet] = {}
-        for site in sites:
-            mask, width = weights[site.name] != 0, int(bits[site.name])
-            axis = site.out_axis if self.per_channel else None
-            if mask.all() and width > 1:
-                sets[site.name] = Levels(width, axis=axis, scale_bits=SCALE_BITS)
-            else:
-                sets[site.name] = SupportLevels(mask, width, axis=axis, scale_bits=SCALE_BITS)
-        return sets
+    def _set(self, site: WeightSite, weight: Array, sites: tuple[WeightSite, ...]) -> LevelSet:
+        mask, width = weight != 0, int(spread(self.bits, sites, "bits")[site.name])
+        axis = site.out_axis if self.per_channel else None
+        if mask.all() and width > 1:
+            return Levels(width, axis=axis, scale_bits=SCALE_BITS)
+        return SupportLevels(mask, width, axis=axis, scale_bits=SCALE_BITS)
+
+    def _round(self, model: ModelView, held: HeldWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
+        """Put one weight on its nearest levels; None where it lies there already."""
+        site, before = held.site, held.read()
+        bits, axis = int(spread(self.bits, sites, "bits")[site.name]), site.out_axis
+        if bits == ByteLevels.bits and axis is not None and self.per_channel:
+            coded = ByteLevels(axis, _exact_scale_bits(before.dtype)).quantize(before)
+            grid = ByteGrid(coded.codes, coded.along)
+            if grid.holds(before):
+                return None
+            held.hold_on(grid)
+            return Edit(site.name, f"{bits} bits, a scale for each of {len(coded.scales)} channels")
+        after = self._set(site, before, sites).project(before)
+        if np.array_equal(before, after):
+            return None
+        model.replace(site, after)
+        return Edit(site.name, f"{_distinct(after)} distinct values, {bits} bits")
 
     # -- fine-tuning -------------------------------------------------------------------------
 
@@ -174,6 +190,11 @@ def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
     codes[live] = levels.codes.nearest(np.abs(weights[live]), divisors[live])
     signed = np.where(weights < 0, -codes, codes)
     return grid._replace(codes=signed).values(weights.dtype)
+
+
+def _exact_scale_bits(dtype: np.dtype[Any]) -> int:
+    """Bits of a scale whose products with bytes are exact in ``dtype``."""
+    return min(SCALE_BITS, np.finfo(dtype).nmant + 2 - ByteLevels.bits)
 
 
 def _distinct(weights: Array) -> int:

@@ -15,7 +15,8 @@ from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_sparse, keep_forms
 from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import PassRefused, RuntimeMissing, UnsupportedModel
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.fingerprint import same_model
+from onnx_admm.model.held import file_bytes
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 
@@ -72,7 +73,7 @@ class Encode:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        before = fingerprint(model)
+        before = model.fork()
         if self.format == "auto":
             outcome, trials = self._choose(model, context)
         else:
@@ -80,7 +81,7 @@ class Encode:
         figures = outcome.figures() | ({"trials": trials} if trials else {})
         rows = (*outcome.rows, *outcome.biases)
         edits = tuple(Edit(row.layer, row.coding) for row in rows if row.is_encoded)
-        return PassReport(fingerprint(model) != before, edits, outcome.skipped, figures)
+        return PassReport(not same_model(before, model), edits, outcome.skipped, figures)
 
     def _encoder(self, name: str) -> Callable[[ModelView], Outcome]:
         encoders: dict[str, Callable[[ModelView], Outcome]] = {
@@ -102,7 +103,7 @@ class Encode:
         for candidate in sorted(self._candidates(model), key=lambda candidate: candidate.file_bytes):
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
-            if candidate.file_bytes >= len(model.to_bytes()):
+            if candidate.file_bytes >= file_bytes(model):
                 trial["verdict"] = "no smaller than before"
                 break
             trial |= self._try(model, candidate, data, context)
@@ -118,7 +119,7 @@ class Encode:
                 outcome = self._encoder(name)(fork)
             except UnsupportedModel:
                 continue  # its opset cannot be raised
-            yield _Candidate(fork, outcome, len(fork.to_bytes()))
+            yield _Candidate(fork, outcome, file_bytes(fork))
 
     def _try(
         self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext

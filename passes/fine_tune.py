@@ -1,42 +1,61 @@
-"""The control of the benchmarks: the original, fine-tuned and nothing else."""
+"""FineTune: train what is left of a model; zeros stay zero."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
-from onnx_admm.training.phases import Rates, Retraining, validation_score
+from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train every weight for ``epochs``, keeping the epoch that scores best."""
+    """Train weights and biases for ``epochs``; weights that are zero stay so, the best epoch is kept.
+
+    For what another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. A grid that
+    weights lie on is left, so quantise afterwards.
+
+    Attributes:
+        epochs: of training.
+        learning_rate: AdamW's, falling linearly to ``end_rate``.
+        end_rate: learning rate of the last step.
+        include, exclude: patterns of layer names or operators.
+    """
 
     name: ClassVar[str] = "fine_tune"
     idempotent: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
-    epochs: int
-    learning_rate: float = 1e-3
-    end_rate: float = 1e-5
+    epochs: int = 4
+    learning_rate: float = 3e-4
+    end_rate: float = 5e-6
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""
         if context.trainer is None or context.train is None:
-            raise PassRefused("fine-tuning needs a trainer and data")
+            raise PassRefused("fine-tuning needs a trainer and data", hint="Give --data, or drop the pass.")
+        if self.epochs < 0:
+            raise PassRefused("impossible number of epochs", got=self.epochs, expected="0 or more")
+        choose_sites(model.sites(), self.include, self.exclude)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         if context.trainer is None or context.train is None:
             raise PassRefused("fine-tuning needs a trainer and data")
-        sites, skipped = choose_sites(model.sites(), (), ())
+        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        if self.epochs == 0:
+            return PassReport(False, (), skipped)
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
+            hold_zeros(run, run.weights())
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed)
             scores = phase.carry_out(run, validation_score(context), task)
             model.write_back(run.tensors())
-        return PassReport(True, (), skipped, {"retraining": list(scores)})
+        edits = tuple(Edit(site.name, "trained, zeros held") for site in sites)
+        return PassReport(True, edits, skipped, {"retraining": list(scores)})

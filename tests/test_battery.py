@@ -125,7 +125,7 @@ class TouchesTheReference(Faulty):
     """Edits the original."""
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
-        super().run(context.reference, context)
+        context.reference.metadata["touched"] = "yes"
         return super().run(model, context)
 
 

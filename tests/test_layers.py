@@ -78,7 +78,7 @@ def test_nothing_left_is_a_sentence(
         choose_sites(sites, include, ())
 
 
-@pytest.mark.parametrize("asked", [[], ["--prune", "2x"], ["--bits", "4"]])
+@pytest.mark.parametrize("asked", [["--prune", "2x"], ["--bits", "4"]])
 def test_weights_in_branches_alone_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:

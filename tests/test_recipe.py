@@ -126,14 +126,14 @@ def test_flags_without_epochs_go_by_the_samples() -> None:
         "admm_quantize": (40, own["admm_quantize"][1]),
     }
     assert epochs_of(Flags(prune="2x", bits=4, samples=10**7)) == own
-    assert epochs_of(Flags(prune="2x", bits=4, samples=64, fine_tune=False)) == own
+    assert epochs_of(Flags(prune="2x", bits=4, samples=64, fine_tune=False)) == {}
     assert epochs_of(Flags(prune="2x", bits=4, samples=64, epochs=3))["admm_prune"] == (3, 2)
     assert epochs_of(Flags(samples=64)) == epochs_of(Flags())
 
 
 def test_flags_become_passes_in_order() -> None:
     assert [step.name for step in recipe_from_flags(Flags()).passes] == [
-        "fold_batchnorm", "fold_bias", "admm_quantize", "encode"
+        "fold_batchnorm", "fold_bias", "choose_treatments", "encode"
     ]  # fmt: skip
     assert [step.name for step in recipe_from_flags(Flags(prune="2x", bits=4)).passes] == [
         "fold_batchnorm", "fold_bias", "admm_prune", "admm_quantize", "drop_dead_channels", "encode"

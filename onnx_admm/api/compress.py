@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Compression:
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune, bits, format, epochs: see `Flags`.
+        prune, bits, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs; None takes the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
@@ -57,6 +58,8 @@ class Compression:
         report: where to write the report as JSON.
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
+        memory_mb: MiB that statistics of layers looked at together may take.
+        executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
         progress: where long work tells how far it is.
     """
 
@@ -68,6 +71,8 @@ class Compression:
     bits: int | None = None
     format: str = "auto"
     epochs: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     fine_tune: bool | None = None
     preprocessing: Preprocessing | None = None
     max_drop: float | None = None
@@ -75,6 +80,8 @@ class Compression:
     report: str | os.PathLike[str] | None = None
     seed: int = 0
     threads: int = 0
+    memory_mb: int = 1024
+    executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
     def plan(self, source: str | os.PathLike[str]) -> Plan:
@@ -146,7 +153,13 @@ class Compression:
     # -- before the work ---------------------------------------------------------------------
 
     def _check_flags(self) -> None:
-        rivals = {"--prune": self.prune, "--bits": self.bits, "--epochs": self.epochs}
+        rivals = {
+            "--prune": self.prune,
+            "--bits": self.bits,
+            "--epochs": self.epochs,
+            "--include": self.include or None,
+            "--exclude": self.exclude or None,
+        }
         given = [flag for flag, value in rivals.items() if value is not None]
         if self.format != "auto":
             given.append("--format")
@@ -162,6 +175,10 @@ class Compression:
             raise UsageError("impossible budget", where="--max-drop", got=self.max_drop, expected="0 or more")
         if self.threads < 0 or self.seed < 0:
             raise UsageError("--seed and --threads are 0 or more", got=f"{self.seed} and {self.threads}")
+        if self.memory_mb < 1:
+            raise UsageError(
+                "no memory to work in", where="--memory", got=self.memory_mb, expected="1 or more"
+            )
 
     def _settled_recipe(self, samples: int | None = None) -> Recipe:
         """The recipe that repeats this run with the same data, once the number of its samples is known."""
@@ -178,6 +195,8 @@ class Compression:
                 epochs=self.epochs,
                 samples=samples,
                 fine_tune=tune,
+                include=tuple(self.include),
+                exclude=tuple(self.exclude),
             )
             recipe = recipe_from_flags(flags)
         if self.fine_tune is not None:
@@ -227,6 +246,8 @@ class Compression:
             seed=self.seed,
             progress=self.progress,
             max_drop=self.max_drop,
+            memory_bytes=self.memory_mb << 20,
+            executor=self.executor,
         )
 
     def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,14 @@ def compress(
         ),
     ] = None,
     bits: Annotated[int | None, typer.Option("--bits", metavar="N", help="Bits of a weight, 1 to 8.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="PATTERN", help="Only layers of that name or operator (* and ?)."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave layers of that name or operator alone."),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -85,6 +95,13 @@ def compress(
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", metavar="N", min=1, help="Layers worked on at once; same bytes for any N."),
+    ] = 1,
+    memory: Annotated[
+        int, typer.Option("--memory", metavar="MB", help="Memory for what is kept of the samples, in MiB.")
+    ] = 1024,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and check everything, say what would be done, do nothing.")
     ] = False,
@@ -100,6 +117,8 @@ def compress(
     \b
     Without data: weights of 8 bits, compared on random inputs.
       onnx-admm compress net.onnx small.onnx
+    A few hundred samples, no labels, no training: each layer is rebuilt so that its outputs stay.
+      onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune
     With data: pruned and quantised by ADMM, fine-tuned (without labels, IN is the teacher).
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 0.9
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
@@ -121,6 +140,8 @@ def compress(
         recipe=recipe,
         prune=prune,
         bits=bits,
+        include=include or (),
+        exclude=exclude or (),
         format=format,
         epochs=epochs,
         fine_tune=fine_tune,
@@ -130,12 +151,14 @@ def compress(
         report=report,
         seed=seed,
         threads=threads,
+        memory_mb=memory,
         progress=progress_bars(quiet=quiet),
     )
     if dry_run:
         _show_plan(job, source, quiet=quiet)
         return
-    done = job.run(source, target)
+    with ThreadPoolExecutor(jobs) as executor:
+        done = replace(job, executor=executor if jobs > 1 else None).run(source, target)
     if not quiet:
         from onnx_admm.report.tables import report_view
 

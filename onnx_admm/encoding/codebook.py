@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,57 @@ Array = npt.NDArray[Any]
 
 MOST_LEVELS = 256
 _LARGEST_CODE = 127
+_SAMPLE = 1 << 14
+
+
+class Stored(Protocol):
+    """An array that is read where it lies, each time anew."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its element type."""
+
+    def read(self) -> Array:
+        """Its content, not to be written to."""
+
+    def grid(self) -> Grid | None:
+        """The grid that it is held on; None where only a look at the content would tell."""
+
+
+T = TypeVar("T")
+
+_KEPT_BYTES = 1 << 22
+
+
+def _bytes(found: object) -> int:
+    match found:
+        case np.ndarray():
+            return found.nbytes
+        case Grid():
+            return found.codes.nbytes
+        case _:
+            return 0
+
+
+def _kept(compute: Callable[[Weight], T]) -> Callable[[Weight], T]:
+    """Remember what is computed of an array in memory; of one that is read anew, only what takes little."""
+
+    @wraps(compute)
+    def get(weight: Weight) -> T:
+        known: dict[str, Any] = weight.__dict__
+        if compute.__name__ in known:
+            found: T = known[compute.__name__]
+            return found
+        found = compute(weight)
+        if isinstance(weight.source, np.ndarray) or _bytes(found) <= _KEPT_BYTES:
+            known[compute.__name__] = found
+        return found
+
+    return get
 
 
 @dataclass(frozen=True)
@@ -21,41 +74,87 @@ class Weight:
 
     Attributes:
         name: of the stored constant.
-        values: dense, in its stored shape and type.
+        source: its values, in their stored shape and type, or where to read them.
     """
 
     name: str
-    values: Array = field(repr=False)
+    source: Array | Stored = field(repr=False)
 
-    @cached_property
+    @property
+    def values(self) -> Array:
+        """Dense, in its stored shape and type."""
+        return self.source if isinstance(self.source, np.ndarray) else self.source.read()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the dense array."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the dense array."""
+        return self.source.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the dense array."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    @_kept
     def flat(self) -> npt.NDArray[np.float32]:
         """Values in a row, as fp32 (minus zero counts as zero)."""
         return self.values.astype(np.float32).reshape(-1) + np.float32(0)
 
-    @cached_property
+    @property
+    @_kept
     def is_exact(self) -> bool:
         """Whether fp32 holds every value."""
-        return bool(np.all(self.flat.astype(self.values.dtype) == self.values.reshape(-1)))
+        return self.dtype == np.float32 or bool(
+            np.all(self.flat.astype(self.dtype) == self.values.reshape(-1))
+        )
 
-    @cached_property
+    @property
+    @_kept
     def positions(self) -> npt.NDArray[np.int64]:
         """Where the nonzeros stand."""
         return np.flatnonzero(self.flat)
 
-    @cached_property
+    @property
+    @_kept
+    def nonzeros(self) -> int:
+        """How many values are not zero."""
+        return int(np.count_nonzero(self.values if self._known is None else self._known.codes))
+
+    @property
+    @_kept
     def levels(self) -> npt.NDArray[np.float32] | None:
         """The distinct nonzero values, rising; None where there are more than 256."""
         return _few_levels(self.flat)
 
-    @cached_property
+    @property
+    @_kept
     def grid(self) -> Grid | None:
         """The grid the values lie on with one scale, if they do."""
-        return None if self.levels is None else tensor_grid(self.flat, self.levels)
+        if self._known is not None:
+            return self._known if self._known.scale.size == 1 else None
+        levels = self.levels
+        return None if levels is None else tensor_grid(self.flat, levels)
 
-    @cached_property
+    @property
+    @_kept
     def channel_grid(self) -> Grid | None:
         """The grid the values lie on with one scale for each index of some axis, if they do."""
-        return channel_grid(self.values)
+        return channel_grid(self.values) if self._known is None else self._known
+
+    @property
+    def _known(self) -> Grid | None:
+        return None if isinstance(self.source, np.ndarray) else self.source.grid()
 
 
 @dataclass(frozen=True)
@@ -63,11 +162,11 @@ class Grid:
     """Integer codes c, \\|c\\| <= 127, and positive scales s with ``values == c * s`` in fp32.
 
     Attributes:
-        codes: in the weight's shape (flat for one scale).
+        codes: signed integers, in the weight's shape (flat for one scale).
         scale: a scalar, or of a shape that broadcasts over one axis.
     """
 
-    codes: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.signedinteger[Any]]
     scale: npt.NDArray[np.float32]
 
     @cached_property
@@ -118,9 +217,9 @@ def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
 
 
 def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
-    sample = np.unique(values[: 4 * MOST_LEVELS])
-    if len(sample) > MOST_LEVELS + 1:
-        return None
+    for sample in (values[: 4 * MOST_LEVELS], values[:: max(1, values.size // _SAMPLE)]):
+        if len(np.unique(sample)) > MOST_LEVELS + 1:
+            return None
     distinct = np.unique(values)
     distinct = distinct[distinct != 0]
     return None if len(distinct) > MOST_LEVELS else distinct

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from onnx_admm.contracts import ModelView, Skip
-from onnx_admm.encoding.codebook import Weight
+from onnx_admm.contracts import Array, ModelView, Skip
+from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.held import HeldWeight, held_weights
+
+LARGE = 1 << 16
+"""Elements from which on a weight counts as large: not kept in memory, nor compared with others."""
 
 _FLOATS = ("float32", "float16", "float64")
 BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
@@ -33,18 +38,46 @@ class Contents:
     skipped: tuple[Skip, ...]
 
 
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight in its model (``codebook.Stored``)."""
+
+    held: HeldWeight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.held.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its element type."""
+        return self.held.dtype
+
+    def read(self) -> Array:
+        """Its values."""
+        return self.held.read()
+
+    def grid(self) -> Grid | None:
+        """The grid that the model holds it on."""
+        grid = self.held.byte_grid()
+        return None if grid is None else Grid(grid.codes, grid.scales)
+
+
 def read_contents(view: ModelView) -> Contents:
-    """The weights and biases of ``view``."""
+    """The weights and biases of ``view``; large weights are read when they are looked at."""
     weights, skipped = [], []
+    held = {weight.site: weight for weight in held_weights(view)}
     for site in view.sites():
-        if not site.editable:
+        if site not in held:
             skipped.append(Skip(site.name, "already encoded"))
         elif site.scope:
             skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:
-            weights.append(Weight(site.name, view.read(site)))
+            stored = StoredWeight(held[site])
+            weights.append(Weight(site.name, stored if site.size >= LARGE else stored.read()))
     names = {weight.name for weight in weights}
     found = {value.name: value for node in view.nodes() for value in _bias_inputs(node)}
     biases = [
@@ -52,7 +85,7 @@ def read_contents(view: ModelView) -> Contents:
         for name, value in found.items()
         if name not in names and (array := value.constant()) is not None and array.dtype == np.float32
     ]
-    small = tuple(bias for bias in biases if 0 < bias.values.size <= _LARGEST_BIAS)
+    small = tuple(bias for bias in biases if 0 < bias.size <= _LARGEST_BIAS)
     return Contents(tuple(weights), small, tuple(skipped))
 
 

@@ -76,14 +76,14 @@ def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
 
 
 def _finish(fragment: Fragment, piece: str, member: Member) -> str:
-    shape, scale = member.weight.values.shape, member.scale
+    shape, scale = member.weight.shape, member.scale
     if scale is not None and scale.ndim == 0:
         piece = fragment.add("Mul", piece, fragment.constant(scale))
     if len(shape) != 1:
         piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))
     if scale is not None and scale.ndim > 0:
         piece = fragment.add("Mul", piece, stored_floats(fragment, scale))
-    return to_type(fragment, piece, member.weight.values.dtype)
+    return to_type(fragment, piece, member.weight.dtype)
 
 
 def stored_floats(fragment: Fragment, values: npt.NDArray[np.float32]) -> str:

@@ -39,16 +39,14 @@ class Row:
 
 def stored_row(weight: Weight, coding: str, bits: float) -> Row:
     """A row for a form that spends the same bits on every element; those of the zeros count as index."""
-    nonzeros = len(weight.positions)
+    nonzeros = weight.nonzeros
     data = round(bits * nonzeros)
-    return Row(
-        weight.name, coding, weight.values.size, nonzeros, data, round(bits * weight.values.size) - data
-    )
+    return Row(weight.name, coding, weight.size, nonzeros, data, round(bits * weight.size) - data)
 
 
 def dense_row(weight: Weight) -> Row:
     """A weight that stays as it is."""
-    return stored_row(weight, weight.values.dtype.name, 8 * weight.values.itemsize)
+    return stored_row(weight, weight.dtype.name, 8 * weight.dtype.itemsize)
 
 
 @dataclass(frozen=True)

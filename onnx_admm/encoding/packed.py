@@ -6,10 +6,12 @@ from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.contents import BIAS_SLOTS, read_contents, zero_biases
+from onnx_admm.encoding.large import encode_large
 from onnx_admm.encoding.outcome import Outcome, dense_row
+from onnx_admm.encoding.plain_coder import ByteCoder
 from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
 from onnx_admm.model.builder import clear_input, insert_fragment
-from onnx_admm.model.fragment import content_bytes
+from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.opset import convert_opset
 
 _PLANNED_FOR = 11
@@ -30,24 +32,31 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         clear_input(view, name, BIAS_SLOTS)
     view.strip_unused()
     contents = read_contents(view)
+    encoded = encode_large(view, contents.weights, _as_bytes)
+    rows = {row.layer: row for row in encoded.rows}
+    others = [weight for weight in contents.weights if weight.name not in rows]
     biases = contents.biases if bias_type is None else round_vectors(contents.biases, bias_type)
     least = FLOAT8_SINCE if bias_type == "float8" else _PLANNED_FOR
-    plan = choose_plan(contents.weights, biases, max(view.opset, least))
+    plan = choose_plan(others, biases, max(view.opset, least))
     needed = plan.emit(_PLANNED_FOR)[0].oldest_opset
     if needed > view.opset:
         view.become(convert_opset(view, at_least=needed))
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
-    rows = {row.layer: row for row in plan.rows()}
-    left = [weight.values for weight in (*contents.weights, *contents.biases) if weight.name not in outputs]
+    rows |= {row.layer: row for row in plan.rows()}
+    left = sum(weight.nbytes for weight in (*others, *contents.biases) if weight.name not in outputs)
     return Outcome(
         format="packed",
         rows=tuple(rows.get(weight.name, dense_row(weight)) for weight in contents.weights),
         biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),
-        decode_bytes=fragment.content_bytes + sum(map(content_bytes, left)),
-        oldest_opset=needed,
-        skipped=(*contents.skipped, *(_skip(w) for w in contents.weights if w.name not in rows)),
+        decode_bytes=fragment.content_bytes + encoded.content_bytes + left,
+        oldest_opset=max(needed, encoded.oldest_opset),
+        skipped=(*contents.skipped, *(_skip(weight) for weight in others if weight.name not in rows)),
     )
+
+
+def _as_bytes(fragment: Fragment, weight: Weight) -> tuple[str, str]:
+    return ByteCoder().emit(fragment, weight), ByteCoder.label
 
 
 def _skip(weight: Weight) -> Skip:

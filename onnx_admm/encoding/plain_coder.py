@@ -21,8 +21,8 @@ class ZeroCoder:
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
         """ConstantOfShape (opset 9)."""
-        zeros = fragment.add("ConstantOfShape", fragment.constant(weight.values.shape, np.int64))
-        return to_type(fragment, zeros, weight.values.dtype)
+        zeros = fragment.add("ConstantOfShape", fragment.constant(weight.shape, np.int64))
+        return to_type(fragment, zeros, weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ByteCoder:
     def emit(self, fragment: Fragment, weight: Weight) -> str:
         """Cast and Mul (opset 7); the scale has as many entries as it needs."""
         grid = grid_of(weight)
-        codes = fragment.constant(grid.codes.reshape(weight.values.shape), np.int8)
+        codes = fragment.constant(grid.codes.reshape(weight.shape), np.int8)
         units = fragment.add("Cast", codes, to=FLOAT)
         dense = fragment.add("Mul", units, stored_floats(fragment, grid.scale))
-        return to_type(fragment, dense, weight.values.dtype)
+        return to_type(fragment, dense, weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
         coders.append(ZeroCoder())
     if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
         coders.append(ByteCoder())
-    if weight.values.dtype == np.float32 and holds_half(weight.values):
+    if weight.dtype == np.float32 and holds_half(weight.values):
         coders.append(HalfCoder())
     return tuple(coders)
 

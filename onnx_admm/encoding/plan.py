@@ -90,4 +90,4 @@ class Plan:
 
 def _member_row(coder: GroupCoder, member: Member) -> Row:
     weight, data, index = member.weight, coder.data_bits(member), coder.index_bits(member)
-    return Row(weight.name, coder.label, weight.values.size, len(weight.positions), data, index)
+    return Row(weight.name, coder.label, weight.size, weight.nonzeros, data, index)

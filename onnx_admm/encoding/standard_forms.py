@@ -10,15 +10,18 @@ import numpy as np
 from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.contents import read_contents
+from onnx_admm.encoding.large import encode_large
 from onnx_admm.encoding.outcome import Outcome, Row, dense_row, stored_row
+from onnx_admm.encoding.plain_coder import grid_of
 from onnx_admm.model.builder import insert_fragment
-from onnx_admm.model.fragment import Fragment, content_bytes
+from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.sparse_storage import index_bytes, mark_dense, mark_sparse, marked_sparse
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
 _LARGEST_INT4 = 7
+_QDQ_TYPES = ("float32",)
 
 
 def encode_qdq(view: ModelView) -> Outcome:
@@ -29,33 +32,35 @@ def encode_qdq(view: ModelView) -> Outcome:
 
     Source: operator DequantizeLinear, opset 10 (one scale), 13 (scale per channel), 21 (int4).
     """
-    contents = read_contents(view)
-    grids = {w.name: grid for w in contents.weights if (grid := _grid(w)) is not None}
-    skipped = list(contents.skipped)
-    skipped += [
-        Skip(w.name, "its values lie on no 8-bit grid, with one scale or one per channel")
-        for w in contents.weights
-        if w.name not in grids
-    ]
-    if grids and view.opset < _CHANNELS_SINCE:
+    if view.opset < _CHANNELS_SINCE and any(
+        _grid(weight) is not None for weight in read_contents(view).weights
+    ):
         view.become(convert_opset(view, at_least=_CHANNELS_SINCE))
-    fragment, outputs, rows = Fragment(view.opset), dict[str, str](), list[Row]()
-    for weight in contents.weights:
-        if weight.name not in grids:
-            rows.append(dense_row(weight))
+    contents = read_contents(view)
+    fitting = (weight for weight in contents.weights if weight.dtype.name in _QDQ_TYPES)
+    encoded = encode_large(view, fitting, _dequantize_bytes)
+    skipped, fragment = list(contents.skipped), Fragment(view.opset)
+    outputs, rows = dict[str, str](), {row.layer: row for row in encoded.rows}
+    for weight in (weight for weight in contents.weights if weight.name not in rows):
+        grid = _grid(weight)
+        if grid is None:
+            why = "its values lie on no 8-bit grid, with one scale or one per channel"
+            skipped.append(Skip(weight.name, why))
+            rows[weight.name] = dense_row(weight)
             continue
-        bits = _width(grids[weight.name], view.opset)
-        outputs[weight.name] = _dequantize(fragment, weight, grids[weight.name], bits)
-        rows.append(stored_row(weight, f"DequantizeLinear int{bits}", bits))
+        bits = _width(grid, view.opset)
+        outputs[weight.name] = _dequantize(fragment, weight, grid, bits)
+        rows[weight.name] = stored_row(weight, f"DequantizeLinear int{bits}", bits)
     if outputs:
         insert_fragment(view, fragment, outputs)
-    left = [w.values for w in (*contents.weights, *contents.biases) if w.name not in outputs]
+    encoded_names = {*outputs, *(row.layer for row in encoded.rows)}
+    left = sum(w.nbytes for w in (*contents.weights, *contents.biases) if w.name not in encoded_names)
     return Outcome(
         format="qdq",
-        rows=tuple(rows),
+        rows=tuple(rows[weight.name] for weight in contents.weights),
         biases=tuple(map(dense_row, contents.biases)),
-        decode_bytes=fragment.content_bytes + sum(map(content_bytes, left)),
-        oldest_opset=fragment.oldest_opset,
+        decode_bytes=fragment.content_bytes + encoded.content_bytes + left,
+        oldest_opset=max(fragment.oldest_opset, encoded.oldest_opset),
         skipped=tuple(skipped),
     )
 
@@ -63,7 +68,7 @@ def encode_qdq(view: ModelView) -> Outcome:
 def encode_sparse(view: ModelView) -> Outcome:
     """Have every weight written as ``sparse_initializer`` where that is smaller than its dense form."""
     contents = read_contents(view)
-    chosen = {w.name for w in contents.weights if sum(_sparse_sizes(w)) < w.values.nbytes}
+    chosen = {w.name for w in contents.weights if _is_smaller_sparse(w)}
     skipped = [
         Skip(w.name, "too few zeros for a sparse form to be smaller")
         for w in contents.weights
@@ -85,19 +90,19 @@ def keep_forms(view: ModelView) -> Outcome:
     contents, sparse = read_contents(view), marked_sparse(view)
     sizes = {w.name: _sparse_sizes(w) for w in contents.weights if w.name in sparse}
     rows = [_sparse_row(w, sizes[w.name]) if w.name in sizes else dense_row(w) for w in contents.weights]
-    content = sum(sum(sizes[w.name]) if w.name in sizes else w.values.nbytes for w in contents.weights)
+    content = sum(sum(sizes[w.name]) if w.name in sizes else w.nbytes for w in contents.weights)
     return Outcome(
         format="sparse" if sizes else "dense",
         rows=tuple(rows),
         biases=tuple(map(dense_row, contents.biases)),
-        decode_bytes=content + sum(bias.values.nbytes for bias in contents.biases),
+        decode_bytes=content + sum(bias.nbytes for bias in contents.biases),
         oldest_opset=1,
         skipped=contents.skipped,
     )
 
 
 def _grid(weight: Weight) -> Grid | None:
-    if not weight.is_exact or weight.values.dtype != np.float32:
+    if weight.dtype.name not in _QDQ_TYPES:
         return None
     grids = [grid for grid in (weight.grid, weight.channel_grid) if grid is not None]
     return min(grids, key=lambda grid: np.max(np.abs(grid.codes)) > _LARGEST_INT4, default=None)
@@ -107,9 +112,13 @@ def _width(grid: Grid, opset: int) -> int:
     return 4 if opset >= _INT4_SINCE and np.max(np.abs(grid.codes)) <= _LARGEST_INT4 else 8
 
 
+def _dequantize_bytes(fragment: Fragment, weight: Weight) -> tuple[str, str]:
+    return _dequantize(fragment, weight, grid_of(weight), 8), "DequantizeLinear int8"
+
+
 def _dequantize(fragment: Fragment, weight: Weight, grid: Grid, bits: int) -> str:
     dtype = np.dtype(np.int8) if bits == 8 else np.dtype(ml_dtypes.int4)
-    codes = grid.codes.reshape(weight.values.shape).astype(np.int8).astype(dtype)
+    codes = grid.codes.reshape(weight.shape).astype(np.int8).astype(dtype)
     scale = grid.scale.reshape(-1) if grid.scale.ndim else grid.scale
     names = (
         fragment.constant(codes),
@@ -122,17 +131,24 @@ def _dequantize(fragment: Fragment, weight: Weight, grid: Grid, bits: int) -> st
     return fragment.add("DequantizeLinear", *names, axis=axis)
 
 
+def _is_smaller_sparse(weight: Weight) -> bool:
+    """An index takes a byte at least, which settles most cases without a look at the indices."""
+    return (weight.dtype.itemsize + 1) * weight.nonzeros < weight.nbytes and sum(
+        _sparse_sizes(weight)
+    ) < weight.nbytes
+
+
 def _sparse_sizes(weight: Weight) -> tuple[int, int]:
     """Bytes of the values and of the indices."""
-    return weight.values.itemsize * len(weight.positions), index_bytes(weight.flat)
+    return weight.dtype.itemsize * weight.nonzeros, index_bytes(weight.flat)
 
 
 def _sparse_row(weight: Weight, sizes: tuple[int, int]) -> Row:
     return Row(
         layer=weight.name,
         coding="sparse initializer",
-        elements=weight.values.size,
-        nonzeros=len(weight.positions),
+        elements=weight.size,
+        nonzeros=weight.nonzeros,
         data_bits=8 * sizes[0],
         index_bits=8 * sizes[1],
     )

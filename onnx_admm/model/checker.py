@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import onnx
 
@@ -18,12 +17,11 @@ from onnx_admm.model.sparse_storage import densify_sparse
 _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
 
-def check_input(proto: onnx.ModelProto, source: str | bytes, where: str) -> None:
+def check_input(proto: onnx.ModelProto, where: str) -> None:
     """Check a model that came from outside.
 
     Args:
-        proto: the parsed model, to name the node at fault.
-        source: path of the file (the only way where weights lie outside it), or its bytes.
+        proto: the model; contents that lie outside it are not looked at.
         where: how errors name the model.
 
     Raises:
@@ -33,7 +31,7 @@ def check_input(proto: onnx.ModelProto, source: str | bytes, where: str) -> None
     strangers = _unknown_nodes(proto)
     try:
         with _quiet_stdout(when=bool(strangers)):
-            onnx.checker.check_model(source)
+            onnx.checker.check_model(_self_contained(proto))
     except _REFUSALS as error:
         reason = first_line(error)
         for node in strangers:
@@ -67,32 +65,57 @@ def check_shapes(proto: onnx.ModelProto, where: str) -> None:
             ) from error
 
 
-def check_output(source: str | bytes, where: str) -> None:
-    """Check a model that is about to be written, shape inference included.
+def check_output(proto: onnx.ModelProto, where: str) -> None:
+    """Check a model that is about to be written, or was, shape inference included.
 
     Raises:
         OutputError: the checker refuses it.
     """
+    subject = _self_contained(proto)
     try:
         with _quiet_stdout(when=True):
-            inferable = _inferable(source, where)
-            if inferable is not source:
-                onnx.checker.check_model(source)
-            onnx.checker.check_model(inferable, full_check=True)
+            if any(graph.sparse_initializer for graph in all_graphs(subject)):
+                onnx.checker.check_model(
+                    subject
+                )  # of sparse tensors shape inference knows no shape (onnx 1.23)
+                if subject is proto:
+                    subject = onnx.ModelProto()
+                    subject.CopyFrom(proto)
+                densify_sparse(subject, None, where)
+            onnx.checker.check_model(subject, full_check=True)
     except _REFUSALS as error:
         raise OutputError(f"the checker refuses the result ({first_line(error)})", where=where) from error
 
 
-def _inferable(source: str | bytes, where: str) -> str | bytes | onnx.ModelProto:
-    """The model as shape inference can take it: of sparse initializers it knows no shape (onnx 1.23)."""
-    if isinstance(source, bytes):
-        proto, folder = onnx.load_from_string(source), None
-    else:
-        proto, folder = onnx.load(source, load_external_data=False), Path(source).parent
-    if not any(graph.sparse_initializer for graph in all_graphs(proto)):
-        return source
-    densify_sparse(proto, folder, where)
-    return proto
+def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or a copy whose initializers with contents outside it are inputs instead.
+
+    The checker would look for those contents, which are somebody else's to check (``guards``) and may be too
+    many to read. An input says the same about a value, its type and shape, but for its content. Subgraphs see
+    the inputs of the main graph; their values may share names, so those have no shape.
+    """
+    if not any(map(_lies_outside, (tensor for graph in all_graphs(proto) for tensor in graph.initializer))):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    known = {value.name for value in copy.graph.input}
+    for graph in all_graphs(copy):
+        outside = [tensor for tensor in graph.initializer if _lies_outside(tensor)]
+        kept = [tensor for tensor in graph.initializer if not _lies_outside(tensor)]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        for tensor in outside:
+            if tensor.name not in known:
+                known.add(tensor.name)
+                shape = list(tensor.dims) if graph is copy.graph else None
+                copy.graph.input.append(
+                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, shape)
+                )
+    return copy
+
+
+def _lies_outside(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def first_line(error: Exception) -> str:

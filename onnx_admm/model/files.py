@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import google.protobuf.message
@@ -14,31 +15,41 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
 from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
-from onnx_admm.model.guards import check_storage, embed_attribute_tensors
-from onnx_admm.model.sparse_storage import densify_sparse, forget_marks, write_sparse
+from onnx_admm.model.file_tensor import FileTensor, is_large, settle_in_files
+from onnx_admm.model.guards import all_graphs, check_storage, embed_attribute_tensors
+from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
+from onnx_admm.model.wire import Piece, Reference, lift, refer, reference_of, spliced
 
 PROTOBUF_LIMIT = 2**31 - 1
 """No protobuf message is larger; larger models keep their weights in a file beside."""
 
 _INLINE_LIMIT = 2_000_000_000
 _EXTERNAL_THRESHOLD = 1024
+_ALIGNMENT = 4096  # of large external tensors, so that pages can be mapped
+
+_EXTERNAL = "onnx_admm.external_data"
+"""Key in the graph's ``meta``: weights lay outside the model file, and are to lie there again."""
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Load, check and parse a model file.
+    """Load, check and parse a model file; large weights stay in it, or beside it, until they are read.
 
     Raises:
         ModelError: missing, not ONNX, cut short, unsafe sizes or paths, refused by the checker.
     """
     file, where = Path(path).absolute(), os.fspath(path)
-    proto = _parse(_read(file, where), where)
-    check_storage(proto, file.parent, where)
-    check_input(proto, str(file), where)
+    proto = _read_skeleton(file, where)
+    check_storage(proto, file, where)
     embed_attribute_tensors(proto, file.parent)
+    check_input(proto, where)
     densify_sparse(proto, file.parent, where)
     check_shapes(proto, where)  # inference knows no shape of a sparse initializer
     model = _to_ir(proto, where)
     ir.external_data.set_base_dir(model.graph, file.parent)
+    outside = (tensor for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor))
+    if any(Path(tensor.path) != file for tensor in outside):
+        model.graph.meta[_EXTERNAL] = True
+    settle_in_files(model)
     return model
 
 
@@ -51,7 +62,7 @@ def parse_model(data: bytes) -> ir.Model:
     where = "serialised model"
     proto = _parse(data, where)
     check_storage(proto, None, where)
-    check_input(proto, data, where)
+    check_input(proto, where)
     densify_sparse(proto, None, where)
     return _to_ir(proto, where)
 
@@ -70,15 +81,27 @@ def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
         raise OutputError(
             "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
         )
-    inline = model.clone()
-    ir.external_data.load_to_model(inline)
-    return _serialize(inline, write_sparse if sparse else forget_marks)
+    pieces = _pieces(model, write_sparse if sparse else forget_marks)
+    return b"".join(piece if isinstance(piece, bytes) else piece.tobytes() for piece in pieces)
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Bytes that a file with every weight inside would have; no weight is read for it."""
+    return sum(
+        len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in _pieces(model, write_sparse)
+    )
+
+
+def skeleton_of(model: ir.Model) -> onnx.ModelProto:
+    """The model as it would be written, with references in the place of large weights."""
+    return _skeleton(model, write_sparse, is_large)[0]
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
     """Write into a temporary folder beside ``path``, check what was written, then rename over ``path``.
 
-    Weights lie in ``<name>.data`` beside the model where they did so before or exceed 2 GB.
+    Weights lie in ``<name>.data`` beside the model where they did so before or exceed 2 GB. They are written
+    one after the other: what is not in memory is never there as a whole.
 
     Returns:
         Bytes on disk, external data included.
@@ -94,7 +117,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         written = _write(model, temporary / target.name)
-        check_output(str(temporary / target.name), where)
+        check_output(_read_skeleton(temporary / target.name, where), where)
         _keep_readable(model, target.parent)
         for file in written:
             if (target.parent / file.name).exists():
@@ -111,7 +134,21 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
 # -- reading ---------------------------------------------------------------------------------
 
 
-def _read(file: Path, where: str) -> bytes:
+def _read_skeleton(file: Path, where: str) -> onnx.ModelProto:
+    """The parsed file, its large initializers left where they are."""
+    _check_readable(file, where)
+    try:
+        with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                content = lift(data, file.name)
+            except ValueError:  # no model: the parser says so
+                content = bytes(data)
+    except OSError as error:
+        raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
+    return _parse(content, where)
+
+
+def _check_readable(file: Path, where: str) -> None:
     if not file.exists():
         raise ModelError("no such model file", where=where)
     if file.is_dir():
@@ -128,10 +165,6 @@ def _read(file: Path, where: str) -> bytes:
             got=f"{size} bytes",
             expected=f"at most {PROTOBUF_LIMIT}, with weights as external data",
         )
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -166,24 +199,78 @@ def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
 
 def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
     """Write the model to ``file``; every file written, external data first."""
-    written = model.clone()
     data = file.with_name(f"{file.name}.data")
-    external = any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model))
-    if external or _weight_bytes(model) > _INLINE_LIMIT:
-        ir.external_data.unload_from_model(
-            written, file.parent, data.name, size_threshold_bytes=_EXTERNAL_THRESHOLD
-        )
-    with open(file, "wb") as stream:
-        stream.write(_serialize(written))
-        stream.flush()
-        os.fsync(stream.fileno())
+    if model.graph.meta.get(_EXTERNAL) or _weight_bytes(model) > _INLINE_LIMIT:
+        proto, contents = _skeleton(model, write_sparse, lambda tensor: tensor.nbytes >= _EXTERNAL_THRESHOLD)
+        if contents:
+            _write_pieces(data, _outside(proto, contents, data.name))
+        _write_pieces(file, [_serialized(proto)])
+    else:
+        _write_pieces(file, _pieces(model, write_sparse))
     return (data, file) if data.exists() else (file,)
 
 
-def _serialize(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None] = write_sparse) -> bytes:
-    proto = ir.to_proto(model)
+def _write_pieces(file: Path, pieces: Iterable[Piece]) -> None:
+    with open(file, "wb") as stream:
+        for piece in pieces:
+            match piece:
+                case bytes():
+                    stream.write(piece)
+                case FileTensor():
+                    piece.tofile(stream)
+                case _:
+                    stream.write(piece.tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _outside(proto: onnx.ModelProto, contents: Sequence[ir.TensorProtocol], location: str) -> Iterator[Piece]:
+    """The content of a data file; the skeleton's references are turned into places in it."""
+    position = 0
+    for tensor in (tensor for graph in all_graphs(proto) for tensor in graph.initializer):
+        number = reference_of(tensor)
+        if number is None:
+            continue
+        content = contents[number]
+        padding = -position % _ALIGNMENT if is_large(content) else 0
+        refer(tensor, location, position + padding, content.nbytes)
+        yield bytes(padding)
+        yield content
+        position += padding + content.nbytes
+
+
+def _pieces(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None]) -> Iterator[Piece]:
+    """The serialised model, large weights as tensors."""
+    main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
+    proto, contents = _skeleton(model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main)
+    return spliced(_serialized(proto), contents)
+
+
+def _skeleton(
+    model: ir.Model,
+    settle_marks: Callable[[onnx.ModelProto], None],
+    is_left_out: Callable[[ir.TensorProtocol], bool],
+) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
+    """The model's message with references in the place of some initializers, and what they refer to."""
+    copy, contents = model.clone(), list[ir.TensorProtocol]()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            notes = dict(tensor.metadata_props)
+            if SPARSE_BYTES not in notes and is_left_out(tensor):
+                value.const_value = Reference(len(contents), tensor)
+                contents.append(tensor)
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name, metadata_props=notes)
+    proto = ir.to_proto(copy)
     settle_marks(proto)
     _leave_out_repetition(proto)
+    return proto, contents
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
     try:
         data: bytes = proto.SerializeToString(deterministic=True)
     except (ValueError, google.protobuf.message.EncodeError) as error:
@@ -206,8 +293,11 @@ def _leave_out_repetition(proto: onnx.ModelProto) -> None:
 def _keep_readable(model: ir.Model, folder: Path) -> None:
     """Map external weights of ``folder`` into memory before a file they lie in is replaced."""
     for tensor in _tensors(model):
-        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == folder:
-            tensor.numpy()
+        match tensor:
+            case FileTensor():
+                pass  # holds its file open
+            case ir.ExternalTensor() if Path(tensor.path).parent == folder:
+                tensor.numpy()
 
 
 def _weight_bytes(model: ir.Model) -> int:

@@ -46,12 +46,12 @@ def expansion_limit(stored_bytes: int) -> int:
     return max(_FREE_BYTES, _EXPANSION * stored_bytes)
 
 
-def check_storage(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:
+def check_storage(proto: onnx.ModelProto, path: Path | None, where: str) -> None:
     """Refuse tensors whose stored bytes are not what their shape and type say.
 
     Args:
-        proto: the parsed file.
-        folder: absolute folder of the file, where external data must lie; None refuses external data.
+        proto: the parsed file, or its skeleton: large tensors then refer to their places in the file itself.
+        path: absolute path of the file; external data must lie in its folder. None refuses external data.
         where: how errors name the model.
 
     Raises:
@@ -70,7 +70,7 @@ def check_storage(proto: onnx.ModelProto, folder: Path | None, where: str) -> No
         elements = count_elements(tensor.dims, place)
         expected = _stored_bytes(tensor.data_type, elements, place)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, expected, folder, place)
+            _check_external(tensor, expected, path, place)
         else:
             _check_inline(tensor, elements, expected, place)
 
@@ -187,19 +187,21 @@ def _check_inline(tensor: onnx.TensorProto, elements: int, expected: int | None,
         )
 
 
-def _check_external(tensor: onnx.TensorProto, expected: int | None, folder: Path | None, place: str) -> None:
+def _check_external(tensor: onnx.TensorProto, expected: int | None, path: Path | None, place: str) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    if folder is None:
+    if path is None:
         raise ModelError("external data has no folder here", where=place, hint="Load the model by its path.")
     if expected is None:
         raise ModelError("strings cannot lie outside the model file", where=place)
-    file = _external_file(location, folder, place)
+    file = path if location == path.name else _external_file(location, path.parent, place)
     offset = _count(entries.get("offset", "0"), "offset", place)
     length = _count(entries.get("length", str(expected)), "length", place)
     if length != expected:
         raise ModelError(
-            "the declared length of external data does not fit shape and type",
+            "the stored bytes do not fit shape and type"
+            if file == path
+            else "the declared length of external data does not fit shape and type",
             where=place,
             got=f"{length} bytes",
             expected=f"{expected} bytes",

@@ -70,8 +70,9 @@ def weight_slots(node: ir.Node) -> tuple[WeightSlot, ...]:
         case "ConvTranspose":
             return (WeightSlot(1, 1, 0),)
         case "Gemm":
-            transposed = node.attributes.get_int("transB", 0)
-            return (WeightSlot(1, 0, 1) if transposed else WeightSlot(1, 1, 0), WeightSlot(0, None, None))
+            second = WeightSlot(1, 0, 1) if node.attributes.get_int("transB", 0) else WeightSlot(1, 1, 0)
+            first = WeightSlot(0, 1, 0) if node.attributes.get_int("transA", 0) else WeightSlot(0, 0, 1)
+            return (second, first)
         case "MatMul":
             return (WeightSlot(1, -1, -2), WeightSlot(0, -2, -1))
         case "LSTM" | "GRU" | "RNN":

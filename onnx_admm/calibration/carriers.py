@@ -1,0 +1,233 @@
+"""Operators that carry weights, seen as least-squares problems: ``T = X W'`` with W (rows, d).
+
+A row of W makes one output channel; d numbers the inputs it sees. With ``group`` > 1, consecutive blocks of
+rows see inputs of their own. Each carrier says how its stored tensor becomes that matrix and back, and
+how what flows into its node becomes the rows of X.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from onnx_admm.calibration.windows import (
+    TransposedWindows,
+    Windows,
+    convolution_windows,
+    sample_positions,
+    transposed_windows,
+)
+from onnx_admm.contracts import Array, WeightSite
+from onnx_admm.model import NodeRef
+from onnx_admm.model.taps import WeightUse
+
+RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a stored tensor is a matrix (rows, d), ``group`` consecutive row blocks with inputs of their own.
+
+    The matrix is the tensor reshaped to ``split``, its axes put in the order ``axes``, reshaped to (rows, d);
+    ``in_axis`` numbers input channels just before the last step.
+    """
+
+    shape: tuple[int, ...]
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+    rows: int
+    in_axis: int
+    group: int = 1
+
+    @property
+    def columns(self) -> int:
+        """d: inputs that one row sees."""
+        return prod(self.shape) // self.rows
+
+    @property
+    def ordered(self) -> tuple[int, ...]:
+        """The shape between the two reshapes."""
+        return tuple(self.split[axis] for axis in self.axes)
+
+    def matrix(self, tensor: Array) -> Array:
+        """The tensor as (rows, d)."""
+        return tensor.reshape(self.split).transpose(self.axes).reshape(self.rows, -1)
+
+    def tensor(self, matrix: Array) -> Array:
+        """The matrix as it is stored."""
+        back = np.argsort(self.axes)
+        return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
+
+
+class Carrier(Protocol):
+    """One use of a weight by a node of the main graph."""
+
+    @property
+    def layout(self) -> Layout:
+        """Tensor and matrix."""
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Values of the graph that `design` reads."""
+
+    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+        """Rows of X from a batch of what flows through the graph: (group, n, d).
+
+        Args:
+            values: arrays by tap.
+            wanted: about how many rows; all where there are fewer.
+            rng: draws the rows.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionCarrier:
+    """Conv and ConvTranspose of any number of spatial axes and groups."""
+
+    layout: Layout
+    node: NodeRef
+    kernel: tuple[int, ...]
+    windows: Callable[[NodeRef, tuple[int, ...], tuple[int, ...]], Windows | TransposedWindows]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The node's input."""
+        return (_name_of(self.node, 0),)
+
+    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+        """See `Carrier.design`; the same positions of every sample."""
+        x = values[self.taps[0]]
+        spatial = x.shape[2:]
+        windows = self.windows(self.node, self.kernel, spatial)
+        positions = sample_positions(prod(windows.extents(spatial)), max(1, wanted // len(x)), rng)
+        rows = windows.rows(x, positions)  # (n p, c, prod(kernel))
+        if isinstance(windows, TransposedWindows):
+            rows = rows[..., ::-1]  # the kernel is turned round
+        grouped = rows.reshape(len(rows), self.layout.group, -1)
+        return np.moveaxis(grouped, 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCarrier:
+    """MatMul and Gemm with the weight on either side; ``across`` where the inputs stand in columns."""
+
+    layout: Layout
+    tap: str
+    across: bool
+    scale: float = 1.0
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The other operand."""
+        return (self.tap,)
+
+    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+        """See `Carrier.design`."""
+        x = values[self.tap]
+        rows = (np.swapaxes(x, -1, -2) if self.across else x).reshape(-1, self.layout.columns)
+        return self.scale * rows[sample_positions(len(rows), wanted, rng)][None]
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentCarrier:
+    """LSTM, GRU and RNN: the matrix W on the inputs, or R on the state of the step before (ONNX LSTM-14)."""
+
+    layout: Layout
+    node: NodeRef
+    recurs: bool
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The sequence; for R the states after every step, and the first ones where they are computed."""
+        if not self.recurs:
+            return (_name_of(self.node, 0),)
+        first = self.node.input(5)
+        given = first is not None and first.constant() is None
+        return (self.node.outputs[0].name, *((first.name,) if first is not None and given else ()))
+
+    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+        """See `Carrier.design`."""
+        x = values[self.taps[0]]
+        batch_first = bool(self.node.attribute("layout", 0))
+        if not self.recurs:
+            rows = x.reshape(-1, x.shape[-1])
+            chosen = rows[sample_positions(len(rows), wanted, rng)]
+            return np.broadcast_to(chosen, (self.layout.group, *chosen.shape))
+        states = np.moveaxis(x, 0, 2).swapaxes(0, 1) if batch_first else x  # (steps, directions, batch, h)
+        before = np.stack([self._before(states, values, d, batch_first) for d in range(states.shape[1])])
+        steps = before.reshape(len(before), -1, states.shape[-1])
+        return steps[:, sample_positions(steps.shape[1], wanted, rng)]
+
+    def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
+        """States before every step, (steps, batch, h)."""
+        own = states[:, direction]
+        backwards = direction == 1 or self.node.attribute("direction", "forward") == "reverse"
+        first = self._first(values, direction, batch_first)
+        first = np.zeros_like(own[0]) if first is None else np.broadcast_to(first, own[0].shape)
+        return np.concatenate([own[1:], first[None]] if backwards else [first[None], own[:-1]])
+
+    def _first(self, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array | None:
+        initial = self.node.input(5)
+        if initial is None:
+            return None
+        constant = initial.constant()
+        array = values[initial.name] if constant is None else constant
+        return array[:, direction] if batch_first else array[direction]
+
+
+def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
+    """How the node carries the weight; None where its inputs cannot be had as rows.
+
+    That is: inside subgraphs and functions, behind a Reshape, tables that are looked up (every row is used
+    as it is), stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
+    """
+    node, shape = use.node, site.shape
+    if site.scope or site.out_axis is None or any(value is None for value in (node.input(0),)):
+        return None
+    match node.op_type:
+        case "Conv":
+            layout = Layout(shape, shape, tuple(range(len(shape))), shape[0], 1, site.group)
+            return ConvolutionCarrier(layout, node, shape[2:], convolution_windows)
+        case "ConvTranspose":
+            return _transposed(site, node)
+        case "Gemm" | "MatMul" if len(shape) == 2:
+            return _product(site, use)
+        case "LSTM" | "GRU" | "RNN":
+            layout = Layout(shape, shape, (0, 1, 2), shape[0] * shape[1], 2, shape[0])
+            recurs = use.index == 2
+            if recurs and not node.outputs[0].name:
+                return None
+            return RecurrentCarrier(layout, node, recurs)
+        case _:
+            return None
+
+
+def _transposed(site: WeightSite, node: NodeRef) -> Carrier:
+    c_in, c_out, *kernel = site.shape  # c_out of one group
+    split = (site.group, c_in // site.group, c_out, *kernel)
+    axes = (0, 2, 1, *range(3, 3 + len(kernel)))
+    layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group)
+    return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
+
+
+def _product(site: WeightSite, use: WeightUse) -> Carrier | None:
+    node, first = use.node, use.index == 0
+    other = node.input(1 - use.index)
+    if other is None or other.constant() is not None:
+        return None
+    turned = bool(node.attribute("transA" if first else "transB", 0))  # how the weight is stored
+    other_turned = bool(node.attribute("transB" if first else "transA", 0))
+    upright = first != turned  # rows of the tensor are rows of the matrix
+    axes = (0, 1) if upright else (1, 0)
+    layout = Layout(site.shape, site.shape, axes, site.shape[axes[0]], 1)
+    across = first != other_turned
+    return ProductCarrier(layout, other.name, across, float(node.attribute("alpha", 1.0)))
+
+
+def _name_of(node: NodeRef, index: int) -> str:
+    value = node.input(index)
+    return "" if value is None else value.name

@@ -1,0 +1,177 @@
+"""Calibration samples on their way through the graph, to a few layers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.calibration.carriers import Carrier, carrier_of
+from onnx_admm.calibration.moments import Moments, MomentSums
+from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
+from onnx_admm.folding import BIASED, Unfoldable, bias_of
+from onnx_admm.model import NodeRef
+from onnx_admm.model.taps import WeightUse, tapped, weight_uses
+from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.sessions import Session, open_session
+
+_ROWS_PER_COLUMN = 20
+_PRODUCTS = 4e10
+"""Multiplications one Gram matrix may take, unless twenty rows for each of its columns take more."""
+
+_BYTES = 8  # float64
+
+
+@dataclass(frozen=True)
+class CalibratedLayer:
+    """One layer whose inputs can be seen: its uses (several where the weight is tied) and its bias."""
+
+    site: WeightSite
+    carriers: tuple[Carrier, ...]
+    biased: NodeRef | None
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Values that its uses read."""
+        return tuple(dict.fromkeys(tap for carrier in self.carriers for tap in carrier.taps))
+
+    @property
+    def moment_bytes(self) -> int:
+        """Memory its moments take while they are summed and solved for."""
+        layout = self.carriers[0].layout
+        d = layout.columns
+        return 4 * _BYTES * d * (layout.group * d + layout.rows)
+
+    @property
+    def rows_wanted(self) -> int:
+        """Rows of X that determine its moments well."""
+        layout = self.carriers[0].layout
+        d = layout.columns
+        return int(max(_PRODUCTS / (layout.group * d * d), _ROWS_PER_COLUMN * d))
+
+
+def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | None:
+    """The layer as calibration sees it; None where some use of its weight hides its inputs."""
+    uses = weight_uses(view, site)
+    carriers = [carrier for use in uses if (carrier := carrier_of(site, use)) is not None]
+    if len(carriers) < len(uses) or not carriers:
+        return None
+    return CalibratedLayer(site, tuple(carriers), _biased(uses, carriers[0].layout.rows))
+
+
+def _biased(uses: Sequence[WeightUse], channels: int) -> NodeRef | None:
+    """The one node that uses the weight, if it adds a bias of its own or could."""
+    node, index = uses[0].node, uses[0].index
+    if len(uses) > 1 or node.op_type not in BIASED or index != 1:
+        return None
+    try:
+        bias_of(node, channels)
+    except Unfoldable:
+        return None
+    return node
+
+
+def layer_groups(
+    layers: Sequence[CalibratedLayer], memory_bytes: int, most: int
+) -> list[list[CalibratedLayer]]:
+    """Consecutive layers that are looked at in one go.
+
+    Each group costs a run of the samples through everything before it, so there are at most about ``most``;
+    the moments of one group fit ``memory_bytes``, unless one layer alone does not.
+    """
+    groups: list[list[CalibratedLayer]] = []
+    length = -(-len(layers) // most)
+    for layer in layers:
+        last = groups[-1] if groups else None
+        room = memory_bytes - sum(other.moment_bytes for other in last or ())
+        if last is None or len(last) >= length or layer.moment_bytes > room:
+            groups.append([layer])
+        else:
+            last.append(layer)
+    return groups
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the moments come from.
+
+    Attributes:
+        original: the model whose outputs each layer should keep.
+        samples: calibration data.
+        ridge: of every problem, in units of its mean input energy; None: by its inputs and samples.
+        seed: draws rows where there are more than needed.
+        threads: intra-op threads; 0 lets the runtime choose.
+        batch_size: samples that flow through the graph together.
+    """
+
+    original: ModelView
+    samples: Dataset
+    ridge: float | None = None
+    seed: int = 0
+    threads: int = 0
+    batch_size: int = 32
+
+    def moments(
+        self, compressed: ModelView, layers: Sequence[CalibratedLayer], *, centred: bool = True
+    ) -> dict[str, Moments]:
+        """Moments of ``layers``, X being what ``compressed`` hands them; by site name.
+
+        Args:
+            compressed: the model as it is so far.
+            layers: what to look at.
+            centred: take means off where a layer has a bias that makes up for them.
+        """
+        sums = {
+            layer.site.name: MomentSums(
+                layer.carriers[0].layout.matrix(self.original.read(layer.site)),
+                layer.carriers[0].layout.group,
+                centred and layer.biased is not None,
+            )
+            for layer in layers
+        }
+        batches = -(-len(self.samples) // self.batch_size)
+        for number, (before, after) in enumerate(self._flows(compressed, layers)):
+            for layer in layers:
+                for place, carrier in enumerate(layer.carriers):
+                    wanted = -(-layer.rows_wanted // (batches * len(layer.carriers)))
+                    draw = [self.seed, number, place]
+                    x = carrier.design(after, wanted, np.random.default_rng(draw))
+                    x0 = x if after is before else carrier.design(before, wanted, np.random.default_rng(draw))
+                    sums[layer.site.name].add(x, x0)
+        return {name: total.finish(self.ridge) for name, total in sums.items()}
+
+    def _flows(
+        self, compressed: ModelView, layers: Sequence[CalibratedLayer]
+    ) -> Iterator[tuple[Feeds, Feeds]]:
+        """What flows through the original and through the compressed model, batch by batch."""
+        taps = tuple(dict.fromkeys(tap for layer in layers for tap in layer.taps))
+        original = _Flow(self.original, taps, self.threads)
+        other = None if compressed is self.original else _Flow(compressed, taps, self.threads)
+        for batch in self.samples.batches(self.batch_size):
+            before = original.runs(batch.feeds)
+            after = None if other is None else other.runs(batch.feeds)
+            for values in before:
+                yield values, values if after is None else next(after)
+
+
+class _Flow:
+    """One model's inner values."""
+
+    def __init__(self, model: ModelView, taps: Sequence[str], threads: int) -> None:
+        inputs = {port.name for port in model.signature().inputs}
+        self._fed = [tap for tap in taps if tap in inputs]
+        computed = [tap for tap in taps if tap not in inputs]
+        self._model = model
+        self._session: Session | None = None
+        if computed:
+            self._session = open_session(tapped(model, computed), threads=threads)
+
+    def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
+        """Values by tap, one dictionary a run."""
+        if self._session is None:
+            yield {name: feeds[name] for name in self._fed}
+            return
+        for run in run_samples(self._session, feeds):
+            fed = feed_at(self._session, feeds, run.start) if self._fed else {}
+            yield run.outputs | {name: fed[name] for name in self._fed}

@@ -1,0 +1,172 @@
+"""Tensors whose content lies in a file and is read anew whenever it is asked for: nothing stays in memory.
+
+A mapped file would do the same with one copy less, but every page once touched counts as resident until the
+map goes, and a map lives as long as any array on it; what is read into an array goes with that array.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_admm.errors import ModelError, OutputError
+
+KEPT_IN_FILES_FROM_BYTES = 1 << 20
+"""Stored contents from this size on stay where they are: in the model file, or beside it."""
+
+_SPILLED_FROM_BYTES = 1 << 24
+
+_CHUNK_BYTES = 1 << 22
+
+
+class Sink(Protocol):
+    """What bytes can be written to: a file, a digest."""
+
+    def write(self, data: memoryview, /) -> object:
+        """Take the bytes."""
+
+
+class OpenFile:
+    """A file held open: it stays readable when another one takes its name.
+
+    Args:
+        path: what to read; None for a temporary file, gone with this object, that arrays are appended to.
+
+    Raises:
+        ModelError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(tempfile.gettempdir(), "onnx-admm")
+        try:
+            if path is None:
+                self._stream = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            else:
+                self._stream = open(path, "rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise ModelError(f"cannot read the file ({error.strerror})", where=self.path) from error
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._stream.close)
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on.
+
+        Raises:
+            ModelError: the file has become shorter, or cannot be read.
+        """
+        try:
+            with self._lock:
+                self._stream.seek(offset)
+                while buffer:
+                    count = self._stream.readinto(buffer)
+                    if not count:
+                        raise ModelError(
+                            "the file that holds the weights has become shorter", where=self.path
+                        )
+                    buffer = buffer[count:]
+        except OSError as error:
+            raise ModelError(f"cannot read the weights ({error.strerror})", where=self.path) from error
+
+    def append(self, array: npt.NDArray[Any]) -> int:
+        """Write an array's bytes behind everything else; the offset of the first.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        data = bytes_of(array)
+        try:
+            with self._lock:
+                offset = self._stream.seek(0, 2)
+                while data:
+                    data = data[self._stream.write(data) :]
+                return offset
+        except OSError as error:
+            raise OutputError(f"cannot write a temporary file ({error.strerror})", where=self.path) from error
+
+
+def bytes_of(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array's elements, row by row; of the array itself where it lies so in memory."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return memoryview(flat.view(np.uint8)) if flat.size else memoryview(b"")  # type: ignore[arg-type]
+
+
+class FileTensor(ir.ExternalTensor):
+    """A tensor in a file; each call of ``numpy`` reads it into a new array.
+
+    Args:
+        file: where the content lies.
+        offset: of its first byte.
+        like: gives name, type, shape and notes; its content is not asked for.
+    """
+
+    def __init__(self, file: OpenFile, offset: int, like: ir.TensorProtocol) -> None:
+        super().__init__(
+            file.path.name,
+            offset,
+            like.nbytes,
+            like.dtype,
+            shape=ir.Shape(like.shape.numpy()),
+            name=like.name or "",
+            doc_string=like.doc_string,
+            metadata_props=dict(like.metadata_props),
+            base_dir=file.path.parent,
+        )
+        self._file = file
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The content, in an array of its own."""
+        array = np.empty(tuple(self.shape.numpy()), self.dtype.numpy())
+        self._file.read(self.offset or 0, bytes_of(array))
+        return array
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def tobytes(self) -> bytes:
+        """The content, little endian."""
+        return self.numpy().tobytes()
+
+    def tofile(self, file: Sink) -> None:
+        """Write the content, a few megabytes at a time."""
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, self.nbytes)))
+        for start in range(0, self.nbytes, _CHUNK_BYTES):
+            piece = buffer[: self.nbytes - start]
+            self._file.read((self.offset or 0) + start, piece)
+            file.write(piece)
+
+
+def is_large(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor's content is better kept in a file; never so for elements of less than a byte."""
+    return tensor.nbytes >= KEPT_IN_FILES_FROM_BYTES and tensor.dtype.bitwidth >= 8
+
+
+def is_spilled(tensor: ir.TensorProtocol) -> bool:
+    """Whether a new tensor is so large that it is better kept in a temporary file than in memory."""
+    return tensor.nbytes >= _SPILLED_FROM_BYTES and is_large(tensor)
+
+
+def settle_in_files(model: ir.Model) -> None:
+    """Have large initializers read from their files, and very large ones in memory from temporary ones."""
+    opened: dict[Path, OpenFile] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            match value.const_value:
+                case FileTensor() | ir.LazyTensor() | None:
+                    pass
+                case ir.ExternalTensor() as tensor if is_large(tensor):
+                    path = Path(tensor.path)
+                    if path not in opened:
+                        opened[path] = OpenFile(path)
+                    value.const_value = FileTensor(opened[path], tensor.offset or 0, tensor)
+                case tensor if is_spilled(tensor) and not isinstance(tensor, ir.ExternalTensor):
+                    spilled = OpenFile()
+                    value.const_value = FileTensor(spilled, spilled.append(tensor.numpy()), tensor)
+                case _:
+                    pass

@@ -1,0 +1,48 @@
+"""Weights that can be exchanged from run to run: they become inputs that have a default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from onnx_admm.model.edit import free_name, taken_names
+from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.view import ModelView
+
+
+def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:
+    """A fork whose named weights are inputs with their values as defaults, and the inputs' names.
+
+    A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph, of
+    which the subgraph reads it; one that standard operators compute is there dense. Those inside functions
+    stay, for a function sees nothing outside itself: they are missing from what is returned.
+
+    Args:
+        view: the model.
+        names: sites.
+
+    Source: ONNX IR specification, initializers as default values of inputs (IR version 4).
+    """
+    fork = view.fork()
+    model, found, taken = fork.graph_ir, fork.found_sites(), taken_names(fork.graph_ir)
+    model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
+    inside = set(model.graphs())
+    inputs: dict[str, str] = {}
+    for name in names:
+        value, site = found[name].value, found[name].site
+        if found[name].uses[0][0].graph not in inside:
+            continue
+        tensor = ir.tensor(fork.read(site))
+        default = ir.Value(
+            name=free_name(value.name or "weight", taken),
+            const_value=tensor,
+            shape=ir.Shape(site.shape),
+            type=ir.TensorType(tensor.dtype),
+        )
+        value.replace_all_uses_with(default)
+        model.graph.register_initializer(default)
+        model.graph.inputs.append(default)
+        inputs[name] = default.name or ""
+    fork.strip_unused()
+    return fork, inputs

@@ -1,0 +1,213 @@
+"""What the outputs suffer when weights are exchanged, measured by running the model.
+
+The damage of an exchange is, for each output by itself,
+
+    sum ||y' - y||^2 / sum ||y||^2        (one over the signal-to-noise ratio)
+
+and for the model their sum over the outputs, so that none can hide behind a larger one. What goes into a
+closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one does not move whatever
+happens before it. Where no output is a float, it is the share of elements that differ.
+
+A squared error is the signal to allocate by. Errors of layers that are changed one at a time add up, being
+nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
+a few samples change no decision. Agreement is measured beside it, to be held at the end.
+
+Weights are inputs of one open session: an exchange costs one run over the samples, and nothing is loaded
+again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
+from onnx_admm.model.open_weights import open_weights
+from onnx_admm.model.scores import with_scores
+from onnx_admm.runtime.evaluation import predictions
+from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.sessions import Session, open_session
+
+_BATCH = 16
+"""Samples run together: what is computed in between must fit the memory."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an exchange of weights does to the outputs.
+
+    Attributes:
+        by_output: relative error of each output and score.
+        agreement: share of the samples with the same top-1 prediction; None where the model is no classifier.
+    """
+
+    by_output: Mapping[str, float]
+    agreement: float | None
+
+    @property
+    def damage(self) -> float:
+        """The relative errors' sum; inf where an output is not finite any more."""
+        return sum(self.by_output.values())
+
+
+class OutputProbe:
+    """A model whose weights can be exchanged, and the outputs that count as right.
+
+    Args:
+        model: the model; it is not changed.
+        names: sites whose weights will be exchanged.
+        samples: what to run; kept in memory with the outputs.
+        reference: the model whose outputs count as right; None: the model itself.
+        threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        DataError, WorkError: the model does not run with the samples.
+    """
+
+    def __init__(
+        self,
+        model: ModelView,
+        names: Iterable[str],
+        samples: Dataset,
+        *,
+        reference: ModelView | None = None,
+        threads: int = 0,
+    ) -> None:
+        self._model, self._threads = with_scores(model), threads
+        opened, self._inputs = open_weights(self._model, names)
+        self._session = open_session(opened, threads=threads)
+        self._reference = None if reference is None else with_scores(reference)
+        self._runs = self._prepare(samples)
+
+    def effect(self, weights: Mapping[str, Array]) -> Effect:
+        """What the outputs suffer from these weights in place of the model's.
+
+        Args:
+            weights: by site name; of the sites named at the start, or of others, which takes a new session.
+        """
+        session, extra = self._exchanged(weights)
+        sums: dict[str, _Sums] = {}
+        agreed = _Agreement()
+        for run in self._runs:
+            outputs = session.run({**run.feed, **extra})
+            for name, expected in run.expected.items():
+                sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
+            first = session.output_names[0]
+            agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array))
+        floats = {name: total for name, total in sums.items() if total.of_floats}
+        return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
+
+    def damage(self, weights: Mapping[str, Array]) -> float:
+        """The damage alone."""
+        return self.effect(weights).damage
+
+    def on(self, samples: Dataset) -> OutputProbe:
+        """The same session with other samples."""
+        other = object.__new__(OutputProbe)
+        other.__dict__.update(self.__dict__)
+        other._runs = other._prepare(samples)
+        return other
+
+    def _prepare(self, samples: Dataset) -> list[_Run]:
+        opened = self._session
+        right = opened if self._reference is None else open_session(self._reference, threads=self._threads)
+        return [
+            _Run(
+                feed_at(opened, batch.feeds, run.start), {k: _Expected.of(v) for k, v in run.outputs.items()}
+            )
+            for batch in samples.batches(_BATCH)
+            for run in run_samples(right, batch.feeds)
+        ]
+
+    def _exchanged(self, weights: Mapping[str, Array]) -> tuple[Session, dict[str, Array]]:
+        """A session, and what it is fed beside the samples."""
+        if all(name in self._inputs for name in weights):
+            return self._session, {self._inputs[name]: np.ascontiguousarray(w) for name, w in weights.items()}
+        fork = self._model.fork()
+        for name, array in weights.items():
+            fork.replace(name, array)
+        return open_session(fork, threads=self._threads), {}
+
+
+# -- bookkeeping -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """One output of one run as it should be, and how much of it there is to lose: what is finite."""
+
+    array: Array
+    whole: float
+
+    @classmethod
+    def of(cls, array: Array) -> _Expected:
+        if not _is_float(array):
+            return cls(array, float(array.size))
+        finite = array[np.isfinite(array)].astype(np.float64)
+        return cls(array, float(np.vdot(finite, finite)))
+
+    def loss(self, got: Array) -> float:
+        """Squared error, or the number of elements that differ; all there is where the shape differs."""
+        if got.shape != self.array.shape:
+            return self.whole
+        if not _is_float(got):
+            return float(np.count_nonzero(got != self.array))
+        there = np.isfinite(self.array)
+        difference = got[there].astype(np.float64) - self.array[there]
+        squared = float(np.vdot(difference, difference))
+        return squared if math.isfinite(squared) else math.inf
+
+
+@dataclass(frozen=True)
+class _Run:
+    feed: Feeds
+    expected: dict[str, _Expected]
+
+
+@dataclass
+class _Sums:
+    lost: float = 0.0
+    whole: float = 0.0
+    of_floats: bool = True
+
+    def add(self, expected: _Expected, got: Array) -> None:
+        self.of_floats = _is_float(got)
+        self.lost += expected.loss(got)
+        self.whole += expected.whole
+
+    @property
+    def ratio(self) -> float:
+        if self.lost == 0.0:
+            return 0.0
+        return self.lost / self.whole if self.whole > 0 and math.isfinite(self.lost) else math.inf
+
+
+@dataclass
+class _Agreement:
+    agreed: int = 0
+    samples: int = 0
+    classifies: bool = True
+
+    def add(self, expected: Array, got: Array) -> None:
+        right, found = predictions(expected), predictions(got)
+        if right is None or found is None or right.shape != found.shape:
+            self.classifies = False
+            return
+        self.agreed += int(np.count_nonzero(right == found))
+        self.samples += len(right)
+
+    @property
+    def share(self) -> float | None:
+        return self.agreed / self.samples if self.classifies and self.samples else None
+
+
+def _cut(got: Array, expected: Array) -> Array:
+    """Without the samples that fill up a run."""
+    return got[: len(expected)] if got.ndim and got.ndim == expected.ndim else got
+
+
+def _is_float(array: Array) -> bool:
+    return np.issubdtype(array.dtype, np.floating)

@@ -1,0 +1,243 @@
+"""ReconstructLayers: each layer rebuilt from fewer weights or levels so that its outputs stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
+from onnx_admm.admm.reconstruction import Reconstructed, reconstruct
+from onnx_admm.admm.reshaped import Reshaped
+from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM
+from onnx_admm.allocation import densities
+from onnx_admm.budget import given_budgets, global_density, parse_pattern
+from onnx_admm.calibration.carriers import Layout
+from onnx_admm.calibration.moments import Moments
+from onnx_admm.calibration.rates import Trial, measured_curves
+from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
+from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
+from onnx_admm.data import synthetic_dataset
+from onnx_admm.errors import PassRefused
+from onnx_admm.folding import bias_of, store_bias
+from onnx_admm.layers import PerLayer, choose_sites, spread
+
+_SCALE_BITS = 11
+_MOST_GROUPS = 32
+_PROBE_SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructLayers:
+    """Prune and quantise by layer-wise ADMM: ``min ||X W' - T||^2 + ridge ||W' - W||^2  s.t.  W' in S``.
+
+    X is what the layers before, compressed already, hand to a layer; T is what the layer makes of the
+    uncompressed model's inputs. Support and levels are found together where both are asked for. The bias
+    takes up the difference of the means. No labels and no training: closed forms, layer by layer.
+
+    Without data, random inputs stand in for it. A weight whose inputs cannot be had as rows (an embedding,
+    one inside a subgraph) goes to the nearest point of its set.
+
+    Attributes:
+        ratio: weights over nonzeros, one budget over all layers, spread by measured sensitivity.
+        keep: share of nonzeros, 0 to 1, one budget over all layers, spread likewise.
+        pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
+        layers: share of nonzeros by layer: in graph order, or by name pattern.
+        bits: of a weight: for all layers, in graph order, or by name pattern; None: not quantised.
+        per_channel: a scale for each output channel instead of one a layer.
+        samples: calibration samples, taken from the training data.
+        ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
+            and more where samples are few for the inputs there are.
+        include, exclude: patterns of layer names or operators.
+    """
+
+    name: ClassVar[str] = "reconstruct_layers"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    ratio: float | None = None
+    keep: float | None = None
+    pattern: str | None = None
+    layers: PerLayer | None = None
+    bits: PerLayer | None = None
+    per_channel: bool = True
+    samples: int = 512
+    ridge: float | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``."""
+        if not given_budgets(self) and self.bits is None:
+            expected = "one of ratio, keep, pattern, layers, or bits, or one of them and bits"
+            raise PassRefused("nothing to reconstruct for", got="none", expected=expected)
+        if self.samples < 1:
+            raise PassRefused("too few samples", where="samples", got=self.samples, expected="1 or more")
+        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        for name, bits in ({} if self.bits is None else spread(self.bits, sites, "bits")).items():
+            if bits != int(bits) or not 1 <= bits <= 8:
+                raise PassRefused("impossible number of bits", where=name, got=bits, expected="1 to 8, whole")
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        calibration = Calibration(
+            original=model.fork(),
+            samples=self._samples(model, context),
+            ridge=self.ridge,
+            seed=context.seed,
+            threads=context.settings.threads,
+        )
+        seen = [layer for site in sites if (layer := calibrated_layer(model, site)) is not None]
+        wanted = self._wanted(sites, seen, calibration, context)
+        rows = self._reconstruct(model, seen, wanted, calibration, context)
+        for site in sites:
+            if site.name not in rows:
+                model.replace(site, wanted[site.name].on_tensor(site).project(model.read(site)))
+        edits = tuple(
+            Edit(site.name, _what(after, rows.get(site.name)))
+            for site in sites
+            if not np.array_equal(calibration.original.read(site), after := model.read(site))
+        )
+        return PassReport(bool(edits), edits, skipped, {"layers": rows})
+
+    # -- the work ----------------------------------------------------------------------------
+
+    def _reconstruct(
+        self,
+        model: ModelView,
+        layers: Sequence[CalibratedLayer],
+        wanted: Mapping[str, _Wanted],
+        calibration: Calibration,
+        context: PassContext,
+    ) -> dict[str, dict[str, Any]]:
+        """Solve for every layer in graph order, each behind those already compressed; figures by layer."""
+        rows: dict[str, dict[str, Any]] = {}
+        with context.progress.task("reconstruct", len(layers)) as task:
+            for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):
+                moments = calibration.moments(model, group)
+                answers = context.map(partial(_solve, moments, wanted), group)
+                for layer, found in zip(group, answers, strict=True):
+                    name = layer.site.name
+                    _store(model, layer, moments[name], found)
+                    rows[name] = _figures(moments[name], found)
+                    task.advance(note=f"{name}: error {found.error:.2g}")
+        return rows
+
+    # -- what is asked for -------------------------------------------------------------------
+
+    def _samples(self, model: ModelView, context: PassContext) -> Dataset:
+        if context.train is None:
+            return synthetic_dataset(model, self.samples, context.seed)
+        chosen = np.random.default_rng(context.seed).permutation(len(context.train))[: self.samples]
+        return context.train.select(np.sort(chosen))
+
+    def _wanted(
+        self,
+        sites: Sequence[WeightSite],
+        seen: Sequence[CalibratedLayer],
+        calibration: Calibration,
+        context: PassContext,
+    ) -> dict[str, _Wanted]:
+        """What each layer's weights must become."""
+        bits = {} if self.bits is None else spread(self.bits, sites, "bits")
+        shares = self._densities(sites, seen, calibration, context)
+        pattern = None if self.pattern is None else parse_pattern(self.pattern)
+        return {
+            site.name: _Wanted(
+                kept=round(site.size * shares.get(site.name, 1.0)),
+                mask=None if shares or pattern else _zeros(calibration.original.read(site)),
+                bits=None if site.name not in bits else int(bits[site.name]),
+                per_channel=self.per_channel,
+                pattern=pattern,
+            )
+            for site in sites
+        }
+
+    def _densities(
+        self,
+        sites: Sequence[WeightSite],
+        seen: Sequence[CalibratedLayer],
+        calibration: Calibration,
+        context: PassContext,
+    ) -> dict[str, float]:
+        """Share of nonzeros of each layer; empty where there is no such budget."""
+        if self.layers is not None:
+            return spread(self.layers, sites, "layers")
+        if self.ratio is None and self.keep is None:
+            return {}
+        density = global_density(self, sites, context.reference)
+        few = np.arange(min(len(calibration.samples), _PROBE_SAMPLES))
+        with context.progress.task("measure", len(sites)) as task:
+            trial = Trial(calibration, calibration.samples.select(few), context, task)
+            curves = measured_curves(sites, seen, density, trial)
+        return densities(curves, {site.name: site.size for site in sites}, density)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """The set one layer's weights go to; ``mask`` where zeros that are there already must stay."""
+
+    kept: int
+    mask: Mask | None
+    bits: int | None
+    per_channel: bool
+    pattern: tuple[int, int] | None
+
+    def on_tensor(self, site: WeightSite) -> ConstraintSet:
+        """As a set of the stored tensor."""
+        if self.pattern is not None:
+            return NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis)
+        return self._set(self.mask, site.size, site.out_axis)
+
+    def on_matrix(self, layout: Layout) -> ConstraintSet:
+        """As a set of the matrix (rows, d)."""
+        if self.pattern is not None:
+            return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
+        mask = None if self.mask is None else layout.matrix(self.mask)
+        return self._set(mask, layout.rows * layout.columns, 0)
+
+    def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
+        if self.bits is None:
+            return AtMostK(self.kept)
+        axis = out_axis if self.per_channel else None
+        if mask is not None:
+            return SupportLevels(mask, self.bits, axis=axis, scale_bits=_SCALE_BITS)
+        if self.kept < size or self.bits == 1:  # one bit has no level for zero
+            return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=_SCALE_BITS)
+        return Levels(self.bits, axis=axis, scale_bits=_SCALE_BITS)
+
+
+def _zeros(weights: Array) -> Mask | None:
+    """Where a weight is not zero; None where none is."""
+    mask: Mask = weights != 0
+    return None if mask.all() else mask
+
+
+def _solve(
+    moments: Mapping[str, Moments], wanted: Mapping[str, _Wanted], layer: CalibratedLayer
+) -> Reconstructed:
+    name, layout = layer.site.name, layer.carriers[0].layout
+    return reconstruct(moments[name].problem, wanted[name].on_matrix(layout))
+
+
+def _store(model: ModelView, layer: CalibratedLayer, moments: Moments, found: Reconstructed) -> None:
+    """Write the weights, and the bias that makes up for the difference of the means."""
+    layout = layer.carriers[0].layout
+    model.replace(layer.site, layout.tensor(found.weights))
+    if layer.biased is not None:
+        bias = bias_of(layer.biased, layout.rows) + moments.bias_shift(found.weights)
+        store_bias(model, layer.biased, bias.astype(layer.site.dtype))
+
+
+def _figures(moments: Moments, found: Reconstructed) -> dict[str, Any]:
+    """For the report."""
+    return {"error": float(found.error), "status": found.status.value, "rows": moments.rows}
+
+
+def _what(after: Array, row: Mapping[str, Any] | None) -> str:
+    kept = f"{np.count_nonzero(after):,} of {after.size:,} weights kept"
+    return f"{kept}, nearest point" if row is None else f"{kept}, output error {row['error']:.2g}"

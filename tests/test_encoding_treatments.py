@@ -1,0 +1,72 @@
+"""Treatments: their values are what the coders take, their prices what the coders ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_admm.contracts import Array
+from onnx_admm.encoding.choice import choose_plan, plan_bytes
+from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.treatments import DENSE, HALF, SPARSE, Rounding, Treated
+
+EVERY = (HALF, *DENSE, *SPARSE)
+
+
+def weight(shape: tuple[int, ...] = (48, 512), dtype: type = np.float32, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(0, 0.05, shape).astype(dtype)
+
+
+def relative_error(before: Array, after: Array) -> float:
+    return float(np.square(after.astype(float) - before).sum() / np.square(before.astype(float)).sum())
+
+
+@pytest.mark.parametrize("rounding", EVERY, ids=str)
+def test_price_is_that_of_the_file(rounding: Rounding) -> None:
+    """Of another weight beside one whose decoder is there: what layers share has no price."""
+    layers = [Treated(weight(seed=seed), 0) for seed in (0, 1)]
+    rounded = [Weight(str(i), layer.apply(rounding)) for i, layer in enumerate(layers)]
+    alone, both = (plan_bytes(choose_plan(part, (), 17), part, 17) for part in (rounded[:1], rounded))
+    assert both - alone == pytest.approx(layers[1].stored_bytes(rounding), rel=0.05, abs=60)
+
+
+@pytest.mark.parametrize("rounding", EVERY, ids=str)
+def test_expected_error_is_that_of_normal_values(rounding: Rounding) -> None:
+    treated = Treated(weight(), 0)
+    found = relative_error(treated.values, treated.apply(rounding))
+    assert found / 2 < treated.expected_error(rounding) < 2.2 * found
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("rounding", [*DENSE, SPARSE[3]], ids=str)
+def test_levels_are_found_again_from_the_values(rounding: Rounding, dtype: type) -> None:
+    treated = Treated(weight((16, 64), dtype), 0)
+    values = treated.apply(rounding)
+    assert values.dtype == dtype
+    grid = Weight("w", values).channel_grid
+    assert grid is not None
+    assert len(np.unique(grid.codes)) <= rounding.levels + (rounding.density < 1)
+    assert np.count_nonzero(values) <= round(rounding.density * values.size)
+    again = Treated(values, 0).apply(rounding)
+    assert relative_error(values, again) < 1e-4
+
+
+def test_a_zero_stays_zero_only_where_there_is_a_level_for_it() -> None:
+    values = weight((8, 32))
+    values[:, ::4] = 0
+    for rounding in DENSE:
+        kept = np.count_nonzero(Treated(values, 0).apply(rounding))
+        assert kept <= np.count_nonzero(values)
+
+
+def test_half_floats_are_half_floats() -> None:
+    values = Treated(weight(), 0).apply(HALF)
+    assert np.array_equal(values.astype(np.float16).astype(np.float32), values)
+    assert 0 < Treated(weight(), 0).stored_bytes(HALF) - 2 * weight().size < 60
+    assert Treated(weight(), 0).stored_bytes(None) == 4 * weight().size
+
+
+def test_names_say_what_is_kept() -> None:
+    assert [str(rounding) for rounding in (HALF, DENSE[0], DENSE[-1], SPARSE[3])] == [
+        "half floats", "255 levels", "3 levels", "2 levels, 82% zeros",
+    ]  # fmt: skip

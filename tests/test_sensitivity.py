@@ -1,0 +1,143 @@
+"""What the outputs suffer: against figures computed by hand, wherever the weight stands."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_admm.contracts import Array, ModelView
+from onnx_admm.data import from_arrays, synthetic_dataset
+from onnx_admm.model.text import parse_text
+from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.sensitivity import OutputProbe
+from onnx_admm.testing import model_family
+
+LINEAR = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    linear (float[N,6] x) => (float[N,4] y) <float[6,4] w> { y = MatMul (x, w) }
+"""
+
+CLASSIFIER = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    classifier (float[N,6] x) => (int64[N] class)
+    <float[6,4] w> { s = MatMul (x, w) p = Softmax (s) class = ArgMax <axis = 1, keepdims = 0> (p) }
+"""
+
+WRITTEN_OUT = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    classifier (float[N,6] x) => (float[N,4] p)
+    <float[6,4] w, int64[1] last = {1}>
+    {
+        s = MatMul (x, w)
+        e = Exp (s)
+        shape = Shape (e)
+        t = ReduceSum (e, last)
+        b = Expand (t, shape)
+        p = Div (e, b)
+    }
+"""
+
+
+def inputs(count: int = 40, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+
+
+def shaken(model: ModelView, name: str, share: float = 0.1) -> Array:
+    weights = model.read(name)
+    noise = np.random.default_rng(1).normal(size=weights.shape)
+    return (weights + share * weights.std() * noise).astype(weights.dtype)
+
+
+def test_damage_is_noise_over_signal() -> None:
+    model, x = parse_text(LINEAR), inputs()
+    probe, other = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1), shaken(model, "w")
+    expected, got = x @ model.read("w"), x @ other
+    by_hand = np.square(got - expected).sum() / np.square(expected).sum()
+    assert probe.damage({"w": other}) == pytest.approx(by_hand, rel=1e-4)
+    assert probe.damage({}) == 0.0
+    assert probe.damage({"w": np.full_like(other, np.inf)}) == np.inf
+
+
+@pytest.mark.parametrize("name", [name for name in model_family() if name != "no_weights"])
+def test_every_weight_can_be_exchanged_wherever_it_stands(name: str) -> None:
+    model = model_family()[name]
+    samples = synthetic_dataset(model, 8, 0)
+    sites = [site.name for site in model.sites()]
+    probe = OutputProbe(model, sites, samples, threads=1)
+    for site in sites:
+        fork, other = model.fork(), shaken(model, site)
+        fork.replace(site, other)
+        decibels = evaluate(fork, samples, reference=model, threads=1).sqnr_db
+        assert decibels is not None
+        assert probe.damage({site: other}) == pytest.approx(10 ** (-decibels / 10), rel=1e-3, abs=1e-12)
+
+
+def test_a_weight_inside_a_function_takes_a_session_of_its_own() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+    g (float[N,6] x) => (float[N,2] y) { y = own.project (x) }
+    <domain: "own", opset_import: ["" : 17]>
+    project (i) => (o) { k = Constant <value = float[6,2] {9,8,7,6,5,4,3,2,1,0,1,2}> () o = MatMul (i, k) }
+    """
+    model, x = ModelView.from_bytes(onnx.parser.parse_model(text).SerializeToString()), inputs()
+    probe = OutputProbe(model, ["project/k"], from_arrays({"x": x}), threads=1)
+    half = (0.5 * model.read("project/k")).astype(np.float32)
+    assert probe.damage({"project/k": half}) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("text", [CLASSIFIER, WRITTEN_OUT])
+def test_scores_count_where_probabilities_saturate(text: str) -> None:
+    model, x = parse_text(text), 10 * inputs()
+    probe = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
+    other = shaken(model, "w", 0.02)
+    expected, got = x @ model.read("w"), x @ other
+    by_hand = np.square(got - expected).sum() / np.square(expected).sum()
+    effect = probe.effect({"w": other})
+    output = model.signature().outputs[0].name
+    assert effect.by_output[f"{output}::score"] == pytest.approx(by_hand, rel=1e-3)
+    assert effect.agreement == pytest.approx(np.mean(got.argmax(1) == expected.argmax(1)))
+    assert ("class" in effect.by_output) is False
+
+
+def test_discrete_outputs_count_by_the_share_that_differs() -> None:
+    text = LINEAR.replace("float[N,4] y", "int64[N,4] y").replace(
+        "y = MatMul (x, w)", "m = MatMul (x, w) r = Round (m) y = Cast <to = 7> (r)"
+    )
+    model, x = parse_text(text), inputs()
+    probe, other = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1), shaken(model, "w", 2.0)
+    expected, got = np.round(x @ model.read("w")), np.round(x @ other)
+    assert 0 < probe.damage({"w": other}) == pytest.approx(np.mean(expected != got), abs=0.02)
+
+
+def test_damages_of_small_changes_add_up() -> None:
+    model = model_family()["conv_net"]
+    probe = OutputProbe(model, ["w1", "w2", "w3"], synthetic_dataset(model, 64, 0), threads=1)
+    changes = {name: shaken(model, name, 0.05) for name in ("w1", "w2", "w3")}
+    alone = sum(probe.damage({name: change}) for name, change in changes.items())
+    assert probe.damage(changes) == pytest.approx(alone, rel=0.3)
+
+
+def test_the_reference_is_what_counts_as_right() -> None:
+    model, x = parse_text(LINEAR), inputs()
+    worse = model.fork()
+    worse.replace("w", shaken(model, "w"))
+    probe = OutputProbe(worse, ["w"], from_arrays({"x": x}), reference=model, threads=1)
+    assert probe.damage({}) > 1e-3
+    assert probe.damage({"w": model.read("w")}) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_other_samples_share_the_session() -> None:
+    model = parse_text(LINEAR)
+    probe, other = OutputProbe(model, ["w"], from_arrays({"x": inputs()}), threads=1), shaken(model, "w")
+    there = probe.on(from_arrays({"x": inputs(seed=7)}))
+    alone = OutputProbe(model, ["w"], from_arrays({"x": inputs(seed=7)}), threads=1)
+    assert there.damage({"w": other}) == alone.damage({"w": other}) != probe.damage({"w": other})
+
+
+def test_samples_that_fill_up_a_run_do_not_count() -> None:
+    model = parse_text(LINEAR.replace("[N,6]", "[8,6]").replace("[N,4]", "[8,4]"))
+    other, x = shaken(model, "w"), inputs(11)
+    open_batch = OutputProbe(parse_text(LINEAR), ["w"], from_arrays({"x": x}), threads=1)
+    fixed = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
+    assert fixed.damage({"w": other}) == pytest.approx(open_batch.damage({"w": other}), rel=1e-5)
