@@ -23,25 +23,26 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.treatments import DENSE, HALF, SPARSE, Rounding, Treated
+from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
 from onnx_admm.model.shapes import layer_profiles
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")
-_ANCHOR = DENSE[2]
-"""What every layer is measured with first: neither lost in rounding errors nor beyond all bounds."""
+_ANCHORS = (BYTES, NIBBLES)
+"""What every layer is measured with first; all others are guessed from these until one is wanted."""
 
-_LEAST_GAIN = 0.02
-"""A layer is never taken to pass on less than this share of its own relative error. In a chain of layers it
-is about one, and nobody knows what a layer that the samples do not reach does with others."""
+_SEEN, _LEAST_GAIN = 1e-3, 0.02
+"""Of its own relative error a layer in a chain passes on about all, a redundant one some hundredths. One that
+passes on less than a thousandth is not seen by the samples: nobody knows what it does with others, so all is
+expected of it. And never less is than two hundredths."""
 
 _MOST_MACS = 1 << 39
 """Multiply-accumulates that measuring may take: a minute or so on one core. They decide how many samples are
 run, and not a clock, so that the same model gives the same bytes."""
 
-_RUNS_PER_LAYER = 4
+_RUNS_PER_LAYER = 5
 _UNSEEN = 8
 """Times as many samples confirm as were measured on: one in a hundred shows only among some hundreds."""
 
@@ -140,7 +141,7 @@ class ChooseTreatments:
         runs = _RUNS_PER_LAYER * len(profiles)
         count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
         unseen = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * _ATTEMPTS)))
-        runs = min(runs, max(len(profiles), _MOST_MACS // (macs * count)))
+        runs = min(runs, max(len(_ANCHORS) * len(profiles), _MOST_MACS // (macs * count)))
         return _spread(data, count), _spread(others, unseen), runs
 
     # -- choosing ----------------------------------------------------------------------------
@@ -184,24 +185,25 @@ class ChooseTreatments:
         weights = {
             name: array
             for name, array in search.weights(found.choice).items()
-            if not np.array_equal(array, search.layers[name].values)
+            if not np.array_equal(array, search.layers[name].treated.values)
         }
         for name, array in weights.items():
             model.replace(name, array)
-        edits = tuple(Edit(name, search.says(name, found.choice[name])) for name in weights)
-        left = tuple(
-            Skip(name, search.why_left(name, found.choice[name]))
-            for name in search.layers
-            if name not in weights
-        )
+        edits, left = [], []
+        for name, layer in search.layers.items():
+            way = found.choice[name]
+            if name in weights and way is not None:
+                edits.append(Edit(name, layer.says(way)))
+            else:
+                left.append(Skip(name, layer.why_left(way)))
         figures: dict[str, Any] = {
             "sqnr_db": _decibels(found.damage),
             "agreement": found.effect.agreement,
             "expected_bytes": round(search.bytes(found.choice)),
-            "bytes_before": sum(layer.values.nbytes for layer in search.layers.values()),
+            "bytes_before": sum(layer.treated.values.nbytes for layer in search.layers.values()),
             "runs": search.runs,
         }
-        return PassReport(bool(edits), edits, (*skipped, *left), figures)
+        return PassReport(bool(edits), tuple(edits), (*skipped, *left), figures)
 
 
 @dataclass(frozen=True)
@@ -214,36 +216,21 @@ class _Found:
 
 
 class _Search:
-    """Allocation and measurement in turns: only roundings that would be chosen are ever run.
-
-    A rounding that was not run is taken to spoil the outputs as one of the same layer did that was, in
-    proportion to what the two are expected to change in the weight. So it stays where the runs are used up.
-    """
+    """Allocation and measurement in turns: only roundings that would be chosen are ever run."""
 
     def __init__(self, layers: Mapping[str, Treated], probe: OutputProbe, most_runs: int, task: Task) -> None:
-        self.layers, self.probe, self._most_runs, self._task = layers, probe, most_runs, task
-        self._ways = {name: _worthwhile(layer) for name, layer in layers.items()}
-        self._measured: dict[tuple[str, Rounding], float] = {}
+        self.layers = {name: _Layer(treated) for name, treated in layers.items()}
+        self.probe, self.runs = probe, 0
+        self._most_runs, self._task = most_runs, task
         self._base = probe.damage({})
-
-    @property
-    def runs(self) -> int:
-        """Roundings that were run."""
-        return len(self._measured)
 
     def allocate(self, allowed: float) -> Choice:
         """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
-        for name, ways in self._ways.items():
-            if ways:
-                self._measure(name, _ANCHOR)
+        for name, layer in self.layers.items():
+            for anchor in _ANCHORS if layer.ways else ():
+                self._measure(name, anchor)
         while True:
-            options = {
-                name: [
-                    Option(self.layers[name].stored_bytes(way), self._damage(name, way), way)
-                    for way in (None, *ways)
-                ]
-                for name, ways in self._ways.items()
-            }
+            options = {name: layer.options() for name, layer in self.layers.items()}
             choice = {name: option.what for name, option in least_cost(options, allowed).items()}
             if not sum(self._measure(name, way) for name, way in choice.items()):
                 return choice
@@ -256,48 +243,77 @@ class _Search:
 
     def weights(self, choice: Choice) -> dict[str, Array]:
         """New weights of the layers that do not stay as they are."""
-        return {name: self.layers[name].apply(way) for name, way in choice.items() if way is not None}
+        return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
 
     def bytes(self, choice: Choice) -> float:
         """What all layers would take in the file."""
-        return sum(self.layers[name].stored_bytes(way) for name, way in choice.items())
-
-    def says(self, name: str, way: Rounding | None) -> str:
-        """One line on a layer that is rounded."""
-        layer, alone = self.layers[name], _decibels(self._damage(name, way))
-        size = f"{layer.values.nbytes:,} to about {layer.stored_bytes(way):,.0f} bytes"
-        return f"{way}: {size}; rounded alone it leaves the outputs {alone:.1f} dB"
-
-    def why_left(self, name: str, way: Rounding | None) -> str:
-        """One line on a layer that stays."""
-        if way is not None:
-            return f"its values are {way} as they are"
-        if not self._ways[name]:
-            return f"{self.layers[name].values.nbytes:,} bytes: too small for any form to take fewer"
-        mildest = self._ways[name][0]
-        return f"{mildest} alone would leave the outputs {_decibels(self._damage(name, mildest)):.1f} dB"
+        return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())
 
     def _measure(self, name: str, way: Rounding | None) -> bool:
         """Run the layer rounded so; False where that is known, or no run is left."""
-        if way is None or (name, way) in self._measured or len(self._measured) >= self._most_runs:
+        layer = self.layers[name]
+        if way is None or way in layer.measured or self.runs >= self._most_runs:
             return False
-        damage = self.probe.damage({name: self.layers[name].apply(way)})
-        self._measured[name, way] = max(damage - self._base, 0.0)
+        damage = self.probe.damage({name: layer.treated.apply(way)})
+        layer.measured[way] = max(damage - self._base, 0.0)
+        self.runs += 1
         self._task.advance(note=name)
         return True
 
-    def _damage(self, name: str, way: Rounding | None) -> float:
-        """Measured, or guessed from the nearest one; never below a small share of the weight's own."""
+
+class _Layer:
+    """A layer, the roundings worth a thought, and what those that were run did to the outputs.
+
+    What others do is guessed in proportion to what they are expected to change in the weight; the proportion
+    is that of the nearest one run, and between two of them lies between theirs.
+    """
+
+    def __init__(self, treated: Treated) -> None:
+        self.treated = treated
+        self.ways = _worthwhile(treated)
+        self.measured: dict[Rounding, float] = {}
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the samples show what becomes of the layer."""
+        return any(d >= _SEEN * self.treated.expected_error(way) for way, d in self.measured.items())
+
+    def options(self) -> list[Option[Rounding | None]]:
+        """What an allocation chooses from; to stay as it is is one."""
+        return [Option(self.treated.stored_bytes(way), self.damage(way), way) for way in (None, *self.ways)]
+
+    def damage(self, way: Rounding | None) -> float:
+        """Measured or guessed, with the doubt that there is."""
         if way is None:
             return 0.0
-        expected = self.layers[name].expected_error(way)
-        known = {other: damage for (layer, other), damage in self._measured.items() if layer == name}
-        if way not in known:
-            near = min(
-                known, key=lambda other: abs(math.log(self.layers[name].expected_error(other) / expected))
-            )
-            known[way] = known[near] * expected / self.layers[name].expected_error(near)
-        return min(max(known[way], _LEAST_GAIN * expected), _HOPELESS)
+        expected = self.treated.expected_error(way)
+        if not self.is_seen:
+            return expected
+        found = self.measured[way] if way in self.measured else self._guess(expected)
+        return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
+
+    def _guess(self, expected: float) -> float:
+        errors, damages = np.array(
+            sorted((self.treated.expected_error(way), damage) for way, damage in self.measured.items())
+        ).T
+        gains = np.log(np.maximum(damages, _SEEN * errors) / errors)
+        return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
+
+    def says(self, way: Rounding) -> str:
+        """One line on the layer where it is rounded."""
+        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(way):,.0f} bytes"
+        if not self.is_seen:
+            return f"{way}: {size}; the samples hardly reach it, so it is taken to matter in full"
+        return f"{way}: {size}; rounded alone it leaves the outputs {_decibels(self.damage(way)):.1f} dB"
+
+    def why_left(self, way: Rounding | None) -> str:
+        """One line on the layer where it stays."""
+        if way is not None:
+            return f"its values are {way} as they are"
+        if not self.ways:
+            return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
+        alone = _decibels(self.damage(self.ways[0]))
+        return f"{self.ways[0]} alone would leave the outputs {alone:.1f} dB"
 
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:

@@ -27,7 +27,7 @@ from onnx_admm.layers import PerLayer, choose_sites, spread
 
 _SCALE_BITS = 11
 _MOST_GROUPS = 32
-_PROBE_SAMPLES = 256
+_PROBE_SAMPLES = 128
 
 
 @dataclass(frozen=True, kw_only=True)

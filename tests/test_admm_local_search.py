@@ -23,7 +23,7 @@ from onnx_admm.admm import (
 from onnx_admm.admm.demands import cells_of
 from onnx_admm.admm.descent import descend
 from onnx_admm.admm.exchange import RowSearch, exchange_entries
-from onnx_admm.admm.grids import better_rows, grid_of, refit, rounded
+from onnx_admm.admm.grids import better_rows, grids_of, refit, rounded
 from onnx_admm.admm.successive import round_successively
 from onnx_admm.admm.support_fit import conjugate_fit, exact_fit, fit_support
 
@@ -175,7 +175,7 @@ def test_descent_lowers_the_loss_to_a_point_no_single_code_improves(
     levels: Levels | ShiftedLevels, groups: int
 ) -> None:
     problem = problem_of(groups=groups, rows=4)
-    grid = grid_of(levels, problem.original, None, None)
+    grid = grids_of(levels, problem.original, None, None)[0]
     codes = grid.codes(problem.original)
     losses = [problem.loss(codes * grid.units)]
     for sweeps in (1, 2, 20):
@@ -197,7 +197,7 @@ def test_refitted_scales_are_the_least_squares_ones(levels: Levels | ShiftedLeve
     problem = problem_of()
     shape = levels.shape if isinstance(levels, Reshaped) else None
     inner = levels.inner if isinstance(levels, Reshaped) else levels
-    grid = grid_of(inner, problem.original, shape, None)  # type: ignore[arg-type]
+    grid = grids_of(inner, problem.original, shape, None)[0]  # type: ignore[arg-type]
     codes = grid.codes(problem.original)
     basis = np.stack([np.where(grid.labels == n, codes, 0.0) for n in range(len(grid.scales))])
     matrix = np.einsum("aij,jk,bik->ab", basis, problem.normal[0], basis)
@@ -208,12 +208,14 @@ def test_refitted_scales_are_the_least_squares_ones(levels: Levels | ShiftedLeve
 @pytest.mark.parametrize("groups", [1, 2])
 def test_successive_rounding_knows_its_loss(groups: int) -> None:
     problem = problem_of(groups=groups)
-    grid = grid_of(ShiftedLevels(2, axis=0), problem.original, None, None)
+    grid = grids_of(ShiftedLevels(2, axis=0), problem.original, None, None)[0]
     order = successive._order(problem.normal)
     factor = successive._factor(problem.normal, order)
-    codes, errors = successive._round(problem, grid, problem.optimum(), order, factor)
-    above = problem.row_losses(codes * grid.units) - problem.row_losses(problem.optimum())
-    np.testing.assert_allclose(errors, above)
+    wider = replace(grid, scales=grid.scales * 1.5)
+    rounded_to = successive._round(problem, [grid, wider], problem.optimum(), order, factor)
+    for each, (codes, losses) in zip((grid, wider), rounded_to, strict=True):
+        above = problem.row_losses(codes * each.units) - problem.row_losses(problem.optimum())
+        np.testing.assert_allclose(losses, above)
     assert (np.sort(order, axis=1) == np.arange(12)).all()
 
 
@@ -234,8 +236,8 @@ def test_successive_rounding_beats_plain_rounding(levels: Levels | ShiftedLevels
     ratios = []
     for seed in range(5):
         problem = problem_of(seed, rows=20)
-        grid = grid_of(levels, problem.original, None, None)
-        stretched, codes = round_successively(problem, grid, problem.optimum())
+        grid = grids_of(levels, problem.original, None, None)[0]
+        stretched, codes = round_successively(problem, [grid], problem.optimum())
         best = problem.loss(problem.optimum())
         plain = problem.loss(grid.project(problem.original)) - best
         ratios.append((problem.loss(codes * stretched.units) - best) / plain)
@@ -245,7 +247,7 @@ def test_successive_rounding_beats_plain_rounding(levels: Levels | ShiftedLevels
 
 def test_each_row_keeps_the_better_answer() -> None:
     problem = problem_of()
-    grid = grid_of(Levels(3, axis=0), problem.original, None, None)
+    grid = grids_of(Levels(3, axis=0), problem.original, None, None)[0]
     one = grid.codes(problem.original)
     other = one.copy()
     other[::2] = -other[::2]
@@ -253,13 +255,13 @@ def test_each_row_keeps_the_better_answer() -> None:
     kept, codes = better_rows(problem, (grid, one), (wide, other))
     losses = [problem.row_losses(c * g.units) for g, c in ((grid, one), (wide, other))]
     np.testing.assert_allclose(problem.row_losses(codes * kept.units), np.minimum(*losses))
-    shared = grid_of(Levels(3), problem.original, None, None)
+    shared = grids_of(Levels(3), problem.original, None, None)[0]
     _, codes = better_rows(problem, (shared, one), (replace(shared, scales=shared.scales * 1.5), other))
     assert np.array_equal(codes, one) or np.array_equal(codes, other)
 
 
 def test_rounded_scales_are_the_nearest() -> None:
-    grid = grid_of(Levels(3, axis=0), problem_of().original, None, None)
+    grid = grids_of(Levels(3, axis=0), problem_of().original, None, None)[0]
     coarse = rounded(grid, 4).scales
     unit = 2.0 ** (np.floor(np.log2(grid.scales)) - 3)
     np.testing.assert_allclose(coarse, np.rint(grid.scales / unit) * unit)
@@ -270,7 +272,7 @@ def test_a_slice_of_zeros_and_what_is_pruned_stay_zero() -> None:
     start = problem.original.copy()
     start[2] = 0
     mask = random_mask(problem)
-    grid = grid_of(SparseLevels(30, 3, axis=0), np.where(mask, start, 0), None, mask)
+    grid = grids_of(SparseLevels(30, 3, axis=0), np.where(mask, start, 0), None, mask)[0]
     assert (grid.scales > 0).all()
     assert not grid.project(problem.original)[~mask].any()
     assert not grid.project(problem.original)[2].any()

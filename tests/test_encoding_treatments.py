@@ -45,18 +45,24 @@ def test_levels_are_found_again_from_the_values(rounding: Rounding, dtype: type)
     assert values.dtype == dtype
     grid = Weight("w", values).channel_grid
     assert grid is not None
-    assert len(np.unique(grid.codes)) <= rounding.levels + (rounding.density < 1)
+    assert len(np.unique(grid.codes)) <= (rounding.levels or 0) + (rounding.density < 1)
     assert np.count_nonzero(values) <= round(rounding.density * values.size)
     again = Treated(values, 0).apply(rounding)
     assert relative_error(values, again) < 1e-4
 
 
-def test_a_zero_stays_zero_only_where_there_is_a_level_for_it() -> None:
+def test_zeros_stay_zeros() -> None:
     values = weight((8, 32))
     values[:, ::4] = 0
-    for rounding in DENSE:
-        kept = np.count_nonzero(Treated(values, 0).apply(rounding))
-        assert kept <= np.count_nonzero(values)
+    for rounding in EVERY:
+        assert not Treated(values, 0).apply(rounding)[:, ::4].any()
+
+
+def test_levels_lie_about_zero_or_beside_it_whichever_is_nearer() -> None:
+    spread = np.linspace(-1, 1, 512, dtype=np.float32).reshape(8, 64).T.copy()
+    assert np.all(Treated(spread, None).apply(Rounding(4)) != 0)
+    heaped = np.where(np.abs(spread) > 0.9, spread, 0.001 * spread).astype(np.float32)
+    assert np.any(Treated(heaped, None).apply(Rounding(4)) == 0)
 
 
 def test_half_floats_are_half_floats() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,15 +58,22 @@ class Grid:
         return units
 
     @cached_property
-    def judged(self) -> Labels:
+    def _judged(self) -> Labels:
         """Rows that can only be judged together have one number: all, where a scale spans rows."""
-        rows = len(self.labels)
-        spans = rows > 1 and bool((self.labels[1:] == self.labels[:-1]).any())
-        return np.zeros(rows, np.intp) if spans else np.arange(rows)
+        rows = np.arange(len(self.labels))
+        owner = np.zeros(len(self.scales), np.intp)
+        owner[self.labels] = rows[:, None]
+        alone = bool((owner[self.labels] == rows[:, None]).all())
+        return rows if alone else np.zeros_like(rows)
+
+    def improved(self, gains: Floats) -> Mask:
+        """Rows that are better off, given each row's gain; all or none where scales span rows."""
+        together: Mask = np.bincount(self._judged, gains, len(gains))[self._judged] > 0
+        return together
 
     def nearest(self, steps: Floats, columns: int | slice = slice(None)) -> Codes:
         """The codes nearest to entries of ``columns``, given in units of their scales."""
-        low, high = self.low[:, columns], self.high[:, columns]
+        low, high = self.low[..., columns], self.high[..., columns]
         first = low if self.stride > 1 else 0.0
         codes = np.clip(first + self.stride * np.rint((steps - first) / self.stride), low, high)
         if self.gap:
@@ -89,12 +97,12 @@ Found = tuple[Grid, Codes]
 """Scales and codes that belong together."""
 
 
-def grid_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask: Mask | None) -> Grid:
-    """The grid that a set of levels chooses for ``start``.
+def grids_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask: Mask | None) -> list[Grid]:
+    """The grids that a set of levels offers for ``start``: one, or a few where levels may be shifted.
 
     Args:
         levels: the set.
-        start: (rows, d); its projection says the scales, and the shifts where they are free.
+        start: (rows, d); its projection says the scales, and the shift to begin with.
         shape: in which the set sees the matrix; None for its own.
         mask: (rows, d), where entries may differ from zero; None for everywhere.
     """
@@ -104,24 +112,20 @@ def grid_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask:
     extents = [1] * seen.ndim
     if found.axis is not None:
         extents[found.axis] = -1
-    numbers = np.arange(len(scales)).reshape(extents)
-    labels = np.broadcast_to(numbers, seen.shape).reshape(start.shape)
-    if isinstance(levels, ShiftedLevels):
-        low = np.asarray(found.lowest, np.float64).reshape(-1)[labels]
-        high, stride = low + levels.span, 2
-    else:
-        high, stride = np.full(start.shape, float(levels.codes.highest)), 1
-        low = -high
+    labels = np.broadcast_to(np.arange(len(scales)).reshape(extents), seen.shape).reshape(start.shape)
     live = scales[labels] > 0 if mask is None else mask & (scales[labels] > 0)
+    scales = np.where(scales > 0, scales, 1.0)
+
+    def grid(low: npt.NDArray[Any], high: npt.NDArray[Any], stride: int = 1, gap: bool = False) -> Grid:
+        pruned = (np.where(live, bound[labels], 0.0) for bound in (low, high))
+        return Grid(scales, labels, *pruned, stride, gap)
+
+    if isinstance(levels, ShiftedLevels):
+        shifts = levels.shifts_near(np.asarray(found.lowest).reshape(-1))
+        return [grid(low, low + levels.span, stride=2) for low in shifts]
+    highest = np.full(len(scales), levels.codes.highest)
     gap = isinstance(levels, Levels | SupportLevels) and levels.codes.lowest > 0
-    return Grid(
-        np.where(scales > 0, scales, 1.0),
-        labels,
-        np.where(live, low, 0.0),
-        np.where(live, high, 0.0),
-        stride,
-        gap,
-    )
+    return [grid(-highest, highest, gap=gap)]
 
 
 def refit(problem: LayerProblem, grid: Grid, codes: Codes) -> Grid:
@@ -161,13 +165,20 @@ def refit(problem: LayerProblem, grid: Grid, codes: Codes) -> Grid:
 
 def better_rows(problem: LayerProblem, one: Found, other: Found) -> Found:
     """Each row (or all, where scales span rows) from the answer that has the lower loss."""
+    losses = [problem.row_losses(codes * grid.units) for grid, codes in (one, other)]
+    return with_rows(one, other, one[0].improved(losses[0] - losses[1]))
+
+
+def with_rows(one: Found, other: Found, rows: Mask) -> Found:
+    """``one`` with some rows taken from ``other``, whose scales have the same labels."""
     (grid, codes), (second, second_codes) = one, other
-    gains = problem.row_losses(codes * grid.units) - problem.row_losses(second_codes * second.units)
-    judged = grid.judged
-    change = np.bincount(judged, gains, len(judged))[judged] > 0
     scales = grid.scales.copy()
-    scales[grid.labels[change]] = second.scales[grid.labels[change]]
-    return replace(grid, scales=scales), np.where(change[:, None], second_codes, codes)
+    scales[grid.labels[rows]] = second.scales[grid.labels[rows]]
+    low, high, chosen = (
+        np.where(rows[:, None], theirs, ours)
+        for ours, theirs in ((grid.low, second.low), (grid.high, second.high), (codes, second_codes))
+    )
+    return replace(grid, scales=scales, low=low, high=high), chosen
 
 
 def rounded(grid: Grid, scale_bits: int) -> Grid:

@@ -23,7 +23,7 @@ from onnx_admm.admm.closed_form import BLOCK, ClosedForm
 from onnx_admm.admm.demands import Demands, cells_of, demands_of
 from onnx_admm.admm.descent import descend
 from onnx_admm.admm.exchange import exchange_entries
-from onnx_admm.admm.grids import Grid, better_rows, grid_of, rounded
+from onnx_admm.admm.grids import Grid, better_rows, grids_of, rounded
 from onnx_admm.admm.layer_problem import Floats, LayerProblem
 from onnx_admm.admm.reshaped import Reshaped
 from onnx_admm.admm.schedule import RhoSchedule, SupportDriven
@@ -45,6 +45,7 @@ class ReconstructionSettings:
     Attributes:
         iterations: of the loop, at most.
         rho: penalty of the first iterations, for a Gram matrix of unit diagonal.
+        every: iterations between two looks at the support, after which rho may grow; 1 is quick, 3 is better.
         fit_steps: conjugate-gradient steps on a fixed support, at most.
         trade_rounds: rounds in which rows trade entries of their supports; None: supports are not searched.
         sweeps: passes of coordinate descent over codes, at most.
@@ -52,6 +53,7 @@ class ReconstructionSettings:
 
     iterations: int = 120
     rho: float = 0.03
+    every: int = 3
     fit_steps: int = 15
     trade_rounds: int | None = 8
     sweeps: int = 20
@@ -97,8 +99,8 @@ def reconstruct(
         mask = _searched(problem, demands, found.z[BLOCK] != 0, settings)
         weights = fit_support(problem, mask, found.z[BLOCK] / step.roots, steps=settings.fit_steps)
     if demands.levels is not None:
-        grid = grid_of(demands.levels, weights, demands.shape, mask)
-        weights, found = _with_levels(step, grid, weights, demands.levels.scale_bits, settings)
+        grids = grids_of(demands.levels, weights, demands.shape, mask)
+        weights, found = _with_levels(step, grids, weights, demands.levels.scale_bits, settings)
     return _finished(problem, weights, found)
 
 
@@ -135,17 +137,17 @@ def _with_support(step: ClosedForm, support: ConstraintSet, settings: Reconstruc
         step,
         Separable({BLOCK: support}),
         start,
-        rho=SupportDriven(kept=max(kept, 1), start=settings.rho),
+        rho=SupportDriven(kept=max(kept, 1), start=settings.rho, every=settings.every),
         stopping=Stopping(max_iterations=settings.iterations, eps_abs=0.0, eps_rel=0.0, settled=3),
     )
 
 
 def _with_levels(
-    step: ClosedForm, grid: Grid, target: Floats, scale_bits: int, settings: ReconstructionSettings
+    step: ClosedForm, grids: list[Grid], target: Floats, scale_bits: int, settings: ReconstructionSettings
 ) -> tuple[Floats, Solution]:
     """Scales and codes: successive rounding and the loop, each descended from; row by row the better one."""
     problem, sweeps = step.problem, settings.sweeps
-    grid, codes = round_successively(problem, grid, target)
+    grid, codes = round_successively(problem, grids, target)
     found = solve(
         step,
         Separable({BLOCK: replace(grid, metric=step.roots)}),

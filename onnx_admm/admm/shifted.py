@@ -34,7 +34,7 @@ class ShiftedLevels:
     Midway between two levels the one nearer to zero is taken.
 
     Args:
-        bits: bits of a level, 1 to 8.
+        bits: bits of a level, 1 to 5; with more, a shift gains nothing worth its search.
         axis: None for one grid, else the axis that numbers slices with a grid each.
         centred: only the symmetric grid, ``o = -(2^bits - 1) / 2``.
         scale_bits: significant bits of a half scale, 1 to 24.
@@ -46,8 +46,8 @@ class ShiftedLevels:
     scale_bits: int = 24
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"bits must be 1 to 8, got {self.bits}")
+        if not 1 <= self.bits <= 5:
+            raise ValueError(f"bits must be 1 to 5, got {self.bits}")
         if not 1 <= self.scale_bits <= 24:
             raise ValueError(f"scale_bits must be 1 to 24, got {self.scale_bits}")
 
@@ -67,6 +67,12 @@ class ShiftedLevels:
             return Quantized(codes.reshape(v.shape), scales.reshape(()), None, lowest.reshape(()))
         moved = codes.reshape(np.moveaxis(v, self.axis, 0).shape)
         return Quantized(np.moveaxis(moved, 0, self.axis), scales, self.axis, lowest)
+
+    def shifts_near(self, lowest: Ints) -> list[Ints]:
+        """Lowest codes worth trying beside the ones given, those first: half a level up and down, and centred."""
+        first, last = self._lowest_codes()[0], self._lowest_codes()[-1]
+        tried = [lowest, lowest - 1, lowest + 1, np.full_like(lowest, -self.span // 2)]
+        return tried[:1] if self.centred else [np.clip(low, first, last) for low in tried]
 
     def project(self, v: Array) -> Array:
         """Nearest point of the grid of least squared error."""

@@ -9,42 +9,49 @@ optimum is the sum of ``(rounding error of column i)^2 / U_ii^2``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.admm.grids import Codes, Grid
+from onnx_admm.admm.grids import Codes, Found, Grid, with_rows
 from onnx_admm.admm.layer_problem import Floats, LayerProblem
 
 Order = npt.NDArray[np.intp]
 
 _COLUMNS = 64
-_STRETCHES = tuple(np.linspace(0.8, 1.6, 9))
-"""What scales are multiplied by: errors that are passed on widen the range of what is rounded."""
+_STRETCHES = (0.8, 1.6)
+"""What scales are multiplied by, from and to: errors that are passed on widen the range of what is rounded."""
+_FEWEST, _MOST = 9, 65
+_WORK = 1e9
+"""Multiplications spent on trying scales, where the fewest do not take more."""
+_ROWS = 4096
+"""Rows that are rounded together; those of several scales, where one has less."""
 
 
-def round_successively(problem: LayerProblem, grid: Grid, target: Floats) -> tuple[Grid, Codes]:
-    """Codes near ``target`` in the problem's metric, and the grid with its scales stretched as they are best.
+def round_successively(problem: LayerProblem, grids: Sequence[Grid], target: Floats) -> Found:
+    """Codes near ``target`` in the problem's metric, on the best of the grids with its scales stretched.
 
     Args:
         problem: the layer.
-        grid: ladders of the entries.
+        grids: ladders of the entries, alike but for scales and ranges; each row chooses for itself.
         target: (rows, d), the unconstrained optimum.
     """
     order = _order(problem.normal)
     factor = _factor(problem.normal, order)
-    rows, count = len(target), len(grid.scales)
-    best_codes, best_errors = np.zeros(target.shape), np.full(rows, np.inf)
-    stretches = np.ones(count)
-    for stretch in _STRETCHES:
-        stretched = replace(grid, scales=grid.scales * stretch)
-        codes, errors = _round(problem, stretched, target, order, factor)
-        pooled = np.bincount(grid.judged, errors, rows)[grid.judged]
-        better = pooled < best_errors
-        best_errors[better], best_codes[better] = pooled[better], codes[better]
-        stretches[grid.labels[better]] = stretch
-    return replace(grid, scales=grid.scales * stretches), best_codes
+    affordable = int(_WORK / (target.size * target.shape[1] * len(grids)))
+    stretches = np.linspace(*_STRETCHES, int(np.clip(affordable, _FEWEST, _MOST)))
+    tried = [replace(grid, scales=grid.scales * stretch) for grid in grids for stretch in stretches]
+    together = max(1, _ROWS // len(target))
+    best: Found = tried[0], np.zeros(target.shape)
+    least = np.full(len(target), np.inf)
+    for first in range(0, len(tried), together):
+        batch = tried[first : first + together]
+        for grid, (codes, losses) in zip(batch, _round(problem, batch, target, order, factor), strict=True):
+            better = grid.improved(least - losses)
+            best, least = with_rows(best, (grid, codes), better), np.where(better, losses, least)
+    return best
 
 
 def _order(normal: Floats) -> Order:
@@ -77,28 +84,34 @@ def _factor(normal: Floats, order: Order) -> Floats:
 
 
 def _round(
-    problem: LayerProblem, grid: Grid, target: Floats, order: Order, factor: Floats
-) -> tuple[Codes, Floats]:
-    """Codes (rows, d) and the loss above the optimum of each row (rows,)."""
-    ranks = problem.per_row(order)
-    left = np.take_along_axis(target, ranks, 1)
-    units = np.take_along_axis(grid.units, ranks, 1)
-    sorted_grid = replace(
-        grid, low=np.take_along_axis(grid.low, ranks, 1), high=np.take_along_axis(grid.high, ranks, 1)
+    problem: LayerProblem, grids: Sequence[Grid], target: Floats, order: Order, factor: Floats
+) -> Iterator[tuple[Codes, Floats]]:
+    """For each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
+
+    def stacked(parts: Iterable[Floats]) -> Floats:
+        """Of all grids, columns in order: (group, grids * rows of the group, d)."""
+        by_group = [part.reshape(problem.groups, -1, target.shape[1]) for part in parts]
+        return np.take_along_axis(np.concatenate(by_group, axis=1), order[:, None], 2)
+
+    left = stacked(target for _ in grids)
+    units = stacked(grid.units for grid in grids)
+    ladders = replace(
+        grids[0], low=stacked(grid.low for grid in grids), high=stacked(grid.high for grid in grids)
     )
-    codes, errors = np.zeros_like(left), np.zeros(len(left))
-    for first in range(0, left.shape[1], _COLUMNS):
-        columns = slice(first, min(first + _COLUMNS, left.shape[1]))
-        block, local = left[:, columns].copy(), factor[:, columns, columns]
+    codes, losses = np.zeros_like(left), np.zeros(left.shape[:2])
+    for first in range(0, left.shape[2], _COLUMNS):
+        columns = slice(first, min(first + _COLUMNS, left.shape[2]))
+        block, local = left[..., columns].copy(), factor[:, columns, columns]
         passed = np.zeros_like(block)
-        for j in range(block.shape[1]):
+        for j in range(block.shape[2]):
             column = first + j
-            codes[:, column] = sorted_grid.nearest(block[:, j] / units[:, column], column)
-            wrong = block[:, j] - codes[:, column] * units[:, column]
-            passed[:, j] = wrong / problem.per_row(local[:, j, j])
-            block[:, j:] -= passed[:, j, None] * problem.per_row(local[:, j, j:])
-        errors += np.square(passed).sum(axis=1)
-        left[:, columns.stop :] -= problem.times(passed, factor[:, columns, columns.stop :])
+            codes[..., column] = ladders.nearest(block[..., j] / units[..., column], column)
+            wrong = block[..., j] - codes[..., column] * units[..., column]
+            passed[..., j] = wrong / local[:, j, j, None]
+            block[..., j:] -= passed[..., j, None] * local[:, None, j, j:]
+        losses += np.square(passed).sum(axis=2)
+        left[..., columns.stop :] -= passed @ factor[:, columns, columns.stop :]
     unsorted = np.zeros_like(codes)
-    np.put_along_axis(unsorted, ranks, codes, 1)
-    return unsorted, errors
+    np.put_along_axis(unsorted, order[:, None], codes, 2)
+    parts = np.split(unsorted, len(grids), axis=1), np.split(losses, len(grids), axis=1)
+    return ((part.reshape(target.shape), loss.reshape(-1)) for part, loss in zip(*parts, strict=True))

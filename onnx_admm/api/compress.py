@@ -25,12 +25,12 @@ Source = Dataset | str | os.PathLike[str]
 _FEW_SAMPLES = 100
 
 NO_DATA = (
-    "No data was given: nothing was trained, and the result was compared on random inputs. Data (--data; "
-    "labels are not needed) buys pruning and low bits with fine-tuning: much smaller files of known accuracy."
+    "No data was given: the layers were judged and the result was compared on made-up inputs. Data (--data; "
+    "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
 )
 NOTHING_ASKED = (
-    "Neither --prune nor --bits was given, so the weights were only rounded to 8 bits. With this data, "
-    "try --prune 0.9 --bits 4."
+    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
+    "With this data, try --prune 0.5 --bits 4."
 )
 
 

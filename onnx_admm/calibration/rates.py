@@ -16,7 +16,7 @@ from onnx_admm.sensitivity import OutputProbe
 STEPS = (0.25, 0.5, 1.0, 2.0, 3.5)
 """Densities tried of a layer, in units of the whole model's."""
 
-QUICK = ReconstructionSettings(iterations=30, fit_steps=10, trade_rounds=None)
+QUICK = ReconstructionSettings(iterations=15, fit_steps=10, trade_rounds=None)
 """A rate needs the order of magnitude of an error, not its last tenth."""
 
 _MOST_GROUPS = 4

@@ -77,7 +77,10 @@ def compress(
     ] = None,
     fine_tune: Annotated[
         bool | None,
-        typer.Option("--fine-tune/--no-fine-tune", help="Train or not; by default where there is data."),
+        typer.Option(
+            "--fine-tune/--no-fine-tune",
+            help="Train or not; by default where there is data. Not: layers are rebuilt from TRAIN.",
+        ),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -115,7 +118,7 @@ def compress(
     The result is reloaded, checked, run and compared with IN before it is put in place.
 
     \b
-    Without data: weights of 8 bits, compared on random inputs.
+    Without data: each layer rounded as far as the outputs bear it on made-up inputs.
       onnx-admm compress net.onnx small.onnx
     A few hundred samples, no labels, no training: each layer is rebuilt so that its outputs stay.
       onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnx_admm.admm.near_scale import near_levels
 from onnx_admm.admm.scale import CodeRange
-from onnx_admm.admm.sets import largest
+from onnx_admm.admm.sets import Mask, largest
 from onnx_admm.contracts import Array
 from onnx_admm.encoding.accounting import digit_bits, packed_bytes
 
@@ -36,46 +36,35 @@ class Rounding:
     """What becomes of a weight.
 
     Attributes:
-        codes: magnitudes of the codes, on a scale for each output channel; None: half floats.
-        density: share of the weights that stay, the largest; the others become zero.
+        levels: how many values there are, evenly spaced, a scale for each output channel; None: half floats.
+        density: share of the weights that stay, the largest, none of them 0; the others become 0.
     """
 
-    codes: CodeRange | None
+    levels: int | None
     density: float = 1.0
 
-    @property
-    def levels(self) -> int:
-        """Distinct codes of a weight that stays."""
-        if self.codes is None:
-            return 1 << 16
-        magnitudes = (self.codes.highest - self.codes.lowest) // self.codes.stride + 1
-        return 2 * magnitudes - (self.codes.lowest == 0)
+    def code_ranges(self) -> tuple[CodeRange, ...]:
+        """The ways to place them: about 0, which an odd number holds; half a step beside it where even."""
+        levels = self.levels or 0
+        if self.density < 1:
+            return (CodeRange(1, levels // 2),)
+        with_zero = CodeRange(0, (levels - 1) // 2)
+        return (with_zero,) if levels % 2 else (with_zero, CodeRange(1, levels - 1, stride=2))
 
     def __str__(self) -> str:
-        if self.codes is None:
-            return "half floats"
         zeros = f", {1 - self.density:.0%} zeros" if self.density < 1 else ""
-        return f"{self.levels} levels{zeros}"
+        return "half floats" if self.levels is None else f"{self.levels} levels{zeros}"
 
 
 HALF = Rounding(None)
-DENSE = tuple(
-    Rounding(codes)
-    for codes in (
-        CodeRange(0, 127),
-        CodeRange(0, 19),
-        CodeRange(1, 15, stride=2),
-        CodeRange(0, 4),
-        CodeRange(1, 5, stride=2),
-        CodeRange(1, 3, stride=2),
-        CodeRange(0, 1),
-    )
-)
-"""255, 39, 16, 9, 6, 4 and 3 levels: 8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits."""
+BYTES = Rounding(255)
+NIBBLES = Rounding(16)
+DENSE = (BYTES, Rounding(39), NIBBLES, Rounding(9), Rounding(6), Rounding(4), Rounding(3))
+"""8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits a weight."""
 
 SPARSE = tuple(
-    Rounding(CodeRange(1, highest), density)
-    for highest in (1, 2, 4)
+    Rounding(levels, density)
+    for levels in (2, 4, 8)
     for density in (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03)
 )
 
@@ -94,19 +83,17 @@ class Treated:
 
     def apply(self, rounding: Rounding) -> Array:
         """The weight as it would be; same shape and type."""
-        values, codes = self.values, rounding.codes
-        if codes is None:
-            return values.astype(np.float16).astype(values.dtype)
-        mask = largest(np.abs(values), self._kept(rounding)) & (codes.lowest == 0 or values != 0)
-        # As many bits as leave the product of code and scale exact in the weight's own type.
-        scale_bits = min(_SCALE_BITS, np.finfo(values.dtype).nmant + 1 - codes.highest.bit_length())
-        return near_levels(values, mask, codes, self.axis, scale_bits)
+        if rounding.levels is None:
+            return self.values.astype(np.float16).astype(self.values.dtype)
+        mask = largest(np.abs(self.values), self._kept(rounding))
+        ways = [self._on_levels(mask, codes) for codes in rounding.code_ranges()]
+        return min(ways, key=lambda way: float(np.square(way - self.values, dtype=np.float64).sum()))
 
     def stored_bytes(self, rounding: Rounding | None) -> float:
         """What it takes in the file, codes, gaps, scales and frame; None: as it is."""
         if rounding is None:
             return float(self.values.nbytes)
-        if rounding.codes is None:
+        if rounding.levels is None:
             return 2.0 * self.values.size + _CAST_BYTES
         size, channels = self.values.size, 1 if self.axis is None else self.values.shape[self.axis]
         if rounding.density < 1:
@@ -122,10 +109,16 @@ class Treated:
         """
         if rounding is None:
             return 0.0
-        if rounding.codes is None:
+        if rounding.levels is None:
             return _HALF_ERROR
         lost = float(self._energy_below[self.values.size - self._kept(rounding)])
         return lost + (1 - lost) * 1.3 * float(np.log(rounding.levels)) / rounding.levels**2
+
+    def _on_levels(self, mask: Mask, codes: CodeRange) -> Array:
+        # As many bits as leave the product of code and scale exact in the weight's own type.
+        scale_bits = min(_SCALE_BITS, np.finfo(self.values.dtype).nmant + 1 - codes.highest.bit_length())
+        there = mask if codes.lowest == 0 else mask & (self.values != 0)
+        return near_levels(self.values, there, codes, self.axis, scale_bits)
 
     def _kept(self, rounding: Rounding) -> int:
         return round(self.values.size * rounding.density)
