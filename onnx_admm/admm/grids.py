@@ -117,8 +117,8 @@ def grids_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask
     scales = np.where(scales > 0, scales, 1.0)
 
     def grid(low: npt.NDArray[Any], high: npt.NDArray[Any], stride: int = 1, gap: bool = False) -> Grid:
-        pruned = (np.where(live, bound[labels], 0.0) for bound in (low, high))
-        return Grid(scales, labels, *pruned, stride, gap)
+        lowest, highest = (np.where(live, bound[labels], 0.0) for bound in (low, high))
+        return Grid(scales, labels, lowest, highest, stride, gap)
 
     if isinstance(levels, ShiftedLevels):
         shifts = levels.shifts_near(np.asarray(found.lowest).reshape(-1))
