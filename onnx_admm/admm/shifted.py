@@ -69,7 +69,7 @@ class ShiftedLevels:
         return Quantized(np.moveaxis(moved, 0, self.axis), scales, self.axis, lowest)
 
     def shifts_near(self, lowest: Ints) -> list[Ints]:
-        """Lowest codes worth trying beside the ones given, those first: half a level up and down, and centred."""
+        """Lowest codes worth trying, the given ones first: half a level up and down, and centred."""
         first, last = self._lowest_codes()[0], self._lowest_codes()[-1]
         tried = [lowest, lowest - 1, lowest + 1, np.full_like(lowest, -self.span // 2)]
         return tried[:1] if self.centred else [np.clip(low, first, last) for low in tried]

@@ -22,7 +22,7 @@ Order = npt.NDArray[np.intp]
 
 _COLUMNS = 64
 _STRETCHES = (0.8, 1.6)
-"""What scales are multiplied by, from and to: errors that are passed on widen the range of what is rounded."""
+"""What scales are multiplied by, from and to: errors passed on widen the range of what is rounded."""
 _FEWEST, _MOST = 9, 65
 _WORK = 1e9
 """Multiplications spent on trying scales, where the fewest do not take more."""
