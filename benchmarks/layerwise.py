@@ -193,7 +193,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     results["versions"] = {name: version(name) for name in ("onnx-admm", "numpy", "scipy")}
     results["machine"] = platform.machine()
-    results.setdefault("commands", []).append(" ".join(sys.argv))
+    results.setdefault("commands", []).append(" ".join(Path(part).name for part in sys.argv))
     known = {layer["layer"]: layer for layer in results.get("layers", [])}
     found = model_layers(arguments) if arguments.model else iter(())
     for layer in (*found, *(synthetic_layer(inputs) for inputs in arguments.synthetic)):

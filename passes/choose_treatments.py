@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.allocation import Option, least_cost
-from onnx_admm.contracts import (
-    Array,
-    Dataset,
-    Edit,
-    ModelView,
-    PassContext,
-    PassReport,
-    Skip,
-    Task,
-    WeightSite,
-)
+from onnx_admm.calibration.roundings import ANCHORS, ATTEMPTS, Found, RoundingSearch, decibels
+from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
+from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
 from onnx_admm.model.shapes import layer_profiles
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")
-_ANCHORS = (BYTES, NIBBLES)
-"""What every layer is measured with first; all others are guessed from these until one is wanted."""
-
-_SEEN, _LEAST_GAIN = 1e-3, 0.02
-"""Of its own relative error a layer in a chain passes on about all, a redundant one some hundredths. One that
-passes on less than a thousandth is not seen by the samples: nobody knows what it does with others, so all is
-expected of it. And never less is than two hundredths."""
-
 _MOST_MACS = 1 << 39
 """Multiply-accumulates that measuring may take: a minute or so on one core. They decide how many samples are
 run, and not a clock, so that the same model gives the same bytes."""
@@ -46,13 +26,7 @@ _RUNS_PER_LAYER = 5
 _UNSEEN = 8
 """Times as many samples confirm as were measured on: one in a hundred shows only among some hundreds."""
 
-_ATTEMPTS = 6
-_LARGEST_STEP, _CLOSE = 8.0, 1.1
-_HOPELESS = 1e6
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
-
-Choice = Mapping[str, Rounding | None]
-"""What is done to each layer; None leaves it as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +89,7 @@ class ChooseTreatments:
             model, layers, measuring, reference=context.reference, threads=context.settings.threads
         )
         with context.progress.task("measure", runs) as task:
-            search = _Search(layers, probe, runs, task)
+            search = RoundingSearch(layers, probe, runs, task)
             found = self._confirmed(search, probe.on(unseen), context)
         return self._report(model, search, found, skipped)
 
@@ -140,38 +114,16 @@ class ChooseTreatments:
         macs = max(1, sum(profile.macs or 0 for profile in profiles))
         runs = _RUNS_PER_LAYER * len(profiles)
         count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
-        unseen = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * _ATTEMPTS)))
-        runs = min(runs, max(len(_ANCHORS) * len(profiles), _MOST_MACS // (macs * count)))
+        unseen = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
+        runs = min(runs, max(len(ANCHORS) * len(profiles), _MOST_MACS // (macs * count)))
         return _spread(data, count), _spread(others, unseen), runs
 
     # -- choosing ----------------------------------------------------------------------------
 
-    def _confirmed(self, search: _Search, unseen: OutputProbe, context: PassContext) -> _Found:
-        """The choice of fewest bytes that holds on the unseen samples; nothing is done where none does.
-
-        Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
-        while it does not, then to the middle between the two.
-        """
-        best = search.judged(dict.fromkeys(search.layers), unseen)
-        tolerance = 10 ** (-self._least_db(best.effect, context) / 10)
-        allowed, holding, failing = tolerance, 0.0, math.inf
-        for _ in range(_ATTEMPTS):
-            found = search.judged(search.allocate(allowed), unseen)
-            room = tolerance / max(found.damage, tolerance / _LARGEST_STEP)
-            if room >= 1 and self._agrees(found.effect, context):
-                holding = allowed
-                best = min(best, found, key=lambda each: search.bytes(each.choice))
-                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * room
-            else:
-                failing = allowed
-                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, room)
-            if failing < holding * _CLOSE or (holding and room < _CLOSE):
-                break
-        return best
-
-    def _least_db(self, effect: Effect, context: PassContext) -> float:
-        is_blind = effect.agreement is not None and context.validation is None
-        return self.blind_sqnr_db if is_blind else self.least_sqnr_db
+    def _confirmed(self, search: RoundingSearch, unseen: OutputProbe, context: PassContext) -> Found:
+        is_blind = context.validation is None and unseen.effect({}).agreement is not None
+        least_db = self.blind_sqnr_db if is_blind else self.least_sqnr_db
+        return search.confirmed(unseen, 10 ** (-least_db / 10), lambda effect: self._agrees(effect, context))
 
     def _agrees(self, effect: Effect, context: PassContext) -> bool:
         """Whether predictions stay, where there are any and samples that show it."""
@@ -180,7 +132,7 @@ class ChooseTreatments:
         return effect.agreement >= self.least_agreement
 
     def _report(
-        self, model: ModelView, search: _Search, found: _Found, skipped: tuple[Skip, ...]
+        self, model: ModelView, search: RoundingSearch, found: Found, skipped: tuple[Skip, ...]
     ) -> PassReport:
         weights = {
             name: array
@@ -197,137 +149,13 @@ class ChooseTreatments:
             else:
                 left.append(Skip(name, layer.why_left(way)))
         figures: dict[str, Any] = {
-            "sqnr_db": _decibels(found.damage),
+            "sqnr_db": decibels(found.damage),
             "agreement": found.effect.agreement,
             "expected_bytes": round(search.bytes(found.choice)),
             "bytes_before": sum(layer.treated.values.nbytes for layer in search.layers.values()),
             "runs": search.runs,
         }
         return PassReport(bool(edits), tuple(edits), (*skipped, *left), figures)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A choice, the worse of its damages on both sets of samples, and its effect on the unseen ones."""
-
-    choice: Choice
-    damage: float
-    effect: Effect
-
-
-class _Search:
-    """Allocation and measurement in turns: only roundings that would be chosen are ever run."""
-
-    def __init__(self, layers: Mapping[str, Treated], probe: OutputProbe, most_runs: int, task: Task) -> None:
-        self.layers = {name: _Layer(treated) for name, treated in layers.items()}
-        self.probe, self.runs = probe, 0
-        self._most_runs, self._task = most_runs, task
-        self._base = probe.damage({})
-
-    def allocate(self, allowed: float) -> Choice:
-        """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
-        for name, layer in self.layers.items():
-            for anchor in _ANCHORS if layer.ways else ():
-                self._measure(name, anchor)
-        while True:
-            options = {name: layer.options() for name, layer in self.layers.items()}
-            choice = {name: option.what for name, option in least_cost(options, allowed).items()}
-            if not sum(self._measure(name, way) for name, way in choice.items()):
-                return choice
-
-    def judged(self, choice: Choice, unseen: OutputProbe) -> _Found:
-        """The choice with its effect on the model as a whole."""
-        weights = self.weights(choice)
-        effect = unseen.effect(weights)
-        return _Found(choice, max(self.probe.damage(weights), effect.damage), effect)
-
-    def weights(self, choice: Choice) -> dict[str, Array]:
-        """New weights of the layers that do not stay as they are."""
-        return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
-
-    def bytes(self, choice: Choice) -> float:
-        """What all layers would take in the file."""
-        return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())
-
-    def _measure(self, name: str, way: Rounding | None) -> bool:
-        """Run the layer rounded so; False where that is known, or no run is left."""
-        layer = self.layers[name]
-        if way is None or way in layer.measured or self.runs >= self._most_runs:
-            return False
-        damage = self.probe.damage({name: layer.treated.apply(way)})
-        layer.measured[way] = max(damage - self._base, 0.0)
-        self.runs += 1
-        self._task.advance(note=name)
-        return True
-
-
-class _Layer:
-    """A layer, the roundings worth a thought, and what those that were run did to the outputs.
-
-    What others do is guessed in proportion to what they are expected to change in the weight; the proportion
-    is that of the nearest one run, and between two of them lies between theirs.
-    """
-
-    def __init__(self, treated: Treated) -> None:
-        self.treated = treated
-        self.ways = _worthwhile(treated)
-        self.measured: dict[Rounding, float] = {}
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether the samples show what becomes of the layer."""
-        return any(d >= _SEEN * self.treated.expected_error(way) for way, d in self.measured.items())
-
-    def options(self) -> list[Option[Rounding | None]]:
-        """What an allocation chooses from; to stay as it is is one."""
-        return [Option(self.treated.stored_bytes(way), self.damage(way), way) for way in (None, *self.ways)]
-
-    def damage(self, way: Rounding | None) -> float:
-        """Measured or guessed, with the doubt that there is."""
-        if way is None:
-            return 0.0
-        expected = self.treated.expected_error(way)
-        if not self.is_seen:
-            return expected
-        found = self.measured[way] if way in self.measured else self._guess(expected)
-        return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
-
-    def _guess(self, expected: float) -> float:
-        errors, damages = np.array(
-            sorted((self.treated.expected_error(way), damage) for way, damage in self.measured.items())
-        ).T
-        gains = np.log(np.maximum(damages, _SEEN * errors) / errors)
-        return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
-
-    def says(self, way: Rounding) -> str:
-        """One line on the layer where it is rounded."""
-        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(way):,.0f} bytes"
-        if not self.is_seen:
-            return f"{way}: {size}; the samples hardly reach it, so it is taken to matter in full"
-        return f"{way}: {size}; rounded alone it leaves the outputs {_decibels(self.damage(way)):.1f} dB"
-
-    def why_left(self, way: Rounding | None) -> str:
-        """One line on the layer where it stays."""
-        if way is not None:
-            return f"its values are {way} as they are"
-        if not self.ways:
-            return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
-        alone = _decibels(self.damage(self.ways[0]))
-        return f"{self.ways[0]} alone would leave the outputs {alone:.1f} dB"
-
-
-def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
-    """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
-    ways = sorted(
-        (HALF, *DENSE, *SPARSE), key=lambda way: (layer.expected_error(way), layer.stored_bytes(way))
-    )
-    kept: list[Rounding] = []
-    least = layer.stored_bytes(None)
-    for way in ways:
-        if layer.stored_bytes(way) < least:
-            kept.append(way)
-            least = layer.stored_bytes(way)
-    return tuple(kept)
 
 
 # -- what is there ---------------------------------------------------------------------------
@@ -382,7 +210,3 @@ def _spread(data: Dataset, wanted: int) -> Dataset:
     return data.select(
         np.unique(np.linspace(0, len(data) - 1, min(len(data), wanted)).round().astype(np.int64))
     )
-
-
-def _decibels(damage: float) -> float:
-    return round(-10 * math.log10(max(damage, 1e-20)), 2)

@@ -48,16 +48,17 @@ def conjugate_fit(problem: LayerProblem, mask: Mask, start: Floats, *, steps: in
     A row is done once its gradient has fallen by seven digits against ``b``. Source: ALPS (arXiv 2406.07831),
     algorithm 2.
     """
+    # Zero off the mask, the preconditioner alone keeps every direction on it.
     inverse = mask / problem.per_row(np.diagonal(problem.normal, axis1=1, axis2=2))
     weights = np.where(mask, start, 0.0)
-    residual = np.where(mask, problem.linear - problem.times(weights, problem.normal), 0.0)
+    residual = problem.linear - problem.times(weights, problem.normal)
     goal = _TOLERANCE**2 * _dots(problem.linear, problem.linear * inverse)
     direction = residual * inverse
     left = _dots(residual, direction)
     for _ in range(steps):
         if not (left > goal).any():
             break
-        image = np.where(mask, problem.times(direction, problem.normal), 0.0)
+        image = problem.times(direction, problem.normal)
         length = _ratio(left, _dots(direction, image))
         weights += length * direction
         residual -= length * image

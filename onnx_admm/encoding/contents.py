@@ -25,11 +25,11 @@ _LARGEST_BIAS = 1 << 16
 
 @dataclass(frozen=True)
 class Contents:
-    """Constants of the main graph, dense.
+    """What can be encoded, dense.
 
     Attributes:
-        weights: of compressible sites, in graph order.
-        biases: small fp32 constants added to a layer's output.
+        weights: of compressible sites, in graph order; a function sees no decoder, so those inside are left.
+        biases: small fp32 constants of the main graph added to a layer's output.
         skipped: sites that stay, and why.
     """
 
@@ -67,12 +67,13 @@ class StoredWeight:
 def read_contents(view: ModelView) -> Contents:
     """The weights and biases of ``view``; large weights are read when they are looked at."""
     weights, skipped = [], []
+    functions = view.function_scopes()
     held = {weight.site: weight for weight in held_weights(view)}
     for site in view.sites():
         if site not in held:
             skipped.append(Skip(site.name, "already encoded"))
-        elif site.scope:
-            skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
+        elif site.scope in functions:
+            skipped.append(Skip(site.name, f"stands in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:

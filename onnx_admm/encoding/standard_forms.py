@@ -16,7 +16,13 @@ from onnx_admm.encoding.plain_coder import grid_of
 from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_storage import index_bytes, mark_dense, mark_sparse, marked_sparse
+from onnx_admm.model.sparse_storage import (
+    index_bytes,
+    initializer_names,
+    mark_dense,
+    mark_sparse,
+    marked_sparse,
+)
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
@@ -68,9 +74,11 @@ def encode_qdq(view: ModelView) -> Outcome:
 def encode_sparse(view: ModelView) -> Outcome:
     """Have every weight written as ``sparse_initializer`` where that is smaller than its dense form."""
     contents = read_contents(view)
-    chosen = {w.name for w in contents.weights if _is_smaller_sparse(w)}
+    possible = initializer_names(view)
+    chosen = {w.name for w in contents.weights if w.name in possible and _is_smaller_sparse(w)}
+    few, elsewhere = "too few zeros for a sparse form to be smaller", "no initializer of the main graph"
     skipped = [
-        Skip(w.name, "too few zeros for a sparse form to be smaller")
+        Skip(w.name, few if w.name in possible else elsewhere)
         for w in contents.weights
         if w.name not in chosen
     ]

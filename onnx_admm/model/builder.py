@@ -19,8 +19,8 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
     Args:
         view: the model; its opset must be the fragment's.
         fragment: nodes and constants; their names are made free of clashes.
-        replacements: name of a stored constant of the main graph -> name in the fragment. The constant goes,
-            and what is computed in its place takes its name.
+        replacements: name of a site, or of a stored constant of the main graph -> name in the fragment. The
+            constant goes, and what is computed in its place takes its name; subgraphs read it from outside.
 
     Raises:
         UsageError: no constant of that name, or a fragment of another opset.
@@ -45,16 +45,18 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         graph.insert_before(graph[0], nodes)
     else:
         graph.extend(nodes)
-    constants = _main_constants(graph)
+    constants = _main_constants(graph) | {name: found.value for name, found in view.found_sites().items()}
+    names = {}
     for name, inner in replacements.items():
         if name not in constants:
-            raise UsageError("no constant of that name in the main graph", where=name)
-        _replace(graph, constants[name], values[inner])
+            raise UsageError("no constant of that name", where=name)
+        names[inner] = constants[name].name
+        _replace(constants[name], values[inner])
     raise_ir_version(model, fragment.least_ir_version)
     view.strip_unused()
-    for name, inner in replacements.items():
-        if name not in taken_names(model):
-            values[inner].name = name
+    for inner, old_name in names.items():
+        if old_name not in taken_names(model):
+            values[inner].name = old_name
 
 
 def clear_input(view: ModelView, value_name: str, slots: Mapping[str, int]) -> int:
@@ -94,9 +96,10 @@ def _main_constants(graph: ir.Graph) -> dict[str, ir.Value]:
     return dict(graph.initializers) | {value.name: value for value in computed if value.name}
 
 
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def _replace(old: ir.Value, new: ir.Value) -> None:
+    graph = old.graph
     old.replace_all_uses_with(new)
-    if old.is_initializer():
+    if old.is_initializer() and graph is not None:
         if old in graph.inputs:
             graph.inputs.remove(old)
         if old.name is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,26 +148,35 @@ def is_large(tensor: ir.TensorProtocol) -> bool:
     return tensor.nbytes >= KEPT_IN_FILES_FROM_BYTES and tensor.dtype.bitwidth >= 8
 
 
-def is_spilled(tensor: ir.TensorProtocol) -> bool:
-    """Whether a new tensor is so large that it is better kept in a temporary file than in memory."""
-    return tensor.nbytes >= _SPILLED_FROM_BYTES and is_large(tensor)
-
-
-def settle_in_files(model: ir.Model) -> None:
-    """Have large initializers read from their files, and very large ones in memory from temporary ones."""
+def leave_in_files(model: ir.Model) -> None:
+    """Have large external initializers read from their files each time, and not mapped."""
     opened: dict[Path, OpenFile] = {}
+    for value, tensor in _large_initializers(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            path = Path(tensor.path)
+            if path not in opened:
+                opened[path] = OpenFile(path)
+            value.const_value = FileTensor(opened[path], tensor.offset or 0, tensor)
+
+
+def spill(model: ir.Model) -> None:
+    """Move very large initializers from memory into temporary files, which go with them."""
+    for value, tensor in _large_initializers(model):
+        if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
+            value.const_value = spilled(tensor)
+
+
+def spilled(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The tensor in a temporary file if it is very large, else itself."""
+    if tensor.nbytes < _SPILLED_FROM_BYTES:
+        return tensor
+    file = OpenFile()
+    return FileTensor(file, file.append(tensor.numpy()), tensor)
+
+
+def _large_initializers(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     for graph in model.graphs():
         for value in graph.initializers.values():
-            match value.const_value:
-                case FileTensor() | ir.LazyTensor() | None:
-                    pass
-                case ir.ExternalTensor() as tensor if is_large(tensor):
-                    path = Path(tensor.path)
-                    if path not in opened:
-                        opened[path] = OpenFile(path)
-                    value.const_value = FileTensor(opened[path], tensor.offset or 0, tensor)
-                case tensor if is_spilled(tensor) and not isinstance(tensor, ir.ExternalTensor):
-                    spilled = OpenFile()
-                    value.const_value = FileTensor(spilled, spilled.append(tensor.numpy()), tensor)
-                case _:
-                    pass
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, FileTensor) and is_large(tensor):
+                yield value, tensor

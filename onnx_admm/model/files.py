@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
 from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
-from onnx_admm.model.file_tensor import FileTensor, is_large, settle_in_files
+from onnx_admm.model.file_tensor import FileTensor, is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_attribute_tensors
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.wire import Piece, Reference, lift, refer, reference_of, spliced
@@ -49,7 +49,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     outside = (tensor for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor))
     if any(Path(tensor.path) != file for tensor in outside):
         model.graph.meta[_EXTERNAL] = True
-    settle_in_files(model)
+    leave_in_files(model)
     return model
 
 
@@ -77,7 +77,7 @@ def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
     Raises:
         OutputError: the model is larger than a protobuf can be.
     """
-    if _weight_bytes(model) > _INLINE_LIMIT:
+    if weight_bytes(model) > _INLINE_LIMIT:
         raise OutputError(
             "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
         )
@@ -200,7 +200,7 @@ def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
 def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
     """Write the model to ``file``; every file written, external data first."""
     data = file.with_name(f"{file.name}.data")
-    if model.graph.meta.get(_EXTERNAL) or _weight_bytes(model) > _INLINE_LIMIT:
+    if model.graph.meta.get(_EXTERNAL) or weight_bytes(model) > _INLINE_LIMIT:
         proto, contents = _skeleton(model, write_sparse, lambda tensor: tensor.nbytes >= _EXTERNAL_THRESHOLD)
         if contents:
             _write_pieces(data, _outside(proto, contents, data.name))
@@ -300,7 +300,8 @@ def _keep_readable(model: ir.Model, folder: Path) -> None:
                 tensor.numpy()
 
 
-def _weight_bytes(model: ir.Model) -> int:
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, dense."""
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_admm.model import files
 from onnx_admm.model.checker import check_output
 from onnx_admm.model.constants import constant_tensor, replace_constant
-from onnx_admm.model.file_tensor import FileTensor, OpenFile, is_spilled, settle_in_files
+from onnx_admm.model.file_tensor import spill, spilled
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
@@ -32,8 +32,13 @@ def check_model(view: ModelView, where: str) -> None:
 
 
 def settle(view: ModelView) -> None:
-    """Move large new weights out of memory, into a temporary file that goes with them."""
-    settle_in_files(view.graph_ir)
+    """Move very large new weights out of memory, into temporary files that go with them."""
+    spill(view.graph_ir)
+
+
+def weight_bytes(view: ModelView) -> int:
+    """Bytes of the model's constants as they are stored, sparse ones dense."""
+    return files.weight_bytes(view.graph_ir)
 
 
 _PIECE = 1 << 20  # elements
@@ -123,10 +128,7 @@ class HeldWeight:
         if self._value.producer() is not None:  # a Constant node holds nothing but values
             replace_constant(self._value, grid.values(self.dtype))
             return
-        codes: ir.TensorProtocol = ir.tensor(grid.codes, name=self.site.name)
-        if is_spilled(codes):
-            file = OpenFile()
-            codes = FileTensor(file, file.append(grid.codes), codes)
+        codes = spilled(ir.tensor(grid.codes, name=self.site.name))
         self._value.const_value = _GridTensor(codes, grid.scales, self._tensor)
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.decode import Decoder, Workspace
+from onnx_admm.model.decode import Decoder, Workspace, cone_of
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
+_MOVING = _RESHAPING | {"Slice", "Split", "Concat"}
+"""Operators that only move elements: by them exporters put recurrent weights into ONNX's order of gates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,26 @@ class SiteFinder:
             self._add(node, slot, value, scope, form)
 
     def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str) -> None:
+        source = self._rearranged(value)
+        if source is not None and (tensor := constant_tensor(source)) is not None:
+            form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), True, True)
+            self._add(node, slot, source, scope, form)
+            return
         array = self._decoder.decode(value, self._opset, self._workspace)
         if array is not None and array.ndim >= 2 and ir.DataType.from_numpy(array.dtype) in _FLOATS:
             self._add(node, slot, value, scope, _Form(array.shape, str(array.dtype), False, False))
+
+    def _rearranged(self, value: ir.Value) -> ir.Value | None:
+        """The one stored matrix whose elements, each once, make up ``value``."""
+        cone = cone_of(value, self._workspace)
+        if cone is None or not all(node.op_type in _MOVING for node in cone.nodes):
+            return None
+        stored = {leaf: tensor for leaf in cone.leaves if (tensor := constant_tensor(leaf)) is not None}
+        floats = [leaf for leaf, tensor in stored.items() if tensor.dtype in _FLOATS]
+        if len(floats) != 1 or len(stored[floats[0]].shape) < 2:
+            return None
+        array = self._decoder.decode(value, self._opset, self._workspace)
+        return floats[0] if array is not None and array.size == stored[floats[0]].size else None
 
     def _add(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str, form: _Form) -> None:
         user, use = label(node), (node, slot.index)

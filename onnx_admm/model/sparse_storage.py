@@ -46,6 +46,11 @@ def mark_sparse(view: ModelView, names: Iterable[str]) -> None:
         initializers[name].const_value = ir.Tensor(array, name=name, metadata_props={SPARSE_BYTES: str(size)})
 
 
+def initializer_names(view: ModelView) -> frozenset[str]:
+    """What can be marked: initializers of the main graph."""
+    return frozenset(view.graph_ir.graph.initializers)
+
+
 def mark_dense(view: ModelView) -> None:
     """Have every tensor of the model written dense, those of subgraphs and Constant nodes too."""
     for value, tensor in list(_marked(view)):

@@ -145,6 +145,11 @@ class ModelView:
             if op_type is None or (node.op_type == op_type and node.domain in ("", "ai.onnx"))
         )
 
+    def function_scopes(self) -> frozenset[str]:
+        """Scopes inside model-local functions, which see nothing of the main graph."""
+        functions = self._model.functions.values()
+        return frozenset(scope for body in functions for scope, _ in _graph_scopes(body.name, body))
+
     # -- editing ---------------------------------------------------------------------------
 
     def replace(self, site: WeightSite | str, array: npt.NDArray[np.generic]) -> None:

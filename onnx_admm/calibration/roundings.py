@@ -1,0 +1,198 @@
+"""How far each layer can be rounded, measured, and what to round how far.
+
+Layers are rounded one at a time and the outputs compared (``sensitivity``); the roundings of fewest bytes are
+taken whose damages add up to what is allowed (``allocation``); then the model as a whole is compared, on
+samples that took no part, and more or less is allowed by what it shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.allocation import Option, least_cost
+from onnx_admm.contracts import Array, Task
+from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
+from onnx_admm.sensitivity import Effect, OutputProbe
+
+ANCHORS = (BYTES, NIBBLES)
+"""What every layer is measured with first; all others are guessed from these until one is wanted."""
+
+ATTEMPTS = 6
+"""Choices that are tried on the model as a whole, at most."""
+
+_SEEN, _LEAST_GAIN = 1e-3, 0.02
+"""Of its own relative error a layer in a chain passes on about all, a redundant one some hundredths. One that
+passes on less than a thousandth is not seen by the samples: nobody knows what it does with others, so all is
+expected of it. And never less is than two hundredths."""
+
+_LARGEST_STEP, _CLOSE = 16.0, 1.1
+_HOPELESS = 1e6
+
+Choice = Mapping[str, Rounding | None]
+"""What is done to each layer; None leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A choice, the worse of its damages on both sets of samples, and its effect on the unseen ones."""
+
+    choice: Choice
+    damage: float
+    effect: Effect
+
+
+class RoundingSearch:
+    """Allocation and measurement in turns: only roundings that would be chosen are ever run.
+
+    Args:
+        layers: by site name.
+        probe: the model with the samples to measure on.
+        most_runs: measurements, at most; twice the layers or more.
+        task: advances by one a measurement.
+    """
+
+    def __init__(self, layers: Mapping[str, Treated], probe: OutputProbe, most_runs: int, task: Task) -> None:
+        self.layers = {name: RoundedLayer(treated) for name, treated in layers.items()}
+        self.probe, self.runs = probe, 0
+        self._most_runs, self._task = most_runs, task
+        self._base = probe.damage({})
+
+    def confirmed(self, unseen: OutputProbe, tolerance: float, agrees: Callable[[Effect], bool]) -> Found:
+        """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
+
+        Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
+        while it does not, then to the middle between the two.
+
+        Args:
+            unseen: the same model on samples that took no part in choosing.
+            tolerance: most damage, on either set of samples.
+            agrees: whether the predictions there stay well enough.
+        """
+        best = self.judged(dict.fromkeys(self.layers), unseen)
+        allowed, holding, failing = tolerance, 0.0, math.inf
+        for _ in range(ATTEMPTS):
+            found = self.judged(self.allocate(allowed), unseen)
+            room = float(np.clip(tolerance / max(found.damage, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP))
+            if room >= 1 and agrees(found.effect):
+                holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
+                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * room
+            else:
+                failing = allowed
+                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, room)
+            if failing < holding * _CLOSE or (holding and room < _CLOSE):
+                break
+        return best
+
+    def allocate(self, allowed: float) -> Choice:
+        """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
+        for name, layer in self.layers.items():
+            for anchor in ANCHORS if layer.ways else ():
+                self._measure(name, anchor)
+        while True:
+            options = {name: layer.options() for name, layer in self.layers.items()}
+            choice = {name: option.what for name, option in least_cost(options, allowed).items()}
+            if not sum(self._measure(name, way) for name, way in choice.items()):
+                return choice
+
+    def judged(self, choice: Choice, unseen: OutputProbe) -> Found:
+        """The choice with its effect on the model as a whole."""
+        weights = self.weights(choice)
+        effect = unseen.effect(weights)
+        return Found(choice, max(self.probe.damage(weights), effect.damage), effect)
+
+    def weights(self, choice: Choice) -> dict[str, Array]:
+        """New weights of the layers that do not stay as they are."""
+        return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
+
+    def bytes(self, choice: Choice) -> float:
+        """What all layers would take in the file."""
+        return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())
+
+    def _measure(self, name: str, way: Rounding | None) -> bool:
+        """Run the layer rounded so; False where that is known, or no run is left."""
+        layer = self.layers[name]
+        if way is None or way in layer.measured or self.runs >= self._most_runs:
+            return False
+        damage = self.probe.damage({name: layer.treated.apply(way)})
+        layer.measured[way] = max(damage - self._base, 0.0)
+        self.runs += 1
+        self._task.advance(note=name)
+        return True
+
+
+class RoundedLayer:
+    """A layer, the roundings worth a thought, and what those that were run did to the outputs.
+
+    What others do is guessed in proportion to what they are expected to change in the weight; the proportion
+    is that of the nearest one run, and between two of them lies between theirs.
+    """
+
+    def __init__(self, treated: Treated) -> None:
+        self.treated = treated
+        self.ways = _worthwhile(treated)
+        self.measured: dict[Rounding, float] = {}
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the samples show what becomes of the layer."""
+        return any(d >= _SEEN * self.treated.expected_error(way) for way, d in self.measured.items())
+
+    def options(self) -> list[Option[Rounding | None]]:
+        """What an allocation chooses from; to stay as it is is one."""
+        return [Option(self.treated.stored_bytes(way), self.damage(way), way) for way in (None, *self.ways)]
+
+    def damage(self, way: Rounding | None) -> float:
+        """Measured or guessed, with the doubt that there is."""
+        if way is None:
+            return 0.0
+        expected = self.treated.expected_error(way)
+        if not self.is_seen:
+            return expected
+        found = self.measured[way] if way in self.measured else self._guess(expected)
+        return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
+
+    def _guess(self, expected: float) -> float:
+        errors, damages = np.array(
+            sorted((self.treated.expected_error(way), damage) for way, damage in self.measured.items())
+        ).T
+        gains = np.log(np.maximum(damages, _SEEN * errors) / errors)
+        return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
+
+    def says(self, way: Rounding) -> str:
+        """One line on the layer where it is rounded."""
+        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(way):,.0f} bytes"
+        if not self.is_seen:
+            return f"{way}: {size}; the samples hardly reach it, so it is taken to matter in full"
+        return f"{way}: {size}; rounded alone it leaves the outputs {decibels(self.damage(way)):.1f} dB"
+
+    def why_left(self, way: Rounding | None) -> str:
+        """One line on the layer where it stays."""
+        if way is not None:
+            return f"its values are {way} as they are"
+        if not self.ways:
+            return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
+        alone = decibels(self.damage(self.ways[0]))
+        return f"{self.ways[0]} alone would leave the outputs {alone:.1f} dB"
+
+
+def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
+    """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
+    ways = sorted(
+        (HALF, *DENSE, *SPARSE), key=lambda way: (layer.expected_error(way), layer.stored_bytes(way))
+    )
+    kept: list[Rounding] = []
+    least = layer.stored_bytes(None)
+    for way in ways:
+        if layer.stored_bytes(way) < least:
+            kept.append(way)
+            least = layer.stored_bytes(way)
+    return tuple(kept)
+
+
+def decibels(damage: float) -> float:
+    """The signal-to-noise ratio that a damage leaves, at most 200."""
+    return round(-10 * math.log10(max(damage, 1e-20)), 2)
