@@ -8,6 +8,7 @@ from conftest import TWO_GEMMS, context_of_gemms
 
 from onnx_admm.admm.levels import Levels, SupportLevels
 from onnx_admm.contracts import ModelView
+from onnx_admm.encoding.codebook import Weight
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.admm_quantize import SCALE_BITS, AdmmQuantize
@@ -33,6 +34,16 @@ def test_every_weight_lies_on_its_grid_and_zeros_stay(bits: int, per_channel: bo
     assert SupportLevels(mask, bits, axis=axes[0], scale_bits=SCALE_BITS).contains(fork.read("w1"))
     assert Levels(max(bits, 2), axis=axes[1], scale_bits=SCALE_BITS).contains(fork.read("w2"))
     assert report.changed
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_eight_bits_fit_a_byte_beside_zeros_too(per_channel: bool) -> None:
+    """With +-128 q beside zero there would be 257 levels."""
+    model = pruned_mlp()
+    AdmmQuantize(bits=8, per_channel=per_channel).run(fork := model.fork(), context_of_gemms(model))
+    weight = Weight("w1", fork.read("w1"))
+    assert (weight.channel_grid if per_channel else weight.grid) is not None
+    assert not fork.read("w1")[model.read("w1") == 0].any()
 
 
 def test_a_layer_without_zeros_at_one_bit_has_two_values() -> None:

@@ -74,6 +74,15 @@ def test_integers_are_those_that_the_graph_knows(body: str, expected: set[int]) 
     assert set(np.unique(drawn(text, "i"))) == expected
 
 
+def test_indices_stay_within_their_own_type() -> None:
+    text = "g (uint8[N,6] i) => (float[a,b,c] y) { c = Cast <to = 6> (i)  y = Gather (t, c) }"
+    full = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 17]> {text}')
+    full.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((300, 2), np.float32), "t"))
+    del full.graph.value_info[:]
+    feeds = everything(synthetic_dataset(ModelView.from_bytes(full.SerializeToString()), 200, 0)).feeds
+    assert feeds["i"].max() > 250
+
+
 def test_masks_are_ones_positions_count_states_are_small() -> None:
     text = """g (float[N,4,6] x, int64[N,6] attention_mask, int64[N,6] position_ids, float[N,2,3] cell)
         => (float[N,4,6] y, float[N,2,3] cell_out, int64[N,6] m, int64[N,6] p)

@@ -99,7 +99,7 @@ def _integer_draws(port: PortSpec, value: ValueRef | None) -> tuple[Draw, ...]:
     if _POSITION_NAME.search(port.name):
         return (Counting(),)
     if known:
-        return (Integers(0, min(known)),)
+        return (Integers(0, min(*known, np.iinfo(port.dtype).max + 1)),)
     if compared:
         return (Choice(np.unique(np.concatenate(compared))),)
     if port.dtype == "uint8":
