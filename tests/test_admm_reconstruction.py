@@ -28,6 +28,9 @@ from onnx_admm.admm import (
     reconstruct,
     ridge_for,
 )
+from onnx_admm.admm.descent import descend
+from onnx_admm.admm.grids import grids_of
+from onnx_admm.admm.successive import round_successively
 
 F64 = npt.NDArray[np.float64]
 
@@ -188,6 +191,21 @@ def test_better_than_the_best_weights_on_the_nearest_support() -> None:
     ours, repaired_only = np.array(losses).T
     assert (ours < repaired_only).all()
     assert ours.sum() < 0.8 * repaired_only.sum()
+
+
+def test_the_loop_finds_codes_that_rounding_one_by_one_does_not() -> None:
+    levels, losses = ShiftedLevels(2, axis=0, centred=True), []
+    for seed in range(3):
+        problem = random_layer(seed, rows=16, width=48)
+        grids = grids_of(levels, problem.optimum(), None, None)
+        rounded = round_successively(problem, grids, problem.optimum())
+        grid, codes = descend(problem, *rounded, sweeps=20, fit_scales=True)
+        dense = problem.loss(problem.optimum())
+        found = reconstruct(problem, levels).weights
+        losses.append((problem.loss(found) - dense, problem.loss(codes * grid.units) - dense))
+    ours, one_by_one = np.array(losses).T
+    assert (ours <= one_by_one + 1e-9).all()
+    assert ours.sum() < 0.95 * one_by_one.sum()
 
 
 def test_a_stranger_set_is_solved_to_its_optimum() -> None:
