@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport
 from onnx_admm.errors import OnnxAdmmError, WorkError, located
@@ -41,6 +42,16 @@ class PipelineResult:
         return any(step.report.changed for step in self.reports)
 
 
+class Journal(Protocol):
+    """Where a run notes what each pass made, so that another need not run it again."""
+
+    def recall(self, position: int) -> tuple[ModelView, StepReport] | None:
+        """The model after the pass at ``position`` and what it said; None where it has to be run."""
+
+    def keep(self, position: int, model: ModelView, step: StepReport) -> None:
+        """Note what the pass at ``position`` made."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order.
@@ -63,6 +74,7 @@ class Pipeline:
         self,
         model: ModelView | str | os.PathLike[str],
         data: PassContext | Dataset | str | os.PathLike[str] | None = None,
+        journal: Journal | None = None,
     ) -> PipelineResult:
         """Run every pass; the given model is left as it was.
 
@@ -70,6 +82,7 @@ class Pipeline:
             model: a model, or the path of one.
             data: training samples (a dataset or a path; a tenth is set aside to choose by) or a context
                 that says everything a pass may use.
+            journal: where results of passes are kept and found again.
 
         Raises:
             PassRefused: a pass will not touch the model; names it and those before it.
@@ -80,6 +93,11 @@ class Pipeline:
         steps: list[StepReport] = []
         for position, step in enumerate(self.passes):
             place = self._place(position)
+            known = None if journal is None else journal.recall(position)
+            if known is not None:
+                view, report = known
+                steps.append(report)
+                continue
             try:
                 with located(place):
                     view, report = self._transaction(view, step, context)
@@ -88,6 +106,8 @@ class Pipeline:
             except Exception as error:
                 fault = f"{type(error).__name__}: {error}"
                 raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
+            if journal is not None:
+                journal.keep(position, view, report)
             steps.append(report)
         return PipelineResult(view, tuple(steps))
 

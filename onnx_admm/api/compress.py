@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnx_admm.api.checkpoints import Checkpoints
 from onnx_admm.api.measure import SYNTHETIC, SYNTHETIC_SAMPLES, Measurement, check_runs
 from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
@@ -56,6 +57,7 @@ class Compression:
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it exceeds the budget or is larger than the original.
         report: where to write the report as JSON.
+        resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
         memory_mb: MiB that statistics of layers looked at together may take.
@@ -78,6 +80,7 @@ class Compression:
     max_drop: float | None = None
     keep: bool = False
     report: str | os.PathLike[str] | None = None
+    resume: str | os.PathLike[str] | None = None
     seed: int = 0
     threads: int = 0
     memory_mb: int = 1024
@@ -129,7 +132,9 @@ class Compression:
         require_runtime()
         plan = self.plan(source)
         judged = self._samples(plan)
-        result = plan.recipe.pipeline().run(plan.model, self._context(plan))
+        journal = self._journal(plan)
+        notes = () if journal is None else _resumed(journal)
+        result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
         with staged(place) as folder:
             candidate = folder / place.name
             self._save(result, candidate, plan)
@@ -143,7 +148,7 @@ class Compression:
             exceeded = comparison.over_budget(self.max_drop)
             written = exceeded is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
-            report = replace(report, exceeded=exceeded, written=written)
+            report = replace(report, exceeded=exceeded, written=written, notes=(*notes, *report.notes))
             if written:
                 move_into_place(folder, place)
         if self.report is not None:
@@ -228,6 +233,15 @@ class Compression:
         if plan.validation is not None:
             return {"validation": plan.validation}
         return {SYNTHETIC: synthetic_dataset(plan.model, SYNTHETIC_SAMPLES, self.seed)}
+
+    def _journal(self, plan: Plan) -> Checkpoints | None:
+        if self.resume is None:
+            return None
+        run = (self.seed, self.threads, self.max_drop)
+        data = (plan.train, plan.validation)
+        journal = Checkpoints.of(Path(self.resume), plan.model, data, plan.recipe, run)
+        journal.make_folder()
+        return journal
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -324,6 +338,11 @@ def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **s
     report = Compression(**settings).run(source, target)
     report.raise_if_exceeded()
     return report
+
+
+def _resumed(journal: Checkpoints) -> tuple[str, ...]:
+    done, total = journal.found(), len(journal.names)
+    return (f"{done} of {total} passes were taken from {journal.folder}.",) if done else ()
 
 
 def _step_facts(step: StepReport) -> StepFacts:

@@ -92,6 +92,14 @@ def compress(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the whole report as JSON.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Keep what each pass makes in DIR; run again, go on from there.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
     ] = 0,
@@ -152,6 +160,7 @@ def compress(
         max_drop=max_drop,
         keep=keep,
         report=report,
+        resume=resume,
         seed=seed,
         threads=threads,
         memory_mb=memory,

@@ -1,0 +1,119 @@
+"""Runs that go on from what an interrupted one left behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from conftest import RunCommand, running
+from fake_plugins import Scale
+
+from onnx_admm.api import compress
+from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.errors import OutputError, WorkError
+from onnx_admm.report import Report
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """Counts its runs, halves the weights, and stops as often as it is told to."""
+
+    name: ClassVar[str] = "fragile"
+    idempotent: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    runs: ClassVar[int] = 0
+    stops: ClassVar[int] = 0
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        return None
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        cls = type(self)
+        cls.runs += 1
+        if cls.stops:
+            cls.stops -= 1
+            raise RuntimeError("the power went")
+        return Scale(factor=0.5).run(model, context)
+
+
+@pytest.fixture(autouse=True)
+def unbroken() -> None:
+    Fragile.runs = Fragile.stops = 0
+
+
+def go(net: Path, samples: Path, **changes: object) -> Report:
+    passes = (Scale(factor=0.25), Fragile(), Fragile())
+    folder = net.parent
+    return compress(
+        net, folder / "out.onnx", **running(*passes), data=samples, resume=folder / "kept", **changes
+    )
+
+
+def test_a_run_goes_on_where_it_was_interrupted(net: Path, samples: Path, tmp_path: Path) -> None:
+    passes = (Scale(factor=0.25), Fragile(), Fragile())
+    compress(net, tmp_path / "at-once.onnx", **running(*passes), data=samples)
+    Fragile.runs, Fragile.stops = 0, 1
+    with pytest.raises(WorkError, match="pass 2 of 3, fragile"):
+        go(net, samples)
+    assert not (tmp_path / "out.onnx").exists()
+    report = go(net, samples)
+    assert Fragile.runs == 1 + 2
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "at-once.onnx").read_bytes()
+    assert f"1 of 3 passes were taken from {tmp_path / 'kept'}." in report.notes
+    assert [step.name for step in report.steps] == ["scale", "fragile", "fragile"]
+    assert report.steps[0].edits.keys() == report.steps[1].edits.keys() != set()
+
+
+def test_a_finished_run_is_not_run_again(net: Path, samples: Path) -> None:
+    first = go(net, samples)
+    assert not any("were taken" in note for note in first.notes)
+    again = go(net, samples)
+    assert Fragile.runs == 2
+    assert again.steps == first.steps
+
+
+@pytest.mark.parametrize("what", ["seed", "model", "data"])
+def test_another_run_finds_nothing(net: Path, samples: Path, what: str) -> None:
+    go(net, samples)
+    if what == "model":
+        view = ModelView.load(net)
+        view.replace("w1", view.read("w1") * np.float32(1.25))
+        view.save(net)
+    if what == "data":
+        arrays = dict(np.load(samples))
+        np.savez(samples, **{**arrays, "x": arrays["x"] + np.float32(0.01)})
+    report = go(net, samples, **({"seed": 5} if what == "seed" else {}))
+    assert Fragile.runs == 4
+    assert not any("were taken" in note for note in report.notes)
+
+
+def test_a_result_without_its_report_is_run_again(net: Path, samples: Path, tmp_path: Path) -> None:
+    go(net, samples)
+    for said in (tmp_path / "kept").glob("02-*.json"):
+        said.unlink()
+    report = go(net, samples)
+    assert Fragile.runs == 3
+    assert any(note.startswith("1 of 3 passes") for note in report.notes)
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"name": "scale"})])
+def test_a_damaged_checkpoint_gets_a_sentence(net: Path, samples: Path, tmp_path: Path, content: str) -> None:
+    go(net, samples)
+    (said,) = (tmp_path / "kept").glob("01-*.json")
+    said.write_text(content)
+    with pytest.raises(OutputError, match=r"01-scale.*a checkpoint cannot be read.*Delete it"):
+        go(net, samples)
+
+
+def test_no_place_for_checkpoints_is_said(net: Path, run: RunCommand) -> None:
+    folder = net.parent / "missing" / "kept"
+    code, _, err = run("compress", net, net.parent / "out.onnx", "--resume", folder)
+    assert code == 1
+    assert "no folder for checkpoints" in err
+    assert "mkdir -p" in err
+    assert not (net.parent / "out.onnx").exists()
