@@ -8,11 +8,8 @@ from typing import ClassVar, Literal
 
 from onnx_admm.contracts import Cost, LayerProfile, Treatment
 from onnx_admm.encoding.accounting import packed_bytes
-from onnx_admm.errors import UsageError
 
 Format = Literal["auto", "dense", "qdq", "sparse", "packed"]
-
-_PATTERN_SEPARATOR = ":"
 
 
 @dataclass(frozen=True)
@@ -34,48 +31,20 @@ class StorageCostModel:
 
     name: ClassVar[str] = "storage"
     assumes: ClassVar[str] = (
-        "kept weights lie at random (gaps are geometric); names, biases and graph are not counted"
+        "bytes of weights in the file; kept weights lie at random (gaps are geometric); names, biases and "
+        "graph are not counted"
     )
+    figures: ClassVar[tuple[str, ...]] = ("bytes",)
 
     format: Format = "auto"
 
     def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """Bytes of the layer's weights, treated so.
-
-        Raises:
-            UsageError: a density outside 0..1, or bits outside 1..32.
-        """
-        if not 0.0 <= treatment.density <= 1.0:
-            raise UsageError("impossible density", where=layer.node, got=treatment.density, expected="0 to 1")
-        if not 1 <= treatment.bits <= 32:
-            raise UsageError("impossible bits", where=layer.node, got=treatment.bits, expected="1 to 32")
+        """Bytes of the row's weights, treated so; 0 where they were counted at an earlier row."""
         if layer.parameters == 0:
             return Cost(bytes=0.0)
         if self.format == "auto":
             return Cost(bytes=min(count(layer, treatment) for count in _BYTES.values()))
         return Cost(bytes=_BYTES[self.format](layer, treatment))
-
-    def break_even(self, layer: LayerProfile, bits: int) -> float:
-        """Least weights-over-nonzeros at which pruned storage is no larger than dense storage of equal bits.
-
-        About ``1 + index bits / weight bits`` for a packed layer; 1 where pruning never costs; inf where even
-        a single kept weight costs more.
-        """
-        whole = _dense_bits(layer, bits)
-
-        def pays(kept: int) -> bool:
-            cost = self.estimate(layer, Treatment(kept / layer.parameters, bits)).bytes
-            return cost is not None and cost <= whole
-
-        if layer.parameters == 0 or pays(layer.parameters):
-            return 1.0
-        if not pays(1):
-            return math.inf
-        least, most = 1, layer.parameters
-        while most - least > 1:
-            middle = (least + most) // 2
-            least, most = (middle, most) if pays(middle) else (least, middle)
-        return layer.parameters / least
 
 
 def _dense_bits(layer: LayerProfile, bits: int) -> float:
@@ -84,37 +53,33 @@ def _dense_bits(layer: LayerProfile, bits: int) -> float:
 
 
 def _dense(layer: LayerProfile, treatment: Treatment) -> float:
-    return _dense_bits(layer, 32)
+    return _dense_bits(layer, max(32, treatment.bits))
 
 
 def _qdq(layer: LayerProfile, treatment: Treatment) -> float:
     if treatment.bits > 8:
         return _dense(layer, treatment)
     # Only whole bytes and nibbles have a DequantizeLinear.
-    return _dense_bits(layer, 4 if treatment.bits <= 4 else 8) + 5 * _channels(layer)
+    return _dense_bits(layer, 4 if treatment.bits <= 4 else 8) + 5 * layer.channels
 
 
 def _sparse(layer: LayerProfile, treatment: Treatment) -> float:
-    return 7 * _kept(layer, treatment)
+    return (max(32, treatment.bits) / 8 + 3) * _kept(layer, treatment)
 
 
 def _packed(layer: LayerProfile, treatment: Treatment) -> float:
-    kept, bits, structure = _kept(layer, treatment), treatment.bits, treatment.structure
+    kept, bits = _kept(layer, treatment), treatment.bits
     codebook = 0.0 if bits > 8 else 4 * min(2.0**bits, kept)
-    if structure == "unstructured" and kept < layer.parameters:
+    if treatment.structure == "unstructured" and kept < layer.parameters:
         return packed_bytes(layer.parameters, kept, 1 << bits) + codebook
     position = 0
-    if _PATTERN_SEPARATOR in structure and kept < layer.parameters:
-        position = math.ceil(math.log2(int(structure.partition(_PATTERN_SEPARATOR)[2])))
+    if treatment.pattern is not None and kept < layer.parameters:
+        position = math.ceil(math.log2(treatment.pattern[1]))
     return kept * (bits + position) / 8 + codebook
 
 
 def _kept(layer: LayerProfile, treatment: Treatment) -> float:
     return treatment.density * layer.parameters
-
-
-def _channels(layer: LayerProfile) -> int:
-    return layer.weight_shape[0] if layer.weight_shape else 1
 
 
 _BYTES = {"dense": _dense, "qdq": _qdq, "sparse": _sparse, "packed": _packed}

@@ -6,6 +6,8 @@ OnnxAdmmError                  exit code 1
 │   │   └── UnsupportedModel   a valid model with something nobody can run or train
 │   ├── DataError              the data does not fit the model, or is not data
 │   ├── RecipeError            unknown pass, misspelt key, impossible value
+│   ├── UnknownExtent          a cost depends on an axis that nobody gave an extent
+│   ├── UnpricedOperator       a cost model does not know what an operator costs
 │   └── RuntimeMissing         no ONNX Runtime, two of them, or one that cannot train
 ├── WorkError                  exit code 1: the work itself failed
 │   ├── PassRefused            a pass will not touch this model, and says why
@@ -79,6 +81,14 @@ class DataError(UsageError):
 
 class RecipeError(UsageError):
     """An unknown pass, a misspelt key or an impossible value."""
+
+
+class UnknownExtent(UsageError):
+    """A cost depends on an axis that is open and was not bound."""
+
+
+class UnpricedOperator(UsageError):
+    """A cost model does not know what an operator costs; pricing lists the node and goes on."""
 
 
 class RuntimeMissing(UsageError):

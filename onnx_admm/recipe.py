@@ -2,6 +2,10 @@
 
 fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
+cost_model = "storage"     # optional: what prices the layers, as --cost-model takes it
+
+[bind]                     # optional: extents of open axes that costs are for
+N = 1
 
 [preprocessing]            # optional: how stored samples become model inputs
 scale = 0.00392156862745098
@@ -28,7 +32,7 @@ import tomli_w
 from onnx_admm.contracts import Pass, TrainingSettings
 from onnx_admm.errors import RecipeError, located
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.registry import pass_class
+from onnx_admm.registry import cost_model, pass_class
 from onnx_admm.settings import build, check_keys, parse_toml, read_toml, unbuild
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
 _STEPS, _MOST_EPOCHS = 4000, 60
 _SWITCHES = ("fine_tune", "provenance")
-_TOP_LEVEL = ("pass", "training", "preprocessing", *_SWITCHES)
+_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Recipe:
         preprocessing: how stored samples become model inputs; None takes them as they are.
         fine_tune: train where there is data; without it passes take the nearest feasible weights.
         provenance: write the names of the passes into the model's metadata.
+        cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
+        bind: extents of open axes that costs are for, by symbol or place.
     """
 
     passes: tuple[Pass, ...]
@@ -56,6 +62,8 @@ class Recipe:
     preprocessing: Preprocessing | None = None
     fine_tune: bool = True
     provenance: bool = True
+    cost_model: str | None = None
+    bind: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -82,12 +90,18 @@ class Recipe:
             passes=tuple(_parse_step(step, f"{source}, pass {i}") for i, step in enumerate(steps, 1)),
             training=build(TrainingSettings, table.get("training", {}), f"{source}, [training]"),
             preprocessing=_parse_preprocessing(table.get("preprocessing"), f"{source}, [preprocessing]"),
+            cost_model=_parse_cost_model(table.get("cost_model"), f"{source}, key 'cost_model'"),
+            bind=_parse_bindings(table.get("bind", {}), f"{source}, [bind]"),
             **switches,
         )
 
     def table(self) -> dict[str, Any]:
         """The recipe as plain values, every setting written out so that later defaults cannot change it."""
         tables: dict[str, Any] = {key: getattr(self, key) for key in _SWITCHES}
+        if self.cost_model is not None:
+            tables["cost_model"] = self.cost_model
+        if self.bind:
+            tables["bind"] = dict(self.bind)
         if self.preprocessing is not None:
             tables["preprocessing"] = unbuild(self.preprocessing)
         tables["training"] = unbuild(self.training)
@@ -246,3 +260,22 @@ def _parse_preprocessing(table: object, place: str) -> Preprocessing | None:
     from onnx_admm.data import Preprocessing
 
     return build(Preprocessing, table, place)
+
+
+def _parse_cost_model(spec: object, place: str) -> str | None:
+    if spec is None:
+        return None
+    if not isinstance(spec, str):
+        raise RecipeError("not the name of a cost model", where=place, got=repr(spec))
+    with located(place):
+        cost_model(spec)
+    return spec
+
+
+def _parse_bindings(table: object, place: str) -> dict[str, int]:
+    if not isinstance(table, Mapping):
+        raise RecipeError("not a table of extents", where=place, got=repr(table), expected="such as N = 1")
+    for axis, extent in table.items():
+        if not isinstance(extent, int) or isinstance(extent, bool):
+            raise RecipeError("not an extent", where=f"{place}, key '{axis}'", got=repr(extent))
+    return dict(table)

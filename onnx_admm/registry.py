@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from onnx_admm.contracts import CostModel, Pass
 from onnx_admm.errors import OnnxAdmmError, RecipeError, UsageError, located
-from onnx_admm.settings import did_you_mean
+from onnx_admm.settings import build, did_you_mean, merge, parse_toml, read_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Registry:
 
 
 PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
-COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "estimate", "break_even"))
+COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "figures", "estimate"))
 
 
 def pass_class(name: str) -> type[Pass]:
@@ -117,10 +119,53 @@ def pass_class(name: str) -> type[Pass]:
     return found
 
 
-def cost_model(name: str) -> CostModel:
-    """A cost model of the class registered under ``name``, with its defaults; see `Registry.get`."""
-    made: CostModel = COST_MODELS.get(name)()
+def cost_model(spec: str) -> CostModel:
+    """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``.
+
+    The profile is a TOML file, or the tag of one that the cost model brings: ``devices/NAME/TAG.toml`` beside
+    its module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
+
+    Raises:
+        RecipeError: no such cost model or profile; an unknown or missing key, an impossible value.
+    """
+    head, *overrides = spec.split(",")
+    name, _, profile = head.partition(":")
+    cls = COST_MODELS.get(name.strip())
+    table = _profile(cls, name, profile.strip()) if profile.strip() else {}
+    for override in overrides:
+        merge(table, _override(override, spec))
+    made: CostModel = build(cls, table, f"cost model '{spec}'")
     return made
+
+
+def shipped_profiles(cls: type) -> dict[str, Path]:
+    """Profiles that come with a cost model's class, by tag."""
+    folder = Path(inspect.getfile(cls)).parent / "devices" / str(getattr(cls, "name", ""))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def _profile(cls: type, name: str, profile: str) -> dict[str, Any]:
+    shipped = shipped_profiles(cls)
+    if profile in shipped:
+        return read_toml(shipped[profile])
+    if profile.endswith(".toml"):
+        return read_toml(profile)
+    raise RecipeError(
+        f"unknown profile '{profile}' of the cost model '{name}'",
+        expected=f"a TOML file{''.join(f', {tag}' for tag in shipped)}",
+        hint=did_you_mean(profile, shipped),
+    )
+
+
+def _override(text: str, spec: str) -> dict[str, Any]:
+    """``key=value`` as a table; a value that is no TOML is a text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError("not a setting", where=f"cost model '{spec}'", got=repr(text), expected="KEY=VALUE")
+    try:
+        return parse_toml(f"{key} = {value}", spec)
+    except RecipeError:
+        return parse_toml(f"{key} = {json.dumps(value.strip())}", spec)
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -41,6 +41,16 @@ def parse_toml(text: str, place: str) -> dict[str, Any]:
         raise RecipeError(f"not TOML: {error}", where=place) from error
 
 
+def merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put ``changes`` over ``table``, table by table; what they do not name stays."""
+    for key, value in changes.items():
+        known = table.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            merge(known, value)
+        else:
+            table[key] = value
+
+
 def build(cls: type[_T], table: object, place: str) -> _T:
     """A dataclass from a table, strict about types (an array may become a tuple).
 

@@ -14,7 +14,7 @@ from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
-from onnx_admm.model.shapes import layer_profiles
+from onnx_admm.model import layer_profiles
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")

@@ -17,7 +17,7 @@ LEVELS = (
     {"admm", "model", "settings"},
     {"contracts"},
     {"runtime", "progress", "layers", "folding"},
-    {"encoding", "training", "data", "budget", "allocation", "sensitivity"},
+    {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
     {"calibration"},
     {"pipeline"},
     {"passes", "cost_models"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from fake_plugins import Scale
 
 from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
 from onnx_admm.cost_models.storage import StorageCostModel
+from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.registry import COST_MODELS, PASSES
 from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family
 
@@ -178,34 +180,81 @@ class FaultyCost:
     """A cost model that breaks one promise."""
 
     name: ClassVar[str] = "faulty"
-    assumes: ClassVar[str] = "nothing"
 
     fault: str
 
+    @property
+    def assumes(self) -> str:
+        return "" if self.fault == "presuming" else "nothing"
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        return {"sure": ("latency_s",), "odd": ("speed",)}.get(self.fault, ("bytes",))
+
     def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        if self.fault == "rude":
+            raise UnpricedOperator("no idea")
+        if self.fault == "giving up":
+            raise UnpricedOperator("no idea", where=layer.node)
+        if self.fault == "demanding":
+            raise UnknownExtent("open", where=layer.node)
+        if self.fault == "vague" and layer.open_axes:
+            raise UnknownExtent("open", where=layer.node)
+        if self.fault == "wrong error" and layer.open_axes:
+            raise UnpricedOperator("open", where=layer.node)
         figures = {
             "negative": Cost(bytes=-1.0),
-            "infinite": Cost(latency_s=float("inf")),
-            "vanishing": Cost(macs=float(layer.macs or 0)),
+            "infinite": Cost(bytes=float("inf")),
+            "silent": Cost(),
+            "talkative": Cost(bytes=1.0, macs=1.0),
+            "sure": Cost(latency_s=1.0),
+            "doubtful": Cost(bytes=1.0, uncertainty=-1.0),
+            "vanishing": Cost(bytes=float(layer.macs or 0)),
             "moody": Cost(bytes=float(time.perf_counter_ns())),
         }
         return figures.get(self.fault) or StorageCostModel().estimate(layer, treatment)
 
-    def break_even(self, layer: LayerProfile, bits: int) -> float:
-        return 0.5 if self.fault == "generous" else 2.0
+
+class Miscomposed(FaultyCost):
+    """Totals something else each time."""
+
+    composition = "a sum"
+
+    def compose(self, rows: Sequence[Cost]) -> Cost:
+        return Cost(bytes=float(time.perf_counter_ns()))
 
 
 @pytest.mark.parametrize(
     ("fault", "promise"),
     [
+        ("presuming", "says what it assumes"),
+        ("odd", "gives figures among latency_s"),
+        ("rude", "names the node it cannot price"),
+        ("giving up", "prices at least one row"),
+        ("demanding", "prices what is bound"),
         ("negative", "finite bytes of at least 0"),
-        ("infinite", "finite latency_s"),
-        ("vanishing", "never gives macs 0"),
+        ("infinite", "finite bytes"),
+        ("silent", "gives bytes if and only if it says so"),
+        ("talkative", "gives macs if and only if it says so"),
+        ("sure", "how uncertain times and energies are"),
+        ("doubtful", "an uncertainty of at least 0"),
+        ("vanishing", "refuses an open axis that its figures depend on"),
+        ("vague", "says which axis to bind"),
+        ("wrong error", "answers an open axis with UnknownExtent"),
         ("moody", "answers the same question alike"),
-        ("generous", "breaks even at 1x or more"),
     ],
 )
 def test_a_faulty_cost_model_is_found(fault: str, promise: str) -> None:
     with pytest.raises(ContractBroken, match=promise):
         check_cost_model(FaultyCost(fault))
     check_cost_model(FaultyCost("none"))
+
+
+def test_a_total_that_is_not_what_is_stated_is_found() -> None:
+    with pytest.raises(ContractBroken, match="totals a sum"):
+        check_cost_model(Miscomposed("none"))
+
+
+def test_a_cost_model_without_members_is_found() -> None:
+    with pytest.raises(ContractBroken, match="all members of the CostModel protocol"):
+        check_cost_model(object())  # type: ignore[arg-type]

@@ -163,3 +163,28 @@ def test_prune_targets(text: str, keys: dict[str, object]) -> None:
 def test_impossible_prune_targets(text: str) -> None:
     with pytest.raises(RecipeError, match="--prune: impossible pruning target; got"):
         parse_prune(text)
+
+
+# -- the target ------------------------------------------------------------------------------
+
+
+def test_a_recipe_names_the_target() -> None:
+    text = 'cost_model = "storage,format=dense"\n[bind]\nN = 1\n"x[1]" = 160\n'
+    recipe = Recipe.parse(text)
+    assert (recipe.cost_model, recipe.bind) == ("storage,format=dense", {"N": 1, "x[1]": 160})
+    assert Recipe.parse(recipe.dump()) == recipe
+    assert "cost_model" not in Recipe(()).dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('cost_model = "stroage"', "recipe, key 'cost_model': unknown cost model 'stroage'; .*'storage'"),
+        ("cost_model = 3", "not the name of a cost model; got 3"),
+        ("bind = 3", r"recipe, \[bind\]: not a table of extents; got 3"),
+        ("[bind]\nN = 1.5", r"recipe, \[bind\], key 'N': not an extent; got 1.5"),
+    ],
+)
+def test_a_target_that_is_none_is_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        Recipe.parse(text)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from fake_plugins import Scale, register
 
+from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import RecipeError, UsageError
 from onnx_admm.registry import COST_MODELS, PASSES, cost_model, pass_class
 
@@ -92,3 +96,54 @@ def test_listing_shows_what_works_and_what_does_not(monkeypatch: pytest.MonkeyPa
     assert listed["fine"].problem is None
     assert listed["fine"].distribution == "listed-party 1.2.3"
     assert "AttributeError" in (listed["gone"].problem or "")
+
+
+# -- cost models by what users write ---------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board(StorageCostModel):
+    """A device with a clock."""
+
+    name: ClassVar[str] = "board"
+
+    clock_ghz: float
+    lanes: Mapping[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """``board`` with the tag ``slow``; a profile ``fast.toml``."""
+    devices = tmp_path / "devices" / "board"
+    devices.mkdir(parents=True)
+    (devices / "slow.toml").write_text("clock_ghz = 0.5\nlanes = { int8 = 4, float32 = 1 }\n")
+    (tmp_path / "fast.toml").write_text("clock_ghz = 5\n")
+    monkeypatch.setattr("onnx_admm.registry.inspect.getfile", lambda cls: str(tmp_path / "board.py"))
+    register(monkeypatch, tmp_path, {COST_MODELS.group: {"board": "test_registry:Board"}})
+    return tmp_path / "fast.toml"
+
+
+def test_a_profile_is_a_tag_or_a_file_and_settings_have_the_last_word(board: Path) -> None:
+    assert cost_model("board:slow") == Board(clock_ghz=0.5, lanes={"int8": 4, "float32": 1})
+    assert cost_model(f"board:{board}") == Board(clock_ghz=5.0)
+    changed = cost_model("board:slow,clock_ghz=2,lanes.int8=8,format=packed")
+    assert changed == Board(clock_ghz=2.0, lanes={"int8": 8, "float32": 1}, format="packed")
+    assert cost_model("storage,format=dense") == StorageCostModel("dense")
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("stroage", "unknown cost model 'stroage'; .* Did you mean 'storage'"),
+        ("board", "cost model 'board': the key 'clock_ghz' is missing"),
+        ("board:slwo", "unknown profile 'slwo' of the cost model 'board'; expected .* Did you mean 'slow'"),
+        ("board:no.toml", "no.toml: cannot read the file"),
+        ("board:slow,clok_ghz=1", "unknown key 'clok_ghz'; .* Did you mean 'clock_ghz'"),
+        ("board:slow,clock_ghz=fast", "key 'clock_ghz': .*; got 'fast'"),
+        ("board:slow,clock_ghz", "not a setting; got 'clock_ghz'; expected KEY=VALUE"),
+    ],
+)
+def test_a_mistake_in_it_is_a_sentence(board: Path, spec: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence) as caught:
+        cost_model(spec)
+    assert caught.value.exit_code == 2

@@ -18,6 +18,7 @@ from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split, synt
 from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.registry import cost_model
 from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
@@ -54,6 +55,8 @@ class Compression:
         prune, bits, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs; None takes the recipe's.
+        cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
+        bind: extents of open axes that costs are for, over the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it exceeds the budget or is larger than the original.
         report: where to write the report as JSON.
@@ -77,6 +80,8 @@ class Compression:
     exclude: Sequence[str] = ()
     fine_tune: bool | None = None
     preprocessing: Preprocessing | None = None
+    cost_model: str | None = None
+    bind: Mapping[str, int] = field(default_factory=dict)
     max_drop: float | None = None
     keep: bool = False
     report: str | os.PathLike[str] | None = None
@@ -208,7 +213,10 @@ class Compression:
             recipe = replace(recipe, fine_tune=self.fine_tune)
         if self.preprocessing is not None:
             recipe = replace(recipe, preprocessing=self.preprocessing)
-        return recipe
+        if self.cost_model is not None:
+            cost_model(self.cost_model)
+            recipe = replace(recipe, cost_model=self.cost_model)
+        return replace(recipe, bind={**recipe.bind, **self.bind})
 
     def _open(self, data: Source | None, model: ModelView, recipe: Recipe, part: Any) -> Dataset | None:
         return None if data is None else self._opened(data, model, recipe, part)
@@ -262,6 +270,8 @@ class Compression:
             max_drop=self.max_drop,
             memory_bytes=self.memory_mb << 20,
             executor=self.executor,
+            cost_model=None if plan.recipe.cost_model is None else cost_model(plan.recipe.cost_model),
+            bindings=plan.recipe.bind,
         )
 
     def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+
 
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the annotated copy goes; never IN.")],
-    cost_model: Annotated[
-        str, typer.Option("--cost-model", metavar="NAME", help="One that `onnx-admm plugins` lists.")
-    ] = "storage",
+    cost_model: Annotated[str, COST_MODEL] = "storage",
+    bind: Annotated[list[str] | None, BIND] = None,
 ) -> None:
     """Write what each node costs into a copy.
 
@@ -26,5 +27,5 @@ def annotate(
     from onnx_admm import api
     from onnx_admm.registry import cost_model as find
 
-    costs = api.annotate(source, target, find(cost_model))
+    costs = api.annotate(source, target, find(cost_model), parse_bindings(bind or ()))
     typer.echo(f"{target} written: {len(costs)} nodes annotated by '{cost_model}'.")

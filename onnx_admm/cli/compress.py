@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -100,6 +101,8 @@ def compress(
             help="Keep what each pass makes in DIR; run again, go on from there.",
         ),
     ] = None,
+    cost_model: Annotated[str | None, COST_MODEL] = None,
+    bind: Annotated[list[str] | None, BIND] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
     ] = 0,
@@ -157,6 +160,8 @@ def compress(
         epochs=epochs,
         fine_tune=fine_tune,
         preprocessing=load_preprocessing(preprocessing),
+        cost_model=cost_model,
+        bind=parse_bindings(bind or ()),
         max_drop=max_drop,
         keep=keep,
         report=report,

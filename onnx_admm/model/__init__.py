@@ -3,8 +3,9 @@
 from onnx_admm.model.decode import Decoded, decode_constant
 from onnx_admm.model.edit import NodeRef, ValueRef
 from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.profiles import LayerProfile, Operand, layer_profiles, node_profiles
 from onnx_admm.model.runtime_limits import lower_ir_version
-from onnx_admm.model.shapes import LayerProfile, infer_shapes, layer_profiles
+from onnx_admm.model.shapes import infer_shapes
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView, PortSpec, Signature
 
@@ -13,6 +14,7 @@ __all__ = [
     "LayerProfile",
     "ModelView",
     "NodeRef",
+    "Operand",
     "PortSpec",
     "Signature",
     "ValueRef",
@@ -22,4 +24,5 @@ __all__ = [
     "infer_shapes",
     "layer_profiles",
     "lower_ir_version",
+    "node_profiles",
 ]

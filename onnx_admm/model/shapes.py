@@ -1,4 +1,4 @@
-"""Shapes, parameters and multiply-accumulates of every node that holds weights."""
+"""Shapes of a model's values, as far as inputs of known extent determine them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import ValueRef
 from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
-from onnx_admm.model.sites import WeightSite, label
 from onnx_admm.model.view import ModelView
 
 Shape = tuple[int | None, ...]
@@ -25,87 +24,54 @@ _ROUNDS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class LayerProfile:
-    """What a cost model may know of one weight of one node.
+class Inference:
+    """What shape inference sees of a model.
 
     Attributes:
-        node: the node that uses the weight.
-        op_type: its operator.
-        weight_shape: dense shape of the weight.
-        output_shape: shape of the node's first output; None where an extent is unknown.
-        parameters: elements of the weight; 0 where a tied weight was counted at an earlier node.
-        macs: multiply-accumulates with this weight, zeros included; None where an extent is unknown.
-        nonzeros: elements that are not zero, counted like ``parameters``.
-        bits: bits one weight is stored in.
-        weight: name of the weight's site.
+        twins: by value of the model, the value of a copy that bears what was inferred: shape, type, constant.
+        open_axes: axes of inputs that stayed open, as ``bindings`` would name them.
     """
 
-    node: str
-    op_type: str
-    weight_shape: tuple[int, ...]
-    output_shape: tuple[int, ...] | None
-    parameters: int
-    macs: int | None
-    nonzeros: int
-    bits: int
-    weight: str = ""
+    twins: Mapping[ir.Value, ir.Value]
+    open_axes: tuple[str, ...]
 
 
-def layer_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
-    """One row for each use of each weight, in graph order.
+def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> dict[ValueRef, Shape]:
+    """Shapes of the view's values for one sample, as `infer` sees them; None for unknown extents.
 
-    A symbolic first axis of an input that ``bindings`` leaves open counts as 1: figures are per sample. Any
-    other open extent leaves ``macs`` and ``output_shape`` None where they depend on it, never 0.
+    A symbolic first axis of an input that ``bindings`` leaves open counts as 1.
+
+    Raises:
+        UsageError: as `infer`.
+    """
+    twins = infer(view, bindings, first_axis=1).twins
+    return {ValueRef(value): extents(twin) for value, twin in twins.items() if twin.shape is not None}
+
+
+def infer(
+    view: ModelView, bindings: Mapping[str, int] | None = None, *, first_axis: int | None = None
+) -> Inference:
+    """Shapes and types of the view's values as standard shape inference sees them.
+
+    Stored shapes of intermediate values are not believed. Shape computations (Shape, Gather, Concat and the
+    like) are carried out where they are small, with bounds; ONNX's own data propagation is not, as it can be
+    made to fill the memory. Values inside functions are not among them: their shapes depend on the call.
 
     Args:
         view: the model.
         bindings: extents by symbol, such as ``{"N": 1, "frames": 160}``, or by place: ``{"x[1]": 576}``.
+        first_axis: extent of symbolic first axes that ``bindings`` leaves open; None leaves them open.
 
     Raises:
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
-    shapes = infer_shapes(view, bindings)
-    rows: list[LayerProfile] = []
-    for found in view.found_sites().values():
-        site, array = found.site, view.read(found.site)
-        counted = site.size, int(np.count_nonzero(array))
-        for node, index in found.uses:
-            output = shapes.get(ValueRef(node.outputs[0]))
-            rows.append(
-                LayerProfile(
-                    node=label(node),
-                    op_type=node.op_type,
-                    weight_shape=site.shape,
-                    output_shape=_known(output),
-                    parameters=counted[0],
-                    macs=_macs(node, index, shapes),
-                    nonzeros=counted[1],
-                    bits=_stored_bits(view, site, array),
-                    weight=site.name,
-                )
-            )
-            counted = 0, 0
-    return tuple(rows)
-
-
-def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> dict[ValueRef, Shape]:
-    """Shapes of the view's values as standard shape inference sees them; None for unknown extents.
-
-    Stored shapes of intermediate values are not believed. Shape computations (Shape, Gather, Concat and the
-    like) are carried out where they are small, with bounds; ONNX's own data propagation is not, as it can be
-    made to fill the memory.
-
-    Raises:
-        UsageError: as ``layer_profiles``.
-    """
     copy = view.fork().graph_ir
-    pairs = list(zip(_values(view.graph_ir), _values(copy), strict=True))
-    twins = dict(pairs)
-    _bind_inputs(copy.graph, dict(bindings or {}))
+    twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
+    open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
     _forget(copy)
     for found in view.found_sites().values():
         twin = twins.get(found.value)
-        if twin is not None:  # none inside functions, whose shapes depend on the call
+        if twin is not None:
             twin.shape, twin.dtype = (
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),
@@ -114,7 +80,7 @@ def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> 
     for _ in range(_ROUNDS):
         if not _infer(copy) or not _fold(copy, opset):
             break
-    return {ValueRef(original): _extents(twin) for original, twin in pairs if twin.shape is not None}
+    return Inference(twins, open_axes)
 
 
 # -- preparing -------------------------------------------------------------------------------
@@ -129,7 +95,8 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
             yield from node.outputs
 
 
-def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int]) -> None:
+def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int | None) -> tuple[str, ...]:
+    """Give open axes their extents; the names of those that stay open."""
     open_axes = {
         (value, axis): (f"{value.name}[{axis}]", extent.value if isinstance(extent, ir.SymbolicDim) else None)
         for value in graph.inputs
@@ -144,14 +111,18 @@ def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int]) -> None:
             raise UsageError("no input has that open axis", where=name, expected=f"one of {known}")
         if extent < 1:
             raise UsageError("an axis needs a positive extent", where=name, got=extent)
-    batch = {symbol: 1 for (_, axis), (_, symbol) in open_axes.items() if axis == 0 and symbol}
+    batch = {symbol: first_axis for (_, axis), (_, symbol) in open_axes.items() if axis == 0 and symbol}
+    left = []
     for (value, axis), (place, symbol) in open_axes.items():
-        default = batch.get(symbol or "", 1 if axis == 0 else None)
-        named: int | None = bindings.get(symbol, default) if symbol else default
+        default = batch.get(symbol or "", first_axis if axis == 0 else None)
+        named = bindings.get(symbol, default) if symbol else default
         bound = bindings.get(place, named)
+        if bound is None:
+            left.append(symbol or place)
         dims: list[int | str | None] = [d if isinstance(d, int) else d.value for d in _dims(value)]
         dims[axis] = symbol if bound is None else bound
         value.shape = ir.Shape(dims)
+    return tuple(dict.fromkeys(left))
 
 
 def _forget(model: ir.Model) -> None:
@@ -206,13 +177,13 @@ def _fold(model: ir.Model, opset: int) -> bool:
 
 def _shape_value(node: ir.Node) -> Array | None:
     source = node.inputs[0]
-    extents = None if source is None or source.shape is None else _known(_extents(source))
-    if extents is None:
+    shape = None if source is None or source.shape is None else known(extents(source))
+    if shape is None:
         return None
     if node.op_type == "Size":
-        return np.array(math.prod(extents), np.int64)
-    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(extents))
-    return np.array(extents[start:end], np.int64)
+        return np.array(math.prod(shape), np.int64)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
+    return np.array(shape[start:end], np.int64)
 
 
 def _small_value(node: ir.Node, opset: int) -> Array | None:
@@ -235,54 +206,17 @@ def _become_constant(node: ir.Node, array: Array) -> None:
     node.outputs[0].shape = ir.Shape(array.shape)
 
 
-# -- counting --------------------------------------------------------------------------------
-
-
-def _macs(node: ir.Node, index: int, shapes: dict[ValueRef, Shape]) -> int | None:
-    """Multiply-accumulates of the product with operand ``index``; None where an extent is unknown."""
-    operand, source = node.inputs[index], node.inputs[0]
-    if node.op_type == "Gather":
-        return 0  # a lookup multiplies nothing
-    weight = None if operand is None else _known(shapes.get(ValueRef(operand)))
-    data = None if source is None else _known(shapes.get(ValueRef(source)))
-    output = _known(shapes.get(ValueRef(node.outputs[0])))
-    if weight is None:
-        return None
-    match node.op_type:
-        case "Conv":
-            return None if output is None else math.prod(output) * math.prod(weight[1:])
-        case "ConvTranspose":
-            return None if data is None else math.prod(data) * math.prod(weight[1:])
-        case "LSTM" | "GRU" | "RNN":
-            return None if data is None else math.prod(data[:2]) * math.prod(weight)
-        case _:
-            return None if output is None else math.prod(output) * weight[_inner_axis(node, index)]
-
-
-def _inner_axis(node: ir.Node, index: int) -> int:
-    """The axis of operand ``index`` that a Gemm or MatMul sums over."""
-    if node.op_type == "Gemm":
-        transposed = bool(node.attributes.get_int("transB" if index else "transA", 0))
-        return int(transposed == (index == 1))
-    return -2 if index else -1
-
-
-def _stored_bits(view: ModelView, site: WeightSite, array: Array) -> int:
-    if site.editable:
-        return 8 * array.dtype.itemsize
-    levels = math.ceil(math.log2(max(2, len(np.unique(array)))))
-    return min(view.decoded(site).stored_bits, levels)
-
-
 def _dims(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return value.shape.dims if value.shape is not None else ()
 
 
-def _extents(value: ir.Value) -> Shape:
+def extents(value: ir.Value) -> Shape:
+    """The value's shape, None for unknown extents; () where it has none, so look first."""
     return tuple(extent if isinstance(extent, int) else None for extent in _dims(value))
 
 
-def _known(shape: Shape | None) -> tuple[int, ...] | None:
+def known(shape: Shape | None) -> tuple[int, ...] | None:
+    """The shape where every extent is known, else None."""
     if shape is None or any(extent is None for extent in shape):
         return None
     return tuple(extent for extent in shape if extent is not None)

@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 
 from onnx_admm.contracts import Array, LayerProfile, ModelView, WeightSite
-from onnx_admm.model.shapes import layer_profiles
+from onnx_admm.model import layer_profiles
 from onnx_admm.model.stored import StoredConstant, disk_bytes, stored_constants
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes

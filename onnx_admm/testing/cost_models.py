@@ -4,77 +4,174 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import fields, replace
+from collections.abc import Mapping
 
-from onnx_admm.contracts import Cost, CostModel, LayerProfile, Treatment
-from onnx_admm.errors import OnnxAdmmError
+from onnx_admm.contracts import (
+    FIGURES,
+    Composition,
+    Cost,
+    CostModel,
+    LayerProfile,
+    ModelView,
+    Treatment,
+)
+from onnx_admm.errors import OnnxAdmmError, UnknownExtent, UnpricedOperator
+from onnx_admm.model import node_profiles
+from onnx_admm.model.text import parse_text
+from onnx_admm.pricing import add_costs, as_stored, break_even, price
 from onnx_admm.testing.contract import demand
 
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0)
 _BITS = (1, 2, 4, 8, 32)
+_STRUCTURES = ("unstructured", "2:4", "block", "channel")
+_TREATMENTS = (
+    *(Treatment(density, bits) for density, bits in itertools.product(_DENSITIES, _BITS)),
+    *(Treatment(0.5, bits, structure) for bits, structure in itertools.product(_BITS, _STRUCTURES)),
+)
+_BOUND = {"N": 1, "T": 7}
+_OTHERWISE = {"N": 3, "T": 11}
+_NEVER_EXACT = ("latency_s", "energy_j")
+
+_KINDS = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    kinds (float[N,8,12,12] x, float[T,N,6] steps, int64[N] ids)
+        => (float[N,3] scores, float[N,N] likeness, float[T,1,N,5] heard, float[N,8] looked_up)
+    <float[16,8,3,3] w1, float[16] b1, float[16,1,3,3] w2, float[64,16,1,1] w3, float[10,64] w4,
+     float[10,3] w5, float[1,20,6] w6, float[1,20,5] w7, float[100,8] table>
+    {
+        conv = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        relu = Relu (conv)
+        depthwise = Conv <group = 16> (relu, w2)
+        pointwise = Conv (depthwise, w3)
+        pooled = GlobalAveragePool (pointwise)
+        flat = Flatten (pooled)
+        dense = Gemm <transB = 1> (flat, w4)
+        tiny = MatMul (dense, w5)
+        scores = Softmax (tiny)
+        turned = Transpose (dense)
+        likeness = MatMul (dense, turned)
+        heard = LSTM <hidden_size = 5> (steps, w6, w7)
+        looked_up = Gather (table, ids)
+    }"""
 
 
-def layers() -> tuple[LayerProfile, ...]:
-    """Layers of every kind a cost model meets: convolutions, dense ones, one without weights."""
-    return (
-        LayerProfile("conv", "Conv", (16, 8, 3, 3), (1, 16, 14, 14), 1152, 225_792, 1152, 32),
-        LayerProfile("pointwise", "Conv", (64, 16, 1, 1), (1, 64, 7, 7), 1024, 50_176, 300, 8),
-        LayerProfile("dense", "Gemm", (500, 800), (1, 500), 400_000, 400_000, 4_000, 4),
-        LayerProfile("tiny", "MatMul", (2, 3), (1, 3), 6, 6, 6, 32),
-        LayerProfile("relu", "Relu", (), (1, 16, 14, 14), 0, 0, 0, 32),
-    )
+def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
+    """Rows of every kind a cost model meets: convolutions, products, a recurrent layer, a lookup, the rest.
+
+    Args:
+        bindings: extents of the axes ``N`` and ``T``; by default 1 and 7.
+    """
+    return node_profiles(_kinds(), _BOUND if bindings is None else bindings)
 
 
 def check_cost_model(model: CostModel) -> None:
-    """Hold a cost model to its contract on `layers`, at all densities and widths.
+    """Hold a cost model to its contract on `layers`, under all kinds of treatments.
 
-    Every figure is finite and not negative, the same question gets the same answer, an unknown shape is a
-    named error and never a cost of 0, a break-even ratio is at least 1, and what is assumed is said.
+    It says what it assumes and which figures it gives, and gives these and no others, with an uncertainty for
+    times and energies. Every figure is finite and not negative; the same question gets the same answer; a
+    figure that depends on an open axis is an `UnknownExtent` that says how to bind it; a row is priced or
+    refused with a named error that names it; what cannot be priced is listed by `price`, the total is the
+    stated composition of the rest; a break-even ratio is at least 1.
 
     Raises:
         ContractBroken: names the cost model, the layer and the promise.
     """
     subject = getattr(model, "name", type(model).__name__)
-    demand(isinstance(model, CostModel), subject, "has all members of the CostModel protocol")
-    demand(bool(model.assumes.strip()), subject, "says what it assumes")
+    _check_declaration(model, subject)
     priced = 0
-    for layer, density, bits in itertools.product(layers(), _DENSITIES, _BITS):
-        treatment = Treatment(density, bits)
-        case = f"{subject} on {layer.node} at density {density} and {bits} bits"
-        cost = _estimate(model, layer, treatment, case)
-        if cost is not None:
-            priced += 1
-            _check_cost(cost, case)
-            demand(model.estimate(layer, treatment) == cost, case, "answers the same question alike")
-            _check_unknown_shape(model, layer, treatment, cost, case)
-    demand(priced > 0, subject, "prices at least one layer")
-    for layer, bits in itertools.product(layers(), _BITS):
-        ratio = model.break_even(layer, bits)
-        demand(ratio >= 1.0, f"{subject} on {layer.node} at {bits} bits", "breaks even at 1x or more", ratio)
+    rows = zip(layers(), layers(_OTHERWISE), layers({}), strict=True)
+    for bound, otherwise, unbound in rows:
+        for treatment in _TREATMENTS if bound.weight else (as_stored(bound),):
+            case = f"{subject} on {bound.node} ({bound.op_type}), {_say(treatment)}"
+            cost = _estimate(model, bound, treatment, case)
+            if cost is not None:
+                priced += 1
+                _check_cost(model, cost, case)
+                demand(model.estimate(bound, treatment) == cost, case, "answers the same question alike")
+                _check_unbound(model, (bound, otherwise, unbound), treatment, case)
+    demand(priced > 0, subject, "prices at least one row")
+    _check_table(model, subject)
+    _check_break_even(model, subject)
+
+
+def _check_declaration(model: CostModel, subject: str) -> None:
+    demand(isinstance(model, CostModel), subject, "has all members of the CostModel protocol")
+    parameters = getattr(type(model), "__dataclass_params__", None)
+    demand(parameters is not None and parameters.frozen, subject, "is a frozen dataclass")
+    demand(bool(model.assumes.strip()), subject, "says what it assumes")
+    demand(bool(model.figures), subject, "gives at least one figure")
+    strange = [name for name in model.figures if name not in FIGURES]
+    demand(not strange, subject, f"gives figures among {', '.join(FIGURES)}", strange or None)
 
 
 def _estimate(model: CostModel, layer: LayerProfile, treatment: Treatment, case: str) -> Cost | None:
+    """The cost; None where the row was refused in due form."""
     try:
         return model.estimate(layer, treatment)
     except OnnxAdmmError as error:
-        demand(layer.node in str(error), case, "names the layer it cannot price", error)
+        demand(layer.node in str(error), case, "names the node it cannot price", error)
+        demand(not isinstance(error, UnknownExtent), case, "prices what is bound", error)
         return None
 
 
-def _check_cost(cost: Cost, case: str) -> None:
-    for entry in fields(cost):
-        figure = getattr(cost, entry.name)
+def _check_cost(model: CostModel, cost: Cost, case: str) -> None:
+    for name in FIGURES:
+        figure = getattr(cost, name)
+        promised = name in model.figures
+        demand((figure is not None) == promised, case, f"gives {name} if and only if it says so", figure)
         sound = figure is None or (math.isfinite(figure) and figure >= 0)
-        demand(sound, case, f"gives a finite {entry.name} of at least 0", figure)
+        demand(sound, case, f"gives a finite {name} of at least 0", figure)
+    doubt = cost.uncertainty
+    inexact = any(name in model.figures for name in _NEVER_EXACT)
+    demand(doubt is not None or not inexact, case, "says how uncertain times and energies are")
+    demand(doubt is None or (math.isfinite(doubt) and doubt >= 0), case, "gives an uncertainty of at least 0")
 
 
-def _check_unknown_shape(
-    model: CostModel, layer: LayerProfile, treatment: Treatment, known: Cost, case: str
+def _check_unbound(
+    model: CostModel, layers: tuple[LayerProfile, ...], treatment: Treatment, case: str
 ) -> None:
+    """A figure given though axes are open must not depend on them."""
+    *bound, unbound = layers
     try:
-        unknown = model.estimate(replace(layer, output_shape=None, macs=0), treatment)
-    except OnnxAdmmError:
+        cost = model.estimate(unbound, treatment)
+    except UnknownExtent as error:
+        demand("--bind " in str(error), case, "says which axis to bind, and how", error)
         return
-    for entry in fields(Cost):
-        vanished = getattr(unknown, entry.name) == 0 and getattr(known, entry.name)
-        demand(not vanished, case, f"never gives {entry.name} 0 for a layer of unknown shape")
+    except OnnxAdmmError as error:
+        demand(False, case, "answers an open axis with UnknownExtent", error)
+        return
+    same = all(model.estimate(layer, treatment) == cost for layer in bound)
+    demand(same, case, "refuses an open axis that its figures depend on", cost)
+
+
+def _check_table(model: CostModel, subject: str) -> None:
+    view = _kinds()
+    table = price(view, model, bindings=_BOUND)
+    named = {row.layer.node for row in table.rows} | {row.node for row in table.unpriced}
+    missing = {layer.node for layer in layers()} - named
+    demand(not missing, subject, "prices every node or lists it as unpriced", missing or None)
+    costs = [row.cost for row in table.rows]
+    expected = model.compose(costs) if isinstance(model, Composition) else add_costs(costs)
+    demand(table.total == expected, subject, f"totals {table.composition}", table.total)
+    demand(bool(table.composition.strip()), subject, "says how rows become a total")
+
+
+def _check_break_even(model: CostModel, subject: str) -> None:
+    for layer, bits, figure in itertools.product(layers(), (2, 8, 32), model.figures):
+        if not layer.weight:
+            continue
+        for structure in _STRUCTURES:
+            case = f"{subject} on {layer.node} at {bits} bits, {structure}"
+            try:
+                ratio = break_even(model, layer, bits, structure, figure)
+            except UnpricedOperator:
+                continue
+            demand(ratio >= 1.0, case, "breaks even at 1x or more", ratio)
+
+
+def _say(treatment: Treatment) -> str:
+    return f"density {treatment.density}, {treatment.bits} bits, {treatment.structure}"
+
+
+def _kinds() -> ModelView:
+    return parse_text(_KINDS)

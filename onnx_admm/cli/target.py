@@ -1,0 +1,37 @@
+"""Flags that name the target: what prices the layers, and for which extents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+
+from onnx_admm.errors import UsageError
+
+COST_MODEL: Any = typer.Option(
+    "--cost-model",
+    metavar="M",
+    help="NAME, NAME:PROFILE or NAME:PROFILE,KEY=VALUE; `onnx-admm plugins` lists names. A profile is a TOML "
+    "file or a tag.",
+)
+BIND: Any = typer.Option(
+    "--bind", metavar="AXIS=N", help="Extent of an open axis, such as N=1 or x[1]=160; for costs."
+)
+
+
+def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
+    """``["N=1", "x[1]=160"]`` as a table.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    bindings = {}
+    for text in texts:
+        axis, _, extent = text.rpartition("=")
+        if not axis or not extent.strip().isdecimal():
+            raise UsageError(
+                "not a binding", where="--bind", got=repr(text), expected="such as N=1 or x[1]=160"
+            )
+        bindings[axis.strip()] = int(extent)
+    return bindings

@@ -1,0 +1,38 @@
+"""The doors: what a pass, cost model, trainer and dataset promise, and the frozen data between them."""
+
+from onnx_admm.contracts.costs import FIGURES, STRUCTURES, Composition, Cost, CostModel, Treatment
+from onnx_admm.contracts.data import Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
+from onnx_admm.contracts.progress import Progress, SilentProgress, Task
+from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
+from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSite
+
+__all__ = [
+    "FIGURES",
+    "STRUCTURES",
+    "Array",
+    "Batch",
+    "Blocks",
+    "Composition",
+    "Cost",
+    "CostModel",
+    "Dataset",
+    "Edit",
+    "Feeds",
+    "LayerProfile",
+    "ModelView",
+    "Operand",
+    "Pass",
+    "PassContext",
+    "PassReport",
+    "PortSpec",
+    "Progress",
+    "SilentProgress",
+    "Skip",
+    "Task",
+    "Trainer",
+    "TrainingRun",
+    "TrainingSettings",
+    "Treatment",
+    "WeightSite",
+]

@@ -1,0 +1,115 @@
+"""What a cost model promises: the price of each row, under each treatment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from onnx_admm.errors import UsageError
+from onnx_admm.model import LayerProfile
+
+STRUCTURES = ("unstructured", "block", "channel")
+"""How zeros may lie, beside patterns such as ``2:4``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How a layer's weights are stored.
+
+    Attributes:
+        density: nonzeros over weights, 0 to 1.
+        bits: of a weight, 1 to 64.
+        structure: how the zeros lie: anywhere (``unstructured``), in blocks (``block``), as whole output
+            channels (``channel``), or at most N nonzeros in every M weights (``N:M``).
+
+    Raises:
+        UsageError: at birth, where one of them is impossible.
+    """
+
+    density: float = 1.0
+    bits: int = 32
+    structure: str = "unstructured"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.density <= 1.0:
+            raise UsageError("impossible density", got=self.density, expected="0 to 1")
+        if not 1 <= self.bits <= 64:
+            raise UsageError("impossible bits", got=self.bits, expected="1 to 64")
+        if self.structure not in STRUCTURES and self.pattern is None:
+            known = f"{', '.join(STRUCTURES)} or a pattern such as 2:4"
+            raise UsageError("no such structure", got=repr(self.structure), expected=known)
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """N and M where the structure is N:M."""
+        kept, _, of = self.structure.partition(":")
+        if kept.isdecimal() and of.isdecimal() and 0 < int(kept) < int(of):
+            return int(kept), int(of)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one row of a price list costs; None where the cost model does not say, never 0 for unknown.
+
+    Attributes:
+        bytes: of weights in the file, or moved; the cost model's ``assumes`` says which.
+        macs: multiply-accumulates that are carried out; with weights that are zero only where the target
+            carries those out too.
+        latency_s: seconds of one run.
+        energy_j: joules of one run.
+        mac_bits: multiply-accumulates times the bits of their weight.
+        uncertainty: how far latency and energy may be off, as a share: 0.25 for a quarter up or down; None
+            where the figures are exact.
+    """
+
+    bytes: float | None = None
+    macs: float | None = None
+    latency_s: float | None = None
+    energy_j: float | None = None
+    mac_bits: float | None = None
+    uncertainty: float | None = None
+
+
+FIGURES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
+"""The figures of a `Cost`."""
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """Prices rows: a frozen dataclass whose fields are the keys of its profile.
+
+    What a model costs is the sum of its rows; a cost model that composes them otherwise also has the members
+    of `Composition`.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def assumes(self) -> str:
+        """What its figures take for granted, as a sentence."""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Which of `FIGURES` it gives for every row that it prices; first the one it is about."""
+
+    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        """The row's cost if its weights were treated so; a row without weights costs what it costs.
+
+        Raises:
+            UnknownExtent: the cost depends on an open axis; `LayerProfile.known_macs` and others say so.
+            UnpricedOperator: no idea what this operator costs.
+        """
+
+
+@runtime_checkable
+class Composition(Protocol):
+    """A cost model whose total is not the sum of its rows."""
+
+    @property
+    def composition(self) -> str:
+        """How rows become a total, as a phrase: ``the sum of the rows and 12 us for the call``."""
+
+    def compose(self, rows: Sequence[Cost]) -> Cost:
+        """The total."""

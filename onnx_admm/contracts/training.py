@@ -1,0 +1,93 @@
+"""What fine-tuning promises: sessions over one model, and how they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from onnx_admm.contracts.data import Array, Blocks, Dataset
+from onnx_admm.model import ModelView, WeightSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How fine-tuning runs.
+
+    Attributes:
+        loss: ``auto`` (cross-entropy and distillation with labels, distillation without),
+            ``cross_entropy``, ``distillation`` or ``mse`` (against the original's outputs).
+        distillation_weight: share of the distillation term where labels are used too, 0 to 1.
+        temperature: softmax temperature of the distillation term (Hinton et al., arXiv 1503.02531).
+        batch_size: samples per step.
+        epoch_samples: samples an epoch draws, another random part of the data each time; None: all.
+        weight_decay: AdamW's decoupled weight decay.
+        augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
+        threads: intra-op threads; 0 lets the runtime choose.
+    """
+
+    loss: str = "auto"
+    distillation_weight: float = 0.5
+    temperature: float = 2.0
+    batch_size: int = 64
+    epoch_samples: int | None = None
+    weight_decay: float = 0.0
+    augment: tuple[str, ...] = ()
+    threads: int = 0
+
+
+class TrainingRun(Protocol):
+    """One open training session over one model; a context manager."""
+
+    def __enter__(self) -> TrainingRun: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def weights(self) -> Blocks:
+        """Effective weights of the trained sites: ``W * free + fixed``."""
+
+    def load(self, weights: Blocks) -> None:
+        """Set the sites' weights; the optimizer's state stays."""
+
+    def pull(self, targets: Blocks, rho: Mapping[str, float]) -> None:
+        """Add ``sum rho/2 ||W - target||^2`` to the loss; rho 0 switches a site's term off."""
+
+    def freeze(self, free: Blocks, fixed: Blocks) -> None:
+        """Train ``W * free + fixed``: where ``free`` is 0 the weight stays at ``fixed``."""
+
+    def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
+        """One pass over the data, learning rate moving linearly; the mean loss.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+
+    def tensors(self) -> Mapping[str, Array]:
+        """Every trained tensor, weights (effective) and biases, by its name in the model."""
+
+    def export(self) -> ModelView:
+        """A fork of the model with ``tensors()`` written back."""
+
+    def snapshot(self) -> Mapping[str, Array]:
+        """Every trained tensor by name (raw, before freeze), to go back to."""
+
+    def restore(self, snapshot: Mapping[str, Array]) -> None:
+        """Go back to a snapshot."""
+
+
+class Trainer(Protocol):
+    """Opens training sessions."""
+
+    def open(
+        self,
+        model: ModelView,
+        sites: Sequence[WeightSite],
+        data: Dataset,
+        settings: TrainingSettings,
+        reference: ModelView,
+    ) -> TrainingRun:
+        """Prepare gradients of ``model``'s weights and biases; ``reference`` is the teacher.
+
+        Raises:
+            TrainingError: an operator has no gradient; names it and its node.
+        """
