@@ -35,6 +35,7 @@ class Unpriced:
     """A node that the cost model cannot price, and why."""
 
     node: str
+    scope: str
     op_type: str
     why: str
 
@@ -94,7 +95,7 @@ def price_layers(
         try:
             rows.append(CostRow(layer, treatment, cost_model.estimate(layer, treatment)))
         except UnpricedOperator as error:
-            unpriced.append(Unpriced(layer.node, layer.op_type, error.what))
+            unpriced.append(Unpriced(layer.node, layer.scope, layer.op_type, error.what))
     costs = [row.cost for row in rows]
     if isinstance(cost_model, Composition):
         return CostTable(tuple(rows), cost_model.compose(costs), cost_model.composition, tuple(unpriced))

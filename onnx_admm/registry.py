@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from onnx_admm.contracts import CostModel, Pass
 from onnx_admm.errors import OnnxAdmmError, RecipeError, UsageError, located
-from onnx_admm.settings import build, did_you_mean, merge, parse_toml, read_toml
+from onnx_admm.settings import build, did_you_mean, merge, parse_toml, read_toml, required_keys
 
 
 @dataclass(frozen=True, slots=True)
 class PlugIn:
     """One registered class, as ``onnx-admm plugins`` shows it.
 
-    ``problem`` is the sentence to show where the class cannot be loaded, else None.
+    ``problem`` is the sentence to show where the class cannot be loaded, else None; ``profiles`` are the tags
+    of those that come with it.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class PlugIn:
     distribution: str
     summary: str
     problem: str | None = None
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,12 @@ class Registry:
         )
 
     def _describe(self, entry: EntryPoint) -> PlugIn:
+        found = PlugIn(self.kind, entry.name, entry.value, _distribution(entry), "")
         try:
-            summary, problem = _summary(self._load(entry)), None
+            loaded = self._load(entry)
         except OnnxAdmmError as error:
-            summary, problem = "", str(error)
-        return PlugIn(self.kind, entry.name, entry.value, _distribution(entry), summary, problem)
+            return replace(found, problem=str(error))
+        return replace(found, summary=_summary(loaded), profiles=tuple(shipped_profiles(loaded)))
 
     def _load(self, entry: EntryPoint) -> Any:
         place = f"{self.kind} '{entry.name}' of {_distribution(entry)}"
@@ -134,6 +137,13 @@ def cost_model(spec: str) -> CostModel:
     table = _profile(cls, name, profile.strip()) if profile.strip() else {}
     for override in overrides:
         merge(table, _override(override, spec))
+    tags = shipped_profiles(cls)
+    if tags and not profile.strip() and not required_keys(cls) <= set(table):
+        raise RecipeError(
+            f"the cost model '{name}' needs a profile",
+            expected=f"a TOML file or one of {', '.join(tags)}",
+            hint=f"Such as {name}:{next(iter(tags))}.",
+        )
     made: CostModel = build(cls, table, f"cost model '{spec}'")
     return made
 

@@ -69,6 +69,18 @@ def build(cls: type[_T], table: object, place: str) -> _T:
     return made
 
 
+def required_keys(cls: type) -> set[str]:
+    """Keys of a settings dataclass that have no default; none for any other class."""
+    if not dataclasses.is_dataclass(cls):
+        return set()
+    absent = dataclasses.MISSING
+    return {
+        entry.name
+        for entry in dataclasses.fields(cls)
+        if entry.init and entry.default is absent and entry.default_factory is absent
+    }
+
+
 def unbuild(settings: object) -> dict[str, Any]:
     """The table that `build` makes ``settings`` from: defaults written out, keys that are None left out."""
     plain: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json", exclude_none=True)

@@ -14,7 +14,7 @@ from fake_plugins import Scale
 from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
-from onnx_admm.registry import COST_MODELS, PASSES
+from onnx_admm.registry import COST_MODELS, PASSES, cost_model
 from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family
 
 SETTINGS: dict[str, list[dict[str, object]]] = {
@@ -42,9 +42,19 @@ def test_every_built_in_pass_keeps_the_contract(name: str, settings: dict[str, o
     assert set(outcomes) == set(model_family())
 
 
-@pytest.mark.parametrize("name", COST_MODELS.names())
-def test_every_cost_model_keeps_the_contract(name: str) -> None:
-    check_cost_model(COST_MODELS.get(name)())
+def built_in_cost_models() -> list[str]:
+    """Every cost model this project registers, with each of its profiles."""
+    return [
+        f"{plugin.name}:{profile}" if profile else plugin.name
+        for plugin in COST_MODELS.plugins()
+        if plugin.distribution.startswith("onnx-admm ")
+        for profile in plugin.profiles or ("",)
+    ]
+
+
+@pytest.mark.parametrize("spec", [*built_in_cost_models(), "admm-nn,curve=analytic"])
+def test_every_built_in_cost_model_keeps_the_contract(spec: str) -> None:
+    check_cost_model(cost_model(spec))
 
 
 def test_outcomes_say_what_became_of_each_model() -> None:

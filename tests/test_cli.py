@@ -76,7 +76,7 @@ def test_inspect(run: RunCommand, net: Path) -> None:
 def test_annotate(run: RunCommand, net: Path) -> None:
     code, out, _ = run("annotate", net, net.parent / "noted.onnx")
     assert code == 0
-    assert "3 nodes annotated by 'storage'" in out
+    assert "8 nodes priced by 'storage', 0 not" in out
     assert "onnx_admm.storage.bytes.total" in ModelView.load(net.parent / "noted.onnx").metadata
 
 

@@ -118,6 +118,8 @@ def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     devices.mkdir(parents=True)
     (devices / "slow.toml").write_text("clock_ghz = 0.5\nlanes = { int8 = 4, float32 = 1 }\n")
     (tmp_path / "fast.toml").write_text("clock_ghz = 5\n")
+    (tmp_path / "empty.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("onnx_admm.registry.inspect.getfile", lambda cls: str(tmp_path / "board.py"))
     register(monkeypatch, tmp_path, {COST_MODELS.group: {"board": "test_registry:Board"}})
     return tmp_path / "fast.toml"
@@ -135,7 +137,11 @@ def test_a_profile_is_a_tag_or_a_file_and_settings_have_the_last_word(board: Pat
     ("spec", "sentence"),
     [
         ("stroage", "unknown cost model 'stroage'; .* Did you mean 'storage'"),
-        ("board", "cost model 'board': the key 'clock_ghz' is missing"),
+        (
+            "board",
+            "cost model 'board' needs a profile; expected a TOML file or one of slow. Such as board:slow",
+        ),
+        ("board:empty.toml", "the key 'clock_ghz' is missing"),
         ("board:slwo", "unknown profile 'slwo' of the cost model 'board'; expected .* Did you mean 'slow'"),
         ("board:no.toml", "no.toml: cannot read the file"),
         ("board:slow,clok_ghz=1", "unknown key 'clok_ghz'; .* Did you mean 'clock_ghz'"),
@@ -147,3 +153,9 @@ def test_a_mistake_in_it_is_a_sentence(board: Path, spec: str, sentence: str) ->
     with pytest.raises(RecipeError, match=sentence) as caught:
         cost_model(spec)
     assert caught.value.exit_code == 2
+
+
+def test_the_listing_names_the_profiles(board: Path) -> None:
+    listed = {plugin.name: plugin.profiles for plugin in COST_MODELS.plugins()}
+    assert listed["board"] == ("slow",)
+    assert cost_model("board,clock_ghz=3") == Board(clock_ghz=3.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 
 from onnx_admm.contracts import FIGURES, Cost, CostModel, ModelView
-from onnx_admm.errors import PassRefused
-from onnx_admm.model.annotation import annotate_nodes
-from onnx_admm.pricing import add_costs, price
+from onnx_admm.model.annotation import NodeKey, annotate_nodes
+from onnx_admm.pricing import add_costs
+from onnx_admm.report import CostFacts, CostRowFacts, describe_costs
+
+_FOLDED = "computed once, when the model is loaded"
 
 
 def annotate(
@@ -16,40 +20,79 @@ def annotate(
     target: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
-) -> dict[str, Cost]:
+) -> CostFacts:
     """Write what each node costs as it stands in ``source`` into ``metadata_props`` of a copy at ``target``.
 
-    Keys are ``onnx_admm.<cost model>.<figure>``: on the node from IR version 10 on, else on the model, with
-    ``:<node>`` behind. The model also gets each figure's ``.total`` and ``.assumes``, what the cost model
-    takes for granted.
+    Keys are ``onnx_admm.<cost model>.<what>``: on the node from IR version 10 on, else on the model, with
+    ``:<node>`` behind. What: each figure, ``uncertainty``; of weights ``treatment`` and ``break_even`` (the
+    least pruning ratio that pays, ``never`` where none does; of several weights each with its name); or
+    ``unpriced``, ``folded`` and why. The model also gets each figure's ``.total``, ``.composition``,
+    ``.bindings`` and ``.assumes``.
 
     Returns:
-        Cost by node with weights.
+        What was written, as data.
 
     Raises:
         ModelError: ``source`` cannot be read.
         UnknownExtent: a cost depends on an axis that is left open.
-        PassRefused: the model has no node with weights.
         OutputError: the copy cannot be written; whatever was at ``target`` is still there.
     """
     view = ModelView.load(source)
-    table = price(view, cost_model, bindings=bindings)
-    costs: dict[str, Cost] = {}
-    for row in table.rows:
-        if row.layer.weight:
-            known = costs.get(row.layer.node)
-            costs[row.layer.node] = row.cost if known is None else add_costs([known, row.cost])
-    if not costs:
-        raise PassRefused("no node with weights to annotate", where=os.fspath(source))
+    facts = describe_costs(view, source, cost_model, bindings)
     prefix = f"onnx_admm.{cost_model.name}"
-    annotate_nodes(view, {node: _notes(prefix, cost) for node, cost in costs.items()})
-    totals = _notes(prefix, table.total)
-    view.metadata.update({f"{key}.total": figure for key, figure in totals.items()})
-    view.metadata[f"{prefix}.assumes"] = cost_model.assumes
+    notes: dict[NodeKey, dict[str, str]] = {
+        (node.scope, node.name): {"folded": _FOLDED} for node in view.nodes()
+    }
+    rows: dict[NodeKey, list[CostRowFacts]] = defaultdict(list)
+    for row in facts.rows:
+        rows[row.scope, row.node].append(row)
+    notes |= {node: _node_notes(of_node) for node, of_node in rows.items()}
+    notes |= {(row.scope, row.node): {"unpriced": row.why} for row in facts.unpriced}
+    annotate_nodes(view, {node: _keyed(prefix, entries) for node, entries in notes.items()})
+    view.metadata.update(_keyed(prefix, _model_notes(facts)))
     view.save(target)
-    return costs
+    return facts
 
 
-def _notes(prefix: str, cost: Cost) -> dict[str, str]:
-    figures = {name: getattr(cost, name) for name in FIGURES}
-    return {f"{prefix}.{name}": f"{figure:.6g}" for name, figure in figures.items() if figure is not None}
+def _node_notes(rows: list[CostRowFacts]) -> dict[str, str]:
+    notes = _cost_notes(add_costs([row.cost for row in rows]))
+    weights = [row for row in rows if row.weight]
+    if weights:
+        notes["treatment"] = _each(weights, [_treatment(row) for row in weights])
+        notes["break_even"] = _each(weights, [_ratio(row.break_even) for row in weights])
+    return notes
+
+
+def _model_notes(facts: CostFacts) -> dict[str, str]:
+    totals = {f"{key}.total": text for key, text in _cost_notes(facts.total).items()}
+    bindings = {"bindings": ", ".join(f"{axis}={extent}" for axis, extent in facts.bindings.items())}
+    return {
+        **totals,
+        "composition": facts.composition,
+        "assumes": facts.assumes,
+        **(bindings if facts.bindings else {}),
+    }
+
+
+def _cost_notes(cost: Cost) -> dict[str, str]:
+    figures = {name: getattr(cost, name) for name in (*FIGURES, "uncertainty")}
+    return {name: f"{figure:.6g}" for name, figure in figures.items() if figure is not None}
+
+
+def _treatment(row: CostRowFacts) -> str:
+    given = row.treatment
+    return "" if given is None else f"density {given.density:.4g}, {given.bits} bits, {given.structure}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "never" if ratio is None or math.isinf(ratio) else f"{ratio:.4g}"
+
+
+def _each(rows: list[CostRowFacts], texts: list[str]) -> str:
+    if len(rows) == 1:
+        return texts[0]
+    return "; ".join(f"{row.weight}: {text}" for row, text in zip(rows, texts, strict=True))
+
+
+def _keyed(prefix: str, entries: Mapping[str, str]) -> dict[str, str]:
+    return {f"{prefix}.{key}": text for key, text in entries.items()}

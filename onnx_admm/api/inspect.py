@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
-from onnx_admm.contracts import ModelView
-from onnx_admm.report import ModelFacts, describe_model
+from onnx_admm.contracts import CostModel, ModelView
+from onnx_admm.report import CostFacts, ModelFacts, describe_costs, describe_model
 
 
 def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
@@ -15,3 +16,15 @@ def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
         ModelError: not a model, or not one that is safe to read.
     """
     return describe_model(ModelView.load(path), path)
+
+
+def inspect_costs(
+    path: str | os.PathLike[str], cost_model: CostModel, bindings: Mapping[str, int] | None = None
+) -> CostFacts:
+    """Where time, energy and bytes of a model go under a cost model, and what each layer would gain.
+
+    Raises:
+        ModelError: not a model, or not one that is safe to read.
+        UnknownExtent: a cost depends on an axis that is left open.
+    """
+    return describe_costs(ModelView.load(path), path, cost_model, bindings)

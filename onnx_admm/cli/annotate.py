@@ -18,14 +18,16 @@ def annotate(
 ) -> None:
     """Write what each node costs into a copy.
 
-    The figures go into its metadata, where viewers such as Netron show them.
+    Predicted cost, treatment and break-even pruning ratio of each node go into its metadata, where viewers
+    such as Netron show them.
 
     \b
       onnx-admm annotate net.onnx annotated.onnx
-      onnx-admm annotate net.onnx annotated.onnx --cost-model storage
+      onnx-admm annotate net.onnx annotated.onnx --cost-model admm-nn --bind N=1
     """
     from onnx_admm import api
     from onnx_admm.registry import cost_model as find
 
-    costs = api.annotate(source, target, find(cost_model), parse_bindings(bind or ()))
-    typer.echo(f"{target} written: {len(costs)} nodes annotated by '{cost_model}'.")
+    facts = api.annotate(source, target, find(cost_model), parse_bindings(bind or ()))
+    nodes = {(row.scope, row.node) for row in facts.rows}
+    typer.echo(f"{target} written: {len(nodes)} nodes priced by '{cost_model}', {len(facts.unpriced)} not.")

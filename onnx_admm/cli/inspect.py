@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import show
+from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+from onnx_admm.errors import UsageError
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model.")],
+    cost_model: Annotated[str | None, COST_MODEL] = None,
+    bind: Annotated[list[str] | None, BIND] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
 ) -> None:
     """Show a model's layers.
@@ -19,10 +23,19 @@ def inspect(
     Operator, shape, weights, nonzeros, bits, MACs and bytes of each. Bytes are what the file stores: of kept
     weights alone, with the index of where they stand, and with everything needed to decode them.
 
+    With --cost-model: where time, energy and bytes go, from which pruning ratio on each layer pays, and the
+    factor on its first figure with 90 % zeros, at 8 and at 4 bits.
+
     \b
       onnx-admm inspect net.onnx
+      onnx-admm inspect net.onnx --cost-model roofline:raspberry-pi-4 --bind N=1
       onnx-admm inspect net.onnx --json | jq '.layers[] | {weight, nonzeros}'
     """
+    if cost_model is not None:
+        _show_costs(model, cost_model, parse_bindings(bind or ()), as_json=as_json)
+        return
+    if bind:
+        raise UsageError("an extent for costs, but no cost model", where="--bind", hint="Add --cost-model.")
     from onnx_admm.api import inspect_model
 
     facts = inspect_model(model)
@@ -38,3 +51,16 @@ def inspect(
     origin = f", made by {facts.provenance}" if facts.provenance else ""
     summary = f"{facts.path}: {facts.file_bytes:,} bytes, opset {facts.opset}, IR {facts.ir_version}{origin}"
     show([Text(summary), model_table(facts)])
+
+
+def _show_costs(model: Path, spec: str, bindings: dict[str, int], *, as_json: bool) -> None:
+    from onnx_admm.api import inspect_costs
+    from onnx_admm.registry import cost_model
+    from onnx_admm.report import to_json
+    from onnx_admm.report.cost_tables import costs_view
+
+    facts = inspect_costs(model, cost_model(spec), bindings)
+    if as_json:
+        typer.echo(to_json(facts), nl=False)
+    else:
+        show(costs_view(facts))

@@ -22,5 +22,7 @@ def plugins() -> None:
     for registry in (PASSES, COST_MODELS):
         for plugin in registry.plugins():
             summary = plugin.summary if plugin.problem is None else f"broken: {plugin.problem}"
+            if plugin.profiles:
+                summary += f" Profiles: {', '.join(plugin.profiles)}."
             table.add_row(plugin.kind, plugin.name, plugin.target, plugin.distribution, summary)
     show([table])

@@ -10,14 +10,20 @@ NODE_METADATA_SINCE = 10
 """IR version from which a node has ``metadata_props`` of its own."""
 
 
-def annotate_nodes(view: ModelView, notes: Mapping[str, Mapping[str, str]]) -> None:
-    """Write notes by node name: on the node where the IR version has it, else on the model.
+NodeKey = tuple[str, str]
+"""Scope and name of a node."""
 
-    Model-level keys are ``<key>:<node>``. Notes with the same key are replaced.
+
+def annotate_nodes(view: ModelView, notes: Mapping[NodeKey, Mapping[str, str]]) -> None:
+    """Write notes by scope and name: on the node where the IR version has it, else on the model.
+
+    Model-level keys are ``<key>:<node>``, the node's scope before its name. Notes with the same key are
+    replaced.
     """
     if view.ir_version < NODE_METADATA_SINCE:
-        for node, entries in notes.items():
-            view.metadata.update({f"{key}:{node}": text for key, text in entries.items()})
+        for (scope, name), entries in notes.items():
+            place = f"{scope}/{name}" if scope else name
+            view.metadata.update({f"{key}:{place}": text for key, text in entries.items()})
         return
-    for reference in view.nodes():
-        reference.ir_node.metadata_props.update(notes.get(reference.name, {}))
+    for node in view.nodes():
+        node.ir_node.metadata_props.update(notes.get((node.scope, node.name), {}))

@@ -35,6 +35,7 @@ class Operand:
         bits: of one element; 32 where that is unknown.
         shape: extents, None for unknown ones; None where not even the rank is known.
         is_constant: whether it is fixed once the model is loaded.
+        producer: operator of the node that computes it; empty for inputs and constants.
         values: elements in order, of constants of at most 64; else None.
     """
 
@@ -43,6 +44,7 @@ class Operand:
     bits: int = 32
     shape: Shape | None = None
     is_constant: bool = False
+    producer: str = ""
     values: tuple[int | float | str | bool, ...] | None = None
 
     @property
@@ -276,13 +278,14 @@ class _Profiler:
         if value is None:
             return Operand()
         twin = self._twins.get(value, value)
-        tensor = constant_tensor(twin)
+        tensor, producer = constant_tensor(twin), value.producer()
         return Operand(
             name=value.name or "",
             dtype=_dtype(twin.dtype),
             bits=_bits(twin.dtype),
             shape=None if twin.shape is None else extents(twin),
             is_constant=self._is_constant(value),
+            producer="" if producer is None or self._is_constant(value) else producer.op_type,
             values=None
             if tensor is None or tensor.size > _SHOWN
             else tuple(np.asarray(tensor.numpy()).ravel().tolist()),

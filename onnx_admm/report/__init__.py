@@ -1,5 +1,6 @@
 """What happened, as data; JSON and the terminal are views of it."""
 
+from onnx_admm.report.costs import CostFacts, CostRowFacts, describe_costs
 from onnx_admm.report.describe import describe_model
 from onnx_admm.report.facts import (
     SCHEMA_VERSION,
@@ -17,6 +18,8 @@ from onnx_admm.report.facts import (
 __all__ = [
     "SCHEMA_VERSION",
     "Comparison",
+    "CostFacts",
+    "CostRowFacts",
     "LayerFacts",
     "ModelFacts",
     "QualityFacts",
@@ -24,6 +27,7 @@ __all__ = [
     "Sizes",
     "StepFacts",
     "Timing",
+    "describe_costs",
     "describe_model",
     "to_json",
 ]

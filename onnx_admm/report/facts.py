@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 
 from onnx_admm.errors import BudgetExceeded, DataError, UsageError
+from onnx_admm.report.costs import CostFacts
 
 SCHEMA_VERSION = 1
 """Rises whenever a field of the JSON changes its meaning or goes away."""
@@ -233,7 +234,7 @@ class Report:
             raise BudgetExceeded(self.exceeded, hint=kept)
 
 
-def to_json(facts: Report | Comparison | ModelFacts) -> str:
+def to_json(facts: Report | Comparison | ModelFacts | CostFacts) -> str:
     """Facts as JSON: fields and what follows from them, and the schema version.
 
     A number that is not finite becomes null.

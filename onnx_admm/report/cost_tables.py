@@ -1,0 +1,119 @@
+"""The terminal's view of a price list."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_admm.contracts import Cost
+from onnx_admm.pricing import Unpriced
+from onnx_admm.report.costs import CostFacts, CostRowFacts
+
+_TITLES = {
+    "latency_s": "latency",
+    "energy_j": "energy",
+    "bytes": "bytes",
+    "macs": "MACs",
+    "mac_bits": "MACs x bits",
+}
+_UNITS = {"latency_s": "s", "energy_j": "J"}
+_SCALES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
+
+
+def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
+    """Layer by layer, other nodes by operator, the total, and what to know of it."""
+    yield costs_table(facts)
+    doubt = facts.total.uncertainty
+    give_or_take = "" if doubt is None else f", give or take {100 * doubt:.0f} %"
+    yield Text(f"The total is {facts.composition}{give_or_take}.")
+    yield Text(f"'{facts.cost_model}' assumes: {facts.assumes}.")
+    if facts.unpriced:
+        yield Text(f"Not priced, not in the total: {_unpriced(facts.unpriced)}.")
+
+
+def costs_table(facts: CostFacts) -> Table:
+    """A row for each weight and each operator without: figures, shares, break-even ratio, gains.
+
+    Gains are factors on the row's first figure.
+    """
+    first, scales = facts.figures[0], {name: _scale(facts, name) for name in facts.figures}
+    gains = list(dict.fromkeys(what for row in facts.rows for what in row.gains))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("op")
+    for name, (_, unit) in scales.items():
+        table.add_column(f"{_TITLES[name]}, {unit}" if unit else _TITLES[name], justify="right")
+        table.add_column("%", justify="right")
+    for title in ("break-even", *gains):
+        table.add_column(title, justify="right")
+    for row in facts.rows:
+        if row.weight:
+            figures = _figures([row], scales)
+            factors = [_factor(row.cost, row.gains.get(what), first) for what in gains]
+            table.add_row(Text(row.weight), row.op_type, *figures, _ratio(row.break_even), *factors)
+    for op_type, rows in _by_operator(facts):
+        table.add_row(Text(f"{len(rows)} without weights"), op_type, *_figures(rows, scales))
+    total = [
+        cell
+        for name, (scale, _) in scales.items()
+        for cell in (_number(getattr(facts.total, name), scale), "")
+    ]
+    table.add_row("all", "", *total, style="bold")
+    return table
+
+
+def _by_operator(facts: CostFacts) -> Iterator[tuple[str, list[CostRowFacts]]]:
+    """Rows without weights that cost anything, by operator."""
+    groups: dict[str, list[CostRowFacts]] = defaultdict(list)
+    for row in facts.rows:
+        if not row.weight and any(getattr(row.cost, name) for name in facts.figures):
+            groups[row.op_type].append(row)
+    yield from groups.items()
+
+
+def _figures(rows: Sequence[CostRowFacts], scales: dict[str, tuple[float, str]]) -> list[str]:
+    cells = []
+    for name, (scale, _) in scales.items():
+        shares = [row.shares[name] for row in rows]
+        share = math.fsum(share for share in shares if share is not None)
+        cells.append(_number(math.fsum(getattr(row.cost, name) for row in rows), scale))
+        cells.append("" if None in shares else f"{100 * share:.1f}")
+    return cells
+
+
+def _scale(facts: CostFacts, name: str) -> tuple[float, str]:
+    """What figures are divided by, and the unit then."""
+    if name not in _UNITS:
+        return 1.0, ""
+    total = math.fsum(getattr(row.cost, name) for row in facts.rows)
+    scale, prefix = next((entry for entry in _SCALES if total >= entry[0]), _SCALES[-1])
+    return scale, prefix + _UNITS[name]
+
+
+def _number(figure: float | None, scale: float) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure:,.0f}" if scale == 1 and figure >= 100 else f"{figure / scale:,.4g}"
+
+
+def _ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return "never" if math.isinf(ratio) else f"{ratio:,.2f}x"
+
+
+def _factor(cost: Cost, other: Cost | None, name: str) -> str:
+    now = getattr(cost, name)
+    return "" if other is None or not now else f"{getattr(other, name) / now:.2f}x"
+
+
+def _unpriced(rows: Sequence[Unpriced]) -> str:
+    groups: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        groups[row.op_type, row.why] += 1
+    return "; ".join(f"{count} {op_type} ({why})" for (op_type, why), count in groups.items())
