@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from onnx_admm.contracts import Treatment
@@ -74,3 +79,32 @@ def test_settings_are_checked() -> None:
         cost_model("admm-nn,dense_gmac_s=0")
     with pytest.raises(RecipeError, match=r"key 'curve': input should be 'published' or 'analytic'"):
         cost_model("admm-nn,curve=measured")
+
+
+# -- the paper's tables ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tables(repository: Path) -> dict[str, Any]:
+    """What the benchmark makes of them now."""
+    spec = importlib.util.spec_from_file_location("tables", repository / "benchmarks/admm_nn_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = module.tables()
+    return found
+
+
+def test_the_totals_of_the_papers_tables_come_from_their_rows(tables: dict[str, Any]) -> None:
+    for name, table in tables["table_8"].items():
+        for what, figures in table.items():
+            if what.startswith("operations"):
+                assert max(map(abs, figures["difference"])) < 0.004, (name, what)
+    for name, row in tables["table_9"].items():
+        assert abs(row["speedup_total"]["difference"][0]) < 0.01, name
+
+
+def test_the_committed_tables_are_those_of_the_code(repository: Path, tables: dict[str, Any]) -> None:
+    committed = json.loads((repository / "benchmarks/results/admm-nn-tables.json").read_text())
+    assert json.loads(json.dumps(tables)) == committed
