@@ -3,10 +3,11 @@
     python benchmarks/admm_nn_tables.py benchmarks/results/admm-nn-tables.json
 
 The layers are those of AlexNet (two groups in CONV2, 4 and 5), their shapes inferred from a model. Table 8
-counts operations, two for each multiply-accumulate. Its rows are turned into densities and bits, table 9's into
-the densities at which the paper's own curve has the row's speed-up; the totals of CONV1-5 are then what the cost
-model makes of these rows. Beside it: what both curves say of the pruning ratios alone (for ADMM-NN's two models
-no test of the published curve, whose points beyond the plot come from them), and the analytic curve's misfit.
+counts operations, two for each multiply-accumulate. Its rows are turned into densities and bits, table 9's
+into the densities at which the paper's own curve has the row's speed-up; the totals of CONV1-5 are then what
+the cost model makes of these rows. Beside it: what both curves say of the pruning ratios alone (for ADMM-NN's
+two models no test of the published curve, whose points beyond the plot come from them), and how far the
+analytic curve is off.
 """
 
 from __future__ import annotations

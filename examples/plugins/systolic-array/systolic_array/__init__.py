@@ -1,0 +1,54 @@
+"""Layers on a weight-stationary systolic array, tile by tile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.errors import UnpricedOperator
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystolicArray:
+    """Matrix products on an array of processing elements that hold one weight each.
+
+    A product of (m, k) by (k, n) takes ``ceil(k / rows) * ceil(n / columns)`` tiles of
+    ``m + rows + columns`` cycles each. Everything else runs beside it and is free.
+    """
+
+    name: ClassVar[str] = "systolic-array"
+    figures: ClassVar[tuple[str, ...]] = ("latency_s", "macs", "mac_bits")
+
+    rows: int
+    columns: int
+    clock_mhz: float
+
+    @property
+    def assumes(self) -> str:
+        return (
+            f"{self.rows} x {self.columns} elements at {self.clock_mhz:g} MHz, weights of any width, loaded "
+            "while the tile before runs; operators without products run beside"
+        )
+
+    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        macs = layer.known_macs()  # names the axis to bind where it is open
+        if macs == 0:
+            return Cost(latency_s=0.0, macs=0.0, mac_bits=0.0, uncertainty=0.3)
+        if layer.op_type not in ("Conv", "Gemm", "MatMul"):
+            raise UnpricedOperator("no mapping onto the array", where=layer.node)
+        outputs = math.prod(layer.output_shape or ())
+        inner = macs // outputs
+        columns = layer.channels if layer.weight else (layer.output_shape or (1,))[-1]
+        kept = math.ceil(columns * treatment.density) if treatment.structure == "channel" else columns
+        groups = dict(layer.attributes).get("group", 1)
+        tiles = groups * math.ceil(inner / self.rows) * math.ceil(kept / groups / self.columns)
+        cycles = tiles * (outputs / columns + self.rows + self.columns)
+        done = macs * kept / columns
+        return Cost(
+            latency_s=cycles / (self.clock_mhz * 1e6),
+            macs=done,
+            mac_bits=done * treatment.bits,
+            uncertainty=0.3,
+        )
