@@ -172,9 +172,11 @@ def chosen_figure(cost_model: CostModel, figure: str | None) -> str:
     if figure is None:
         return cost_model.figures[0]
     if figure not in cost_model.figures:
-        given = ", ".join(cost_model.figures)
         raise UsageError(
-            "the cost model does not give that figure", where=cost_model.name, got=figure, expected=given
+            "the cost model does not give that figure",
+            where=cost_model.name,
+            got=figure,
+            expected=f"one of {', '.join(cost_model.figures)}",
         )
     return figure
 

@@ -44,6 +44,35 @@ from onnx_admm.runtime import installed
             "annotate net.onnx out.onnx --cost-model storag",
             r"unknown cost model 'storag'.*Did you mean 'storage'",
         ),
+        ("annotate net.onnx out.onnx --cost-model macs", r"depend on an open axis; got N\..* --bind N=1\."),
+        ("inspect net.onnx --cost-model macs", r"depend on an open axis; got N\..* --bind N=1\."),
+        ("inspect net.onnx --cost-model macs --bind M=1", r"M: no input has that open axis; expected .* N"),
+        (
+            "inspect net.onnx --cost-model macs --bind N",
+            r"--bind: not a binding; got 'N'",
+        ),
+        ("inspect net.onnx --cost-model macs --bind N=0", r"N: an axis needs a positive extent; got 0"),
+        ("inspect net.onnx --bind N=1", r"there is no --cost-model"),
+        (
+            "inspect net.onnx --cost-model macs --bind N=1 --figure latency_s",
+            r"macs: the cost model does not give that figure; got latency_s; expected one of macs, mac_bits",
+        ),
+        ("inspect net.onnx --cost-model roofline", r"'roofline' needs a profile; .* raspberry-pi-4"),
+        (
+            "inspect net.onnx --cost-model roofline:raspbery-pi-4",
+            r"unknown profile 'raspbery-pi-4' of the cost model 'roofline'.*Did you mean 'raspberry-pi-4'",
+        ),
+        ("inspect net.onnx --cost-model roofline:none.toml", r"none\.toml: cannot read the file"),
+        ("inspect net.onnx --cost-model roofline:text.onnx", r"unknown profile 'text\.onnx'"),
+        ("inspect net.onnx --cost-model roofline:board.toml", r"the key 'bandwidth_gb_s' is missing"),
+        (
+            "compress net.onnx out.onnx --cost-model admm-nn,curv=analytic",
+            r"unknown key 'curv'.*Did you mean 'curve'",
+        ),
+        (
+            "compress net.onnx out.onnx --recipe bad_target.toml",
+            r"key 'cost_model': unknown cost model",
+        ),
         ("compare net.onnx net.onnx --max-drop -1", r"--max-drop: impossible budget"),
         ("compare net.onnx none.onnx", r"none\.onnx: no such model file"),
     ],
@@ -64,6 +93,8 @@ def test_each_mistake_has_a_sentence_and_exit_code_2(
     np.savez("short_labels.npz", x=images, labels=np.zeros(7, np.int64))
     Path("unknown_pass.toml").write_text('[[pass]]\nname = "scal"')
     Path("bad_key.toml").write_text('[[pass]]\nname = "scale"\nfaktor = 1.0')
+    Path("bad_target.toml").write_text('cost_model = "storag"')
+    Path("board.toml").write_text('device = "a board"\npeak_gmac_s = { float32 = 1 }')
     before = sorted(os.listdir())
     code, out, err = run(*arguments.split())
     assert (code, out) == (2, "")

@@ -19,12 +19,16 @@ def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
 
 
 def inspect_costs(
-    path: str | os.PathLike[str], cost_model: CostModel, bindings: Mapping[str, int] | None = None
+    path: str | os.PathLike[str],
+    cost_model: CostModel,
+    bindings: Mapping[str, int] | None = None,
+    figure: str | None = None,
 ) -> CostFacts:
     """Where time, energy and bytes of a model go under a cost model, and what each layer would gain.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
         UnknownExtent: a cost depends on an axis that is left open.
+        UsageError: the cost model does not give that figure.
     """
-    return describe_costs(ModelView.load(path), path, cost_model, bindings)
+    return describe_costs(ModelView.load(path), path, cost_model, bindings, figure)

@@ -28,6 +28,8 @@ _SCALES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
     """Layer by layer, other nodes by operator, the total, and what to know of it."""
     yield costs_table(facts)
+    title = _TITLES[facts.figure]
+    yield Text(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
     doubt = facts.total.uncertainty
     give_or_take = "" if doubt is None else f", give or take {100 * doubt:.0f} %"
     yield Text(f"The total is {facts.composition}{give_or_take}.")
@@ -39,9 +41,9 @@ def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
 def costs_table(facts: CostFacts) -> Table:
     """A row for each weight and each operator without: figures, shares, break-even ratio, gains.
 
-    Gains are factors on the row's first figure.
+    Ratios and gains are in one figure; gains are factors on it.
     """
-    first, scales = facts.figures[0], {name: _scale(facts, name) for name in facts.figures}
+    scales = {name: _scale(facts, name) for name in facts.figures}
     gains = list(dict.fromkeys(what for row in facts.rows for what in row.gains))
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
@@ -54,7 +56,7 @@ def costs_table(facts: CostFacts) -> Table:
     for row in facts.rows:
         if row.weight:
             figures = _figures([row], scales)
-            factors = [_factor(row.cost, row.gains.get(what), first) for what in gains]
+            factors = [_factor(row.cost, row.gains.get(what), facts.figure) for what in gains]
             table.add_row(Text(row.weight), row.op_type, *figures, _ratio(row.break_even), *factors)
     for op_type, rows in _by_operator(facts):
         table.add_row(Text(f"{len(rows)} without weights"), op_type, *_figures(rows, scales))

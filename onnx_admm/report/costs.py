@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnx_admm.contracts import FIGURES, Cost, CostModel, LayerProfile, ModelView, Treatment
-from onnx_admm.pricing import CostRow, CostTable, Unpriced, break_even, price
+from onnx_admm.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, price
 
 ZEROS = "90 % zeros"
 _DENSITY = 0.1
@@ -25,8 +25,8 @@ class CostRowFacts:
         treatment: what the weight has had; None without one.
         cost: as it is.
         shares: of the rows' sum, by figure; None where that is 0.
-        break_even: least pruning ratio from the dense layer on that pays, in the first figure of the cost
-            model; infinite where none does, None without a weight.
+        break_even: least pruning ratio from the dense layer on that pays; infinite where none does, None
+            without a weight.
         gains: cost of the row if its weight were treated otherwise, by what: more zeros, fewer bits.
     """
 
@@ -48,6 +48,7 @@ class CostFacts:
     Attributes:
         path: the file.
         cost_model, assumes, figures: as the cost model says.
+        figure: the one that ratios are found in.
         bindings: extents of open axes.
         rows: in graph order.
         total, composition, unpriced: as in `CostTable`.
@@ -57,6 +58,7 @@ class CostFacts:
     cost_model: str
     assumes: str
     figures: tuple[str, ...]
+    figure: str
     bindings: Mapping[str, int]
     rows: tuple[CostRowFacts, ...]
     total: Cost
@@ -69,20 +71,31 @@ def describe_costs(
     path: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
+    figure: str | None = None,
 ) -> CostFacts:
     """Facts of a model that was loaded from ``path``.
 
+    Args:
+        view: the model.
+        path: where it came from.
+        cost_model: prices it.
+        bindings: extents of open axes, by symbol or place.
+        figure: what break-even ratios are found in; None: the cost model's first.
+
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
+        UsageError: the cost model does not give that figure.
     """
+    figure = chosen_figure(cost_model, figure)
     table = price(view, cost_model, bindings=bindings)
     sums = _sums(table, cost_model)
-    ratios = _break_even_ratios(table, cost_model)
+    ratios = _break_even_ratios(table, cost_model, figure)
     return CostFacts(
         path=os.fspath(path),
         cost_model=cost_model.name,
         assumes=cost_model.assumes,
         figures=cost_model.figures,
+        figure=figure,
         bindings=dict(bindings or {}),
         rows=tuple(_row(row, cost_model, sums, ratios) for row in table.rows),
         total=table.total,
@@ -125,10 +138,10 @@ def _sums(table: CostTable, cost_model: CostModel) -> dict[str, float]:
     }
 
 
-def _break_even_ratios(table: CostTable, cost_model: CostModel) -> dict[str, float]:
+def _break_even_ratios(table: CostTable, cost_model: CostModel, figure: str) -> dict[str, float]:
     """By weight, all its uses together, at the bits it is stored in."""
     uses: dict[str, list[LayerProfile]] = defaultdict(list)
     for row in table.rows:
         if row.layer.weight:
             uses[row.layer.weight].append(row.layer)
-    return {weight: break_even(cost_model, layers) for weight, layers in uses.items()}
+    return {weight: break_even(cost_model, layers, figure=figure) for weight, layers in uses.items()}
