@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from onnx_admm.api import compress
@@ -226,6 +227,19 @@ def test_a_later_use_of_a_tied_weight_keeps_its_density() -> None:
         g (float[1,2] x) => (float[1,2] y) <float[2,2] w = {1.0, 0.0, 0.0, 1.0}>
         { a = MatMul (x, w) y = MatMul (a, w) }""")
     assert [(row.parameters, row.density) for row in node_profiles(view)] == [(4, 0.5), (0, 0.5)]
+
+
+def test_levels_are_found_from_the_values_alone() -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.choice(np.array([-3, -2, -1, 0, 1, 2, 3], np.float32), (64, 32))
+    scaled = levels * np.linspace(1, 2, 32, dtype=np.float32)
+    text = """
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[1,64] x) => (float[1,32] a, float[1,32] b, float[1,32] c, float[1,2] d) <float[64,32] free>
+        { a = MatMul (x, even) b = MatMul (x, scaled) c = MatMul (x, free) d = MatMul (x, few) }"""
+    few = rng.normal(size=(64, 2)).astype(np.float32)
+    view = parse_text(text, constants={"even": levels, "scaled": scaled, "few": few})
+    assert {p.weight: p.bits for p in node_profiles(view)} == {"even": 3, "scaled": 3, "free": 32, "few": 32}
 
 
 def test_an_operator_nobody_can_count_is_unpriced_not_free() -> None:

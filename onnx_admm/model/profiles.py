@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.levels import level_bits
 from onnx_admm.model.macs import count_macs, weight_operands
 from onnx_admm.model.shapes import Inference, Shape, extents, infer, known
 from onnx_admm.model.sites import FoundSite, WeightSite, label
 from onnx_admm.model.view import ModelView
 
+Array = npt.NDArray[Any]
 Plain = int | float | str | bool | tuple[Any, ...]
 """An attribute's value: a number, a text, or a tuple of them."""
 
@@ -76,7 +79,9 @@ class LayerProfile:
         density: nonzeros over elements of the weight.
         parameters: elements of the weight; 0 where a tied weight was counted at an earlier node.
         nonzeros: elements that are not zero, counted like ``parameters``.
-        bits: bits one weight is stored in; without a weight, those of the node's first input.
+        bits: bits one weight is stored in, or that its levels need: a weight whose nonzero values (by channel
+            at least) are at most 256, each twice on average, counts as quantised. Without a weight, bits of
+            the node's first input.
         macs: multiply-accumulates with this weight (without one: of the node), zeros included; None where an
             extent is unknown or the operator's are not known how to count.
         share: part of the node that this profile stands for: 1, or its share of the node's MACs.
@@ -304,7 +309,7 @@ class _Profiler:
         if name in self._counted:
             return *self._counted[name], False
         array = self._view.read(found.site)
-        self._counted[name] = int(np.count_nonzero(array)), _stored_bits(self._view, found.site, array)
+        self._counted[name] = int(np.count_nonzero(array)), _bits_of(self._view, found.site, array)
         return *self._counted[name], True
 
 
@@ -332,8 +337,9 @@ def _bits(dtype: ir.DataType | None) -> int:
         return 32
 
 
-def _stored_bits(view: ModelView, site: WeightSite, array: Any) -> int:
+def _bits_of(view: ModelView, site: WeightSite, array: Array) -> int:
+    """Bits a weight is stored in, or that its levels need where it lies on few."""
     if site.editable:
-        return 8 * int(array.dtype.itemsize)
+        return level_bits(array, site.out_axis) or 8 * int(array.dtype.itemsize)
     levels = math.ceil(math.log2(max(2, len(np.unique(array)))))
     return min(view.decoded(site).stored_bits, levels)
