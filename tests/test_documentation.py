@@ -18,10 +18,16 @@ from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import Preprocessing
 from onnx_admm.pipeline import Pipeline
 from onnx_admm.recipe import Recipe
-from onnx_admm.registry import PASSES
-from onnx_admm.testing import check_pass
+from onnx_admm.registry import COST_MODELS, PASSES, Registry, cost_model
 
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/formats.md", "docs/plugins.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/cost-models.md",
+    "docs/formats.md",
+    "docs/plugins.md",
+    "docs/recipes.md",
+)
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -50,8 +56,14 @@ def documented(text: str) -> dict[str, str]:
 def actual(cls: Any) -> dict[str, Any]:
     """Default by key of a settings class; None where there is none."""
     if dataclasses.is_dataclass(cls):
-        return {entry.name: entry.default for entry in dataclasses.fields(cls) if entry.init}
+        return {entry.name: _default(entry) for entry in dataclasses.fields(cls) if entry.init}
     return {name: entry.default for name, entry in cls.model_fields.items()}
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    if entry.default_factory is not dataclasses.MISSING:
+        return entry.default_factory()
+    return None if entry.default is dataclasses.MISSING else entry.default
 
 
 def same(written: str, default: Any) -> bool:
@@ -104,11 +116,65 @@ def test_the_recipe_shown_is_a_recipe(repository: Path) -> None:
     assert len(Recipe.parse(shown).passes) == 6
 
 
-def test_the_pass_shown_keeps_the_contract(repository: Path) -> None:
-    source = blocks((repository / "docs/plugins.md").read_text(encoding="utf-8"), "python")[0]
+def built_in(registry: Registry) -> list[str]:
+    return [entry.name for entry in registry.plugins() if entry.distribution.startswith("onnx-admm ")]
+
+
+@pytest.mark.parametrize("name", built_in(COST_MODELS))
+def test_every_key_of_a_cost_model_is_documented(repository: Path, name: str) -> None:
+    text = section((repository / "docs/cost-models.md").read_text(encoding="utf-8"), name)
+    expected = actual(COST_MODELS.get(name))
+    written = {key: value for key, value in documented(text).items() if key in expected}
+    assert set(written) == set(expected)
+    assert {key: written[key] for key in written if not same(written[key], expected[key])} == {}
+
+
+def test_every_profile_is_documented(repository: Path) -> None:
+    text = (repository / "docs/cost-models.md").read_text(encoding="utf-8")
+    for plugin in COST_MODELS.plugins():
+        assert [tag for tag in plugin.profiles if f"| `{tag}` |" not in text] == []
+
+
+def test_the_plugins_shown_keep_their_contracts(repository: Path) -> None:
+    """The tests that are shown are run."""
     names: dict[str, Any] = {"__name__": "shown"}
-    exec(compile(source, "docs/plugins.md", "exec", dont_inherit=True), names)
-    assert "changed" in check_pass(names["Threshold"](limit=0.05)).values()
+    for source in blocks((repository / "docs/plugins.md").read_text(encoding="utf-8"), "python"):
+        exec(compile(source, "docs/plugins.md", "exec", dont_inherit=True), names)
+    assert {"test_threshold", "test_npu"} <= set(names)
+    names["test_threshold"]()
+    names["test_npu"]()
+
+
+def test_the_profile_shown_is_one(repository: Path, tmp_path: Path) -> None:
+    (shown,) = blocks((repository / "docs/cost-models.md").read_text(encoding="utf-8"), "toml")
+    (tmp_path / "my-board.toml").write_text(shown)
+    assert cost_model(f"roofline:{tmp_path / 'my-board.toml'}").assumes.startswith("my board: ")
+
+
+def test_the_prices_shown_are_asked_for_as_shown(
+    repository: Path, net: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = blocks((repository / "docs/cost-models.md").read_text(encoding="utf-8"), "python")
+    monkeypatch.chdir(net.parent)
+    names: dict[str, Any] = {}
+    exec(compile(source, "docs/cost-models.md", "exec", dont_inherit=True), names)
+    assert set(names["ratios"]) == {"w1", "w2", "w3"}
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/cost-models.md"])
+def test_the_output_shown_is_the_commands(
+    repository: Path, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (repository / name).read_text(encoding="utf-8")
+    fenced = r"^    onnx-admm (inspect lenet5[^\n]* --cost-model [^\n]*)\n\n```\n(.*?)^```"
+    shown = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
+    assert shown
+    monkeypatch.chdir(shared / "models")
+    for command, output in shown:
+        ran = CliRunner().invoke(app, command.split())
+        assert ran.exit_code == 0
+        assert [line.rstrip() for line in ran.stdout.splitlines()] == output.splitlines()
 
 
 def test_the_pipeline_shown_builds(repository: Path) -> None:
