@@ -125,8 +125,8 @@ def pass_class(name: str) -> type[Pass]:
 def cost_model(spec: str) -> CostModel:
     """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``.
 
-    The profile is a TOML file, or the tag of one that the cost model brings: ``devices/NAME/TAG.toml`` beside
-    its module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
+    The profile is a TOML file, or the tag of one that the cost model brings: ``NAME.TAG.toml`` beside its
+    module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
 
     Raises:
         RecipeError: no such cost model or profile; an unknown or missing key, an impossible value.
@@ -150,8 +150,9 @@ def cost_model(spec: str) -> CostModel:
 
 def shipped_profiles(cls: type) -> dict[str, Path]:
     """Profiles that come with a cost model's class, by tag."""
-    folder = Path(inspect.getfile(cls)).parent / "devices" / str(getattr(cls, "name", ""))
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    prefix = f"{getattr(cls, 'name', '')}."
+    files = sorted(Path(inspect.getfile(cls)).parent.glob(f"{prefix}*.toml"))
+    return {file.stem.removeprefix(prefix): file for file in files}
 
 
 def _profile(cls: type, name: str, profile: str) -> dict[str, Any]:

@@ -114,9 +114,7 @@ class Board(StorageCostModel):
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """``board`` with the tag ``slow``; a profile ``fast.toml``."""
-    devices = tmp_path / "devices" / "board"
-    devices.mkdir(parents=True)
-    (devices / "slow.toml").write_text("clock_ghz = 0.5\nlanes = { int8 = 4, float32 = 1 }\n")
+    (tmp_path / "board.slow.toml").write_text("clock_ghz = 0.5\nlanes = { int8 = 4, float32 = 1 }\n")
     (tmp_path / "fast.toml").write_text("clock_ghz = 5\n")
     (tmp_path / "empty.toml").write_text("")
     monkeypatch.chdir(tmp_path)
