@@ -6,7 +6,9 @@ The damage of an exchange is, for each output by itself,
 
 and for the model their sum over the outputs, so that none can hide behind a larger one. What goes into a
 closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one does not move whatever
-happens before it. Where no output is a float, it is the share of elements that differ.
+happens before it. One that is all but zero moves by a multiple of itself for nothing, so what stands behind
+such an operator counts as a thousandth at least. Where no output is a float, it is the share of elements
+that differ.
 
 A squared error is the signal to allocate by. Errors of layers that are changed one at a time add up, being
 nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
@@ -26,10 +28,12 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.model.open_weights import open_weights
-from onnx_admm.model.scores import with_scores
+from onnx_admm.model.scores import score_name, with_scores
 from onnx_admm.runtime.evaluation import predictions
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
+
+_LEAST_SQUASHED = 1e-3
 
 _BATCH = 16
 """Samples run together: what is computed in between must fit the memory."""
@@ -116,7 +120,8 @@ class OutputProbe:
         right = opened if self._reference is None else open_session(self._reference, threads=self._threads)
         return [
             _Run(
-                feed_at(opened, batch.feeds, run.start), {k: _Expected.of(v) for k, v in run.outputs.items()}
+                feed_at(opened, batch.feeds, run.start),
+                {k: _Expected.of(v, score_name(k) in run.outputs) for k, v in run.outputs.items()},
             )
             for batch in samples.batches(_BATCH)
             for run in run_samples(right, batch.feeds)
@@ -143,11 +148,12 @@ class _Expected:
     whole: float
 
     @classmethod
-    def of(cls, array: Array) -> _Expected:
+    def of(cls, array: Array, squashed: bool) -> _Expected:
         if not _is_float(array):
             return cls(array, float(array.size))
         finite = array[np.isfinite(array)].astype(np.float64)
-        return cls(array, float(np.vdot(finite, finite)))
+        least = _LEAST_SQUASHED**2 * finite.size if squashed else 0.0
+        return cls(array, max(float(np.vdot(finite, finite)), least))
 
     def loss(self, got: Array) -> float:
         """Squared error, or the number of elements that differ; all there is where the shape differs."""

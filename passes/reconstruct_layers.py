@@ -197,8 +197,10 @@ class _Wanted:
         """As a set of the matrix (rows, d)."""
         if self.pattern is not None:
             return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
-        mask = None if self.mask is None else layout.matrix(self.mask)
-        return self._set(mask, layout.rows * layout.columns, 0)
+        shape = (layout.rows // layout.together, layout.together * layout.columns)
+        mask = None if self.mask is None else layout.matrix(self.mask).reshape(shape)
+        inside = self._set(mask, layout.rows * layout.columns, 0)
+        return inside if layout.together == 1 else Reshaped(inside, shape)
 
     def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
         if self.bits is None:

@@ -235,6 +235,24 @@ def test_groups_are_solved_as_the_layers_they_are() -> None:
         np.testing.assert_allclose(reconstruct(both, constraint).weights, np.concatenate(apart), rtol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [False, True])
+def test_rows_of_one_input_are_solved_to_the_optimum(levels: bool) -> None:
+    """A table of three entries of two numbers, looked up now and then: every support is tried."""
+    table = np.random.default_rng(2).normal(size=(6, 1)).astype(np.float32)
+    often = np.array([9.0, 1.0, 0.2])[:, None, None]
+    energy = np.repeat(often, 2) * table[:, 0].astype(np.float64) ** 2
+    problem = LayerProblem(often, np.repeat(often, 2)[:, None] * table, table, energy)
+    inner = SparseLevels(3, 2, axis=0) if levels else AtMostK(3)
+    found = reconstruct(problem, Reshaped(inner, (3, 2))).weights
+    assert Reshaped(inner, (3, 2)).contains(found)
+    supports = itertools.combinations(range(6), 3)
+    best = min(problem.loss(np.where(np.isin(np.arange(6), s)[:, None], table, 0)) for s in supports)
+    if levels:
+        assert problem.loss(found) <= best * 0.9
+    else:
+        assert problem.loss(found) == pytest.approx(best)
+
+
 def test_dead_inputs_cost_nothing_to_drop() -> None:
     x = inputs_of(0, 400, 16)
     x[:, :8] = 0

@@ -160,6 +160,26 @@ def test_recurrent_steps_are_rebuilt_from_both_matrices(direction: str, rng: np.
     np.testing.assert_allclose(np.tanh(total), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_entries_of_a_table_weigh_as_often_as_they_are_looked_up() -> None:
+    view = parse_text(
+        '<ir_version: 10, opset_import: ["" : 21]>\n'
+        "g (int64[n, 2] ids) => (float[n, 2, 6] e) <float[9, 6] table> { e = Gather(table, ids) }"
+    )
+    site = view.sites()[0]
+    carrier = carrier_of(site, weight_uses(view, site)[0])
+    assert carrier is not None
+    layout = carrier.layout
+    assert (layout.group, layout.rows, layout.columns, layout.together) == (9, 54, 1, 6)
+    np.testing.assert_array_equal(layout.tensor(layout.matrix(view.read(site))), view.read(site))
+    ids = np.array([[0, 0], [0, 3], [-1, 3]] * 100)
+    rows = carrier.design({"ids": ids}, ALL, np.random.default_rng(0))
+    assert rows.shape == (9, 1, 1)
+    energy = np.square(rows[:, 0, 0])
+    np.testing.assert_allclose(energy[[0, 3, 8]], [300, 200, 100], rtol=0.01)
+    unmet = energy[[1, 2, 4, 5, 6, 7]]
+    np.testing.assert_allclose(unmet, 600 / 9 * 0.01)
+
+
 def test_rows_are_drawn_without_repetition(rng: np.random.Generator) -> None:
     view = parse_text(
         '<ir_version: 10, opset_import: ["" : 21]>\n'
@@ -176,8 +196,8 @@ def test_rows_are_drawn_without_repetition(rng: np.random.Generator) -> None:
 def test_what_has_no_rows_is_not_a_carrier() -> None:
     view = parse_text(
         '<ir_version: 10, opset_import: ["" : 21]>\n'
-        "g (int64[n] ids, float[n, 2, 4, 5] s) => (float[n, 6] e, float[n, 2, 4, 3] y)"
+        "g (int64[n] ids, float[n, 2, 4, 5] s) => (float[9, n] e, float[n, 2, 4, 3] y)"
         " <float[9, 6] table, float[2, 5, 3] w>"
-        " { e = Gather(table, ids)\n y = MatMul(s, w) }"
+        " { e = Gather<axis = 1>(table, ids)\n y = MatMul(s, w) }"
     )
     assert [carrier_of(site, weight_uses(view, site)[0]) for site in view.sites()] == [None, None]

@@ -8,6 +8,7 @@ import pytest
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import LayerProfile, ModelView, layer_profiles
+from onnx_admm.model.shapes import wrong_shapes
 
 
 def model(body: str, opset: int = 17, **constants: np.ndarray) -> ModelView:
@@ -114,6 +115,21 @@ def test_wrong_stored_shapes_are_not_believed() -> None:
         "g (float[1,5] x) => (float y) <float[1,99] a> { a = MatMul (x, w) y = Relu (a) }", w=ones(5, 3)
     )
     assert (row(view).output_shape, row(view).macs) == ((1, 3), 15)
+
+
+def test_stored_shapes_that_contradict_the_graph_are_found() -> None:
+    text = """g (float[N,4,h] x) => (float[N,6,k] y) {
+        a = Relu (x)
+        b = Conv (a, w)
+        y = Relu (b)
+    }"""
+    view = model(text, w=ones(6, 4, 3))
+    assert wrong_shapes(view) == {}
+    proto = onnx.load_from_string(view.to_bytes())
+    stored = {"a": ["N", 4, "h"], "b": ["N", 6, 1]}
+    for name, shape in stored.items():
+        proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, 1, shape))
+    assert wrong_shapes(ModelView.from_bytes(proto.SerializeToString())) == {"b": ((None, 6, 1), (1, 6, 638))}
 
 
 def test_inference_leaves_the_model_alone(tiny_conv: ModelView) -> None:

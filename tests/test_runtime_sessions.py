@@ -109,7 +109,7 @@ def test_an_operator_that_fails() -> None:
         session(text).run({"x": np.zeros(5, np.float32), "shape": np.array([2, 2])})
 
 
-def test_wrong_stored_shapes_cost_memory_reuse_and_nothing_else() -> None:
+def test_a_model_that_wrong_stored_shapes_break_runs_without_them() -> None:
     model = proto(
         """<ir_version: 10, opset_import: ["" : 17]>
         g (float[h,w] x) => (float[a,b] y) {
@@ -160,6 +160,12 @@ def test_samples_run_as_many_at_a_time_as_the_input_says(first: str, runs: list[
     found = list(run_samples(session(text), {"x": x}))
     assert [(run.start, run.stop) for run in found] == runs
     np.testing.assert_array_equal(np.concatenate([run.outputs["y"] for run in found]), 2 * x)
+
+
+def test_large_samples_run_a_few_megabytes_at_a_time() -> None:
+    text = DOUBLE.replace("[N,2]", "[N,k]")
+    found = list(run_samples(session(text), {"x": batch(7, 1 << 18)}))
+    assert [(run.start, run.stop) for run in found] == [(0, 4), (4, 7)]
 
 
 def test_whole_feeds_run_one_at_a_time() -> None:

@@ -100,6 +100,15 @@ def test_scores_count_where_probabilities_saturate(text: str) -> None:
     assert ("class" in effect.by_output) is False
 
 
+def test_probabilities_that_are_all_but_zero_may_move() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,6] x) => (float[N,4] y) <float[6,4] w, float[4] low = {-18, -18, -18, -18}>
+        { a = MatMul (x, w) b = Add (a, low) y = Sigmoid (b) }"""
+    model, x = parse_text(text), inputs()
+    effect = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1).effect({"w": 1.2 * model.read("w")})
+    assert effect.by_output["y"] < 1e-6 < effect.by_output["y::score"] < 1e-3
+
+
 def test_discrete_outputs_count_by_the_share_that_differs() -> None:
     text = LINEAR.replace("float[N,4] y", "int64[N,4] y").replace(
         "y = MatMul (x, w)", "m = MatMul (x, w) r = Round (m) y = Cast <to = 7> (r)"

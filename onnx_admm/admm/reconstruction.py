@@ -10,6 +10,9 @@ fine-tuning. What the loop leaves undone is then done exactly:
   answers are improved by coordinate descent with refitted scales (``descent``); each row keeps the better;
 - both: the support first, then levels on it;
 - any other set: the loop alone, the best iterate kept.
+
+Where a row has one input (a table that is looked up) the loss is a sum of squares, and the projection in its
+metric is the answer: no loop.
 """
 
 from __future__ import annotations
@@ -94,6 +97,8 @@ def reconstruct(
         return _finished(problem, nearest, found)
     step = ClosedForm.preconditioned(problem)
     weights, mask = step.optimum() / step.roots, None
+    if problem.gram.shape[-1] == 1:
+        return _uncoupled(step, weights, demands, settings)
     if demands.support is not None:
         found = _with_support(step, _in_shape(demands.support, demands.shape), settings)
         mask = _searched(problem, demands, found.z[BLOCK] != 0, settings)
@@ -111,6 +116,24 @@ def _finished(problem: LayerProblem, weights: Array, found: Solution) -> Reconst
 
 def _in_shape(constraint: ConstraintSet, shape: tuple[int, ...] | None) -> ConstraintSet:
     return constraint if shape is None else Reshaped(constraint, shape)
+
+
+def _uncoupled(
+    step: ClosedForm, optimum: Floats, demands: Demands, settings: ReconstructionSettings
+) -> Reconstructed:
+    """The point nearest to the optimum where the Gram matrix is diagonal; scales by Lloyd's iteration."""
+    problem, weights, mask = step.problem, optimum, None
+    if demands.support is not None:
+        mask = _in_shape(demands.support, demands.shape).project(optimum * step.roots) != 0
+        weights = np.where(mask, optimum, 0.0)
+    if demands.levels is not None:
+        grid = grids_of(demands.levels, weights, demands.shape, mask)[0]
+        codes = grid.codes(weights)
+        grid, codes = descend(problem, grid, codes, sweeps=settings.sweeps, fit_scales=True)
+        grid = rounded(grid, demands.levels.scale_bits)
+        weights = grid.codes(weights) * grid.units
+    weights = weights.astype(problem.original.dtype)
+    return Reconstructed(weights, problem.error(weights), Status.CONVERGED, ())
 
 
 def _with_any_set(

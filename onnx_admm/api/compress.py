@@ -16,6 +16,8 @@ from onnx_admm.api.placing import check_place, copy_file, move_into_place, stage
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split, synthetic_dataset
 from onnx_admm.errors import OutputError, UsageError
+from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.shapes import wrong_shapes
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
@@ -101,6 +103,7 @@ class Compression:
         self._check_flags()
         recipe = self._settled_recipe()
         model = ModelView.load(source)
+        notes = _without_wrong_shapes(model)
         train = self._open(self.data, model, recipe, "train")
         validation = self._open(self.validation, model, recipe, "validation")
         if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():
@@ -116,7 +119,7 @@ class Compression:
             recipe=recipe,
             train=train,
             validation=validation,
-            notes=self._notes(train, validation),
+            notes=(*notes, *self._notes(train, validation)),
         )
 
     def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
@@ -353,6 +356,20 @@ def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **s
 def _resumed(journal: Checkpoints) -> tuple[str, ...]:
     done, total = journal.found(), len(journal.names)
     return (f"{done} of {total} passes were taken from {journal.folder}.",) if done else ()
+
+
+def _without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
+    """Forget stored inner shapes where some are wrong, and say so."""
+    wrong = wrong_shapes(model)
+    if not wrong:
+        return ()
+    forget_shapes(model)
+    name, (stored, right) = next(iter(wrong.items()))
+    return (
+        f"{len(wrong)} stored shapes contradict the graph (the first: {name}, {list(stored)}, which with any "
+        f"open extents at 640 is {list(right)}). The runtime believes them and fails or computes something "
+        "else, so the result states none.",
+    )
 
 
 def _step_facts(step: StepReport) -> StepFacts:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onnx_admm.admm.layer_problem import ridge_for
 from onnx_admm.calibration.windows import (
     TransposedWindows,
     Windows,
@@ -33,7 +34,8 @@ class Layout:
     """How a stored tensor is a matrix (rows, d), ``group`` consecutive row blocks with inputs of their own.
 
     The matrix is the tensor reshaped to ``split``, its axes put in the order ``axes``, reshaped to (rows, d);
-    ``in_axis`` numbers input channels just before the last step.
+    ``in_axis`` numbers input channels just before the last step. So many consecutive rows as ``together``
+    says share a scale where each output channel has its own.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +44,7 @@ class Layout:
     rows: int
     in_axis: int
     group: int = 1
+    together: int = 1
 
     @property
     def columns(self) -> int:
@@ -179,11 +182,37 @@ class RecurrentCarrier:
         return array[:, direction] if batch_first else array[direction]
 
 
+@dataclass(frozen=True, slots=True)
+class LookupCarrier:
+    """Gather of whole entries from a table (entries, ...): ``T = X W'`` with an input, 0 or 1, for each.
+
+    Entries meet one another nowhere, so each is a group with one input, and all that samples say of it is how
+    often it is looked up. Entries that were not are taken to be looked up now and then all the same, the more
+    often the fewer look-ups were seen.
+    """
+
+    layout: Layout
+    tap: str
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The indices."""
+        return (self.tap,)
+
+    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+        """See `Carrier.design`; a batch is one row that has the energy of all look-ups, (entries, 1, 1)."""
+        indices, entries = values[self.tap].reshape(-1), self.layout.group
+        counts = np.bincount(indices % entries, minlength=entries)
+        unmet = ridge_for(entries, len(indices)) * len(indices) / entries
+        energies: Array = np.sqrt(counts + unmet)[:, None, None]
+        return energies
+
+
 def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
     """How the node carries the weight; None where its inputs cannot be had as rows.
 
-    That is: inside subgraphs and functions, behind a Reshape, tables that are looked up (every row is used
-    as it is), stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
+    That is: inside subgraphs and functions, behind a Reshape, tables of which less than whole entries are
+    looked up, stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
     """
     node, shape = use.node, site.shape
     if site.scope or site.out_axis is None or any(value is None for value in (node.input(0),)):
@@ -202,6 +231,8 @@ def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
             if recurs and not node.outputs[0].name:
                 return None
             return RecurrentCarrier(layout, node, recurs)
+        case "Gather" if node.attribute("axis", 0) == 0:
+            return _lookup(site, node)
         case _:
             return None
 
@@ -212,6 +243,15 @@ def _transposed(site: WeightSite, node: NodeRef) -> Carrier:
     axes = (0, 2, 1, *range(3, 3 + len(kernel)))
     layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group)
     return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
+
+
+def _lookup(site: WeightSite, node: NodeRef) -> Carrier | None:
+    indices, entries = node.input(1), site.shape[0]
+    if indices is None or indices.constant() is not None:
+        return None
+    axes = tuple(range(len(site.shape)))
+    layout = Layout(site.shape, site.shape, axes, site.size, 1, entries, together=site.size // entries)
+    return LookupCarrier(layout, indices.name)
 
 
 def _product(site: WeightSite, use: WeightUse) -> Carrier | None:

@@ -38,7 +38,10 @@ Choice = Mapping[str, Rounding | None]
 
 @dataclass(frozen=True)
 class Found:
-    """A choice, the worse of its damages on both sets of samples, and its effect on the unseen ones."""
+    """A choice, the worse of its damages on both sets of samples, and its effect on the unseen ones.
+
+    Where the samples measured on say enough against it, damage and effect are those on them.
+    """
 
     choice: Choice
     damage: float
@@ -75,7 +78,7 @@ class RoundingSearch:
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing = tolerance, 0.0, math.inf
         for _ in range(ATTEMPTS):
-            found = self.judged(self.allocate(allowed), unseen)
+            found = self.judged(self.allocate(allowed), unseen, tolerance)
             room = float(np.clip(tolerance / max(found.damage, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP))
             if room >= 1 and agrees(found.effect):
                 holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
@@ -98,11 +101,14 @@ class RoundingSearch:
             if not sum(self._measure(name, way) for name, way in choice.items()):
                 return choice
 
-    def judged(self, choice: Choice, unseen: OutputProbe) -> Found:
-        """The choice with its effect on the model as a whole."""
+    def judged(self, choice: Choice, unseen: OutputProbe, most: float = math.inf) -> Found:
+        """The choice with its effect on the model as a whole; over ``most``, no other samples are asked."""
         weights = self.weights(choice)
+        seen = self.probe.effect(weights)
+        if seen.damage > most:
+            return Found(choice, seen.damage, seen)
         effect = unseen.effect(weights)
-        return Found(choice, max(self.probe.damage(weights), effect.damage), effect)
+        return Found(choice, max(seen.damage, effect.damage), effect)
 
     def weights(self, choice: Choice) -> dict[str, Array]:
         """New weights of the layers that do not stay as they are."""

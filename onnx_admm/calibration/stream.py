@@ -52,10 +52,14 @@ class CalibratedLayer:
 
 
 def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | None:
-    """The layer as calibration sees it; None where some use of its weight hides its inputs."""
+    """The layer as calibration sees it; None where some use of its weight hides its inputs.
+
+    So it is where the uses of one weight are no products with the same matrix: an embedding that is a
+    classifier's weight too.
+    """
     uses = weight_uses(view, site)
     carriers = [carrier for use in uses if (carrier := carrier_of(site, use)) is not None]
-    if len(carriers) < len(uses) or not carriers:
+    if len(carriers) < len(uses) or len({carrier.layout for carrier in carriers}) != 1:
         return None
     return CalibratedLayer(site, tuple(carriers), _biased(uses, carriers[0].layout.rows))
 

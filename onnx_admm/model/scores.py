@@ -22,10 +22,15 @@ def with_scores(view: ModelView) -> ModelView:
         score = _score(output)
         if score is not None:
             node = ir.node("Identity", [score])
-            node.outputs[0].name, node.outputs[0].type = f"{output.name}::score", score.type
+            node.outputs[0].name, node.outputs[0].type = score_name(output.name or ""), score.type
             fork.graph_ir.graph.append(node)
             outputs.append(node.outputs[0])
     return fork
+
+
+def score_name(output: str) -> str:
+    """How an output's score is called."""
+    return f"{output}::score"
 
 
 def _score(output: ir.Value) -> ir.Value | None:

@@ -21,6 +21,7 @@ Shape = tuple[int | None, ...]
 _SMALL = 4096  # elements of a shape computation; anything larger is data
 _BIG_BYTES = 1024  # weights above this are left out of what shape inference is given
 _ROUNDS = 64
+_ANY_EXTENT = 640  # of open axes: a multiple of what most models halve, and large enough for their kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,37 @@ def infer(
         if not _infer(copy) or not _fold(copy, opset):
             break
     return Inference(twins, open_axes)
+
+
+def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
+    """Inner values whose stored shape contradicts the graph: what is stored, and what is inferred; by name.
+
+    Exporters leave shapes behind that held for one size of an open axis, or never. The runtime believes them:
+    it shares buffers that do not fit, or chooses kernels by them.
+    """
+    bindings = {
+        f"{port.name}[{axis}]": _ANY_EXTENT
+        for port in view.signature().inputs
+        for axis, extent in enumerate(port.shape or ())
+        if axis > 0 and not (isinstance(extent, int) and extent >= 0)
+    }
+    inferred = infer_shapes(view, bindings)
+    found: dict[str, tuple[Shape, Shape]] = {}
+    for value in _values(view.graph_ir):
+        if value.shape is None or value.producer() is None or value.is_graph_output():
+            continue
+        stored, right = _extents(value), inferred.get(ValueRef(value))
+        if right is not None and not _agree(stored, right):
+            found[value.name or ""] = stored, right
+    return found
+
+
+def _agree(stored: Shape, right: Shape) -> bool:
+    """Whether both may be true; a negative extent is an open one."""
+    pairs = zip(stored, right, strict=False)
+    return len(stored) == len(right) and all(
+        one is None or other is None or one < 0 or one == other for one, other in pairs
+    )
 
 
 # -- preparing -------------------------------------------------------------------------------

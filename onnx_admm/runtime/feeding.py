@@ -13,6 +13,9 @@ from onnx_admm.runtime.sessions import Session
 
 Shape = tuple[int | str | None, ...]
 
+_MOST_BYTES = 1 << 22
+"""Of the inputs of a run: what a network computes in between takes some hundred times as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -28,9 +31,10 @@ def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
 
     The first axis of every array counts samples. An array of the input's own rank is a stack along the
     input's first axis; an array of one rank more holds one whole feed per sample (recurrent state of shape
-    ``[2, 1, 128]``, a scalar rate). Samples run together where every input is stacked: all at once if that
-    axis is dynamic, else as many as it says, the last run padded with its last sample. Otherwise one
-    at a time. Outputs that have the run's samples along their first axis are cut to the real ones.
+    ``[2, 1, 128]``, a scalar rate). Samples run together where every input is stacked: as many as make up a
+    few megabytes if that axis is dynamic, else as many as it says, the last run padded with its last sample.
+    Otherwise one at a time. Outputs that have the run's samples along their first axis are cut to the real
+    ones.
 
     Raises:
         DataError: inputs whose first axes are fixed at different numbers.
@@ -73,7 +77,11 @@ def _samples_per_run(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) ->
             got=", ".join(f"{name} {size}" for name, size in fixed.items()),
             hint="Give one whole feed per sample: arrays of shape (samples, *the input's shape)",
         )
-    return sizes.pop() if sizes else len(next(iter(feeds.values())))
+    if sizes:
+        return sizes.pop()
+    count = len(next(iter(feeds.values())))
+    sample_bytes = sum(array.nbytes for array in feeds.values()) // max(count, 1)
+    return min(count, max(1, _MOST_BYTES // max(sample_bytes, 1)))
 
 
 def _padded(array: Array, size: int) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
 from onnx_admm.model import ModelView
+from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.runtime.installed import (
@@ -37,7 +38,6 @@ _REUSE_FAILED = "attempting to re-use buffer"
 class _Options:
     threads: int
     optimize: bool
-    reuse_memory: bool
 
 
 class Session:
@@ -46,6 +46,7 @@ class Session:
     def __init__(self, source: bytes | str, options: _Options) -> None:
         self._source = source
         self._options = options
+        self._forgot_shapes = False
         self._session = _open(source, options)
         self._outputs = [port.name for port in self._session.get_outputs() if port.type.startswith("tensor")]
         if not self._outputs:
@@ -81,29 +82,27 @@ class Session:
         try:
             arrays = self._session.run(names, dict(feeds))
         except _runtime_errors() as error:
-            if _REUSE_FAILED in str(error) and self._options.reuse_memory:
-                # Stored shapes that are wrong make the runtime share buffers of unequal size.
-                self._options = _Options(self._options.threads, self._options.optimize, False)
-                self._session = _open(self._source, self._options)
-                return self.run(feeds, outputs)
-            raise _run_error(error) from error
+            if _REUSE_FAILED not in str(error) or self._forgot_shapes:
+                raise _run_error(error) from error
+            # Stored shapes that are wrong make the runtime share buffers of unequal size. Without reuse it
+            # would run, but choose kernels by those shapes all the same, and compute something else.
+            self._forgot_shapes = True
+            self._session = _open(_without_shapes(self._source), self._options)
+            return self.run(feeds, outputs)
         return dict(zip(names, arrays, strict=True))
 
 
-def open_session(
-    model: ModelSource, *, threads: int = 0, optimize: bool = True, reuse_memory: bool = True
-) -> Session:
+def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True) -> Session:
     """Open a model on the CPU provider.
 
     A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the
     newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the
-    model are wrong, it is opened again with ``enable_mem_reuse`` off.
+    model are wrong, it is opened again without them.
 
     Args:
         model: a view, a serialised model, or a file (external data beside it).
         threads: intra-op threads; 0 lets the runtime choose.
         optimize: all graph optimisations, or none.
-        reuse_memory: let the runtime reuse buffers between operators.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -111,7 +110,7 @@ def open_session(
         ModelError: the runtime refuses the model.
     """
     require_runtime()
-    options = _Options(threads, optimize, reuse_memory)
+    options = _Options(threads, optimize)
     if isinstance(model, bytes):
         return Session(model, options)
     if isinstance(model, ModelView):
@@ -142,7 +141,6 @@ def _open(source: bytes | str, options: _Options) -> Any:
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.use_deterministic_compute = True
-    settings.enable_mem_reuse = options.reuse_memory
     level = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
     try:
@@ -162,13 +160,24 @@ def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
     return _create(runtime, lowered, settings)
 
 
+def _without_shapes(source: bytes | str) -> bytes:
+    """A copy that states no shapes but those of inputs and outputs."""
+    view = _view(source).fork()
+    forget_shapes(view)
+    return view.to_bytes()
+
+
+def _view(source: bytes | str) -> ModelView:
+    return ModelView.from_bytes(source) if isinstance(source, bytes) else ModelView.load(source)
+
+
 def _lowered(source: bytes | str, complaint: str) -> bytes | None:
     """A copy at the newest IR version or opset that the complaint allows; None where there is none."""
     if (limit := _IR_LIMIT.search(complaint)) is not None:
         return lower_ir_version(source, int(limit.group(2)))
     if (limit := _OPSET_LIMIT.search(complaint)) is None:
         return None
-    view = ModelView.from_bytes(source) if isinstance(source, bytes) else ModelView.load(source)
+    view = _view(source)
     try:
         return convert_opset(view, at_most=int(limit.group(2))).to_bytes()
     except UnsupportedModel:
