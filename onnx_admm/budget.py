@@ -7,7 +7,7 @@ from typing import Protocol
 
 from onnx_admm.contracts import ModelView, WeightSite
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import PerLayer, choose_sites
+from onnx_admm.layers import PerLayer, choose_layers
 
 _KEYS = ("ratio", "keep", "pattern", "layers")
 
@@ -71,7 +71,7 @@ def global_density(asked: Budgeted, sites: Sequence[WeightSite], reference: Mode
     The budget counts the weights of the reference: what earlier passes removed stays removed.
     """
     density = asked.keep if asked.keep is not None else 1.0 / (asked.ratio or 1.0)
-    original, _ = choose_sites(reference.sites(), asked.include, asked.exclude)
+    original, _ = choose_layers(reference, asked.include, asked.exclude)
     here = sum(site.size for site in sites)
     total = max(sum(site.size for site in original), here)
     return min(1.0, density * total / here)

@@ -5,13 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from onnx_admm.contracts import Skip, WeightSite
+from onnx_admm.contracts import ModelView, Skip, WeightSite
 from onnx_admm.errors import PassRefused
+from onnx_admm.transforms import transform_in
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
 """One figure for all layers, one for each in graph order, or one for each name pattern."""
 
 _NAMES_SHOWN = 8
+
+
+def choose_layers(
+    model: ModelView, include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """As ``choose_sites``, of a model's weights alone: constants that nobody learned are left alone too.
+
+    They are told by their values (see ``transforms``). What ``include`` names is worked on whatever it is.
+
+    Raises:
+        PassRefused: as ``choose_sites``.
+    """
+    chosen, skipped = choose_sites(model.sites(), include, exclude, subgraphs=subgraphs)
+    if include:
+        return chosen, skipped
+    weights, transforms = without_transforms(model, chosen)
+    if not weights:
+        raise PassRefused("no constant that is left is a learned weight", got=transforms[0].why)
+    return weights, (*skipped, *transforms)
+
+
+def without_transforms(
+    model: ModelView, sites: Sequence[WeightSite]
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """The sites that may be learned weights, and why the others are not."""
+    found = {site.name: what for site in sites if (what := transform_in(model.read(site))) is not None}
+    weights = tuple(site for site in sites if site.name not in found)
+    return weights, tuple(Skip(name, what) for name, what in found.items())
 
 
 def choose_sites(
@@ -26,8 +55,9 @@ def choose_sites(
         subgraphs: weights inside subgraphs and functions count too; training does not reach them.
 
     Raises:
-        PassRefused: nothing is left.
+        PassRefused: a pattern matches no layer at all, or nothing is left.
     """
+    _check_patterns(sites, (*include, *exclude))
     chosen, skipped = [], []
     for site in sites:
         if not site.editable:
@@ -45,16 +75,26 @@ def choose_sites(
     return tuple(chosen), tuple(skipped)
 
 
+def _check_patterns(sites: Sequence[WeightSite], patterns: Sequence[str]) -> None:
+    idle = [pattern for pattern in patterns if not any(_matches(site, (pattern,)) for site in sites)]
+    if idle and sites:
+        names = [site.name for site in sites]
+        raise PassRefused("no layer matches", got=", ".join(idle), expected=_some_of(names))
+
+
+def _some_of(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:_NAMES_SHOWN]), len(names) - _NAMES_SHOWN
+    return f"some of {shown} and {more} more" if more > 0 else f"some of {shown}"
+
+
 def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]) -> PassRefused:
     """Why no site is left to work on, and what can be done about it."""
     within_reach = [site.name for site in sites if site.editable and not site.scope]
     if within_reach:
-        shown = ", ".join(within_reach[:_NAMES_SHOWN])
-        more = len(within_reach) - _NAMES_SHOWN
         return PassRefused(
             "no layer matches",
             got=f"include {list(include)}, exclude {list(exclude)}",
-            expected=f"some of {shown} and {more} more" if more > 0 else f"some of {shown}",
+            expected=_some_of(within_reach),
         )
     if not sites:
         return PassRefused("the model has no weights to compress")

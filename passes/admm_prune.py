@@ -23,7 +23,7 @@ from onnx_admm.contracts import (
     WeightSite,
 )
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.training.phases import Drawing, Rates, Retraining, Score, hold_zeros, validation_score
 
 
@@ -73,12 +73,12 @@ class AdmmPrune:
         require_budget(self)
         if self.structure not in ("element", "channel"):
             raise PassRefused("unknown structure", got=self.structure, expected="element or channel")
-        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        sites, _ = choose_layers(model, self.include, self.exclude)
         self.budget(sites, model, context)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        sites, skipped = choose_layers(model, self.include, self.exclude)
         before = {site.name: model.read(site) for site in sites}
         figures: dict[str, Any] = {}
         if context.trainer is None or context.train is None:

@@ -21,7 +21,7 @@ from onnx_admm.contracts import (
     WeightSite,
 )
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.model.held import ByteGrid, HeldWeight, held_weights
 from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
@@ -73,7 +73,7 @@ class AdmmQuantize:
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""
-        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        sites, _ = choose_layers(model, self.include, self.exclude)
         for name, bits in spread(self.bits, sites, "bits").items():
             if bits != int(bits) or not 1 <= bits <= 8:
                 raise PassRefused("impossible number of bits", where=name, got=bits, expected="1 to 8, whole")
@@ -84,7 +84,7 @@ class AdmmQuantize:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        sites, skipped = choose_layers(model, self.include, self.exclude)
         if context.trainer is None or context.train is None:
             held = {weight.site: weight for weight in held_weights(model)}
             edits = tuple(

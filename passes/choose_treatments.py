@@ -13,7 +13,7 @@ from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_sites
+from onnx_admm.layers import choose_layers, without_transforms
 from onnx_admm.model import layer_profiles
 from onnx_admm.sensitivity import Effect, OutputProbe
 
@@ -44,7 +44,9 @@ class ChooseTreatments:
     stand in, which have no class to agree on, so its scores are held closer then too. All other outputs keep
     a signal-to-noise ratio.
 
-    A model that holds quantised weights is left alone: its other weights were left for a reason.
+    Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
+    included by name. A model that holds quantised weights is left alone: its other weights were left for a
+    reason.
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep.
@@ -97,11 +99,13 @@ class ChooseTreatments:
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        """As ``choose_sites``, but a model whose weights are all encoded is one that is done."""
+        """As ``choose_layers``, but a model whose weights are all encoded is one that is done."""
         sites = model.sites()
-        if sites and not any(site.editable for site in sites):
-            return (), tuple(Skip(site.name, "already encoded") for site in sites)
-        return choose_sites(sites, self.include, self.exclude, subgraphs=True)
+        encoded = tuple(Skip(site.name, "already encoded") for site in sites if not site.editable)
+        left, transforms = without_transforms(model, [site for site in sites if site.editable])
+        if encoded and not left:
+            return (), (*encoded, *transforms)
+        return choose_layers(model, self.include, self.exclude, subgraphs=True)
 
     # -- data --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_sites
+from onnx_admm.layers import choose_layers
 from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 
@@ -41,13 +41,13 @@ class FineTune:
             raise PassRefused("fine-tuning needs a trainer and data", hint="Give --data, or drop the pass.")
         if self.epochs < 0:
             raise PassRefused("impossible number of epochs", got=self.epochs, expected="0 or more")
-        choose_sites(model.sites(), self.include, self.exclude)
+        choose_layers(model, self.include, self.exclude)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         if context.trainer is None or context.train is None:
             raise PassRefused("fine-tuning needs a trainer and data")
-        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        sites, skipped = choose_layers(model, self.include, self.exclude)
         if self.epochs == 0:
             return PassReport(False, (), skipped)
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)

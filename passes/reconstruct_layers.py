@@ -23,7 +23,7 @@ from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, Pa
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.errors import PassRefused
 from onnx_admm.folding import bias_of, store_bias
-from onnx_admm.layers import PerLayer, choose_sites, spread
+from onnx_admm.layers import PerLayer, choose_layers, spread
 
 _SCALE_BITS = 11
 _MOST_GROUPS = 32
@@ -76,14 +76,14 @@ class ReconstructLayers:
             raise PassRefused("nothing to reconstruct for", got="none", expected=expected)
         if self.samples < 1:
             raise PassRefused("too few samples", where="samples", got=self.samples, expected="1 or more")
-        sites, _ = choose_sites(model.sites(), self.include, self.exclude)
+        sites, _ = choose_layers(model, self.include, self.exclude)
         for name, bits in ({} if self.bits is None else spread(self.bits, sites, "bits")).items():
             if bits != int(bits) or not 1 <= bits <= 8:
                 raise PassRefused("impossible number of bits", where=name, got=bits, expected="1 to 8, whole")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        sites, skipped = choose_layers(model, self.include, self.exclude)
         calibration = Calibration(
             original=model.fork(),
             samples=self._samples(model, context),

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 LEVELS = (
-    {"errors"},
-    {"admm", "model", "settings"},
+    {"errors", "silence"},
+    {"admm", "model", "settings", "transforms"},
     {"contracts"},
     {"runtime", "progress", "layers", "folding"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},

@@ -10,6 +10,7 @@ from onnx_admm.calibration.moments import MomentSums
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
 from onnx_admm.contracts import ModelView
 from onnx_admm.data import from_arrays
+from onnx_admm.errors import DataError, PassRefused
 from onnx_admm.model.text import parse_text
 
 
@@ -118,9 +119,22 @@ def test_groups_are_consecutive_and_fit_the_memory() -> None:
     layers = layers_of(parse_text(CONV_NET))
     assert [len(group) for group in layer_groups(layers, 1 << 30, 32)] == [1, 1, 1]
     assert [len(group) for group in layer_groups(layers, 1 << 30, 1)] == [3]
-    assert [len(group) for group in layer_groups(layers, 1, 1)] == [1, 1, 1]
-    flat = [layer for group in layer_groups(layers, layers[1].moment_bytes, 1) for layer in group]
+    largest = max(layer.moment_bytes for layer in layers)
+    flat = [layer for group in layer_groups(layers, largest, 1) for layer in group]
     assert flat == layers
+    assert len(layer_groups(layers, largest, 1)) > 1
+    with pytest.raises(PassRefused, match=r"do not fit the memory allowed; got 0 MiB; expected 1 MiB"):
+        layer_groups(layers, largest - 1, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+def test_inputs_that_are_not_finite_are_named(value: float) -> None:
+    model = parse_text(TWO_GEMMS)
+    x = np.ones((40, 16), np.float32)
+    x[7, 3] = value
+    calibration = Calibration(original=model, samples=from_arrays({"x": x}))
+    with pytest.raises(DataError, match=r"^w1: what the samples make of this layer's inputs is not finite"):
+        calibration.moments(model, layers_of(model))
 
 
 def test_rows_are_limited_and_drawn_by_seed() -> None:

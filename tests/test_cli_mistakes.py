@@ -32,6 +32,15 @@ from onnx_admm.runtime import installed
         ),
         ("compress net.onnx out.onnx --recipe bad_key.toml", r"unknown key 'faktor'.*Did you mean 'factor'"),
         ("compress net.onnx out.onnx --recipe none.toml", r"none\.toml: cannot read the file"),
+        (
+            "compress net.onnx out.onnx --data wrong_shape.npz",
+            r"x: data of another shape than the input; got \[n, 1, 9, 8\]; expected \[N, 1, 8, 8\]",
+        ),
+        (
+            "compress net.onnx out.onnx --data not_finite.npz",
+            r"x, sample 3: a value that is not finite",
+        ),
+        ("compress net.onnx out.onnx --bits 4 --memory 0", r"--memory: no memory to work in; got 0"),
         ("compress net.onnx out.onnx --prune 0x", r"--prune: impossible pruning target; got '0x'"),
         ("compress net.onnx out.onnx --prune 1.5", r"--prune: impossible pruning target; got '1.5'"),
         ("compress net.onnx out.onnx --prune 5:4", r"--prune: impossible pruning target; got '5:4'"),
@@ -90,6 +99,8 @@ def test_each_mistake_has_a_sentence_and_exit_code_2(
     Path("text.onnx").write_text("I am no model.")
     images = np.load(samples)["x"]
     np.savez("wrong_name.npz", image=images)
+    np.savez("wrong_shape.npz", x=images.repeat(2, axis=2)[:, :, :9])
+    np.savez("not_finite.npz", x=np.where(np.arange(len(images))[:, None, None, None] == 3, np.nan, images))
     np.savez("short_labels.npz", x=images, labels=np.zeros(7, np.int64))
     Path("unknown_pass.toml").write_text('[[pass]]\nname = "scal"')
     Path("bad_key.toml").write_text('[[pass]]\nname = "scale"\nfaktor = 1.0')
@@ -144,6 +155,58 @@ def test_disk_full_is_1(run: RunCommand, net: Path, recipe: Path, monkeypatch: p
     assert code == 1
     assert "cannot write (No space left on device)" in err
     assert sorted(os.listdir(net.parent)) == before
+
+
+@pytest.mark.parametrize("asked", [(), ("--bits", "4"), ("--prune", "2x", "--no-fine-tune")])
+@pytest.mark.parametrize("flag", ["--include", "--exclude"])
+def test_no_such_layer_is_1(run: RunCommand, net: Path, flag: str, asked: tuple[str, ...]) -> None:
+    target = net.parent / "out.onnx"
+    code, _, err = run("compress", net, target, *asked, flag, "conv*")
+    assert code == 1
+    sentence = r"error: pass .*: no layer matches; got conv\*; expected some of w1, w2, w3\n"
+    assert re.fullmatch(sentence, err), err
+    assert not target.exists()
+
+
+WIDE = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    wide (float[N,8] x) => (float[N,3] y) <float[8,256] w1, float[256,3] w2>
+    {
+        a = MatMul (x, w1)
+        b = Exp (a)
+        y = MatMul (b, w2)
+    }"""
+
+
+@pytest.mark.parametrize(
+    ("largest", "flags", "code", "sentence"),
+    [
+        (
+            1e4,
+            (),
+            2,
+            "w2: what the samples make of this layer's inputs is not finite, or too",
+        ),
+        (
+            1.0,
+            ("--memory", "1"),
+            1,
+            "w2: its statistics do not fit the memory allowed; got 1 MiB; expected 3",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_be_rebuilt_is_named(
+    run: RunCommand, tmp_path: Path, largest: float, flags: tuple[str, ...], code: int, sentence: str
+) -> None:
+    parse_text(WIDE).save(tmp_path / "wide.onnx")
+    x = np.random.default_rng(0).uniform(-largest, largest, (64, 8)).astype(np.float32)
+    np.savez(tmp_path / "calib.npz", x=x)
+    target = tmp_path / "out.onnx"
+    asked = ("--data", tmp_path / "calib.npz", "--bits", "4", "--no-fine-tune", *flags)
+    found, _, err = run("compress", tmp_path / "wide.onnx", target, *asked)
+    assert (found, err.count("\n")) == (code, 1), err
+    assert sentence in err
+    assert not target.exists()
 
 
 def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:

@@ -63,7 +63,13 @@ MANY = tuple(site(f"w{number}") for number in range(11))
 @pytest.mark.parametrize(
     ("sites", "include", "sentence"),
     [
-        (SITES, ("x",), r"no layer matches; got include \['x'\], .*; expected some of conv1, conv2, fc$"),
+        (SITES, ("x",), r"^no layer matches; got x; expected some of conv1, conv2, fc, lost, done$"),
+        (SITES, ("fc", "x*"), r"^no layer matches; got x\*; expected some of conv1, conv2, fc, lost, done$"),
+        (
+            SITES,
+            ("lost",),
+            r"no layer matches; got include \['lost'\], .*; expected some of conv1, conv2, fc$",
+        ),
         (MANY, ("x",), "expected some of w0, w1, w2, w3, w4, w5, w6, w7 and 3 more$"),
         ((), (), "^the model has no weights to compress$"),
         (SITES[4:], (), "^every weight is already encoded. Start from the model as it was before"),
@@ -76,6 +82,11 @@ def test_nothing_left_is_a_sentence(
 ) -> None:
     with pytest.raises(PassRefused, match=sentence):
         choose_sites(sites, include, ())
+
+
+def test_an_exclusion_that_matches_nothing_is_a_mistake() -> None:
+    with pytest.raises(PassRefused, match=r"^no layer matches; got conv3, Gem; expected some of conv1"):
+        choose_sites(SITES, (), ("conv1", "conv3", "Gem"))
 
 
 @pytest.mark.parametrize("asked", [["--prune", "2x"], ["--bits", "4"]])

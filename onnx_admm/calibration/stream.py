@@ -10,6 +10,7 @@ import numpy as np
 from onnx_admm.calibration.carriers import Carrier, carrier_of
 from onnx_admm.calibration.moments import Moments, MomentSums
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
+from onnx_admm.errors import DataError, PassRefused
 from onnx_admm.folding import BIASED, Unfoldable, bias_of
 from onnx_admm.model import NodeRef
 from onnx_admm.model.taps import WeightUse, tapped, weight_uses
@@ -21,6 +22,7 @@ _PRODUCTS = 4e10
 """Multiplications one Gram matrix may take, unless twenty rows for each of its columns take more."""
 
 _BYTES = 8  # float64
+_TOO_LARGE = 1e15
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,40 @@ def _biased(uses: Sequence[WeightUse], channels: int) -> NodeRef | None:
     return node
 
 
+def _is_usable(x: Array) -> bool:
+    """Finite, and so are sums of squares."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return largest < _TOO_LARGE  # not so for NaN either
+
+
+def _not_finite(layer: CalibratedLayer) -> DataError:
+    return DataError(
+        "what the samples make of this layer's inputs is not finite, or too large to square",
+        where=layer.site.name,
+        hint="Look for values far out of the usual range in the data, or leave the layer out with --exclude.",
+    )
+
+
 def layer_groups(
     layers: Sequence[CalibratedLayer], memory_bytes: int, most: int
 ) -> list[list[CalibratedLayer]]:
     """Consecutive layers that are looked at in one go.
 
     Each group costs a run of the samples through everything before it, so there are at most about ``most``;
-    the moments of one group fit ``memory_bytes``, unless one layer alone does not.
+    the moments of one group fit ``memory_bytes``.
+
+    Raises:
+        PassRefused: those of one layer do not.
     """
+    largest = max(layers, key=lambda layer: layer.moment_bytes, default=None)
+    if largest is not None and largest.moment_bytes > memory_bytes:
+        raise PassRefused(
+            "its statistics do not fit the memory allowed",
+            where=largest.site.name,
+            got=f"{memory_bytes >> 20:,} MiB",
+            expected=f"{-(-largest.moment_bytes >> 20):,} MiB or more",
+            hint="Allow more with --memory, or leave the layer out with --exclude.",
+        )
     groups: list[list[CalibratedLayer]] = []
     length = -(-len(layers) // most)
     for layer in layers:
@@ -142,6 +170,8 @@ class Calibration:
                     draw = [self.seed, number, place]
                     x = carrier.design(after, wanted, np.random.default_rng(draw))
                     x0 = x if after is before else carrier.design(before, wanted, np.random.default_rng(draw))
+                    if not (_is_usable(x) and _is_usable(x0)):
+                        raise _not_finite(layer)
                     sums[layer.site.name].add(x, x0)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
 

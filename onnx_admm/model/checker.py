@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from functools import cache
 
 import onnx
@@ -13,6 +9,7 @@ import onnx
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel
 from onnx_admm.model.guards import all_graphs, all_nodes
 from onnx_admm.model.sparse_storage import densify_sparse
+from onnx_admm.silence import quiet_stdout
 
 _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
@@ -30,7 +27,7 @@ def check_input(proto: onnx.ModelProto, where: str) -> None:
     """
     strangers = _unknown_nodes(proto)
     try:
-        with _quiet_stdout(when=bool(strangers)):
+        with quiet_stdout(when=bool(strangers)):
             onnx.checker.check_model(_self_contained(proto))
     except _REFUSALS as error:
         reason = first_line(error)
@@ -73,7 +70,7 @@ def check_output(proto: onnx.ModelProto, where: str) -> None:
     """
     subject = _self_contained(proto)
     try:
-        with _quiet_stdout(when=True):
+        with quiet_stdout():
             if any(graph.sparse_initializer for graph in all_graphs(subject)):
                 onnx.checker.check_model(
                     subject
@@ -147,24 +144,3 @@ def _has_schema(op_type: str, opset: int) -> bool:
 def _opset(proto: onnx.ModelProto) -> int:
     versions = (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     return max(1, min(next(versions, 1), 2**31 - 1))
-
-
-@contextlib.contextmanager
-def _quiet_stdout(*, when: bool) -> Iterator[None]:
-    """Keep C++ from writing to stdout, where a report in JSON may be going."""
-    if not when:
-        yield
-        return
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # no stdout at all
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

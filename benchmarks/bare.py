@@ -1,0 +1,207 @@
+"""The bare command on every model of a folder, with and without calibration samples.
+
+    python benchmarks/bare.py MODELS SETS PREPARED OUT.json [--only NAME ...] [--ways bare calibrated]
+        [--deployment PYTHON]
+
+MODELS holds ``.onnx`` files, SETS small labelled sets (``magika.npz``, ``hand_keypoint.npz``,
+``iris_winml.npz``), PREPARED what ``prepare.py`` and ``prepare_files.py`` write (``mnist-*.npz``,
+``cifar10-*.npz``, ``magika-calib.npz``). Each row is one run of
+
+    onnx-admm compress IN OUT --threads 1                    (bare)
+    onnx-admm compress IN OUT --threads 1 --data CALIB       (calibrated: unlabelled samples)
+
+in a process of its own, or the sentence it was refused with. CALIB holds real samples where the model's are
+known (``real_samples.py``), else made-up ones with a seed that the command does not use. The written file is
+judged by ``--deployment``, a Python with a current onnxruntime, on made-up inputs with a third seed and on
+labelled samples where there are any; then it is compressed again the same way, which must change nothing.
+
+A row is held to what the command promises: ``short`` names what it misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from real_samples import Samples, real_samples
+
+from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.data import synthetic_dataset
+from onnx_admm.errors import OnnxAdmmError
+from onnx_admm.runtime.sessions import runtime_versions
+
+SEED_CALIBRATION, SEED_UNSEEN = 1001, 2002
+MOST_SAMPLES, LEAST_SAMPLES, MOST_BYTES = 256, 16, 1 << 26
+SMALL_FILE, MOSTLY_WEIGHTS = 200_000, 0.9
+LEAST_RATIO, LEAST_SQNR_DB, LEAST_AGREEMENT, SLOWER = 3.0, 20.0, 0.99, 1.05
+
+
+def made_up(model: ModelView, seed: int, most: int = MOST_SAMPLES) -> Samples:
+    """Random samples as the command makes them, as many as a few megabytes hold."""
+    data = synthetic_dataset(model, most, seed)
+    one = sum(array.nbytes for array in arrays(data.select(np.arange(1))).values())
+    return arrays(data.select(np.arange(min(most, max(LEAST_SAMPLES, MOST_BYTES // one)))))
+
+
+def arrays(data: Dataset) -> Samples:
+    """Everything a data set holds."""
+    return dict(next(data.batches(len(data))).feeds)
+
+
+def compress(source: Path, target: Path, calib: Path | None) -> dict[str, Any]:
+    """One command: seconds, peak memory and the report, or the sentence it was refused with."""
+    report = target.with_suffix(".json")
+    for old in (target, report):
+        old.unlink(missing_ok=True)
+    tool = str(Path(sys.executable).with_name("onnx-admm"))
+    command = [tool, "compress", str(source), str(target), "--threads", "1", "-q", "--report", str(report)]
+    command += [] if calib is None else ["--data", str(calib)]
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(command, stderr=stderr)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        stderr.seek(0)
+        said = " ".join(stderr.read().split())
+    row: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": usage.ru_maxrss // 1024,
+        "exit_code": process.returncode,
+    }
+    if process.returncode:
+        return row | {"refused": said.replace(str(source.parent) + "/", "")}
+    return row | _said(json.loads(report.read_text()))
+
+
+def _said(report: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of the layers."""
+    chosen = next(step for step in report["steps"] if step["name"] == "choose_treatments")
+    lines = {**chosen["edits"], **chosen["skipped"]}
+    return {
+        "format": report["steps"][-1]["figures"].get("format"),
+        "layers": len(lines),
+        "rounded": len(chosen["edits"]),
+        "roundings": dict(Counter(line.split(":")[0] for line in chosen["edits"].values()).most_common()),
+        "left": dict(Counter(_plain(line) for line in chosen["skipped"].values()).most_common()),
+    }
+
+
+def _plain(line: str) -> str:
+    """A sentence without its figures, so that equal ones count together."""
+    return " ".join("N" if any(map(str.isdigit, word)) else word for word in line.split())
+
+
+def judge(
+    source: Path, target: Path, unseen: Path, test: Path | None, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The file in the deployment runtime."""
+    script = Path(__file__).with_name("deployed_pair.py")
+    command = [arguments.deployment, str(script), str(source), str(target), str(unseen)]
+    done = subprocess.run([*command, *([] if test is None else [str(test)])], capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"loads": False, "why": said[-1]}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return {"loads": True, **figures}
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The original's bytes, and how many of them are weights."""
+    row: dict[str, Any] = {"bytes": path.stat().st_size}
+    try:
+        sites = ModelView.load(path).sites()
+    except OnnxAdmmError:
+        return row
+    stored = Counter[str]()
+    for site in sites:
+        stored[site.dtype] += site.size * np.dtype(site.dtype).itemsize
+    return row | {"weight_bytes": dict(stored), "layers": len(sites)}
+
+
+def shortfalls(before: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """What a row misses of what the command promises."""
+    if "refused" in row:
+        return []
+    if not row["loads"]:
+        return ["does not load"]
+    must = before["weight_bytes"].get("float32", 0) >= MOSTLY_WEIGHTS * before["bytes"] > SMALL_FILE
+    keeps = min(row["sqnr_db"].values(), default=200.0) >= LEAST_SQNR_DB
+    agrees = row["agreement"] is not None and row["agreement"] >= LEAST_AGREEMENT
+    found = {
+        f"under {LEAST_RATIO}x": must and row["ratio"] < LEAST_RATIO,
+        "outputs change": not (keeps or agrees),
+        "larger": row["bytes"] > before["bytes"],
+        "slower": row["latency_ratio"] > SLOWER,
+        "a second run changes it": not row["second_run_same"],
+        "layers without a line": row["layers"] < before["layers"],
+    }
+    return [what for what, missed in found.items() if missed]
+
+
+def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both ways for one model."""
+    result: dict[str, Any] = {"original": facts(path)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        real = real_samples(path.stem, arguments.sets, arguments.prepared)
+        unseen, calib, test = folder / "unseen.npz", folder / "calib.npz", None
+        try:
+            model = ModelView.load(path)
+            np.savez(unseen, **made_up(model, SEED_UNSEEN))
+            np.savez(calib, **(real.calibration if real else made_up(model, SEED_CALIBRATION)))
+        except OnnxAdmmError:
+            return result | {"bare": compress(path, folder / path.name, None)}
+        if real:
+            np.savez(test := folder / "test.npz", **real.test)
+        for way in arguments.ways:
+            data = calib if way == "calibrated" else None
+            row = compress(path, out := folder / f"{path.stem}-{way}.onnx", data)
+            if "refused" not in row:
+                row["bytes"] = out.stat().st_size
+                row["ratio"] = round(result["original"]["bytes"] / row["bytes"], 2)
+                row |= judge(path, out, unseen, test, arguments)
+                again = folder / f"{out.stem}-again.onnx"
+                second = compress(out, again, data)
+                row["second_run_same"] = not second["exit_code"] and again.read_bytes() == out.read_bytes()
+            row["short"] = shortfalls(result["original"], row)
+            result[way] = row
+    return result | ({"calibrated_on": "real" if real else "made up"} if "calibrated" in result else {})
+
+
+def main() -> None:
+    """Run what was asked; results are written after each model, so that none is lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("models", "sets", "prepared", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--ways", nargs="*", default=["bare", "calibrated"])
+    parser.add_argument("--deployment", default=sys.executable)
+    arguments = parser.parse_args()
+    results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    results |= {"versions": runtime_versions(), "machine": platform.machine()}
+    results["command"] = "onnx-admm compress IN OUT --threads 1 [--data CALIB]"
+    models = results.setdefault("models", {})
+    for path in sorted(arguments.models.glob("*.onnx")):
+        if arguments.only and path.stem not in arguments.only:
+            continue
+        models[path.stem] = models.get(path.stem, {}) | rows_of(path, arguments)
+        print(path.stem, json.dumps(models[path.stem]), flush=True)
+        results["models"] = dict(sorted(models.items()))
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Constants that nobody learned: transforms and filter banks, told from weights by their values.
+
+A weight may lose digits where the outputs bear it, for nothing says that its values are the right ones. A
+transform is exact on purpose, and its errors are no noise: a rounded Fourier basis leaks at fixed
+frequencies.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_SHORTEST_WAVE = 32
+"""Of a shorter row the spectrum says too little: learned filters of a few taps are smooth too."""
+
+_NEIGHBOURS = 2
+"""Frequencies on either side of the strongest: the main lobe of the usual windows."""
+
+_FINER = 8
+_CONCENTRATED, _OF_THE_ROWS = 0.85, 0.9
+_FEWEST_ROWS = 8
+_MOST_BAND = 0.5
+_MOST_ROWS = 256
+"""Rows, evenly spread, whose spectra are looked at."""
+
+
+def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
+    """What kind of transform a constant is, as a sentence's end; None for what may be a weight.
+
+    Sinusoids (Fourier, constant-Q and wavelet bases, sinusoidal positions): nearly every row along some axis
+    has nearly all its energy in a few neighbouring frequencies. Filter banks (mel, ERB, interpolation): no
+    negative value, mostly zeros, and what is not zero makes one run in each row and each column.
+
+    Learned weights that are as regular are taken for one too; a transform of another kind for a weight.
+    """
+    if constant.ndim < 2:
+        return None
+    array = constant.astype(np.float64)
+    if not np.isfinite(array).all():
+        return None
+    for axis, extent in enumerate(array.shape):
+        if extent >= _SHORTEST_WAVE and _is_sinusoidal(_rows(array, axis)):
+            return "its rows are windowed sinusoids: a transform, no learned weight"
+    if _is_filter_bank(array):
+        return "its rows are nonnegative bands: a filter bank, no learned weight"
+    return None
+
+
+def _rows(array: Floats, axis: int) -> Floats:
+    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+
+
+def _is_sinusoidal(rows: Floats) -> bool:
+    rows = rows[:: -(-len(rows) // _MOST_ROWS)]
+    rows = rows[rows.any(axis=1)]
+    if len(rows) < _FEWEST_ROWS:
+        return False
+    length = rows.shape[1]
+    power = np.square(np.abs(np.fft.rfft(rows, _FINER * length, axis=1)))
+    sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(power, axis=1)], axis=1)
+    peaks, reach = power.argmax(axis=1), _FINER * _NEIGHBOURS
+    below = np.maximum(peaks - reach, 0)
+    above = np.minimum(peaks + reach + 1, power.shape[1])
+    each = np.arange(len(rows))
+    shares = (sums[each, above] - sums[each, below]) / sums[:, -1]
+    return bool(np.mean(shares >= _CONCENTRATED) >= _OF_THE_ROWS)
+
+
+def _is_filter_bank(array: Floats) -> bool:
+    matrix = array.reshape(array.shape[0], -1) if array.ndim == 2 else array.squeeze()
+    if matrix.ndim != 2 or min(matrix.shape) < _FEWEST_ROWS or (matrix < 0).any():
+        return False
+    there = matrix != 0
+    if there.mean() > _MOST_BAND or there.sum() <= max(matrix.shape):  # one a row is a selection, or chance
+        return False
+    return all(_is_one_run(side).all() for side in (there, there.T))
+
+
+def _is_one_run(there: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """For each row whether what is there stands together."""
+    starts = there & ~np.pad(there, ((0, 0), (1, 0)))[:, :-1]
+    one: npt.NDArray[np.bool_] = starts.sum(axis=1) <= 1
+    return one
