@@ -9,12 +9,11 @@ import numpy as np
 
 from onnx_admm.calibration.roundings import ANCHORS, ATTEMPTS, Found, RoundingSearch, decibels
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
-from onnx_admm.data import synthetic_dataset
+from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_layers, without_transforms
-from onnx_admm.model import layer_profiles
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")
@@ -114,15 +113,14 @@ class ChooseTreatments:
         if context.train is not None and context.validation is not None:
             data, others = context.train, context.validation
         else:
-            made = synthetic_dataset(model, (1 + _UNSEEN_MADE_UP) * self.samples, context.seed)
+            made = synthetic_dataset(context.reference, (1 + _UNSEEN_MADE_UP) * self.samples, context.seed)
             data = made.select(np.arange(self.samples))
             others = made.select(np.arange(self.samples, len(made)))
-        profiles = layer_profiles(model, _open_extents(model, data))
-        macs = max(1, sum(profile.macs or 0 for profile in profiles))
-        runs = _RUNS_PER_LAYER * len(profiles)
+        macs, layers = macs_per_sample(model, data), len(model.sites())
+        runs = _RUNS_PER_LAYER * layers
         count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
         unseen = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
-        runs = min(runs, max(len(ANCHORS) * len(profiles), _MOST_MACS // (macs * count)))
+        runs = min(runs, max(len(ANCHORS) * layers, _MOST_MACS // (macs * count)))
         return _spread(data, count), _spread(others, unseen), runs
 
     # -- choosing ----------------------------------------------------------------------------
@@ -199,21 +197,6 @@ def _unfit(model: ModelView, site: WeightSite) -> Skip:
     if site.dtype not in _FLOATS:
         return Skip(site.name, f"{site.dtype} weights have no smaller form here")
     return Skip(site.name, "holds values that are not finite" if site.size else "has no elements")
-
-
-def _open_extents(model: ModelView, data: Dataset) -> dict[str, int]:
-    """What the first sample makes of the inputs' open extents."""
-    feeds = next(data.select(np.arange(1)).batches(1)).feeds
-    bindings: dict[str, int] = {}
-    for port in model.signature().inputs:
-        stated = port.shape or ()
-        met = feeds[port.name].shape[feeds[port.name].ndim - len(stated) :]
-        bindings |= {
-            f"{port.name}[{axis}]": extent
-            for axis, extent in enumerate(met)
-            if not isinstance(stated[axis], int)
-        }
-    return bindings
 
 
 def _spread(data: Dataset, wanted: int) -> Dataset:

@@ -21,7 +21,7 @@ from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 
 _FORMATS = ("auto", "dense", "qdq", "sparse", "packed")
-_SYNTHETIC_SAMPLES = 16
+_SYNTHETIC_SAMPLES = 4
 _MOST_SAMPLES = 1000
 _LATENCY_TRIES = 3
 _LATENCY_ROUNDS = 31
@@ -99,7 +99,7 @@ class Encode:
 
     def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
         """Put the best form into ``model``; what it holds, and every form that was tried."""
-        trials, data = [], _samples(model, context)
+        trials, data = [], _samples(context)
         for candidate in sorted(self._candidates(model), key=lambda candidate: candidate.file_bytes):
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
@@ -125,12 +125,12 @@ class Encode:
         self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext
     ) -> dict[str, Any]:
         try:
-            before = evaluate(model, data)
+            before = evaluate(model, data) if data.has_labels else None
             after = evaluate(candidate.model, data, reference=model)
             figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
             if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:
                 return figures | {"verdict": "changes the outputs"}
-            if before.accuracy is not None and after.accuracy is not None:
+            if before is not None and before.accuracy is not None and after.accuracy is not None:
                 figures["accuracy_drop_points"] = drop = 100 * (before.accuracy - after.accuracy)
                 if drop > (context.max_drop or 0.0):
                     return figures | {"verdict": "loses accuracy"}
@@ -161,7 +161,7 @@ class _Candidate:
     file_bytes: int
 
 
-def _samples(model: ModelView, context: PassContext) -> Dataset:
+def _samples(context: PassContext) -> Dataset:
     if context.validation is None:
-        return synthetic_dataset(model, _SYNTHETIC_SAMPLES, context.seed)
+        return synthetic_dataset(context.reference, _SYNTHETIC_SAMPLES, context.seed)
     return context.validation.select(np.arange(min(len(context.validation), _MOST_SAMPLES)))

@@ -86,7 +86,7 @@ class ReconstructLayers:
         sites, skipped = choose_layers(model, self.include, self.exclude)
         calibration = Calibration(
             original=model.fork(),
-            samples=self._samples(model, context),
+            samples=self._samples(context),
             ridge=self.ridge,
             seed=context.seed,
             threads=context.settings.threads,
@@ -129,9 +129,9 @@ class ReconstructLayers:
 
     # -- what is asked for -------------------------------------------------------------------
 
-    def _samples(self, model: ModelView, context: PassContext) -> Dataset:
+    def _samples(self, context: PassContext) -> Dataset:
         if context.train is None:
-            return synthetic_dataset(model, self.samples, context.seed)
+            return synthetic_dataset(context.reference, self.samples, context.seed)
         chosen = np.random.default_rng(context.seed).permutation(len(context.train))[: self.samples]
         return context.train.select(np.sort(chosen))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from onnx_admm.api.measure import SYNTHETIC, SYNTHETIC_SAMPLES, Measurement
+from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, synthetic_dataset
+from onnx_admm.data import Preprocessing, fit_dataset, open_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.report import Comparison
 
@@ -47,7 +47,7 @@ def compare(
             )
     model = ModelView.load(before)
     if data is None:
-        samples: dict[str, Dataset] = {SYNTHETIC: synthetic_dataset(model, SYNTHETIC_SAMPLES, 0)}
+        samples: dict[str, Dataset] = {SYNTHETIC: made_up(model, 0)}
     elif isinstance(data, Dataset):
         samples = {"data": fit_dataset(data, model)}
     else:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from onnx_admm.api.checkpoints import Checkpoints
-from onnx_admm.api.measure import SYNTHETIC, SYNTHETIC_SAMPLES, Measurement, check_runs
+from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split, synthetic_dataset
+from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.shapes import wrong_shapes
@@ -243,7 +243,7 @@ class Compression:
         """What the result is judged by, but for the test samples."""
         if plan.validation is not None:
             return {"validation": plan.validation}
-        return {SYNTHETIC: synthetic_dataset(plan.model, SYNTHETIC_SAMPLES, self.seed)}
+        return {SYNTHETIC: made_up(plan.model, self.seed)}
 
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
+from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OutputError
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import evaluate
@@ -16,7 +17,8 @@ from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.sessions import open_session
 
-SYNTHETIC, SYNTHETIC_SAMPLES = "synthetic", 16
+SYNTHETIC = "synthetic"
+_MADE_UP_SAMPLES, _MADE_UP_MACS = 16, 1 << 36
 
 _CHECKED_SAMPLES = 2
 _DISAGREEMENT = 0.02
@@ -74,6 +76,11 @@ class Measurement:
         threads = self.threads or 1
         latency = compare_latency(Path(before), Path(after), feeds, threads=threads, progress=self.progress)
         return Timing(**asdict(latency), threads=threads)
+
+
+def made_up(model: ModelView, seed: int) -> Dataset:
+    """Random samples to compare two models on where there is no data; fewer where a run is dear."""
+    return affordable(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
 
 
 def first_samples(data: Dataset, count: int) -> Feeds:

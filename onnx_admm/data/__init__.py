@@ -1,5 +1,6 @@
 """Readers of the data users have."""
 
+from onnx_admm.data.effort import affordable, macs_per_sample
 from onnx_admm.data.feeds import from_iterable
 from onnx_admm.data.fitting import fit_dataset
 from onnx_admm.data.opening import open_dataset
@@ -10,9 +11,11 @@ from onnx_admm.data.synthetic import synthetic_dataset
 __all__ = [
     "Preprocessing",
     "SampleSet",
+    "affordable",
     "fit_dataset",
     "from_arrays",
     "from_iterable",
+    "macs_per_sample",
     "open_dataset",
     "split",
     "synthetic_dataset",
