@@ -101,7 +101,7 @@ def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
     for value in _values(view.graph_ir):
         if value.shape is None or value.producer() is None or value.is_graph_output():
             continue
-        stored, right = _extents(value), inferred.get(ValueRef(value))
+        stored, right = extents(value), inferred.get(ValueRef(value))
         if right is not None and not _agree(stored, right):
             found[value.name or ""] = stored, right
     return found
