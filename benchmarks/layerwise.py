@@ -64,7 +64,7 @@ def model_layers(arguments: argparse.Namespace) -> Iterator[Layer]:
         layer = calibrated_layer(view, site)
         if layer is None or (arguments.layers and not any(part in site.name for part in arguments.layers)):
             continue
-        sampled = WellSampled(layer.site, layer.carriers, layer.biased)
+        sampled = WellSampled(layer.site, layer.carriers, layer.bias)
         moments = [
             Calibration(view, side, batch_size=64, threads=1).moments(view, [sampled])[site.name]
             for side in sides

@@ -22,7 +22,6 @@ from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrate
 from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.errors import PassRefused
-from onnx_admm.folding import bias_of, store_bias
 from onnx_admm.layers import PerLayer, choose_layers, spread
 
 _SCALE_BITS = 11
@@ -230,9 +229,9 @@ def _store(model: ModelView, layer: CalibratedLayer, moments: Moments, found: Re
     """Write the weights, and the bias that makes up for the difference of the means."""
     layout = layer.carriers[0].layout
     model.replace(layer.site, layout.tensor(found.weights))
-    if layer.biased is not None:
-        bias = bias_of(layer.biased, layout.rows) + moments.bias_shift(found.weights)
-        store_bias(model, layer.biased, bias.astype(layer.site.dtype))
+    if layer.bias is not None:
+        bias = layer.bias.read(layout.rows) + moments.bias_shift(found.weights)
+        layer.bias.store(model, bias.astype(layer.site.dtype))
 
 
 def _figures(moments: Moments, found: Reconstructed) -> dict[str, Any]:

@@ -8,14 +8,16 @@ how what flows into its node becomes the rows of X.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
 import numpy as np
 
 from onnx_admm.admm.layer_problem import ridge_for
+from onnx_admm.calibration.picks import Shares
 from onnx_admm.calibration.windows import (
+    Positions,
     TransposedWindows,
     Windows,
     convolution_windows,
@@ -66,6 +68,25 @@ class Layout:
         return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which rows are taken of all there are.
+
+    Attributes:
+        wanted: about how many; all where there are fewer.
+        seed: decides which; the same rows for the same seed, whatever flows.
+        shares: of the draws, for each place of each sample; None, or not one for each row: all alike.
+    """
+
+    wanted: int
+    seed: tuple[int, ...]
+    shares: Shares | None = None
+
+    def positions(self, count: int) -> Positions:
+        """Of ``count`` rows."""
+        return sample_positions(count, self.wanted, np.random.default_rng(self.seed), self.shares)
+
+
 class Carrier(Protocol):
     """One use of a weight by a node of the main graph."""
 
@@ -77,13 +98,12 @@ class Carrier(Protocol):
     def taps(self) -> tuple[str, ...]:
         """Values of the graph that `design` reads."""
 
-    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
         """Rows of X from a batch of what flows through the graph: (group, n, d).
 
         Args:
             values: arrays by tap.
-            wanted: about how many rows; all where there are fewer.
-            rng: draws the rows.
+            draw: which rows.
         """
 
 
@@ -101,13 +121,20 @@ class ConvolutionCarrier:
         """The node's input."""
         return (_name_of(self.node, 0),)
 
-    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
-        """See `Carrier.design`; the same positions of every sample."""
+    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+        """See `Carrier.design`; the same positions of every sample, unless some have a larger share."""
         x = values[self.taps[0]]
         spatial = x.shape[2:]
         windows = self.windows(self.node, self.kernel, spatial)
-        positions = sample_positions(prod(windows.extents(spatial)), max(1, wanted // len(x)), rng)
-        rows = windows.rows(x, positions)  # (n p, c, prod(kernel))
+        places = prod(windows.extents(spatial))
+        if draw.shares is not None and len(draw.shares) == len(x) * places:
+            drawn = draw.positions(len(x) * places)
+            samples = [
+                windows.rows(x[i : i + 1], drawn[drawn // places == i] % places) for i in range(len(x))
+            ]
+            rows = np.concatenate(samples)  # (n p, c, prod(kernel))
+        else:
+            rows = windows.rows(x, replace(draw, wanted=max(1, draw.wanted // len(x))).positions(places))
         if isinstance(windows, TransposedWindows):
             rows = rows[..., ::-1]  # the kernel is turned round
         grouped = rows.reshape(len(rows), self.layout.group, -1)
@@ -128,11 +155,11 @@ class ProductCarrier:
         """The other operand."""
         return (self.tap,)
 
-    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
         """See `Carrier.design`."""
         x = values[self.tap]
         rows = (np.swapaxes(x, -1, -2) if self.across else x).reshape(-1, self.layout.columns)
-        return self.scale * rows[sample_positions(len(rows), wanted, rng)][None]
+        return self.scale * rows[draw.positions(len(rows))][None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +179,18 @@ class RecurrentCarrier:
         given = first is not None and first.constant() is None
         return (self.node.outputs[0].name, *((first.name,) if first is not None and given else ()))
 
-    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
         """See `Carrier.design`."""
         x = values[self.taps[0]]
         batch_first = bool(self.node.attribute("layout", 0))
         if not self.recurs:
             rows = x.reshape(-1, x.shape[-1])
-            chosen = rows[sample_positions(len(rows), wanted, rng)]
+            chosen = rows[draw.positions(len(rows))]
             return np.broadcast_to(chosen, (self.layout.group, *chosen.shape))
         states = np.moveaxis(x, 0, 2).swapaxes(0, 1) if batch_first else x  # (steps, directions, batch, h)
         before = np.stack([self._before(states, values, d, batch_first) for d in range(states.shape[1])])
         steps = before.reshape(len(before), -1, states.shape[-1])
-        return steps[:, sample_positions(steps.shape[1], wanted, rng)]
+        return steps[:, draw.positions(steps.shape[1])]
 
     def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
         """States before every step, (steps, batch, h)."""
@@ -199,7 +226,7 @@ class LookupCarrier:
         """The indices."""
         return (self.tap,)
 
-    def design(self, values: Mapping[str, Array], wanted: int, rng: np.random.Generator) -> Array:
+    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
         """See `Carrier.design`; a batch is one row that has the energy of all look-ups, (entries, 1, 1)."""
         indices, entries = values[self.tap].reshape(-1), self.layout.group
         counts = np.bincount(indices % entries, minlength=entries)

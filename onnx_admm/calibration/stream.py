@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.calibration.carriers import Carrier, carrier_of
+from onnx_admm.calibration.biases import LayerBias, bias_behind
+from onnx_admm.calibration.carriers import Carrier, Draw, carrier_of
 from onnx_admm.calibration.moments import Moments, MomentSums
+from onnx_admm.calibration.picks import Picks, picks_behind
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
-from onnx_admm.folding import BIASED, Unfoldable, bias_of
-from onnx_admm.model import NodeRef
 from onnx_admm.model.taps import WeightUse, tapped, weight_uses
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
@@ -31,12 +31,14 @@ class CalibratedLayer:
 
     site: WeightSite
     carriers: tuple[Carrier, ...]
-    biased: NodeRef | None
+    bias: LayerBias | None
+    picks: Picks | None = None
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Values that its uses read."""
-        return tuple(dict.fromkeys(tap for carrier in self.carriers for tap in carrier.taps))
+        """Values that its uses read, and what tells which of its outputs count."""
+        telling = () if self.picks is None else (self.picks.tap,)
+        return tuple(dict.fromkeys([*(tap for carrier in self.carriers for tap in carrier.taps), *telling]))
 
     @property
     def moment_bytes(self) -> int:
@@ -63,19 +65,17 @@ def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | Non
     carriers = [carrier for use in uses if (carrier := carrier_of(site, use)) is not None]
     if len(carriers) < len(uses) or len({carrier.layout for carrier in carriers}) != 1:
         return None
-    return CalibratedLayer(site, tuple(carriers), _biased(uses, carriers[0].layout.rows))
+    if len(uses) > 1:
+        return CalibratedLayer(site, tuple(carriers), None)
+    bias = bias_behind(uses[0], carriers[0].layout.rows)
+    return CalibratedLayer(site, tuple(carriers), bias, _picks(uses[0]))
 
 
-def _biased(uses: Sequence[WeightUse], channels: int) -> NodeRef | None:
-    """The one node that uses the weight, if it adds a bias of its own or could."""
-    node, index = uses[0].node, uses[0].index
-    if len(uses) > 1 or node.op_type not in BIASED or index != 1:
-        return None
-    try:
-        bias_of(node, channels)
-    except Unfoldable:
-        return None
-    return node
+def _picks(use: WeightUse) -> Picks | None:
+    """The maximum that picks from the node's outputs, whose channels are on the axis that ONNX gives them."""
+    if use.node.op_type in ("Conv", "ConvTranspose"):
+        return picks_behind(use.node, 1)
+    return picks_behind(use.node, -1) if use.node.op_type == "MatMul" and use.index == 1 else None
 
 
 def _is_usable(x: Array) -> bool:
@@ -158,7 +158,7 @@ class Calibration:
             layer.site.name: MomentSums(
                 layer.carriers[0].layout.matrix(self.original.read(layer.site)),
                 layer.carriers[0].layout.group,
-                centred and layer.biased is not None,
+                centred and layer.bias is not None,
             )
             for layer in layers
         }
@@ -167,9 +167,10 @@ class Calibration:
             for layer in layers:
                 for place, carrier in enumerate(layer.carriers):
                     wanted = -(-layer.rows_wanted // (batches * len(layer.carriers)))
-                    draw = [self.seed, number, place]
-                    x = carrier.design(after, wanted, np.random.default_rng(draw))
-                    x0 = x if after is before else carrier.design(before, wanted, np.random.default_rng(draw))
+                    shares = None if layer.picks is None else layer.picks.shares(before)
+                    draw = Draw(wanted, (self.seed, number, place), shares)
+                    x = carrier.design(after, draw)
+                    x0 = x if after is before else carrier.design(before, draw)
                     if not (_is_usable(x) and _is_usable(x0)):
                         raise _not_finite(layer)
                     sums[layer.site.name].add(x, x0)

@@ -130,8 +130,16 @@ def transposed_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence
     return TransposedWindows(strides, Windows(kernel, (1,) * rank, dilations, pads))
 
 
-def sample_positions(count: int, wanted: int, rng: np.random.Generator) -> Positions:
-    """``wanted`` of ``count`` positions without repetition, all of them in order where there are fewer."""
+def sample_positions(
+    count: int, wanted: int, rng: np.random.Generator, shares: npt.NDArray[np.float64] | None = None
+) -> Positions:
+    """``wanted`` of ``count`` positions without repetition, all of them in order where there are fewer.
+
+    With ``shares`` of the draws for each position, each draw is from all of them; twice as many draws as
+    positions tell all there is to tell.
+    """
+    if shares is not None and len(shares) == count:
+        return np.sort(rng.choice(count, min(wanted, 2 * count), p=shares))
     if wanted >= count:
         return np.arange(count)
     return np.sort(rng.choice(count, wanted, replace=False))
