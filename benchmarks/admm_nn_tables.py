@@ -159,7 +159,7 @@ def evenly(layers: list[LayerProfile], ratio: float) -> Densities:
 
 def speedup(layers: list[LayerProfile], densities: Any, curve: Any = "published") -> float:
     """Of the dense layers' latency over the pruned ones'."""
-    model = AdmmNnCostModel(curve=curve)
+    model = AdmmNnCostModel(curve=curve, dense_fallback=False)
     dense = price_layers(layers, model, {layer.weight: Treatment() for layer in layers}).total.latency_s
     pruned = priced(layers, densities, [32] * len(layers), model).total.latency_s
     return (dense or 0) / (pruned or 1)
@@ -171,7 +171,7 @@ def priced(layers: list[LayerProfile], densities: Any, bits: Any, model: Any = N
         layer.weight: Treatment(density, width)
         for layer, density, width in zip(layers, densities, bits, strict=True)
     }
-    return price_layers(layers, model or AdmmNnCostModel(), treatments)
+    return price_layers(layers, model or AdmmNnCostModel(dense_fallback=False), treatments)
 
 
 def side_by_side(ours: list[float], paper: list[float]) -> dict[str, Any]:

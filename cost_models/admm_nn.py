@@ -57,6 +57,8 @@ class AdmmNnCostModel:
 
     Args:
         curve: which speed-up.
+        dense_fallback: a layer that the sparse design would slow down runs on the dense one, zeros and all.
+            The paper's comparison has no such choice: what is pruned is on the sparse design.
         dense_gmac_s: 1e9 multiply-accumulates a second of the dense design. The paper gives ratios alone, so
             1 is a unit and no claim.
         k, q: of the analytic curve.
@@ -66,6 +68,7 @@ class AdmmNnCostModel:
     figures: ClassVar[tuple[str, ...]] = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
 
     curve: Literal["published", "analytic"] = "published"
+    dense_fallback: bool = True
     dense_gmac_s: float = 1.0
     k: float = 0.776
     q: float = 1.0225
@@ -90,9 +93,14 @@ class AdmmNnCostModel:
         """What the row takes; raises as `LayerProfile.known_macs`."""
         dense = float(layer.known_macs())
         density = treatment.density if layer.weight else 1.0
-        is_sparse = density < 1 and treatment.structure != "channel"
-        speedup = self.speedup(density) if is_sparse else 1 / max(density, 1 / max(1, layer.size))
-        index = gap_bits(max(density, 1 / max(1, layer.size))) if is_sparse else 0.0
+        speedup, index = 1.0, 0.0
+        least = 1 / max(1, layer.size)
+        if treatment.structure == "channel":
+            speedup = 1 / max(density, least)
+        elif density < 1:
+            speedup, index = self.speedup(density), gap_bits(max(density, least))
+            if self.dense_fallback and speedup < 1:
+                density, speedup, index = 1.0, 1.0, 0.0
         macs = dense * density
         return Cost(
             bytes=layer.parameters * density * (treatment.bits + index) / 8,

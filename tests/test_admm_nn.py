@@ -28,7 +28,7 @@ def test_it_breaks_even_where_the_paper_does() -> None:
 
 @pytest.mark.parametrize(("pruned", "speedup"), PUBLISHED)
 def test_latency_follows_the_published_curve(pruned: float, speedup: float) -> None:
-    model = AdmmNnCostModel(dense_gmac_s=2.0)
+    model = AdmmNnCostModel(dense_gmac_s=2.0, dense_fallback=False)
     dense = model.estimate(CONV, Treatment()).latency_s
     assert dense == DENSE / 2e9
     cost = model.estimate(CONV, Treatment(1 - pruned))
@@ -63,6 +63,18 @@ def test_energies_are_those_that_were_measured() -> None:
     assert mac_picojoules(8) == pytest.approx(0.3 + 16 * memory)
     assert mac_picojoules(16) == pytest.approx(1.5 + 32 * memory)
     assert mac_picojoules(32) == pytest.approx(4.6 + 64 * memory)
+
+
+def test_what_the_sparse_design_would_slow_down_runs_on_the_dense_one() -> None:
+    for density in (0.5, 0.98):
+        assert AdmmNnCostModel().estimate(CONV, Treatment(density)) == AdmmNnCostModel().estimate(
+            CONV, Treatment()
+        )
+    fast = Treatment(0.4)
+    forced = AdmmNnCostModel(dense_fallback=False)
+    assert AdmmNnCostModel().estimate(CONV, fast) == forced.estimate(CONV, fast)
+    assert (forced.estimate(CONV, Treatment(0.9)).latency_s or 0) == pytest.approx(DENSE / 1e9 / 0.07)
+    assert break_even(forced, CONV) == break_even(AdmmNnCostModel(), CONV)
 
 
 def test_removed_channels_stay_on_the_dense_design() -> None:

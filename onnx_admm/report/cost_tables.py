@@ -65,7 +65,7 @@ def costs_table(facts: CostFacts) -> Table:
         for name, (scale, _) in scales.items()
         for cell in (_number(getattr(facts.total, name), scale), "")
     ]
-    table.add_row("all", "", *total, style="bold")
+    table.add_row("all that is priced" if facts.unpriced else "all", "", *total, style="bold")
     return table
 
 
