@@ -36,21 +36,19 @@ import numpy as np
 from real_samples import Samples, real_samples
 
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.data import synthetic_dataset
+from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.runtime.sessions import runtime_versions
 
 SEED_CALIBRATION, SEED_UNSEEN = 1001, 2002
-MOST_SAMPLES, LEAST_SAMPLES, MOST_BYTES = 256, 16, 1 << 26
+MOST_SAMPLES, LEAST_SAMPLES, MOST_MACS = 256, 4, 1 << 37
 SMALL_FILE, MOSTLY_WEIGHTS = 200_000, 0.9
 LEAST_RATIO, LEAST_SQNR_DB, LEAST_AGREEMENT, SLOWER = 3.0, 20.0, 0.99, 1.05
 
 
 def made_up(model: ModelView, seed: int, most: int = MOST_SAMPLES) -> Samples:
-    """Random samples as the command makes them, as many as a few megabytes hold."""
-    data = synthetic_dataset(model, most, seed)
-    one = sum(array.nbytes for array in arrays(data.select(np.arange(1))).values())
-    return arrays(data.select(np.arange(min(most, max(LEAST_SAMPLES, MOST_BYTES // one)))))
+    """Random samples as the command makes them; fewer where a run is dear."""
+    return arrays(affordable(model, synthetic_dataset(model, most, seed), MOST_MACS, LEAST_SAMPLES))
 
 
 def arrays(data: Dataset) -> Samples:

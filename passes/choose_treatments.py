@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_admm.calibration.roundings import ANCHORS, ATTEMPTS, Found, RoundingSearch, decibels
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
@@ -26,6 +27,9 @@ _UNSEEN, _UNSEEN_MADE_UP = 8, 2
 """Times as many samples confirm as were measured on. A prediction in a hundred shows only among hundreds; a
 ratio, which is all that is asked of made-up inputs, is known to within a decibel from some tens."""
 
+_TELLING = 100
+"""Samples without which nothing is said of predictions that stay."""
+
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
 
@@ -39,9 +43,9 @@ class ChooseTreatments:
     that took no part in choosing. What does not hold there is chosen again with less.
 
     How much is borne depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
-    predictions must stay on validation samples, or its scores be held closer; without samples random inputs
-    stand in, which have no class to agree on, so its scores are held closer then too. All other outputs keep
-    a signal-to-noise ratio.
+    predictions must stay on samples that were given and not measured on, or its scores be held closer.
+    Without samples random inputs stand in, which have no class to agree on, and a few samples would not show
+    a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio.
 
     Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
     included by name. A model that holds quantised weights is left alone: its other weights were left for a
@@ -49,9 +53,9 @@ class ChooseTreatments:
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep.
-        least_agreement: share of validation samples whose top-1 prediction stays, 0 to 1.
-        blind_sqnr_db: ratio that a classifier's scores keep where there are no validation samples, or their
-            predictions change.
+        least_agreement: share of given samples whose top-1 prediction stays, 0 to 1.
+        blind_sqnr_db: ratio that a classifier's scores keep where there are no samples, too few of them, or
+            their predictions change.
         samples: samples to measure on, at most; some times as many confirm.
         include, exclude: patterns of layer names or operators.
     """
@@ -88,13 +92,12 @@ class ChooseTreatments:
             return PassReport(False, (), (*skipped, *(Skip(site.name, why) for site in sites)))
         layers = {site.name: Treated(model.read(site), site.out_axis) for site in sites if _fits(model, site)}
         skipped += tuple(_unfit(model, site) for site in sites if site.name not in layers)
-        measuring, unseen, runs = self._data(model, context)
-        probe = OutputProbe(
-            model, layers, measuring, reference=context.reference, threads=context.settings.threads
-        )
-        with context.progress.task("measure", runs) as task:
-            search = RoundingSearch(layers, probe, runs, task)
-            found = self._confirmed(search, probe.on(unseen), context)
+        data = self._data(model, context)
+        threads = context.settings.threads
+        probe = OutputProbe(model, layers, data.measured, reference=context.reference, threads=threads)
+        with context.progress.task("measure", data.runs) as task:
+            search = RoundingSearch(layers, probe, data.runs, task)
+            found = self._confirmed(search, probe.on(data.unseen), data.told)
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
@@ -108,8 +111,7 @@ class ChooseTreatments:
 
     # -- data --------------------------------------------------------------------------------
 
-    def _data(self, model: ModelView, context: PassContext) -> tuple[Dataset, Dataset, int]:
-        """Samples to measure on, others to confirm on, and how often the former may be run."""
+    def _data(self, model: ModelView, context: PassContext) -> _Samples:
         if context.train is not None and context.validation is not None:
             data, others = context.train, context.validation
         else:
@@ -119,24 +121,29 @@ class ChooseTreatments:
         macs, layers = macs_per_sample(model, data), len(model.sites())
         runs = _RUNS_PER_LAYER * layers
         count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
-        unseen = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
+        confirm = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
         runs = min(runs, max(len(ANCHORS) * layers, _MOST_MACS // (macs * count)))
-        return _spread(data, count), _spread(others, unseen), runs
+        measured = _evenly(len(data), count)
+        if len(others) < confirm and len(data) - len(measured) > len(others):
+            others = data.select(np.setdiff1d(np.arange(len(data)), measured))
+        unseen = others.select(_evenly(len(others), confirm))
+        told = context.validation is not None and len(unseen) >= _TELLING
+        return _Samples(data.select(measured), unseen, runs, told)
 
     # -- choosing ----------------------------------------------------------------------------
 
-    def _confirmed(self, search: RoundingSearch, unseen: OutputProbe, context: PassContext) -> Found:
-        is_blind = context.validation is None and unseen.effect({}).agreement is not None
+    def _confirmed(self, search: RoundingSearch, unseen: OutputProbe, told: bool) -> Found:
+        is_blind = not told and unseen.effect({}).agreement is not None
         least_db = self.blind_sqnr_db if is_blind else self.least_sqnr_db
-        return search.confirmed(unseen, 10 ** (-least_db / 10), lambda effect: self._agrees(effect, context))
+        return search.confirmed(unseen, 10 ** (-least_db / 10), self._agrees if told else lambda _: True)
 
-    def _agrees(self, effect: Effect, context: PassContext) -> bool:
-        """Whether predictions stay, where there are any and samples that show it.
+    def _agrees(self, effect: Effect) -> bool:
+        """Whether predictions stay, where there are any.
 
         Scores that hardly move may change places all the same: two that are equal, or numbers that are no
         scores at all. That is no reason to hold them closer than without samples.
         """
-        if effect.agreement is None or context.validation is None:
+        if effect.agreement is None:
             return True
         return effect.agreement >= self.least_agreement or decibels(effect.damage) >= self.blind_sqnr_db
 
@@ -165,6 +172,19 @@ class ChooseTreatments:
             "runs": search.runs,
         }
         return PassReport(bool(edits), tuple(edits), (*skipped, *left), figures)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples to measure on, at most how often, and others to confirm on.
+
+    ``told``: the others are given, and so many that they would show predictions that change.
+    """
+
+    measured: Dataset
+    unseen: Dataset
+    runs: int
+    told: bool
 
 
 # -- what is there ---------------------------------------------------------------------------
@@ -199,8 +219,6 @@ def _unfit(model: ModelView, site: WeightSite) -> Skip:
     return Skip(site.name, "holds values that are not finite" if site.size else "has no elements")
 
 
-def _spread(data: Dataset, wanted: int) -> Dataset:
-    """At most so many samples, evenly over all there are."""
-    return data.select(
-        np.unique(np.linspace(0, len(data) - 1, min(len(data), wanted)).round().astype(np.int64))
-    )
+def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """At most so many of ``count`` indices, evenly over all of them."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))

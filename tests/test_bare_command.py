@@ -1,0 +1,166 @@
+"""``onnx-admm compress IN OUT`` on every real model: smaller, runs, computes nearly the same, says why.
+
+The cheap models run as the command does. Of the others each measurement takes ``FEWER`` samples, which spares
+minutes and nothing else; what the defaults reach is in ``benchmarks/results/bare.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_real_models import MODELS
+
+from onnx_admm.api import compress
+from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.data import affordable, from_arrays, synthetic_dataset
+from onnx_admm.errors import UnsupportedModel
+from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.scores import with_scores
+from onnx_admm.model.shapes import wrong_shapes
+from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.report import Report
+from onnx_admm.runtime.evaluation import Quality, evaluate
+from onnx_admm.runtime.sessions import open_session
+
+CHEAP = {
+    "cifar_winml",
+    "dtln_1",
+    "go1_policy",
+    "hand_keypoint",
+    "iris_winml",
+    "lenet5-mnist",
+    "mnist_cntk",
+    "resnet8-cifar10",
+    "tract_sb_lstm",
+}
+FEWER = 4
+
+TRANSFORMS = {"basic_pitch", "gtcrn_simple", "silero_vad", "silero_vad_ifless"}
+"""Part of their constants is no learned weight."""
+
+ALL_BUT_ZERO = {"ppocr_det_en": "4"}
+"""Outputs that are probabilities under 1e-6 for any made-up input; what goes into the Sigmoid counts."""
+
+MOSTLY_WEIGHTS, SMALL = 0.9, 200_000
+
+
+def settings_of(name: str) -> Recipe:
+    """The bare command's recipe, with fewer samples where a model is dear."""
+    recipe = recipe_from_flags(Flags())
+    if name in CHEAP:
+        return recipe
+    fewer = (
+        replace(step, samples=FEWER) if isinstance(step, ChooseTreatments) else step for step in recipe.passes
+    )
+    return replace(recipe, passes=tuple(fewer))
+
+
+def original_of(path: Path) -> ModelView:
+    view = ModelView.load(path)
+    if wrong_shapes(view):
+        forget_shapes(view)
+    return view
+
+
+def unseen(view: ModelView, seed: int = 77) -> Dataset:
+    return affordable(view, synthetic_dataset(view, 24, seed), 1 << 35)
+
+
+def quality(before: ModelView, after: Path, data: Dataset) -> Quality:
+    changed, reference = (with_scores(view) for view in (ModelView.load(after), before))
+    return evaluate(changed, data, reference=reference, threads=1)
+
+
+def keeps_its_outputs(name: str, found: Quality) -> bool:
+    if found.agreement is not None and found.agreement >= 0.99:
+        return True
+    left = {key: value for key, value in found.sqnr_by_output.items() if key != ALL_BUT_ZERO.get(name)}
+    return min(left.values()) >= 20
+
+
+def must_be_a_third(name: str, view: ModelView, file_bytes: int) -> bool:
+    floats = sum(4 * site.size for site in view.sites() if site.dtype == "float32")
+    return name not in TRANSFORMS and floats >= MOSTLY_WEIGHTS * file_bytes > SMALL
+
+
+def lines(report: Report) -> dict[str, str]:
+    (chosen,) = (step for step in report.steps if step.name == "choose_treatments")
+    return {**chosen.edits, **chosen.skipped}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_data(
+    name: str,
+    shared: Path,
+    tmp_path: Path,
+    keep_for_deployment: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    source, out = shared / "models" / f"{name}.onnx", tmp_path / "out.onnx"
+    recipe = settings_of(name)
+    report = compress(source, out, recipe=recipe, threads=1)
+    before = original_of(source)
+    after = ModelView.load(out)
+    assert after.signature() == before.signature()
+    assert lines(report).keys() == {site.name for site in before.sites()}
+    assert all(lines(report).values())
+
+    size, result = source.stat().st_size, out.stat().st_size
+    assert result < size
+    if must_be_a_third(name, before, size):
+        assert result <= size / 3
+
+    data = unseen(before)
+    found = quality(before, out, data)
+    assert keeps_its_outputs(name, found), found
+
+    again = recipe.pipeline().run(after)
+    assert not again.changed
+
+    feeds = dict(next(data.select(np.arange(1)).batches(1)).feeds)
+    ranks = {port.name: len(port.shape or ()) for port in before.signature().inputs}
+    feeds = {key: array[0] if array.ndim > ranks[key] else array for key, array in feeds.items()}
+    keep_for_deployment(out, feeds, open_session(out, threads=1).run(feeds), tolerance=2e-2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_that_nobody_defines_is_refused(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="operator RequantShift is in no ONNX operator set"):
+        compress(shared / "models" / "mlperf_ic.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["hand_keypoint", "iris_winml"])
+def test_with_samples(name: str, shared: Path, tmp_path: Path) -> None:
+    """A third of the labelled samples calibrate; on the others hardly any prediction changes."""
+    with np.load(shared / "data" / f"{name}.npz") as archive:
+        inputs, labels = archive["input"], archive["labels"]
+    order = np.random.default_rng(0).permutation(len(labels))
+    some, rest = order[: len(labels) // 3], order[len(labels) // 3 :]
+    source, out = shared / "models" / f"{name}.onnx", tmp_path / "out.onnx"
+    compress(source, out, data=from_arrays({"input": inputs[some]}), threads=1)
+    found = evaluate(out, from_arrays({"input": inputs[rest]}, labels[rest]), reference=source, threads=1)
+    before = evaluate(source, from_arrays({"input": inputs[rest]}, labels[rest]), threads=1)
+    assert found.agreement is not None
+    assert found.accuracy is not None
+    assert before.accuracy is not None
+    assert found.agreement >= 0.97
+    assert found.accuracy >= before.accuracy - 0.01
+    assert out.stat().st_size < source.stat().st_size
+
+
+def test_magika_keeps_its_predictions_at_8_bits(shared: Path, tmp_path: Path) -> None:
+    """Without data, and with its own files as the judge."""
+    with np.load(shared / "data" / "magika.npz") as archive:
+        data = from_arrays({"bytes": archive["bytes"]}, archive["labels"])
+    source, out = shared / "models" / "magika_v33.onnx", tmp_path / "out.onnx"
+    compress(source, out, bits=8, threads=1)
+    found = evaluate(out, data, threads=1)
+    assert found.accuracy is not None
+    assert round(found.accuracy * len(data)) >= 149
+    assert out.stat().st_size <= source.stat().st_size / 3
