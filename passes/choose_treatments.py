@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.calibration.roundings import ANCHORS, ATTEMPTS, Found, RoundingSearch, decibels
+from onnx_admm.calibration.roundings import ATTEMPTS, Found, RoundingSearch, decibels
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
@@ -122,7 +122,7 @@ class ChooseTreatments:
         runs = _RUNS_PER_LAYER * layers
         count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
         confirm = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
-        runs = min(runs, max(len(ANCHORS) * layers, _MOST_MACS // (macs * count)))
+        runs = min(runs, max(layers, _MOST_MACS // (macs * count)))
         measured = _evenly(len(data), count)
         if len(others) < confirm and len(data) - len(measured) > len(others):
             others = data.select(np.setdiff1d(np.arange(len(data)), measured))

@@ -18,8 +18,9 @@ from onnx_admm.contracts import Array, Task
 from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
 from onnx_admm.sensitivity import Effect, OutputProbe
 
-ANCHORS = (BYTES, NIBBLES)
-"""What every layer is measured with first; all others are guessed from these until one is wanted."""
+ANCHORS = (NIBBLES, BYTES)
+"""What every layer is measured with first, in turn as far as runs last; all others are guessed from these until
+one is wanted."""
 
 ATTEMPTS = 6
 """Choices that are tried on the model as a whole, at most."""
@@ -54,7 +55,7 @@ class RoundingSearch:
     Args:
         layers: by site name.
         probe: the model with the samples to measure on.
-        most_runs: measurements, at most; twice the layers or more.
+        most_runs: measurements, at most; as many as there are layers, or more.
         task: advances by one a measurement.
     """
 
@@ -92,9 +93,10 @@ class RoundingSearch:
 
     def allocate(self, allowed: float) -> Choice:
         """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
-        for name, layer in self.layers.items():
-            for anchor in ANCHORS if layer.ways else ():
-                self._measure(name, anchor)
+        for anchor in ANCHORS:
+            for name, layer in self.layers.items():
+                if layer.ways:
+                    self._measure(name, anchor)
         while True:
             options = {name: layer.options() for name, layer in self.layers.items()}
             choice = {name: option.what for name, option in least_cost(options, allowed).items()}

@@ -5,16 +5,26 @@ Counted and not timed, so that the same model and data give the same answer on a
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
-from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.contracts import Dataset, Feeds, ModelView
 from onnx_admm.model import layer_profiles
+
+_IMAGES = 4  # axes
 
 
 def macs_per_sample(model: ModelView, data: Dataset) -> int:
-    """Multiply-accumulates of the layers for one sample, at least 1; what nobody can count is left out."""
-    profiles = layer_profiles(model, _open_extents(model, data))
-    return max(1, sum(profile.macs or 0 for profile in profiles))
+    """Multiply-accumulates of the layers for one sample, at least 1.
+
+    Where shapes behind operators that inference does not know hide a layer's, it is taken to work at every
+    pixel of the largest image that goes in, or once.
+    """
+    feeds = next(data.select(np.arange(1)).batches(1)).feeds
+    pixels = max((prod(array.shape[2:]) for array in feeds.values() if array.ndim == _IMAGES), default=1)
+    profiles = layer_profiles(model, _open_extents(model, feeds))
+    return max(1, sum(p.parameters * pixels if p.macs is None else p.macs for p in profiles))
 
 
 def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
@@ -23,9 +33,8 @@ def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) 
     return data.select(np.arange(min(len(data), count)))
 
 
-def _open_extents(model: ModelView, data: Dataset) -> dict[str, int]:
-    """What the first sample makes of the inputs' open extents."""
-    feeds = next(data.select(np.arange(1)).batches(1)).feeds
+def _open_extents(model: ModelView, feeds: Feeds) -> dict[str, int]:
+    """What a sample makes of the inputs' open extents."""
     bindings: dict[str, int] = {}
     for port in model.signature().inputs:
         stated = port.shape or ()
