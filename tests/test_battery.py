@@ -220,6 +220,9 @@ class FaultyCost:
             "sure": Cost(latency_s=1.0),
             "doubtful": Cost(bytes=1.0, uncertainty=-1.0),
             "vanishing": Cost(bytes=float(layer.macs or 0)),
+            "one sample": Cost(
+                bytes=float((layer.output_shape or (1,))[0] if layer.op_type == "Gemm" else 1)
+            ),
             "moody": Cost(bytes=float(time.perf_counter_ns())),
         }
         return figures.get(self.fault) or StorageCostModel().estimate(layer, treatment)
@@ -249,6 +252,7 @@ class Miscomposed(FaultyCost):
         ("sure", "how uncertain times and energies are"),
         ("doubtful", "an uncertainty of at least 0"),
         ("vanishing", "refuses an open axis that its figures depend on"),
+        ("one sample", "refuses an open axis that its figures depend on"),
         ("vague", "says which axis to bind"),
         ("wrong error", "answers an open axis with UnknownExtent"),
         ("moody", "answers the same question alike"),

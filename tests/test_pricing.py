@@ -139,6 +139,9 @@ def test_a_pattern_has_one_ratio() -> None:
 def test_channels_go_one_by_one() -> None:
     by_eights = Curve(lambda density: math.ceil(density * 100 / 8) * 8)
     assert break_even(by_eights, layer(1000), structure="channel") == 100 / 96
+    from_here = Curve(lambda density: 1.0 if density > 0.955 else 0.5)
+    assert break_even(from_here, layer(1000), structure="channel") == 100 / 95
+    assert break_even(from_here, layer(1000)) == 1000 / 955
 
 
 def test_all_uses_of_a_tied_weight_count() -> None:

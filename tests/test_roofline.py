@@ -62,6 +62,24 @@ def test_what_is_fused_costs_nothing_and_views_move_nothing(rows: dict[str, Laye
     assert (unfused.estimate(rows["r"], Treatment()).bytes or 0) > 0
 
 
+def test_a_sum_of_two_activations_is_not_free() -> None:
+    view = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        net (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4] b>
+        { m = MatMul (x, w) a = Add (m, b) y = Add (a, x) }""")
+    _, bias, residual = (row.cost for row in price_layers(node_profiles(view), DEVICE).rows)
+    assert (bias.latency_s, residual.latency_s) == (0, pytest.approx(3 * 16 / 1e9 + 3e-6))
+
+
+def test_both_weights_of_a_recurrent_layer_are_one_operator() -> None:
+    view = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[11,2,6] x) => (float[11,1,2,5] y) <float[1,20,6] w, float[1,20,5] r>
+        { y = LSTM <hidden_size = 5> (x, w, r) }""")
+    total = price_layers(node_profiles(view), replace(DEVICE, bandwidth_gb_s=1e6)).total
+    assert total.latency_s == pytest.approx(22 * 20 * 11 / 2e9 + 3e-6)
+
+
 def test_zeros_pay_only_where_the_profile_has_a_kernel(rows: dict[str, LayerProfile]) -> None:
     assert break_even(DEVICE, rows["q"]) == math.inf
     kernel = SparseKernel(
