@@ -15,6 +15,7 @@ from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_layers, without_transforms
+from onnx_admm.model.strange import strange_constants
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")
@@ -48,8 +49,8 @@ class ChooseTreatments:
     a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio.
 
     Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
-    included by name. A model that holds quantised weights is left alone: its other weights were left for a
-    reason.
+    included by name. A model that holds quantised weights or integer operators is left alone: its other
+    weights were left for a reason.
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep.
@@ -86,7 +87,10 @@ class ChooseTreatments:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = self._sites(model)
-        quantised = _quantised(model)
+        strange = strange_constants(model)
+        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
+        quantised = next((constant.node for constant in strange if constant.is_integer), None)
+        quantised = quantised or _quantised(model)
         if quantised is not None:
             why = f"the model is quantised already ({quantised}); start from the original to choose again"
             return PassReport(False, (), (*skipped, *(Skip(site.name, why) for site in sites)))
@@ -107,6 +111,9 @@ class ChooseTreatments:
         left, transforms = without_transforms(model, [site for site in sites if site.editable])
         if encoded and not left:
             return (), (*encoded, *transforms)
+        if not sites and (strange := strange_constants(model)):
+            why = f"{strange[0].name}: {strange[0].why_left()}"
+            raise PassRefused("the model has no weights to compress that are known as such", got=why)
         return choose_layers(model, self.include, self.exclude, subgraphs=True)
 
     # -- data --------------------------------------------------------------------------------

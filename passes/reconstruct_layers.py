@@ -25,6 +25,8 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 
 _SCALE_BITS = 11
+"""Those of float16, in which scales are then stored; fewer where code times scale would not be exact."""
+
 _MOST_GROUPS = 32
 _PROBE_SAMPLES = 128
 
@@ -150,6 +152,7 @@ class ReconstructLayers:
                 kept=round(site.size * shares.get(site.name, 1.0)),
                 mask=None if shares or pattern else _zeros(calibration.original.read(site)),
                 bits=None if site.name not in bits else int(bits[site.name]),
+                digits=np.finfo(site.dtype).nmant + 1,
                 per_channel=self.per_channel,
                 pattern=pattern,
             )
@@ -178,11 +181,15 @@ class ReconstructLayers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """The set one layer's weights go to; ``mask`` where zeros that are there already must stay."""
+    """The set one layer's weights go to; ``mask`` where zeros that are there already must stay.
+
+    ``digits``: significant bits of the weights' own type.
+    """
 
     kept: int
     mask: Mask | None
     bits: int | None
+    digits: int
     per_channel: bool
     pattern: tuple[int, int] | None
 
@@ -205,11 +212,12 @@ class _Wanted:
         if self.bits is None:
             return AtMostK(self.kept)
         axis = out_axis if self.per_channel else None
+        scale_bits = max(1, min(_SCALE_BITS, self.digits - self.bits))
         if mask is not None:
-            return SupportLevels(mask, self.bits, axis=axis, scale_bits=_SCALE_BITS)
+            return SupportLevels(mask, self.bits, axis=axis, scale_bits=scale_bits)
         if self.kept < size or self.bits == 1:  # one bit has no level for zero
-            return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=_SCALE_BITS)
-        return Levels(self.bits, axis=axis, scale_bits=_SCALE_BITS)
+            return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=scale_bits)
+        return Levels(self.bits, axis=axis, scale_bits=scale_bits)
 
 
 def _zeros(weights: Array) -> Mask | None:

@@ -14,6 +14,7 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
+from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.sessions import open_session
@@ -193,6 +194,23 @@ def test_a_tied_embedding_goes_to_the_nearest_point() -> None:
     AdmmPrune(layers=0.5).run(plain := model.fork(), context)
     assert np.array_equal(rebuilt.read("table"), plain.read("table"))
     assert [edit.what for edit in report.edits] == ["27 of 54 weights kept, nearest point"]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("float16", np.float16), ("double", np.float64)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_half_and_double_weights_lie_on_their_levels(kind: str, dtype: type, bits: int) -> None:
+    """Codes times scales are exact in the weights' own type, so that the encoder finds them."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 32), "w2": (32, 4)}
+    constants = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    text = f"""<ir_version: 10, opset_import: ["" : 17]>
+        g ({kind}[N,16] x) => ({kind}[N,4] y) {{ a = MatMul (x, w1) r = Relu (a) y = MatMul (r, w2) }}"""
+    model = parse_text(text, constants=constants)
+    context = PassContext(reference=model, train=from_arrays({"x": rng.normal(size=(200, 16)).astype(dtype)}))
+    ReconstructLayers(bits=bits).run(rebuilt := model.fork(), context)
+    assert sqnr(model, rebuilt, context) > 4 * bits
+    Encode("packed").run(packed := rebuilt.fork(), context)
+    assert [(site.editable, packed.read(site).dtype) for site in packed.sites()] == 2 * [(False, dtype)]
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

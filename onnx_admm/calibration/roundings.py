@@ -19,8 +19,7 @@ from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, R
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 ANCHORS = (NIBBLES, BYTES)
-"""What every layer is measured with first, in turn as far as runs last; all others are guessed from these until
-one is wanted."""
+"""What every layer is measured with first, as far as runs last; others are guessed from these at first."""
 
 ATTEMPTS = 6
 """Choices that are tried on the model as a whole, at most."""

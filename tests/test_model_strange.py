@@ -1,0 +1,72 @@
+"""Weights of integer operators and of other domains are recognised, left alone and named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_admm.contracts import ModelView, PassContext
+from onnx_admm.errors import PassRefused
+from onnx_admm.model.strange import strange_constants
+from onnx_admm.model.text import parse_text
+from onnx_admm.passes.choose_treatments import ChooseTreatments
+
+INTEGER = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,16] x) => (float[N,8] y) <uint8[16,16] q, uint8 z = {128}, float[16,8] w>
+    {
+        a, s, p = DynamicQuantizeLinear (x)
+        m = MatMulInteger (a, q, p, z)
+        f = Cast <to = 1> (m)
+        h = Mul (f, s)
+        y = MatMul (h, w)
+    }"""
+
+FOREIGN = """
+    <ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[N,16] x) => (float[N,8] y) <float[16,16] v, float[16,8] w>
+    {
+        h = com.microsoft.FusedMatMul (x, v)
+        y = MatMul (h, w)
+    }"""
+
+
+def integer_model(text: str = INTEGER) -> ModelView:
+    return parse_text(text.replace("q,", f"q = {{{', '.join(str(i * 37 % 256) for i in range(256))}}},", 1))
+
+
+def test_integer_operators_make_a_quantised_model() -> None:
+    model = integer_model()
+    (found,) = strange_constants(model)
+    assert (found.name, found.operator, found.is_integer) == ("q", "MatMulInteger", True)
+    report = ChooseTreatments().run(model, PassContext(reference=model))
+    assert not report.changed
+    assert {skip.layer: skip.why for skip in report.skipped} == {
+        "q": "integers already, read by MatMulInteger",
+        "w": "the model is quantised already (m); start from the original to choose again",
+    }
+
+
+def test_what_other_domains_read_is_left_and_named() -> None:
+    model = parse_text(FOREIGN)
+    report = ChooseTreatments().run(after := model.fork(), PassContext(reference=model))
+    assert [edit.layer for edit in report.edits] == ["w"]
+    assert {skip.layer: skip.why for skip in report.skipped} == {
+        "v": "read by com.microsoft::FusedMatMul, an operator outside the standard"
+    }
+    assert np.array_equal(after.read("w"), model.read("w")) is False
+
+
+def test_integers_alone_are_a_sentence() -> None:
+    text = re.sub(r", float\[16,8\] w|y = MatMul \(h, w\)", "", INTEGER).replace("h = Mul", "y = Mul")
+    model = integer_model(text.replace("float[N,8] y", "float[N,16] y"))
+    with pytest.raises(PassRefused, match="no weights to compress that are known as such; got q: int"):
+        ChooseTreatments().requires(model, PassContext(reference=model))
+
+
+def test_real_models_hold_none(shared: Path) -> None:
+    for name in ("squeezenet_fp16", "magika_v33", "resnet8-cifar10"):
+        assert strange_constants(ModelView.load(shared / "models" / f"{name}.onnx")) == ()
