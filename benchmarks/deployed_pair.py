@@ -24,6 +24,7 @@ import onnxruntime
 Array = npt.NDArray[Any]
 Samples = dict[str, Array]
 
+_STATES = onnxruntime.capi.onnxruntime_pybind11_state
 _LOADS, _WARM_UPS, _ROUNDS, _MOST_SECONDS = 4, 3, 151, 6.0
 _ROUND_SECONDS = 5e-4
 _BYTES_AT_ONCE = 1 << 22
@@ -50,7 +51,7 @@ class Model:
         """All outputs."""
         try:
             outputs: list[Array] = self.session.run(None, feed)
-        except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException as error:
+        except (_STATES.Fail, _STATES.RuntimeException) as error:
             if not self.reuse or "re-use buffer" not in str(error):
                 raise
             self.reuse = False
