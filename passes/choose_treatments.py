@@ -96,6 +96,8 @@ class ChooseTreatments:
             return PassReport(False, (), (*skipped, *(Skip(site.name, why) for site in sites)))
         layers = {site.name: Treated(model.read(site), site.out_axis) for site in sites if _fits(model, site)}
         skipped += tuple(_unfit(model, site) for site in sites if site.name not in layers)
+        if not layers:
+            return PassReport(False, (), skipped)
         data = self._data(model, context)
         threads = context.settings.threads
         probe = OutputProbe(model, layers, data.measured, reference=context.reference, threads=threads)
