@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.decoded_form import Shape, dtype_of, shape_of
 from onnx_admm.model.evaluate import NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.guards import expansion_limit
 
@@ -91,8 +93,12 @@ def _leaves(value: ir.Value, inside: set[ir.Node], shared: set[ir.Node]) -> bool
     return any(use.node not in inside or use.node in shared for use in value.uses())
 
 
+_KEPT_BYTES = 1 << 22
+"""Arrays up to this size are remembered; larger ones are decoded again each time somebody reads them."""
+
+
 class Decoder:
-    """Decodes the values of one model and remembers what has not changed since."""
+    """Decodes the values of one model and remembers what is small and has not changed since."""
 
     def __init__(self) -> None:
         self._known: dict[ir.Value, tuple[tuple[object, ...], npt.NDArray[Any]]] = {}
@@ -110,9 +116,22 @@ class Decoder:
         if array is None:
             workspace.dynamic.add(value)
             return None
-        array.setflags(write=False)
-        self._known[value] = (parts, array)
+        if array.nbytes <= _KEPT_BYTES:
+            array.setflags(write=False)
+            self._known[value] = (parts, array)
         return array
+
+    def form(
+        self, value: ir.Value, opset: int, workspace: Workspace
+    ) -> tuple[Shape, np.dtype[np.generic]] | None:
+        """Shape and element type of what ``decode`` gives; a large array is seldom decoded for it."""
+        shape, dtype, cone = shape_of(value), dtype_of(value), cone_of(value, workspace)
+        if shape is not None and dtype is not None and cone is not None:
+            size = math.prod(shape)
+            if size * dtype.itemsize > _KEPT_BYTES and size <= _limit(cone):
+                return shape, dtype
+        array = self.decode(value, opset, workspace)
+        return None if array is None else (array.shape, array.dtype)
 
     def describe(self, value: ir.Value, opset: int) -> Decoded:
         """The array behind ``value`` with the bytes it is stored in.
@@ -158,19 +177,24 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
 
 
 def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
-    arrays, stored = workspace.arrays, 0
+    arrays, limit = workspace.arrays, _limit(cone)
     for leaf in cone.leaves:
         tensor = constant_tensor(leaf)
         if tensor is not None and leaf not in arrays:
             arrays[leaf] = np.asarray(tensor.numpy())
-        stored += tensor.nbytes if tensor is not None else 0
     for node in cone.nodes:
         if all(output in arrays for output in node.outputs):
             continue
         inputs = [None if value is None else arrays[value] for value in node.inputs]
         try:
-            outputs = evaluate_node(node, inputs, opset, expansion_limit(stored) // 4)
+            outputs = evaluate_node(node, inputs, opset, limit)
         except NotEvaluated:
             return None
         arrays.update(zip(node.outputs, outputs, strict=True))
     return arrays[cone.target]
+
+
+def _limit(cone: Cone) -> int:
+    """Most elements that any array may have on the way."""
+    tensors = (constant_tensor(leaf) for leaf in cone.leaves)
+    return expansion_limit(sum(tensor.nbytes for tensor in tensors if tensor is not None)) // 4

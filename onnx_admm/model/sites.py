@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.decode import Decoder, Workspace, cone_of
+from onnx_admm.model.decoded_form import dtype_of
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
@@ -116,9 +117,7 @@ class SiteFinder:
     def _is_lookup_in_decoder(self, node: ir.Node) -> bool:
         """A Gather whose indices are constant decodes a weight; its table is a codebook, not an embedding."""
         indices = node.inputs[1] if node.op_type == "Gather" else None
-        if indices is None:
-            return False
-        return self._decoder.decode(indices, self._opset, self._workspace) is not None
+        return indices is not None and cone_of(indices, self._workspace) is not None
 
     def _visit(self, node: ir.Node, slot: WeightSlot, operand: ir.Value, scope: str) -> None:
         value, reshaped = stored_source(operand)
@@ -135,9 +134,15 @@ class SiteFinder:
             form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), True, True)
             self._add(node, slot, source, scope, form)
             return
-        array = self._decoder.decode(value, self._opset, self._workspace)
-        if array is not None and array.ndim >= 2 and ir.DataType.from_numpy(array.dtype) in _FLOATS:
-            self._add(node, slot, value, scope, _Form(array.shape, str(array.dtype), False, False))
+        known = dtype_of(value)
+        if known is not None and ir.DataType.from_numpy(known) not in _FLOATS:
+            return
+        decoded = self._decoder.form(value, self._opset, self._workspace)
+        if decoded is None:
+            return
+        shape, dtype = decoded
+        if len(shape) >= 2 and ir.DataType.from_numpy(dtype) in _FLOATS:
+            self._add(node, slot, value, scope, _Form(shape, str(dtype), False, False))
 
     def _rearranged(self, value: ir.Value) -> ir.Value | None:
         """The one stored matrix whose elements, each once, make up ``value``."""
