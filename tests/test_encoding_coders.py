@@ -6,10 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_admm.encoding.bits import MOST_LOW_BITS, rice_bits
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.delivery import Member
 from onnx_admm.encoding.dense_coder import DenseCoder
 from onnx_admm.encoding.plan import Group, Plan, Pool
+from onnx_admm.encoding.solo_coder import SoloCoder, best_low_bits
 from onnx_admm.encoding.sparse_coder import SparseCoder
 from onnx_admm.encoding.vector_coder import VectorCoder
 from onnx_admm.model.fragment import Fragment, NodeSpec
@@ -38,6 +40,39 @@ def test_sparse_decoders_give_the_weights_back(
 def test_dense_decoders_give_the_weights_back(levels: int, word_bits: int, seed: int) -> None:
     known = tuple(code * 0.125 for code in range(-levels, levels + 1))
     _assert_decodes(Plan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
+
+
+@given(
+    density=st.floats(0.001, 1.0),
+    levels=st.integers(1, 128),
+    size=st.integers(1, 3000),
+    low_bits=st.none() | st.integers(0, 9),
+    channels=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_solo_decoders_give_the_weight_back(
+    density: float, levels: int, size: int, low_bits: int | None, channels: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(1, levels + 1, (2, size)) * rng.choice([-1, 1], (2, size))
+    codes = codes * (rng.random((2, size)) < density)
+    codes[1, -1] = 1  # something is kept
+    scale = np.array([[0.25], [3.0]], np.float32) if channels else np.float32(1)
+    weight = Weight("w", (codes * scale).astype(np.float32))
+    units = codes.reshape(-1).astype(np.float32)
+    member = Member(weight, units, scale if channels else None)
+    positions = np.flatnonzero(units)
+    best, bits = best_low_bits(positions)
+    coder = SoloCoder(tuple(map(float, np.unique(units[positions]))), best if low_bits is None else low_bits)
+    fragment = Fragment(11)
+    output = coder.emit(fragment, member)
+    assert np.array_equal(evaluate(fragment)[output], weight.values)
+    assert bits == min(rice_bits(positions, width) for width in range(MOST_LOW_BITS + 1))
+    stored = 8 * fragment.content_bytes - (
+        len(positions) * coder.code_bits + rice_bits(positions, coder.low_bits)
+    )
+    codebook = 32 * len(coder.levels)
+    assert 0 < stored - codebook < 8 * 150  # padding, shapes, powers and scales, and nothing else
 
 
 def _members(seed: int, density: float, levels: int) -> tuple[Member, ...]:
@@ -74,9 +109,14 @@ def _apply(node: NodeSpec, inputs: list[np.ndarray]) -> list[np.ndarray]:
     first, *others = inputs
     match node.op_type:
         case "Cast":
-            return [first.astype({1: np.float32, 7: np.int64}[int(node.attributes["to"])])]  # type: ignore[arg-type]
+            return [first.astype({1: np.float32, 6: np.int32, 7: np.int64}[int(node.attributes["to"])])]  # type: ignore[arg-type]
         case "Div":
             return [first // others[0]]
+        case "BitShift":
+            assert node.attributes["direction"] == "RIGHT"
+            return [first >> others[0]]
+        case "Slice":
+            return [first[int(others[0][0]) : int(others[1][0])]]
         case "Split":
             lengths = node.attributes["split"] if "split" in node.attributes else others[0]
             return np.split(first, np.cumsum(lengths)[:-1])  # type: ignore[arg-type]

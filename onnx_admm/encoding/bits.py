@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,14 @@ def digits_per_word(radix: int, word_bits: int) -> int:
     return count
 
 
-def pack_digits(digits: Ints, radix: int, word_bits: int) -> Array:
+def pack_digits(digits: npt.NDArray[np.integer[Any]], radix: int, word_bits: int) -> Array:
     """Digits into words of 8 or 16 bits, the first in the lowest place; zeros fill the last word."""
     count = digits_per_word(radix, word_bits)
-    padded = np.concatenate([digits, np.zeros(-len(digits) % count, np.int64)]).reshape(-1, count)
-    return (padded @ powers(radix, count)).astype(np.uint8 if word_bits == 8 else np.uint16)
+    padded = np.append(digits, np.zeros(-len(digits) % count, digits.dtype)).reshape(-1, count)
+    words = np.zeros(len(padded), np.int32)
+    for place in range(count):
+        words += padded[:, place].astype(np.int32) * radix**place
+    return words.astype(np.uint8 if word_bits == 8 else np.uint16)
 
 
 def powers(radix: int, count: int) -> Ints:
@@ -66,6 +70,13 @@ def rice_bits(positions: Ints, low_bits: int) -> int:
         return 0
     ones, _ = split_gaps(positions, low_bits)
     return len(positions) * low_bits + int(ones[-1]) + 1
+
+
+def gap_sums(positions: Ints) -> Iterator[int]:
+    """Length of the unary bitmap less one, ``t`` of the last position, for each Rice parameter from 0 up."""
+    gaps = np.diff(positions, prepend=0)
+    for low_bits in range(MOST_LOW_BITS + 1):
+        yield int((-(-gaps // (1 << low_bits))).sum())
 
 
 def low_planes(values: Ints, width: int) -> list[Array]:

@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 MOST_LEVELS = 256
 _LARGEST_CODE = 127
 _SAMPLE = 1 << 14
+_PIECE = 1 << 20
 
 
 class Stored(Protocol):
@@ -109,7 +110,7 @@ class Weight:
     @_kept
     def flat(self) -> npt.NDArray[np.float32]:
         """Values in a row, as fp32 (minus zero counts as zero)."""
-        return self.values.astype(np.float32).reshape(-1) + np.float32(0)
+        return self.values.astype(np.float32, copy=False).reshape(-1) + np.float32(0)
 
     @property
     @_kept
@@ -129,7 +130,7 @@ class Weight:
     @_kept
     def nonzeros(self) -> int:
         """How many values are not zero."""
-        return int(np.count_nonzero(self.values if self._known is None else self._known.codes))
+        return int(np.count_nonzero(self.values if self.held_grid is None else self.held_grid.codes))
 
     @property
     @_kept
@@ -141,8 +142,8 @@ class Weight:
     @_kept
     def grid(self) -> Grid | None:
         """The grid the values lie on with one scale, if they do."""
-        if self._known is not None:
-            return self._known if self._known.scale.size == 1 else None
+        if self.held_grid is not None:
+            return self.held_grid if self.held_grid.scale.size == 1 else None
         levels = self.levels
         return None if levels is None else tensor_grid(self.flat, levels)
 
@@ -150,10 +151,11 @@ class Weight:
     @_kept
     def channel_grid(self) -> Grid | None:
         """The grid the values lie on with one scale for each index of some axis, if they do."""
-        return channel_grid(self.values) if self._known is None else self._known
+        return channel_grid(self.values) if self.held_grid is None else self.held_grid
 
     @property
-    def _known(self) -> Grid | None:
+    def held_grid(self) -> Grid | None:
+        """The grid that the model holds it on; None where only its values tell."""
         return None if isinstance(self.source, np.ndarray) else self.source.grid()
 
 
@@ -162,7 +164,7 @@ class Grid:
     """Integer codes c, \\|c\\| <= 127, and positive scales s with ``values == c * s`` in fp32.
 
     Attributes:
-        codes: signed integers, in the weight's shape (flat for one scale).
+        codes: int8 or wider, in the weight's shape (flat for one scale).
         scale: a scalar, or of a shape that broadcasts over one axis.
     """
 
@@ -185,7 +187,7 @@ def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]
     scale = _grid_scale(levels)
     if scale is None:
         return None
-    return Grid(np.rint(values / scale).astype(np.int64), np.array(scale, np.float32))
+    return Grid(np.rint(values / scale).astype(np.int8), np.array(scale, np.float32))
 
 
 def channel_grid(values: Array) -> Grid | None:
@@ -206,7 +208,7 @@ def _axis_grid(dense: npt.NDArray[np.float32], axis: int) -> Grid | None:
     shape = [1] * dense.ndim
     shape[axis] = -1
     scale_array = np.array(scales, np.float32).reshape(shape)
-    return Grid(np.rint(dense / scale_array).astype(np.int64), scale_array)
+    return Grid(np.rint(dense / scale_array).astype(np.int8), scale_array)
 
 
 def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
@@ -220,9 +222,13 @@ def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | No
     for sample in (values[: 4 * MOST_LEVELS], values[:: max(1, values.size // _SAMPLE)]):
         if len(np.unique(sample)) > MOST_LEVELS + 1:
             return None
-    distinct = np.unique(values)
-    distinct = distinct[distinct != 0]
-    return None if len(distinct) > MOST_LEVELS else distinct
+    distinct = values[:0]
+    for start in range(0, values.size, _PIECE):
+        piece = values[start : start + _PIECE]
+        distinct = np.union1d(distinct, piece[piece != 0])
+        if len(distinct) > MOST_LEVELS:
+            return None
+    return distinct
 
 
 def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:

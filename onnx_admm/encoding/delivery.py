@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 
 FLOAT = 1
 """TensorProto.FLOAT, as Cast's ``to``."""
+INT32 = 6
 INT64 = 7
 _CAST_TO = {"float16": 10, "float64": 11}
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.encoding.bits import digits_per_word, pack_digits, powers
-from onnx_admm.encoding.delivery import INT64, Member, deliver, flatten
+from onnx_admm.encoding.delivery import INT32, Array, Member, deliver, flatten
 from onnx_admm.model.fragment import Fragment
 
 WORD_BITS = (8, 16)
 """Widths of a word; some radices fill one better than the other."""
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,17 @@ class DenseCoder:
 
     def emit(self, fragment: Fragment, members: Sequence[Member]) -> dict[str, str]:
         """Append the decoder; weight name -> value name."""
-        units = np.concatenate([member.units for member in members])
         levels = np.unique(np.array(self.levels, np.float32))
-        digits = np.searchsorted(levels, units)
+        digits = np.concatenate([_digits(levels, member.units) for member in members])
         per_word = self._digits
         words = pack_digits(digits, len(levels), self.word_bits)
         blob = words if per_word == 1 else words[:, None]
-        index = fragment.add("Cast", fragment.constant(blob), to=INT64)
+        index = fragment.add("Cast", fragment.constant(blob), to=INT32)
         if per_word > 1:
-            index = fragment.add("Div", index, fragment.constant(powers(len(self.levels), per_word)))
-            index = fragment.add("Mod", index, fragment.constant(len(self.levels), np.int64))
+            index = fragment.add(
+                "Div", index, fragment.constant(powers(len(self.levels), per_word), np.int32)
+            )
+            index = fragment.add("Mod", index, fragment.constant(len(self.levels), np.int32))
         row = fragment.add("Gather", fragment.constant(levels), index)
         lengths = [len(member.units) for member in members]
         whole = len(words) * per_word
@@ -74,3 +77,11 @@ class DenseCoder:
             return deliver(fragment, row, members, [length // per_word for length in lengths])
         padding = [whole - sum(lengths)] if whole > sum(lengths) else []
         return deliver(fragment, flatten(fragment, row, whole), members, [*lengths, *padding])
+
+
+def _digits(levels: Array, units: Array) -> Array:
+    """Place of each value among the levels, a piece at a time."""
+    digits = np.empty(len(units), np.uint8 if len(levels) <= 1 << 8 else np.uint16)
+    for start in range(0, len(units), _PIECE):
+        digits[start : start + _PIECE] = np.searchsorted(levels, units[start : start + _PIECE])
+    return digits

@@ -1,13 +1,14 @@
-"""Large weights on a byte grid: encoded one at a time, without a look at the rest of the model.
+"""Large weights: encoded one at a time, without a look at the rest of the model.
 
-What makes few or few-valued weights smaller (decoders that layers share, digits, gaps) is not for these: a
-weight of many levels, most of them in use, takes a byte an element in every form, and beside that everything
-else is small. So there is nothing to compare, and one weight at a time is all that is ever in memory.
+A decoder costs some hundred bytes, and a weight that takes a hundred times more has nothing to gain from a
+shared one. So there is nothing to compare, and one weight at a time is all that is ever in memory; it has its
+own Rice parameter, and where one scale is enough its codebook holds the values themselves, which saves the
+runtime a multiplication of the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,18 @@ from onnx_admm.contracts import Array, ModelView
 from onnx_admm.encoding.accounting import packed_bytes
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.contents import LARGE
+from onnx_admm.encoding.delivery import Member
+from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.outcome import Row, stored_row
+from onnx_admm.encoding.plain_coder import ByteCoder
+from onnx_admm.encoding.solo_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
 from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.held import settle
+from onnx_admm.model.opset import convert_opset
+
+_LEAST_BYTES = 1 << 15
+"""Codes and gaps beside which a decoder of its own is two hundredths at most."""
 
 _PIECE = 1 << 20
 
@@ -52,35 +61,108 @@ class _OnGrid:
         return Grid(self.codes, self.scale)
 
 
-Emit = Callable[[Fragment, Weight], tuple[str, str]]
-"""Appends the decoder of one weight: the name of what it computes, and of the coding."""
+@dataclass(frozen=True)
+class Alone:
+    """A form of one weight.
+
+    Attributes:
+        row: what it takes.
+        emit: appends its decoder; name of the weight it gives.
+    """
+
+    row: Row
+    emit: Callable[[Fragment], str]
+
+    @property
+    def bits(self) -> int:
+        """Of codes and index."""
+        return self.row.data_bits + self.row.index_bits
 
 
-def encode_large(view: ModelView, weights: Iterable[Weight], emit: Emit) -> EncodedLarge:
-    """Encode the large ones of the weights for which there is no smaller form than a byte an element.
+def encode_large(
+    view: ModelView, weights: Iterable[Weight], choose: Callable[[Weight], Alone | None]
+) -> EncodedLarge:
+    """Encode those of the weights that are large and have a form by themselves.
 
     Args:
-        view: the model.
+        view: the model; its opset is raised only as far as a decoder needs.
         weights: of its main graph.
-        emit: appends the decoder of a weight.
+        choose: the form of a large weight; None leaves it.
+
+    Raises:
+        UnsupportedModel: the opset cannot be raised.
     """
     rows, content, opset = list[Row](), 0, 1
     for weight in weights:
-        on_bytes = _on_bytes(weight) if weight.size >= LARGE else None
-        if on_bytes is not None:
+        form = choose(weight) if weight.size >= LARGE else None
+        if form is not None:
             fragment = Fragment(view.opset)
-            output, coding = emit(fragment, on_bytes)
+            output = form.emit(fragment)
+            if fragment.oldest_opset > view.opset:
+                view.become(convert_opset(view, at_least=fragment.oldest_opset))
+                fragment.opset = view.opset
             insert_fragment(view, fragment, {weight.name: output})
             settle(view)
-            rows.append(stored_row(on_bytes, coding, 8))
+            rows.append(form.row)
             content += fragment.content_bytes
             opset = max(opset, fragment.oldest_opset)
     return EncodedLarge(tuple(rows), content, opset)
 
 
-def _on_bytes(weight: Weight) -> Weight | None:
+# -- forms -----------------------------------------------------------------------------------
+
+
+def packed_alone(weight: Weight) -> Alone | None:
+    """The smallest packed form of a large weight; None where it has none, or is small in the file."""
+    on_bytes = on_byte_grid(weight)
+    if on_bytes is not None:
+        row = stored_row(on_bytes, ByteCoder.label, ByteCoder.bits)
+        return Alone(row, lambda fragment: ByteCoder().emit(fragment, on_bytes))
+    member = _by_levels(weight) if weight.is_exact and weight.size <= MOST_ELEMENTS else None
+    best = min(_forms(member), key=lambda form: form.bits, default=None) if member is not None else None
+    return best if best is not None and 8 * _LEAST_BYTES <= best.bits < 8 * weight.nbytes else None
+
+
+def _by_levels(weight: Weight) -> Member | None:
+    """The weight as values, or steps of scales, of which there are few."""
+    if weight.held_grid is None and (levels := weight.levels) is not None:
+        return Member(weight, weight.flat) if np.isfinite(levels).all() else None
+    grid = weight.channel_grid
+    if grid is None:
+        return None
+    codes, scale = _coarsest(grid.codes.astype(np.int8, copy=False), grid.scale)
+    return Member(weight, codes.reshape(-1).astype(np.float32), scale)
+
+
+def _forms(member: Member) -> Iterator[Alone]:
+    """Gaps and codes, and digits of words of each width."""
+    weight, positions = member.weight, np.flatnonzero(member.units)
+    kept = member.units[positions]
+    levels, count, size = np.unique(kept), len(positions), weight.size
+    if count == 0:
+        return
+    low_bits, index_bits = best_low_bits(positions)
+    solo = SoloCoder(tuple(map(float, levels)), low_bits)
+    row = Row(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
+    yield Alone(row, lambda fragment: solo.emit(fragment, member))
+    every = levels if count == size else np.union1d(levels, np.zeros(1, np.float32))
+    for word_bits in WORD_BITS:
+        if len(every) <= 1 << word_bits:
+            yield _digits(member, count, DenseCoder(tuple(map(float, every)), word_bits))
+
+
+def _digits(member: Member, count: int, coder: DenseCoder) -> Alone:
+    name, size = member.weight.name, member.weight.size
+    data = round(coder.bits * count)
+    row = Row(name, coder.label, size, count, data, round(coder.bits * size) - data)
+    return Alone(row, lambda fragment: coder.emit(fragment, [member])[name])
+
+
+def on_byte_grid(weight: Weight) -> Weight | None:
     """The weight on its grid, if it lies on one of so many levels that no other form is smaller."""
-    grid = (weight.grid or weight.channel_grid) if weight.is_exact else None
+    if not weight.is_exact or _has_fewer_bits(weight):
+        return None
+    grid = weight.grid or weight.channel_grid
     if grid is None:
         return None
     codes = grid.codes.astype(np.int8, copy=False).reshape(weight.shape)
@@ -90,6 +172,12 @@ def _on_bytes(weight: Weight) -> Weight | None:
     if packed_bytes(weight.size, int(np.count_nonzero(codes)), int(used[1:].sum())) < weight.size:
         return None
     return Weight(weight.name, _OnGrid(*_coarsest(codes, grid.scale), weight.dtype))
+
+
+def _has_fewer_bits(weight: Weight) -> bool:
+    """Whether a weight that is known by its values alone has so few that a byte for each is too much."""
+    levels = weight.levels if weight.held_grid is None else None
+    return levels is not None and packed_bytes(weight.size, weight.nonzeros, len(levels)) < weight.size
 
 
 def _coarsest(codes: Array, scale: Array) -> tuple[Array, Array]:

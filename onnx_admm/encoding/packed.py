@@ -6,12 +6,10 @@ from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.contents import BIAS_SLOTS, read_contents, zero_biases
-from onnx_admm.encoding.large import encode_large
+from onnx_admm.encoding.large import encode_large, packed_alone
 from onnx_admm.encoding.outcome import Outcome, dense_row
-from onnx_admm.encoding.plain_coder import ByteCoder
 from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
 from onnx_admm.model.builder import clear_input, insert_fragment
-from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.opset import convert_opset
 
 _PLANNED_FOR = 11
@@ -32,7 +30,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         clear_input(view, name, BIAS_SLOTS)
     view.strip_unused()
     contents = read_contents(view)
-    encoded = encode_large(view, contents.weights, _as_bytes)
+    encoded = encode_large(view, contents.weights, packed_alone)
     rows = {row.layer: row for row in encoded.rows}
     others = [weight for weight in contents.weights if weight.name not in rows]
     biases = contents.biases if bias_type is None else round_vectors(contents.biases, bias_type)
@@ -53,10 +51,6 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         oldest_opset=max(needed, encoded.oldest_opset),
         skipped=(*contents.skipped, *(_skip(weight) for weight in others if weight.name not in rows)),
     )
-
-
-def _as_bytes(fragment: Fragment, weight: Weight) -> tuple[str, str]:
-    return ByteCoder().emit(fragment, weight), ByteCoder.label
 
 
 def _skip(weight: Weight) -> Skip:

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.contents import read_contents
-from onnx_admm.encoding.large import encode_large
+from onnx_admm.encoding.large import Alone, encode_large, on_byte_grid
 from onnx_admm.encoding.outcome import Outcome, Row, dense_row, stored_row
 from onnx_admm.encoding.plain_coder import grid_of
 from onnx_admm.model.builder import insert_fragment
@@ -44,7 +44,7 @@ def encode_qdq(view: ModelView) -> Outcome:
         view.become(convert_opset(view, at_least=_CHANNELS_SINCE))
     contents = read_contents(view)
     fitting = (weight for weight in contents.weights if weight.dtype.name in _QDQ_TYPES)
-    encoded = encode_large(view, fitting, _dequantize_bytes)
+    encoded = encode_large(view, fitting, _dequantize_alone)
     skipped, fragment = list(contents.skipped), Fragment(view.opset)
     outputs, rows = dict[str, str](), {row.layer: row for row in encoded.rows}
     for weight in (weight for weight in contents.weights if weight.name not in rows):
@@ -120,8 +120,12 @@ def _width(grid: Grid, opset: int) -> int:
     return 4 if opset >= _INT4_SINCE and np.max(np.abs(grid.codes)) <= _LARGEST_INT4 else 8
 
 
-def _dequantize_bytes(fragment: Fragment, weight: Weight) -> tuple[str, str]:
-    return _dequantize(fragment, weight, grid_of(weight), 8), "DequantizeLinear int8"
+def _dequantize_alone(weight: Weight) -> Alone | None:
+    on_bytes = on_byte_grid(weight)
+    if on_bytes is None:
+        return None
+    row = stored_row(on_bytes, "DequantizeLinear int8", 8)
+    return Alone(row, lambda fragment: _dequantize(fragment, on_bytes, grid_of(on_bytes), 8))
 
 
 def _dequantize(fragment: Fragment, weight: Weight, grid: Grid, bits: int) -> str:
