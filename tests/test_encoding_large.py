@@ -11,6 +11,7 @@ import pytest
 from conftest import KeepForDeployment
 
 from onnx_admm.contracts import ModelView, PassContext
+from onnx_admm.encoding import large
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.large import packed_alone
 from onnx_admm.model import decode
@@ -76,6 +77,19 @@ def test_small_and_unquantised_weights_are_left_to_others() -> None:
     broken = values(0.05, 4)
     broken[0, 0] = np.nan
     assert packed_alone(Weight("w", broken)) is None
+
+
+def test_what_a_runtime_would_not_fold_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = Weight("w", values(0.05, 4))
+    kept = np.count_nonzero(weight.values)
+    monkeypatch.setattr(large, "_FOLDED_BYTES", 4 * 7 * kept - 1)  # Rice 4 and 3-bit codes
+    form = packed_alone(weight)
+    assert form is not None
+    assert form.row.coding.startswith("digits")
+    monkeypatch.setattr(large, "_FOLDED_BYTES", 4 * 7 * kept)
+    form = packed_alone(weight)
+    assert form is not None
+    assert form.row.coding.startswith("gaps")
 
 
 @pytest.mark.parametrize("opset", [9, 17])

@@ -30,6 +30,9 @@ from onnx_admm.model.opset import convert_opset
 _LEAST_BYTES = 1 << 15
 """Codes and gaps beside which a decoder of its own is two hundredths at most."""
 
+_FOLDED_BYTES = 1 << 30
+"""Most that recent runtimes let one operator give where they fold constants (ONNX Runtime 1.28)."""
+
 _PIECE = 1 << 20
 
 
@@ -144,7 +147,8 @@ def _forms(member: Member) -> Iterator[Alone]:
     low_bits, index_bits = best_low_bits(positions)
     solo = SoloCoder(tuple(map(float, levels)), low_bits)
     row = Row(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
-    yield Alone(row, lambda fragment: solo.emit(fragment, member))
+    if solo.largest_step(count) <= _FOLDED_BYTES:
+        yield Alone(row, lambda fragment: solo.emit(fragment, member))
     every = levels if count == size else np.union1d(levels, np.zeros(1, np.float32))
     for word_bits in WORD_BITS:
         if len(every) <= 1 << word_bits:

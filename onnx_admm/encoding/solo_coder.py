@@ -48,6 +48,10 @@ class SoloCoder:
         """How reports call it."""
         return f"gaps (Rice {self.low_bits}), {self.code_bits}-bit codes"
 
+    def largest_step(self, kept: int) -> int:
+        """Bytes of the largest array on the way to that many kept weights, the dense weight left out."""
+        return 4 * kept * (self.low_bits + self.code_bits)
+
     def emit(self, fragment: Fragment, member: Member) -> str:
         """Append the decoder; name of the weight it gives."""
         positions = np.flatnonzero(member.units)
