@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.contracts import FIGURES, Composition, Cost, CostModel, LayerProfile, ModelView, Treatment
+from onnx_admm.contracts import (
+    FIGURES,
+    Composition,
+    Cost,
+    CostModel,
+    LayerProfile,
+    ModelView,
+    Treatment,
+    WholeModel,
+)
 from onnx_admm.errors import UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
 
@@ -80,7 +89,12 @@ def price(
     for weight in treatments or {}:
         if weight not in named:
             raise UsageError("a treatment for a weight that the model does not have", where=weight)
-    return price_layers(layers, cost_model, treatments)
+    return price_layers(layers, for_model(cost_model, view, bindings), treatments)
+
+
+def for_model(cost_model: CostModel, view: ModelView, bindings: Mapping[str, int] | None = None) -> CostModel:
+    """The cost model for the rows of this model: one that has seen it, where that makes a difference."""
+    return cost_model.for_model(view, bindings or {}) if isinstance(cost_model, WholeModel) else cost_model
 
 
 def price_layers(

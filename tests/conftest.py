@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from fake_plugins import register
 from hypothesis import settings
+from made_up_times import MadeUpTimes, install
 
 from onnx_admm import cli
 from onnx_admm.contracts import ModelView, Pass, PassContext, PassReport, TrainingSettings
@@ -239,3 +240,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> RunCommand:
         return int(left.value.code or 0), out, err
 
     return call
+
+
+# -- times -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MadeUpTimes]:
+    """The cost model ``onnxruntime`` asks no clock, and keeps nothing."""
+    yield from install(monkeypatch, tmp_path / "cache")

@@ -82,7 +82,7 @@ def keeps_its_outputs(name: str, found: Quality) -> bool:
 
 
 def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
-    """Whether nearly all of a large file is learned weights: transforms among the constants stay as they are."""
+    """Whether nearly all of a large file is learned weights: transforms stay as they are."""
     learned, _ = without_transforms(view, view.sites())
     floats = sum(4 * site.size for site in learned if site.dtype == "float32")
     return floats >= MOSTLY_WEIGHTS * file_bytes > SMALL

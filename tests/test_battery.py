@@ -53,7 +53,7 @@ def built_in_cost_models() -> list[str]:
 
 
 @pytest.mark.parametrize("spec", [*built_in_cost_models(), "admm-nn,curve=analytic"])
-def test_every_built_in_cost_model_keeps_the_contract(spec: str) -> None:
+def test_every_built_in_cost_model_keeps_the_contract(spec: str, made_up_times: object) -> None:
     check_cost_model(cost_model(spec))
 
 

@@ -1,6 +1,6 @@
 """The doors: what a pass, cost model, trainer and dataset promise, and the frozen data between them."""
 
-from onnx_admm.contracts.costs import FIGURES, STRUCTURES, Composition, Cost, CostModel, Treatment
+from onnx_admm.contracts.costs import FIGURES, STRUCTURES, Composition, Cost, CostModel, Treatment, WholeModel
 from onnx_admm.contracts.data import Array, Batch, Blocks, Dataset, Feeds
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
 from onnx_admm.contracts.progress import Progress, SilentProgress, Task
@@ -35,4 +35,5 @@ __all__ = [
     "TrainingSettings",
     "Treatment",
     "WeightSite",
+    "WholeModel",
 ]

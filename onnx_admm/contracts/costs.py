@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import LayerProfile
+from onnx_admm.model import LayerProfile, ModelView
 
 STRUCTURES = ("unstructured", "block", "channel")
 """How zeros may lie, beside patterns such as ``2:4``."""
@@ -113,3 +113,11 @@ class Composition(Protocol):
 
     def compose(self, rows: Sequence[Cost]) -> Cost:
         """The total."""
+
+
+@runtime_checkable
+class WholeModel(Protocol):
+    """A cost model that prices rows better where it has seen the model they are of."""
+
+    def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
+        """One for the rows of ``view``, with these extents of open axes."""

@@ -115,6 +115,16 @@ def _agree(stored: Shape, right: Shape) -> bool:
     )
 
 
+def bind_extents(view: ModelView, bindings: Mapping[str, int]) -> tuple[ModelView, tuple[str, ...]]:
+    """A fork whose inputs have these extents, and the axes that stay open.
+
+    Raises:
+        UsageError: as `infer`.
+    """
+    fork = view.fork()
+    return fork, _bind_inputs(fork.graph_ir.graph, bindings, None)
+
+
 # -- preparing -------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnx_admm.contracts import FIGURES, Cost, CostModel, LayerProfile, ModelView, Treatment
-from onnx_admm.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, price
+from onnx_admm.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, for_model, price
 
 ZEROS = "90 % zeros"
 _DENSITY = 0.1
@@ -87,6 +87,7 @@ def describe_costs(
         UsageError: the cost model does not give that figure.
     """
     figure = chosen_figure(cost_model, figure)
+    cost_model = for_model(cost_model, view, bindings)
     table = price(view, cost_model, bindings=bindings)
     sums = _sums(table, cost_model)
     ratios = _break_even_ratios(table, cost_model, figure)

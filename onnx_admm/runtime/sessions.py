@@ -38,6 +38,7 @@ _REUSE_FAILED = "attempting to re-use buffer"
 class _Options:
     threads: int
     optimize: bool
+    save_as: str = ""
 
 
 class Session:
@@ -121,6 +122,20 @@ def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True)
     return Session(path, options)
 
 
+def optimised_model(model: bytes) -> bytes:
+    """What the runtime makes of a model before it runs it, with operators of its own.
+
+    Raises:
+        OnnxAdmmError: as ``open_session``.
+    """
+    require_runtime()
+    with tempfile.TemporaryDirectory(prefix="onnx-admm-") as folder:
+        path = os.path.join(folder, "optimised.onnx")
+        Session(model, _Options(threads=1, optimize=True, save_as=path))
+        with open(path, "rb") as file:
+            return file.read()
+
+
 def _open_view(model: ModelView, options: _Options) -> Session:
     try:
         return Session(model.to_bytes(), options)
@@ -141,6 +156,8 @@ def _open(source: bytes | str, options: _Options) -> Any:
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.use_deterministic_compute = True
+    if options.save_as:
+        settings.optimized_model_filepath = options.save_as
     level = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
     try:
@@ -230,6 +247,7 @@ __all__ = [
     "ModelSource",
     "Session",
     "open_session",
+    "optimised_model",
     "require_runtime",
     "require_training",
     "runtime_versions",

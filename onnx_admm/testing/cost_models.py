@@ -18,7 +18,7 @@ from onnx_admm.contracts import (
 from onnx_admm.errors import OnnxAdmmError, UnknownExtent, UnpricedOperator
 from onnx_admm.model import node_profiles
 from onnx_admm.model.text import parse_text
-from onnx_admm.pricing import add_costs, as_stored, break_even, price
+from onnx_admm.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.testing.contract import demand
 
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0)
@@ -151,7 +151,8 @@ def _check_table(model: CostModel, subject: str) -> None:
     missing = {layer.node for layer in layers()} - named
     demand(not missing, subject, "prices every node or lists it as unpriced", missing or None)
     costs = [row.cost for row in table.rows]
-    expected = model.compose(costs) if isinstance(model, Composition) else add_costs(costs)
+    seen = for_model(model, view, _BOUND)
+    expected = seen.compose(costs) if isinstance(seen, Composition) else add_costs(costs)
     demand(table.total == expected, subject, f"totals {table.composition}", table.total)
     demand(bool(table.composition.strip()), subject, "says how rows become a total")
 

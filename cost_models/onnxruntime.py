@@ -1,0 +1,215 @@
+"""Latency in ONNX Runtime on this machine, timed kernel by kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from onnx_admm.contracts import Cost, CostModel, LayerProfile, ModelView, Treatment
+from onnx_admm.data.synthetic import synthetic_dataset
+from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, UsageError
+from onnx_admm.model import node_profiles
+from onnx_admm.model.kernels import Place, kernels_of, layer_model, trace
+from onnx_admm.model.shapes import bind_extents
+from onnx_admm.runtime.sessions import optimised_model
+from onnx_admm.runtime.timing import Timing, every_value
+from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_timing
+
+_MISFIT = 0.1
+"""How far sums of single kernels are off whole models: benchmarks/results/predicted-latency.json."""
+
+_alone: dict[tuple[LayerProfile, int | None, int], Timing] = {}
+"""Layers by themselves, by profile, output channels left, and threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeCostModel:
+    """Latency of one run in the installed ONNX Runtime on this machine, from times of single kernels.
+
+    The runtime optimises the model; each kernel of what comes out is timed by itself, with the shapes, types
+    and values it has in the model, and counts for the node whose work it does: the last one with a weight
+    among those it fuses. What is merged into a neighbour costs 0. Without the model (one layer by itself)
+    the node alone is optimised and timed, without changes of memory layout around it. Removed channels are
+    timed at their real width: cost against channels is a staircase. Each time is measured once and kept on
+    disk, by runtime, processor, threads and kernel.
+
+    Args:
+        threads: intra-op threads.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    figures: ClassVar[tuple[str, ...]] = ("latency_s",)
+
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError("a run needs a thread", where="threads", got=self.threads)
+
+    @property
+    def assumes(self) -> str:
+        """Why zeros and bits change nothing."""
+        return (
+            "stock ONNX Runtime on this machine, with nothing else running: weights are dense floats once it "
+            "has loaded them, so zeros and bits change no latency, only removed channels do"
+        )
+
+    def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
+        """One that has timed the kernels of this model.
+
+        With an axis left open there is nothing to run: rows then say which.
+
+        Raises:
+            OnnxAdmmError: the runtime does not run the model.
+        """
+        fixed, left_open = bind_extents(view, bindings)
+        if left_open:
+            return self
+        traced = trace(view)
+        optimised = optimised_model(traced.model)
+        batch = next(synthetic_dataset(fixed, 1, 0).batches(1))
+        values = every_value(optimised, batch.feeds)
+        kernels = kernels_of(optimised, values)
+        weighted = frozenset((row.scope, row.node) for row in node_profiles(view, bindings) if row.weight)
+        owners = traced.owners(optimised, weighted)
+        times: dict[Place, list[Timing | None]] = {place: [] for place in traced.places}
+        for owner, timing in zip(owners, kernel_timings(kernels, self.threads), strict=True):
+            if owner is not None:
+                times[owner].append(timing)
+        ports = view.signature()
+        call = call_timing(
+            {port.name: values[port.name] for port in ports.inputs},
+            {name: values[name] for name in traced.outputs if name in values},
+            self.threads,
+        )
+        return _OnModel(self, {place: _sum(found, self.threads) for place, found in times.items()}, call)
+
+    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        """The layer timed by itself; the same at any density and bits unless whole channels are gone.
+
+        Raises:
+            RuntimeMissing: no runtime, or two.
+            UnknownExtent: a shape depends on an open axis.
+            UnpricedOperator: the runtime does not run the node alone.
+        """
+        return _cost(self._time(layer, _left(layer, treatment)), layer)
+
+    def _time(self, layer: LayerProfile, channels: int | None) -> Timing:
+        _refuse_inner(layer)
+        layer.moved_bytes()  # raises where a shape is unknown
+        # Names, and what the weights hold, change no time.
+        plain = replace(
+            layer, node="", weight=layer.weight and "w", density=1.0, nonzeros=0, bits=32, share=1.0
+        )
+        key = (plain, channels, self.threads)
+        if key not in _alone:
+            _alone[key] = self._measure(layer, channels)
+        return _alone[key]
+
+    def _measure(self, layer: LayerProfile, channels: int | None) -> Timing:
+        where = f"{layer.node} ({layer.op_type})"
+        try:
+            model, feeds = layer_model(layer, channels)
+            optimised = optimised_model(model)
+            kernels = kernels_of(optimised, every_value(optimised, feeds))
+        except RuntimeMissing:
+            raise
+        except OnnxAdmmError as error:
+            raise UnpricedOperator(
+                f"the runtime does not run it alone ({error.what})", where=where
+            ) from error
+        times = kernel_timings([k for k in kernels if k is None or not k.is_layout], self.threads)
+        timing = _sum(times, self.threads)
+        if timing is None:
+            raise UnpricedOperator("the runtime does not run it alone", where=where)
+        return timing
+
+
+@dataclass(frozen=True)
+class _OnModel:
+    """The rows of one model, whose kernels have been timed.
+
+    Attributes:
+        alone: prices layers by themselves.
+        times: of nodes; None for one with a kernel that does not run alone.
+        call: what a call takes beside the kernels: inputs are handed over, outputs handed back.
+    """
+
+    alone: OnnxRuntimeCostModel
+    times: Mapping[Place, Timing | None]
+    call: Timing
+
+    name: ClassVar[str] = OnnxRuntimeCostModel.name
+    figures: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.figures
+
+    @property
+    def assumes(self) -> str:
+        return self.alone.assumes
+
+    @property
+    def composition(self) -> str:
+        return f"the sum of the rows and {self.call.seconds * 1e6:.1f} us for the call"
+
+    def compose(self, rows: Sequence[Cost]) -> Cost:
+        """The rows' sum and the call; as uncertain as its parts are in the mean."""
+        parts = [(row.latency_s or 0.0, row.uncertainty or 0.0) for row in rows]
+        parts.append((self.call.seconds, max(_MISFIT, self.call.spread)))
+        total = sum(seconds for seconds, _ in parts)
+        doubt = sum(seconds * uncertainty for seconds, uncertainty in parts)
+        return Cost(latency_s=total, uncertainty=doubt / total if total else 0.0)
+
+    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+        """What the node's kernels take; with fewer channels, less in proportion to the layer by itself."""
+        _refuse_inner(layer)
+        place = (layer.scope, layer.node)
+        if place not in self.times:
+            return self.alone.estimate(layer, treatment)
+        timing, channels = self.times[place], _left(layer, treatment)
+        if timing is None:
+            raise UnpricedOperator(
+                "the runtime does not run its kernel alone", where=f"{layer.node} ({layer.op_type})"
+            )
+        cost = _cost(timing, layer)
+        if channels is None or not cost.latency_s:
+            return cost
+        narrow, whole = (self.alone.estimate(layer, other) for other in (treatment, Treatment()))
+        ratio = (narrow.latency_s or 0.0) / whole.latency_s if whole.latency_s else 1.0
+        doubt = max(cost.uncertainty or 0.0, narrow.uncertainty or 0.0)
+        return Cost(latency_s=cost.latency_s * ratio, uncertainty=doubt)
+
+
+def _refuse_inner(layer: LayerProfile) -> None:
+    """Branches and bodies are timed with the node around them.
+
+    Raises:
+        UnpricedOperator: the layer lies in one.
+    """
+    if layer.scope:
+        raise UnpricedOperator("timed with the node around it", where=f"{layer.scope}/{layer.node}")
+
+
+def _left(layer: LayerProfile, treatment: Treatment) -> int | None:
+    """Output channels that are left; None where all are, at any density."""
+    if treatment.structure != "channel" or layer.out_axis is None or not layer.weight:
+        return None
+    left = max(1, math.ceil(treatment.density * layer.channels - 1e-9))
+    return left if left < layer.channels else None
+
+
+def _sum(times: Sequence[Timing | None], threads: int) -> Timing | None:
+    """Of kernels among other kernels; None where one has no time."""
+    known = [timing for timing in times if timing is not None]
+    if len(known) < len(times):
+        return None
+    if not known:
+        return Timing(0.0, 0.0)
+    switch = switch_timing(threads).seconds
+    seconds = sum(timing.seconds for timing in known)
+    spread = sum(timing.seconds * timing.spread for timing in known) / seconds if seconds else 0.0
+    return Timing(seconds + switch * len(known), max(_MISFIT, spread))
+
+
+def _cost(timing: Timing, layer: LayerProfile) -> Cost:
+    return Cost(latency_s=timing.seconds * layer.share, uncertainty=timing.spread)

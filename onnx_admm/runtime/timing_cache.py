@@ -1,0 +1,123 @@
+"""Measured times on disk, so that each is measured once on a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from onnx_admm.contracts import Array
+from onnx_admm.model.kernels import Kernel
+from onnx_admm.runtime.installed import installed_runtimes
+from onnx_admm.runtime.timing import Timing, time_call, time_kernels, time_switch
+
+_MEMORY: dict[Path, dict[str, Timing]] = {}
+"""What was read or measured by this process, by file."""
+
+
+def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Timing | None]:
+    """Times of kernels, measured where they are not known; None for one that does not run alone."""
+    known = known_timings(threads)
+    missing = {kernel.key: kernel for kernel in kernels if kernel is not None and kernel.key not in known}
+    if missing:
+        measured = zip(missing, time_kernels(list(missing.values()), threads), strict=True)
+        keep_timings(threads, {key: timing for key, timing in measured if timing is not None})
+    return [None if kernel is None else known.get(kernel.key) for kernel in kernels]
+
+
+def call_timing(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int) -> Timing:
+    """What a call takes beside the kernels, with such inputs and outputs; measured where it is not known."""
+    ports = [[(str(array.dtype), array.shape) for array in side.values()] for side in (inputs, outputs)]
+    return _known_or(f"call {ports}", threads, lambda: time_call(inputs, outputs, threads))
+
+
+def switch_timing(threads: int) -> Timing:
+    """What a kernel takes more among others than among its own; measured where it is not known."""
+    return _known_or("switch", threads, lambda: time_switch(threads))
+
+
+def _known_or(key: str, threads: int, measure: Callable[[], Timing]) -> Timing:
+    known = known_timings(threads)
+    if key not in known:
+        keep_timings(threads, {key: measure()})
+    return known[key]
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie: ``XDG_CACHE_HOME`` where it is set, else as the system has it."""
+    stated = os.environ.get("XDG_CACHE_HOME")
+    if stated and os.path.isabs(stated):
+        return Path(stated) / "onnx-admm"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "onnx-admm"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "onnx-admm"
+    return Path.home() / ".cache" / "onnx-admm"
+
+
+def environment(threads: int) -> str:
+    """What times hold for beside the kernel: runtime, processor, threads."""
+    runtimes = " ".join(f"{name} {version}" for name, version in installed_runtimes().items())
+    return f"{runtimes}; {_processor()}; {threads} threads"
+
+
+def cache_file(threads: int) -> Path:
+    """The file of times that hold for this environment."""
+    name = hashlib.sha256(environment(threads).encode()).hexdigest()[:16]
+    return cache_folder() / "timings" / f"{name}.json"
+
+
+def known_timings(threads: int) -> dict[str, Timing]:
+    """Timings by kernel; what cannot be read counts as unknown."""
+    file = cache_file(threads)
+    if file not in _MEMORY:
+        _MEMORY[file] = _read(file)
+    return _MEMORY[file]
+
+
+def keep_timings(threads: int, timings: Mapping[str, Timing]) -> None:
+    """Add timings, on disk too where it can be written; a file is always whole."""
+    file = cache_file(threads)
+    known = known_timings(threads)
+    known.update(timings)
+    known.update({key: timing for key, timing in _read(file).items() if key not in known})
+    content = {
+        "environment": environment(threads),
+        "timings": {key: [timing.seconds, timing.spread] for key, timing in sorted(known.items())},
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(content, out)
+        os.replace(name, file)
+    except OSError:  # a folder nobody may write to: measured again by the next process
+        return
+
+
+def _read(file: Path) -> dict[str, Timing]:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))["timings"]
+        timings = {str(key): Timing(float(pair[0]), float(pair[1])) for key, pair in stored.items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {}
+    return timings if all(timing.seconds >= 0 <= timing.spread for timing in timings.values()) else {}
+
+
+def _processor() -> str:
+    """Model and instruction sets: the runtime chooses its kernels by them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    told: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    flags = hashlib.sha256(told.get("flags", told.get("Features", "")).encode()).hexdigest()[:8]
+    return f"{platform.machine()} {told.get('model name', platform.processor())} {flags}"
