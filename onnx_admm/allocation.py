@@ -34,6 +34,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 What = TypeVar("What")
 
+FLOAT_BITS = 32
+"""Of a weight that is not quantised."""
+
 GAP = 1e-3
 """Share by which the total found may exceed the least possible one."""
 
@@ -92,6 +95,32 @@ class Curve:
         return above
 
 
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """A layer's measured errors by density and bits.
+
+    Attributes:
+        pruned: errors of weights that are not quantised.
+        rounded: what levels add to that, by bits and density; 0 or more.
+    """
+
+    pruned: Curve
+    rounded: Mapping[int, Curve]
+
+    def at(self, densities: Floats, bits: int = FLOAT_BITS) -> Floats:
+        """Errors between the measured points; what levels add is interpolated and constant beyond them.
+
+        Raises:
+            KeyError: levels of so many bits were not measured.
+        """
+        errors = self.pruned.at(densities)
+        if bits == FLOAT_BITS:
+            return errors
+        added = self.rounded[bits]
+        more: Floats = errors + np.interp(densities, added.densities, added.errors)
+        return more
+
+
 def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) -> dict[str, Option[What]]:
     """An option of every layer, least in total error within a total cost.
 
@@ -119,6 +148,32 @@ def least_cost(options: Mapping[str, Sequence[Option[What]]], tolerance: float) 
     costs, errors = _columns(options)
     _require_reach(errors, tolerance, "the tolerance is below the error of the mildest treatments")
     return _pick(options, _choose(costs, errors, tolerance))
+
+
+def least_error_within(
+    errors: Mapping[str, Floats], costs: Mapping[str, Floats], limits: Sequence[float]
+) -> dict[str, int]:
+    """An option of every layer, least in total error within several total costs at once.
+
+    Args:
+        errors: of each layer's options, (options,).
+        costs: of each layer's options, (options, limits).
+        limits: the most that the costs may add up to, each by itself.
+
+    Returns:
+        The index of each layer's option, the total error within ``GAP`` of the least possible.
+
+    Raises:
+        PassRefused: no choice keeps to them; says what the cheapest for each costs.
+    """
+    for each, limit in enumerate(limits):
+        columns = [np.asarray(costs[name][:, each], np.float64) for name in errors]
+        _require_reach(columns, limit, "the budget is below what the cheapest treatments cost")
+    if len(limits) == 1:
+        chosen = _choose(list(errors.values()), [costs[name][:, 0] for name in errors], limits[0])
+    else:
+        chosen = _chosen_within(list(errors.values()), [costs[name] for name in errors], np.array(limits))
+    return dict(zip(errors, map(int, chosen), strict=True))
 
 
 def densities(curves: Mapping[str, Curve], sizes: Mapping[str, int], keep: float) -> dict[str, float]:
@@ -204,6 +259,42 @@ def _choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) -
     if priced.value - priced.bound <= GAP * priced.value:
         return priced.chosen
     return problem.searched(priced)
+
+
+def _chosen_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Floats) -> Ints:
+    """Branch and cut over the options that no other one of the layer beats in every respect."""
+    kept = [_undominated(np.column_stack([error, cost])) for error, cost in zip(errors, costs, strict=True)]
+    rows = np.repeat(np.arange(len(kept)), [len(each) for each in kept])
+    columns = np.concatenate(kept)
+    value = np.concatenate([error[each] for error, each in zip(errors, kept, strict=True)])
+    weights = np.concatenate([cost[each] for cost, each in zip(costs, kept, strict=True)]) / limits
+    one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(kept), len(rows)))
+    for limit in (1.0, 1.0 - _TIGHTER):
+        found = milp(
+            value / max(float(value.max(initial=0.0)), np.finfo(np.float64).tiny),
+            integrality=np.ones(len(rows), np.int64),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights.T, -np.inf, limit)],
+            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+        )
+        if found.x is None:
+            break
+        taken = found.x > 0.5
+        chosen = np.zeros(len(kept), np.int64)
+        chosen[rows[taken]] = columns[taken]
+        if (sum(cost[index] for cost, index in zip(costs, chosen, strict=True)) <= limits).all():
+            return chosen
+    raise PassRefused("no choice of treatments keeps to all budgets at once")
+
+
+def _undominated(points: Floats) -> Ints:
+    """Indices of the points that no other is at or below in every coordinate (the first of equals stays)."""
+    order = np.lexsort(points.T[::-1])
+    front: list[int] = []
+    for index in order:
+        if not front or not (points[front] <= points[index]).all(axis=1).any():
+            front.append(int(index))
+    return np.array(front, np.int64)
 
 
 def _padded(rows: Sequence[Floats], filler: float) -> Floats:

@@ -125,6 +125,7 @@ class Flags:
         prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
         bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune``
             is None too).
+        budget: what may be left on the target, such as ``latency=0.5x``; in place of ``prune`` and ``bits``.
         format: how the result is written.
         epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
         samples: training samples, where they are known: what `default_epochs` goes by.
@@ -134,6 +135,7 @@ class Flags:
 
     prune: str | None = None
     bits: int | None = None
+    budget: tuple[str, ...] = ()
     format: str = "auto"
     epochs: int | None = None
     samples: int | None = None
@@ -146,7 +148,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
 
     Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training.
+    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training. With a budget,
+    density and bits of each layer by what they cost on the target; trained only where ``epochs`` says so.
 
     Raises:
         RecipeError: an impossible value; names the flag.
@@ -158,10 +161,13 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         raise RecipeError(
             "impossible number of epochs", where="--epochs", got=flags.epochs, expected="0 or more"
         )
-    plain = prune is None and flags.bits is None
+    plain = prune is None and flags.bits is None and not flags.budget
     steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
     if plain:
         compressing: list[dict[str, Any]] = [{"name": "choose_treatments"}]
+    elif flags.budget:
+        epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
+        compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
     elif flags.fine_tune:
         compressing = _trained(prune, flags)
     else:
@@ -171,7 +177,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     steps += [
         {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing
     ]
-    if prune is not None:
+    if prune is not None or flags.budget:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
     return Recipe.parse({"pass": steps, "fine_tune": flags.fine_tune and not plain}, source="flags")

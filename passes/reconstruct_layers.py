@@ -12,12 +12,12 @@ import numpy as np
 from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
 from onnx_admm.admm.reconstruction import Reconstructed, reconstruct
 from onnx_admm.admm.reshaped import Reshaped
-from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM
-from onnx_admm.allocation import densities
+from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM, Support
+from onnx_admm.allocation import FLOAT_BITS, densities
 from onnx_admm.budget import given_budgets, global_density, parse_pattern
 from onnx_admm.calibration.carriers import Layout
 from onnx_admm.calibration.moments import Moments
-from onnx_admm.calibration.rates import Trial, measured_curves
+from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
 from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.data import synthetic_dataset
@@ -47,7 +47,8 @@ class ReconstructLayers:
         keep: share of nonzeros, 0 to 1, one budget over all layers, spread likewise.
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
-        bits: of a weight: for all layers, in graph order, or by name pattern; None: not quantised.
+        bits: of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all) is
+            not quantised.
         per_channel: a scale for each output channel instead of one a layer.
         samples: calibration samples, taken from the training data.
         ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
@@ -79,8 +80,9 @@ class ReconstructLayers:
             raise PassRefused("too few samples", where="samples", got=self.samples, expected="1 or more")
         sites, _ = choose_layers(model, self.include, self.exclude)
         for name, bits in ({} if self.bits is None else spread(self.bits, sites, "bits")).items():
-            if bits != int(bits) or not 1 <= bits <= 8:
-                raise PassRefused("impossible number of bits", where=name, got=bits, expected="1 to 8, whole")
+            if bits != int(bits) or not (1 <= bits <= 8 or bits == FLOAT_BITS):
+                expected = f"1 to 8, whole, or {FLOAT_BITS}"
+                raise PassRefused("impossible number of bits", where=name, got=bits, expected=expected)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -151,7 +153,7 @@ class ReconstructLayers:
             site.name: _Wanted(
                 kept=round(site.size * shares.get(site.name, 1.0)),
                 mask=None if shares or pattern else _zeros(calibration.original.read(site)),
-                bits=None if site.name not in bits else int(bits[site.name]),
+                bits=int(bits.get(site.name, FLOAT_BITS)),
                 digits=np.finfo(site.dtype).nmant + 1,
                 per_channel=self.per_channel,
                 pattern=pattern,
@@ -175,7 +177,9 @@ class ReconstructLayers:
         few = np.arange(min(len(calibration.samples), _PROBE_SAMPLES))
         with context.progress.task("measure", len(sites)) as task:
             trial = Trial(calibration, calibration.samples.select(few), context, task)
-            curves = measured_curves(sites, seen, density, trial)
+            tried = tuple(sorted({min(1.0, density * step) for step in STEPS}))
+            surfaces = measured_surfaces(sites, seen, trial, densities=tried)
+        curves = {name: surface.pruned for name, surface in surfaces.items()}
         return densities(curves, {site.name: site.size for site in sites}, density)
 
 
@@ -188,7 +192,7 @@ class _Wanted:
 
     kept: int
     mask: Mask | None
-    bits: int | None
+    bits: int
     digits: int
     per_channel: bool
     pattern: tuple[int, int] | None
@@ -209,8 +213,8 @@ class _Wanted:
         return inside if layout.together == 1 else Reshaped(inside, shape)
 
     def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
-        if self.bits is None:
-            return AtMostK(self.kept)
+        if self.bits == FLOAT_BITS:
+            return AtMostK(self.kept) if mask is None else Support(mask)
         axis = out_axis if self.per_channel else None
         scale_bits = max(1, min(_SCALE_BITS, self.digits - self.bits))
         if mask is not None:

@@ -18,7 +18,7 @@ LEVELS = (
     {"contracts"},
     {"runtime", "progress", "layers", "folding"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
-    {"calibration"},
+    {"calibration", "targeting"},
     {"pipeline"},
     {"passes", "cost_models"},
     {"registry"},

@@ -23,6 +23,7 @@ from onnx_admm.registry import COST_MODELS, PASSES, Registry, cost_model
 DOCUMENTS = (
     "README.md",
     "docs/architecture.md",
+    "docs/budgets.md",
     "docs/cost-models.md",
     "docs/formats.md",
     "docs/plugins.md",
@@ -203,7 +204,9 @@ def test_commands_and_flags_exist(repository: Path) -> None:
     runner = CliRunner()
     for name in DOCUMENTS:
         text = (repository / name).read_text(encoding="utf-8").replace("\\\n", " ")
-        for command, rest in re.findall(r"onnx-admm (compress|inspect|annotate|compare|plugins)\b(.*)", text):
+        for command, rest in re.findall(
+            r"onnx-admm (compress|sweep|inspect|annotate|compare|plugins)\b(.*)", text
+        ):
             helped = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
             assert helped.exit_code == 0
             for flag in re.findall(r"(?<![\w-])--[\w-]+", rest.partition("`")[0]):

@@ -8,7 +8,7 @@ import pytest
 
 from onnx_admm.recipe import Recipe
 
-NAMES = ("lenet5-85x", "lenet5-smallest", "resnet8-cifar10")
+NAMES = ("lenet5-85x", "lenet5-smallest", "resnet8-cifar10", "vgg-cifar10-compute", "vgg-cifar10-storage")
 
 
 @pytest.mark.parametrize("name", NAMES)

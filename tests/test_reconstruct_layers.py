@@ -237,3 +237,15 @@ def test_mistakes_are_refused(case: str) -> None:
     model = parse_text(TWO_GEMMS)
     with pytest.raises(PassRefused, match=sentence):
         step.requires(model, context_for(model))
+
+
+def test_a_layer_of_32_bits_is_pruned_but_not_quantised_and_keeps_its_zeros() -> None:
+    model = parse_text(TWO_GEMMS)
+    context = context_for(model)
+    ReconstructLayers(layers=0.5).run(pruned := model.fork(), context)
+    ReconstructLayers(bits=(32, 3)).run(rebuilt := pruned.fork(), context)
+    np.testing.assert_array_equal(rebuilt.read("w1") != 0, pruned.read("w1") != 0)
+    assert len(np.unique(rebuilt.read("w1"))) > 100
+    assert max(len(np.unique(row)) for row in rebuilt.read("w2")) <= 9
+    with pytest.raises(PassRefused, match="impossible number of bits; got 16"):
+        ReconstructLayers(bits=16).requires(model, context)

@@ -4,5 +4,15 @@ from onnx_admm.api.annotate import annotate
 from onnx_admm.api.compare import compare
 from onnx_admm.api.compress import Compression, Plan, compress
 from onnx_admm.api.inspect import inspect_costs, inspect_model
+from onnx_admm.api.sweep import Sweep
 
-__all__ = ["Compression", "Plan", "annotate", "compare", "compress", "inspect_costs", "inspect_model"]
+__all__ = [
+    "Compression",
+    "Plan",
+    "Sweep",
+    "annotate",
+    "compare",
+    "compress",
+    "inspect_costs",
+    "inspect_model",
+]

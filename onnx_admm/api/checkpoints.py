@@ -117,6 +117,7 @@ def _report(table: dict[str, Any]) -> PassReport:
         edits=tuple(Edit(**edit) for edit in table["edits"]),
         skipped=tuple(Skip(**skip) for skip in table["skipped"]),
         figures=table["figures"],
+        unmet=table.get("unmet"),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from onnx_admm.api.checkpoints import Checkpoints
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
+from onnx_admm.api.requests import check_request
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import OutputError, UsageError
@@ -54,7 +55,7 @@ class Compression:
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune, bits, format, epochs, include, exclude: see `Flags`.
+        prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs; None takes the recipe's.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
@@ -76,6 +77,7 @@ class Compression:
     recipe: Recipe | str | os.PathLike[str] | None = None
     prune: str | None = None
     bits: int | None = None
+    budget: Sequence[str] = ()
     format: str = "auto"
     epochs: int | None = None
     include: Sequence[str] = ()
@@ -100,7 +102,7 @@ class Compression:
         Raises:
             UsageError: whatever a run would refuse before it starts.
         """
-        self._check_flags()
+        check_request(self)
         recipe = self._settled_recipe()
         model = ModelView.load(source)
         notes = _without_wrong_shapes(model)
@@ -153,7 +155,7 @@ class Compression:
                 source, candidate
             )
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
-            exceeded = comparison.over_budget(self.max_drop)
+            exceeded = _unmet(result) or comparison.over_budget(self.max_drop)
             written = exceeded is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
             report = replace(report, exceeded=exceeded, written=written, notes=(*notes, *report.notes))
@@ -164,34 +166,6 @@ class Compression:
         return report
 
     # -- before the work ---------------------------------------------------------------------
-
-    def _check_flags(self) -> None:
-        rivals = {
-            "--prune": self.prune,
-            "--bits": self.bits,
-            "--epochs": self.epochs,
-            "--include": self.include or None,
-            "--exclude": self.exclude or None,
-        }
-        given = [flag for flag, value in rivals.items() if value is not None]
-        if self.format != "auto":
-            given.append("--format")
-        if self.recipe is not None and given:
-            raise UsageError(
-                "a recipe says what to run, and so do these flags",
-                got=f"--recipe and {', '.join(given)}",
-                hint="Put the values into the recipe, or leave it out.",
-            )
-        if self.data is None and self.validation is None and self.max_drop is not None:
-            raise UsageError("nothing to measure a drop on", where="--max-drop", hint="Give --data or --val.")
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise UsageError("impossible budget", where="--max-drop", got=self.max_drop, expected="0 or more")
-        if self.threads < 0 or self.seed < 0:
-            raise UsageError("--seed and --threads are 0 or more", got=f"{self.seed} and {self.threads}")
-        if self.memory_mb < 1:
-            raise UsageError(
-                "no memory to work in", where="--memory", got=self.memory_mb, expected="1 or more"
-            )
 
     def _settled_recipe(self, samples: int | None = None) -> Recipe:
         """The recipe that repeats this run with the same data, once the number of its samples is known."""
@@ -204,6 +178,7 @@ class Compression:
             flags = Flags(
                 prune=self.prune,
                 bits=self.bits,
+                budget=tuple(self.budget),
                 format=self.format,
                 epochs=self.epochs,
                 samples=samples,
@@ -233,7 +208,7 @@ class Compression:
         notes = []
         if train is None:
             notes.append(NO_DATA)
-        elif self.recipe is None and self.prune is None and self.bits is None:
+        elif self.recipe is None and self.prune is None and self.bits is None and not self.budget:
             notes.append(NOTHING_ASKED)
         if validation is not None and len(validation) < _FEW_SAMPLES:
             notes.append(f"Only {len(validation)} validation samples: the accuracy is a rough guess.")
@@ -370,6 +345,11 @@ def _without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
         f"open extents at 640 is {list(right)}). The runtime believes them and fails or computes something "
         "else, so the result states none.",
     )
+
+
+def _unmet(result: PipelineResult) -> str | None:
+    """The sentence of the first budget that a pass could not meet."""
+    return next((step.report.unmet for step in result.reports if step.report.unmet is not None), None)
 
 
 def _step_facts(step: StepReport) -> StepFacts:

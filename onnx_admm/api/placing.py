@@ -81,14 +81,19 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all; raises as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
 
     Raises:
         OutputError: the disk refuses.
     """
     with staged(path) as folder:
         try:
-            (folder / path.name).write_text(text, encoding="utf-8")
+            (folder / path.name).write_bytes(content)
         except OSError as error:
             raise OutputError(f"cannot write ({error.strerror})", where=path) from error
         move_into_place(folder, path)

@@ -1,14 +1,21 @@
-"""How much each layer can lose, measured: the outputs' damage by density, one layer at a time."""
+"""How much each layer can lose, measured: the outputs' damage by density and bits, one layer at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
+
+from onnx_admm.admm.grids import grids_of
+from onnx_admm.admm.layer_problem import LayerProblem
+from onnx_admm.admm.levels import Levels, SupportLevels
 from onnx_admm.admm.reconstruction import ReconstructionSettings, reconstruct
 from onnx_admm.admm.sets import AtMostK
-from onnx_admm.allocation import Curve
+from onnx_admm.admm.successive import round_successively
+from onnx_admm.allocation import Curve, Surface
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, layer_groups
 from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
 from onnx_admm.sensitivity import OutputProbe
@@ -20,6 +27,13 @@ QUICK = ReconstructionSettings(iterations=15, fit_steps=10, trade_rounds=None)
 """A rate needs the order of magnitude of an error, not its last tenth."""
 
 _MOST_GROUPS = 4
+_MOST_DAMAGE = 1e6
+
+_MEASURED_BITS = 4
+"""Levels of more bits are not measured: their steps are half as wide a bit, so their errors a quarter."""
+
+_ROUNDED_AT = 0.25
+"""Density at which levels are tried, beside that of all weights: what they add hardly depends on it."""
 
 
 @dataclass(frozen=True)
@@ -39,42 +53,127 @@ class Trial:
     task: Task
 
 
-def measured_curves(
-    sites: Sequence[WeightSite], layers: Sequence[CalibratedLayer], density: float, trial: Trial
-) -> dict[str, Curve]:
-    """Damage of the outputs by density, each layer pruned alone to densities around the model's.
+def measured_surfaces(
+    sites: Sequence[WeightSite],
+    layers: Sequence[CalibratedLayer],
+    trial: Trial,
+    *,
+    densities: tuple[float, ...],
+    bits: Sequence[int] = (),
+) -> dict[str, Surface]:
+    """Damage of the outputs by density and bits, each layer changed alone.
 
-    A layer is rebuilt from its own inputs at each density, as it will be later; the bias stays. One whose
-    inputs cannot be seen keeps its largest weights.
+    A layer is rebuilt from its own inputs at each density, as it will be later; the bias stays. Levels are
+    put on two of the supports by successive rounding. One whose inputs cannot be seen keeps its largest
+    weights, and takes the nearest levels.
 
     Args:
         sites: layers to prune.
         layers: those of them whose inputs can be seen.
-        density: of the whole model.
         trial: with what.
+        densities: to try, rising, over 0 to 1.
+        bits: to try, each below 32.
     """
     original = trial.calibration.original
     probe = OutputProbe(
         original, [site.name for site in sites], trial.probe_samples, threads=trial.calibration.threads
     )
-    densities = tuple(sorted({min(1.0, density * step) for step in STEPS}))
-    curves: dict[str, Curve] = {}
+    surfaces: dict[str, Surface] = {}
 
-    def measure(site: WeightSite, candidates: Sequence[Array]) -> None:
-        errors = tuple(probe.effect({site.name: candidate}).damage for candidate in candidates)
-        finite = tuple(min(error, 1e6) for error in errors)
-        curves[site.name] = Curve(densities, finite)
+    def measure(site: WeightSite, candidates: Sequence[_Candidate]) -> None:
+        damages = {
+            (each.density, each.bits): min(probe.effect({site.name: each.weights}).damage, _MOST_DAMAGE)
+            for each in candidates
+        }
+        surfaces[site.name] = _surface(damages, densities, bits)
         trial.task.advance(note=site.name)
 
     for group in layer_groups(layers, trial.context.memory_bytes, _MOST_GROUPS):
         moments = trial.calibration.moments(original, group, centred=False)
         for layer in group:
-            problem, layout = moments.pop(layer.site.name).problem, layer.carriers[0].layout
-            kept = [AtMostK(round(layer.site.size * share)) for share in densities]
-            found = trial.context.map(partial(reconstruct, problem, settings=QUICK), kept)
-            measure(layer.site, [layout.tensor(each.weights) for each in found])
+            problem = moments.pop(layer.site.name).problem
+            measure(layer.site, list(_rebuilt(layer, problem, trial.context, densities, bits)))
     for site in sites:
-        if site.name not in curves:
-            weights = original.read(site)
-            measure(site, [AtMostK(round(site.size * share)).project(weights) for share in densities])
-    return curves
+        if site.name not in surfaces:
+            measure(site, list(_nearest(site, original.read(site), densities, bits)))
+    return surfaces
+
+
+class _Candidate(NamedTuple):
+    """Weights to try; bits None: not quantised."""
+
+    density: float
+    bits: int | None
+    weights: Array
+
+
+def _rebuilt(
+    layer: CalibratedLayer,
+    problem: LayerProblem,
+    context: PassContext,
+    densities: Sequence[float],
+    bits: Sequence[int],
+) -> Iterator[_Candidate]:
+    layout, size = layer.carriers[0].layout, layer.site.size
+    kept = [AtMostK(round(size * share)) for share in densities]
+    found = list(context.map(partial(reconstruct, problem, settings=QUICK), kept))
+    pruned = {share: each.weights for share, each in zip(densities, found, strict=True)}
+    for share, weights in pruned.items():
+        yield _Candidate(share, None, layout.tensor(weights))
+    tried = _tried_levels(densities, bits)
+    bases = {share: pruned.get(share, problem.original) for share, _ in tried}
+    for share in bases:
+        if share not in pruned:
+            yield _Candidate(share, None, layout.tensor(problem.original))
+    work = [(problem, bases[share], width) for share, width in tried]
+    for (share, width), weights in zip(tried, context.map(_rounded, work), strict=True):
+        yield _Candidate(share, width, layout.tensor(weights.astype(problem.original.dtype)))
+
+
+def _rounded(work: tuple[LayerProblem, Array, int]) -> Array:
+    """Levels on a support by successive rounding: a row at a time, errors handed on."""
+    problem, weights, bits = work
+    mask = weights != 0
+    is_dense = bool(mask.all()) and bits > 1  # one bit has no level for zero
+    levels = Levels(bits, axis=0) if is_dense else SupportLevels(mask, bits, axis=0)
+    grids = grids_of(levels, weights, None, None if is_dense else mask)
+    grid, codes = round_successively(problem, grids, weights.astype(np.float64))
+    values: Array = codes * grid.units
+    return values
+
+
+def _nearest(
+    site: WeightSite, weights: Array, densities: Sequence[float], bits: Sequence[int]
+) -> Iterator[_Candidate]:
+    pruned = {share: AtMostK(round(site.size * share)).project(weights) for share in {*densities, 1.0}}
+    for share, array in pruned.items():
+        yield _Candidate(share, None, array)
+    for share, width in _tried_levels(densities, bits):
+        levels = SupportLevels(pruned[share] != 0, width, axis=site.out_axis)
+        yield _Candidate(share, width, levels.project(pruned[share]))
+
+
+def _tried_levels(densities: Sequence[float], bits: Sequence[int]) -> list[tuple[float, int]]:
+    """Pairs to measure: two densities, and bits up to the last that is measured."""
+    if not bits:
+        return []
+    shares = {min(densities, key=lambda share: abs(share - _ROUNDED_AT)), 1.0}
+    return [(share, width) for share in sorted(shares) for width in _widths(bits)]
+
+
+def _widths(bits: Sequence[int]) -> list[int]:
+    """Bits to measure: those wanted, and in place of any wider ones the widest that is measured."""
+    return sorted({min(width, _MEASURED_BITS) for width in bits})
+
+
+def _surface(
+    damages: Mapping[tuple[float, int | None], float], densities: tuple[float, ...], bits: Sequence[int]
+) -> Surface:
+    pruned = Curve(densities, tuple(damages[share, None] for share in densities))
+    rounded = {}
+    for width in bits:
+        nearest = min(width, _MEASURED_BITS)
+        shares = sorted(share for share, tried in damages if tried == nearest)
+        added = (max(0.0, damages[share, nearest] - damages[share, None]) for share in shares)
+        rounded[width] = Curve(tuple(shares), tuple(each / 4 ** (width - nearest) for each in added))
+    return Surface(pruned, rounded)

@@ -23,6 +23,7 @@ from onnx_admm.cli.compare import compare
 from onnx_admm.cli.compress import compress
 from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.plugins import plugins
+from onnx_admm.cli.sweep import sweep
 from onnx_admm.errors import OnnxAdmmError
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (compress, inspect, annotate, compare, plugins):
+for command in (compress, sweep, inspect, annotate, compare, plugins):
     app.command(no_args_is_help=command is not plugins)(command)
 
 

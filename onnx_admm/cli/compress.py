@@ -45,6 +45,15 @@ def compress(
         ),
     ] = None,
     bits: Annotated[int | None, typer.Option("--bits", metavar="N", help="Bits of a weight, 1 to 8.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="FIGURE=Nx",
+            help="What may be left on the target: latency=0.5x, energy=0.3x, size=20x, macs=0.2x, "
+            "macbits=0.1x or weights=10x; needs --cost-model. Repeated: all of them hold.",
+        ),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option("--include", metavar="PATTERN", help="Only layers of that name or operator (* and ?)."),
@@ -138,12 +147,14 @@ def compress(
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
     A gate: nothing is written, and the exit code is 3, if accuracy drops by more than half a point.
       onnx-admm compress net.onnx small.onnx --data train.npz --bits 4 --max-drop 0.5
+    A target: density and bits of each layer by what they cost there, and within the accuracy.
+      onnx-admm compress net.onnx small.onnx --data d.npz --budget macs=0.2x --cost-model macs --max-drop 1
     A recipe repeats a run; every report holds the one that made it.
       onnx-admm compress net.onnx small.onnx --data train.npz --recipe recipe.toml --seed 1
 
     \b
     Exit codes: 0 done; 1 the work failed (a result larger than IN is a failure);
-    2 wrong usage or unreadable input; 3 over --max-drop (OUT written only with --keep).
+    2 wrong usage or unreadable input; 3 over --max-drop or --budget (OUT written only with --keep).
     """
     from onnx_admm.api import Compression
 
@@ -154,6 +165,7 @@ def compress(
         recipe=recipe,
         prune=prune,
         bits=bits,
+        budget=budget or (),
         include=include or (),
         exclude=exclude or (),
         format=format,

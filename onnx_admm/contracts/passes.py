@@ -35,12 +35,17 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What a pass did. ``changed`` is true to fact; ``figures`` is JSON-ready."""
+    """What a pass did. ``changed`` is true to fact; ``figures`` is JSON-ready.
+
+    ``unmet`` is the sentence of a budget the pass could not meet: the best found is in the model, and the run
+    ends as one over budget.
+    """
 
     changed: bool
     edits: tuple[Edit, ...] = ()
     skipped: tuple[Skip, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+    unmet: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

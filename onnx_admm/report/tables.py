@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from onnx_admm.report.facts import Comparison, ModelFacts, QualityFacts, Report, StepFacts
+from onnx_admm.report.frontier import Point
 
 _UNKNOWN = "-"
 
@@ -19,6 +20,7 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
     if verbose:
         yield model_table(report.comparison.after, _names(report.comparison))
         yield steps_table(report.steps)
+        yield from (table for step in report.steps if (table := budget_table(step)) is not None)
     for note in report.notes:
         yield Text(f"Note: {note}")
     if report.written:
@@ -94,6 +96,56 @@ def steps_table(steps: Iterable[StepFacts]) -> Table:
             *((name, f"left: {why}") for name, why in step.skipped.items()),
         ):
             table.add_row("", Text(layer), Text(what))
+    return table
+
+
+def sweep_table(points: Sequence[Point]) -> Table:
+    """File by file: the budget, what was reached, and whether another file beats it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("asked", "reached", "bytes", "weights", "accuracy", "lost", "SQNR", "latency", "frontier"):
+        table.add_column(name, justify="right")
+    for point in points:
+        table.add_row(
+            Text(point.file),
+            f"{point.asked:g}x",
+            f"{point.reached:.3g}x",
+            f"{point.file_bytes:,}",
+            f"1 in {point.pruning_ratio:.3g}",
+            _UNKNOWN if point.accuracy is None else _percent(point.accuracy),
+            _UNKNOWN if point.drop_points is None else f"{point.drop_points:.2f} points",
+            _UNKNOWN if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
+            _UNKNOWN if point.latency_ratio is None else f"{point.latency_ratio:.2f}x",
+            "yes" if point.on_frontier else "no",
+        )
+    return table
+
+
+def budget_table(step: StepFacts) -> Table | None:
+    """Layer by layer what a budget made of it, at what price, and why; None for a pass without a budget."""
+    layers, budget = step.figures.get("layers"), step.figures.get("budget")
+    if not isinstance(budget, Mapping) or not isinstance(layers, Mapping):
+        return None
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for name in ("kept", "bits", *(f"{figure}, % of all" for figure in budget), "break-even"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for name, row in layers.items():
+        shares = [
+            f"{100 * row['dense_cost'][figure] / whole['original']:.2f} -> "
+            f"{100 * row['cost'][figure] / whole['original']:.2f}"
+            for figure, whole in budget.items()
+        ]
+        ratio = row["break_even"]
+        table.add_row(
+            Text(name),
+            _percent(row["density"]),
+            str(row["bits"]),
+            *shares,
+            "never" if ratio is None else f"{ratio:.3g}x",
+            Text(row["why"]),
+        )
     return table
 
 

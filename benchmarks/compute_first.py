@@ -1,0 +1,167 @@
+"""Computation before storage: the same number of weights, split by two prices; results as JSON.
+
+    python benchmarks/compute_first.py MODEL TRAIN.npz TEST.npz OUT.json [--runs compute storage control]
+        [--seed 0] [--deployment PYTHON]
+
+Runs:
+
+- ``compute``, ``storage``: ``recipes/vgg-cifar10-*.toml``, each as it is. The second takes over what the
+  first measured of the layers (``measured`` of ``meet_budget``) if both are run, which changes no result:
+  both measure the same model on the same samples.
+- ``control``: the original fine-tuned for as many epochs, nothing pruned.
+
+Multiply-accumulates are counted from the written file: of each layer the dense ones times the share of
+weights that are not zero, and these times the bits that the file stores of a weight. Accuracies are measured
+by ``--deployment``, a Python with a current onnxruntime, on the written file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from onnx_admm.api import Compression
+from onnx_admm.passes.fine_tune import FineTune
+from onnx_admm.passes.meet_budget import MeetBudget
+from onnx_admm.recipe import Recipe
+from onnx_admm.report import ModelFacts, Report
+from onnx_admm.runtime.sessions import runtime_versions
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+DENSE_BITS = 8
+
+
+def recipe_of(name: str, measured: Any) -> Recipe:
+    """The recipe of a run."""
+    compute = Recipe.load(RECIPES / "vgg-cifar10-compute.toml")
+    budgeted = next(step for step in compute.passes if isinstance(step, MeetBudget))
+    if name == "control":
+        tuned = FineTune(
+            epochs=budgeted.epochs, learning_rate=budgeted.learning_rate, end_rate=budgeted.end_rate
+        )
+        return replace(compute, passes=(tuned,))
+    recipe = Recipe.load(RECIPES / f"vgg-cifar10-{name}.toml")
+    if measured is None:
+        return recipe
+    passes = (
+        replace(step, measured=measured) if isinstance(step, MeetBudget) else step for step in recipe.passes
+    )
+    return replace(recipe, passes=tuple(passes))
+
+
+def work(facts: ModelFacts) -> dict[str, float]:
+    """Multiply-accumulates of the convolutions, and of all layers, as the file has them."""
+    sums: dict[str, float] = {}
+    for scope, layers in (
+        ("conv", [layer for layer in facts.layers if layer.op_type == "Conv"]),
+        ("all", facts.layers),
+    ):
+        macs = [(layer.macs or 0, layer.nonzeros / layer.parameters, layer.bits) for layer in layers]
+        sums[f"{scope}_macs"] = sum(each * share for each, share, _ in macs)
+        sums[f"{scope}_mac_bits"] = sum(each * share * bits for each, share, bits in macs)
+        dense = sum(each for each, _, _ in macs)
+        sums[f"{scope}_macs_of_dense"] = sums[f"{scope}_macs"] / dense
+        sums[f"{scope}_mac_bits_of_dense_{DENSE_BITS}_bits"] = sums[f"{scope}_mac_bits"] / (
+            DENSE_BITS * dense
+        )
+    return {name: round(figure, 4) for name, figure in sums.items()}
+
+
+def layers_of(facts: ModelFacts) -> list[dict[str, Any]]:
+    """Layer by layer, as the file has it."""
+    return [
+        {
+            "op_type": layer.op_type,
+            "shape": list(layer.shape),
+            "kept": layer.nonzeros,
+            "density": round(layer.nonzeros / layer.parameters, 4),
+            "bits": layer.bits,
+            "macs": layer.macs,
+        }
+        for layer in facts.layers
+    ]
+
+
+def run(name: str, arguments: argparse.Namespace, measured: Any) -> tuple[dict[str, Any], Report]:
+    """One run and the figures of its file."""
+    recipe = recipe_of(name, measured)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "out.onnx"
+        started = time.perf_counter()
+        job = Compression(data=arguments.train, recipe=recipe, seed=arguments.seed, keep=True, threads=1)
+        report = job.run(arguments.model, target)
+        row: dict[str, Any] = {"run": name, "seed": arguments.seed}
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        row |= deployed(target, arguments, asdict(recipe.preprocessing) if recipe.preprocessing else {})
+    after = report.comparison.after
+    row |= {"nonzeros": after.nonzeros, "ratio": round(report.comparison.pruning_ratio, 2)}
+    row |= work(after) | {"layers": layers_of(after)}
+    for step in report.steps:
+        if step.name == "meet_budget":
+            row |= {key: step.figures[key] for key in ("cost_model", "budget", "by_operator")}
+            row["why"] = dict(step.edits)
+    return row, report
+
+
+def deployed(target: Path, arguments: argparse.Namespace, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy and bytes of a file in the deployment runtime."""
+    command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
+    measured = subprocess.run(
+        [*command, str(target), str(arguments.test), json.dumps(preprocessing)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    figures: dict[str, Any] = json.loads(measured.stdout)
+    return figures
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Computation-first over storage-first."""
+    by_name = {row["run"]: row for row in rows}
+    if not {"compute", "storage"} <= set(by_name):
+        return {}
+    compute, storage = by_name["compute"], by_name["storage"]
+    return {
+        f"{key}_over_storage_first": round(compute[key] / storage[key], 4)
+        for key in ("conv_macs", "conv_mac_bits", "all_macs", "all_mac_bits", "file_bytes", "nonzeros")
+    }
+
+
+def main() -> None:
+    """Run what was asked and write the results after each run, so that none is lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("model", "train", "test", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--runs", nargs="+", default=["compute", "storage", "control"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--deployment", default=sys.executable)
+    arguments = parser.parse_args()
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
+    known |= {"model": arguments.model.name, "versions": runtime_versions(), "machine": platform.machine()}
+    preprocessing = recipe_of("compute", None).preprocessing
+    known["original"] = deployed(arguments.model, arguments, asdict(preprocessing) if preprocessing else {})
+    measured = None
+    for name in arguments.runs:
+        row, report = run(name, arguments, measured)
+        for step in report.steps:
+            measured = step.figures.get("measured", measured)
+        print(json.dumps(row), flush=True)
+        known["runs"] = [each for each in known["runs"] if each["run"] != name] + [row]
+        known["verdict"] = verdict(known["runs"])
+        arguments.out.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

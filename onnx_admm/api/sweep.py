@@ -1,0 +1,157 @@
+"""The frontier of size, cost and accuracy: one model under a ladder of budgets, measured once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from onnx_admm.api.compress import Compression
+from onnx_admm.api.placing import check_place, write_bytes, write_text
+from onnx_admm.contracts import Pass
+from onnx_admm.errors import BudgetExceeded, UsageError
+from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.registry import cost_model
+from onnx_admm.report import Report, StepFacts
+from onnx_admm.report.frontier import Point, to_csv, with_frontier
+from onnx_admm.report.plot import draw, require_plots
+from onnx_admm.targeting.figures import FIGURE_OF, require_given
+
+SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08)
+"""Budgets tried, as shares of what the original costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep wrote.
+
+    Attributes:
+        points: in the order of their budgets, the mildest first.
+        table: the CSV file.
+        end: why the ladder ended early; None where it did not.
+    """
+
+    points: tuple[Point, ...]
+    table: Path
+    end: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A ladder of budgets for one figure.
+
+    Attributes:
+        job: data, target and settings of every run; what it says of budgets, recipes and reports is not used.
+        figure: what the budgets are for; None: what the cost model is about.
+        shares: of the original's cost, each over 0 and below 1.
+        plot: a ``.png`` or ``.svg`` file to draw the frontier into.
+    """
+
+    job: Compression
+    figure: str | None = None
+    shares: Sequence[float] = field(default=SHARES)
+    plot: str | os.PathLike[str] | None = None
+
+    def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
+        """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
+
+        Layers are measured once, at the first budget. A budget that no treatment reaches ends the ladder.
+
+        Raises:
+            UsageError: no cost model, a figure it does not give, an impossible share, nothing to plot with.
+            OnnxAdmmError: from a run; the files written before it stay.
+        """
+        figure = self._figure()
+        if self.plot is not None:
+            require_plots(self.plot)
+            check_place(Path(self.plot), "the plot", (Path(source),))
+        place = Path(folder)
+        if place.exists() and not place.is_dir():
+            raise UsageError("not a folder", where=place)
+        check_place(place.with_name(f"{place.name}.onnx"), "the folder of results", (Path(source),))
+        place.mkdir(exist_ok=True)
+        points: list[Point] = []
+        measured: object = None
+        end = None
+        for share in sorted(set(self.shares), reverse=True):
+            name = f"{Path(source).stem}-{figure}-{share:g}x.onnx"
+            job = replace(
+                self.job,
+                recipe=self._recipe(f"{figure}={share:g}x", measured),
+                budget=(),
+                epochs=None,
+                include=(),
+                exclude=(),
+                report=None,
+                max_drop=None,
+                keep=True,
+            )
+            try:
+                report = job.run(source, place / name)
+            except BudgetExceeded as error:
+                end = str(error)
+                break
+            step = next(step for step in report.steps if "budget" in step.figures)
+            measured = step.figures.get("measured")
+            points.append(_point(name, figure, share, report, step))
+            table = place / "sweep.csv"
+            write_text(table, to_csv(with_frontier(points)))
+        if not points:
+            raise BudgetExceeded(end or "no budget was tried")
+        if self.plot is not None:
+            write_bytes(Path(self.plot), draw(with_frontier(points), Path(self.plot).suffix))
+        return Swept(points=with_frontier(points), table=place / "sweep.csv", end=end)
+
+    def _figure(self) -> str:
+        if self.job.cost_model is None:
+            raise UsageError(
+                "a sweep needs a cost model",
+                hint="Name the target with --cost-model; `onnx-admm plugins` lists them.",
+            )
+        priced = cost_model(self.job.cost_model)
+        names = {figure: name for name, figure in FIGURE_OF.items()}
+        figure = self.figure or names[priced.figures[0]]
+        require_given({figure: 0.5}, priced, "--figure")
+        for share in self.shares:
+            if not 0 < share < 1:
+                raise UsageError("impossible share", where="--shares", got=share, expected="over 0, below 1")
+        return figure
+
+    def _recipe(self, budget: str, measured: object) -> Recipe:
+        flags = Flags(
+            budget=(budget,),
+            epochs=self.job.epochs,
+            fine_tune=self.job.fine_tune is not False and self.job.data is not None,
+            format=self.job.format,
+            include=tuple(self.job.include),
+            exclude=tuple(self.job.exclude),
+        )
+        recipe = recipe_from_flags(flags)
+        return replace(recipe, passes=tuple(_informed(step, measured) for step in recipe.passes))
+
+
+def _informed(step: Pass, measured: object) -> Pass:
+    """The pass, spared what an earlier one measured."""
+    keys = {entry.name for entry in fields(step)}  # type: ignore[arg-type]
+    if measured is None or "measured" not in keys:
+        return step
+    return replace(step, measured=measured)  # type: ignore[type-var]
+
+
+def _point(name: str, figure: str, share: float, report: Report, step: StepFacts) -> Point:
+    comparison, budget = report.comparison, step.figures["budget"][figure]
+    quality = comparison.quality[0]
+    return Point(
+        file=name,
+        figure=figure,
+        asked=share,
+        reached=budget["reached"],
+        cost=budget["reached"] * budget["original"],
+        file_bytes=comparison.after.file_bytes,
+        pruning_ratio=comparison.pruning_ratio,
+        accuracy=quality.accuracy_after,
+        drop_points=quality.drop_points,
+        sqnr_db=quality.sqnr_db,
+        latency_ratio=None if comparison.timing is None else comparison.timing.ratio,
+    )

@@ -1,0 +1,98 @@
+"""``onnx-admm sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+
+
+def sweep(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files and sweep.csv.")],
+    cost_model: Annotated[str, COST_MODEL],
+    bind: Annotated[list[str] | None, BIND] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="TRAIN", help="Samples to calibrate and train on.")
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option("--val", metavar="VAL", help="Samples to judge by; else a tenth of TRAIN is set aside."),
+    ] = None,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
+    ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure",
+            metavar="F",
+            help="What the budgets are for: latency, energy, size, macs, macbits or weights; by default what "
+            "the cost model is about.",
+        ),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option("--shares", metavar="S,S,..", help="Budgets, as shares of the original's cost."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Train each file; by default none is trained.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="P.svg", help="Draw the frontier as .png or .svg; needs matplotlib."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Decides every random choice.")] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Compress a model under a ladder of budgets.
+
+    A file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The layers
+    are measured once. A budget that no treatment reaches ends the ladder.
+
+    \b
+      onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep
+      onnx-admm sweep net.onnx --data train.npz --cost-model storage --shares 0.2,0.1,0.05 --out sweep
+
+    \b
+    Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input; 3 no budget could be reached.
+    """
+    from onnx_admm.api.compress import Compression
+    from onnx_admm.api.sweep import SHARES, Sweep
+    from onnx_admm.errors import UsageError
+
+    job = Compression(
+        data=data,
+        validation=val,
+        preprocessing=load_preprocessing(preprocessing),
+        cost_model=cost_model,
+        bind=parse_bindings(bind or ()),
+        epochs=epochs,
+        seed=seed,
+        threads=threads,
+        progress=progress_bars(quiet=quiet),
+    )
+    try:
+        ladder = SHARES if shares is None else tuple(float(share) for share in shares.split(","))
+    except ValueError as error:
+        raise UsageError(
+            "not shares", where="--shares", got=repr(shares), expected="such as 0.5,0.2"
+        ) from error
+    done = Sweep(job=job, figure=figure, shares=ladder, plot=plot).run(source, out)
+    if not quiet:
+        from rich.text import Text
+
+        from onnx_admm.report.tables import sweep_table
+
+        show([sweep_table(done.points)])
+        if done.end is not None:
+            show([Text(f"The ladder ended: {done.end}")])
+        show([Text(f"{len(done.points)} files and {done.table} written.")])

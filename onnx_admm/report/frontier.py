@@ -1,0 +1,72 @@
+"""The frontier of size, cost and accuracy: which files of a sweep no other one beats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One file of a sweep.
+
+    Attributes:
+        file: its name in the folder.
+        figure: what the budget was for.
+        asked: share of the original's cost that the budget left.
+        reached: share that the cost model predicts for the file.
+        cost: the same in the cost model's unit.
+        file_bytes: of the file.
+        pruning_ratio: weights over nonzeros.
+        accuracy: on the validation samples; None without labels.
+        drop_points: accuracy lost, in points; without labels the share of changed predictions; None without
+            classes.
+        sqnr_db: of the outputs.
+        latency_ratio: measured here, over the original's.
+        on_frontier: whether no other file is as small, as cheap and as accurate.
+    """
+
+    file: str
+    figure: str
+    asked: float
+    reached: float
+    cost: float
+    file_bytes: int
+    pruning_ratio: float
+    accuracy: float | None
+    drop_points: float | None
+    sqnr_db: float | None
+    latency_ratio: float | None
+    on_frontier: bool = True
+
+
+def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points, each marked by whether it is on the frontier of size, cost and accuracy."""
+    return tuple(
+        replace(point, on_frontier=not any(_beats(other, point) for other in points)) for point in points
+    )
+
+
+def _beats(one: Point, other: Point) -> bool:
+    """Whether ``one`` is as small, as cheap and as accurate, and better in one of them."""
+    left, right = _merits(one), _merits(other)
+    return left != right and all(a <= b for a, b in zip(left, right, strict=True))
+
+
+def _merits(point: Point) -> tuple[float, float, float]:
+    loss = point.drop_points
+    if loss is None:
+        loss = -(point.sqnr_db or 0.0)
+    return point.file_bytes, point.reached, loss
+
+
+def to_csv(points: Iterable[Point]) -> str:
+    """A line for each point; an unknown figure is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [entry.name for entry in fields(Point)], lineterminator="\n")
+    writer.writeheader()
+    for point in points:
+        writer.writerow({key: "" if value is None else value for key, value in asdict(point).items()})
+    return text.getvalue()

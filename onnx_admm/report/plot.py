@@ -1,0 +1,63 @@
+"""A sweep as a picture: accuracy lost against cost, a file's size as that of its mark."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnx_admm.errors import UsageError
+from onnx_admm.report.frontier import Point
+
+KINDS = (".png", ".svg")
+_LARGEST = 400.0
+"""Area of the largest mark, in square points."""
+
+
+def require_plots(target: str | os.PathLike[str]) -> None:
+    """Refuse a plot that cannot be drawn, before any work is done for it.
+
+    Raises:
+        UsageError: another kind of file, or matplotlib is not installed.
+    """
+    if Path(target).suffix.lower() not in KINDS:
+        raise UsageError("not a kind of plot", where=target, expected=" or ".join(KINDS))
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "a plot needs matplotlib, which is not installed",
+            where=target,
+            hint="Install it (pip install 'onnx-admm[plots]'), or leave --plot out: sweep.csv has all.",
+        )
+
+
+def draw(points: Sequence[Point], kind: str) -> bytes:
+    """The picture; the frontier as a line.
+
+    Args:
+        points: of one sweep, at least one.
+        kind: one of ``KINDS``.
+    """
+    from matplotlib.figure import Figure
+
+    is_accuracy = all(point.drop_points is not None for point in points)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    largest = max(point.file_bytes for point in points)
+    losses = [_loss(point, is_accuracy) for point in points]
+    sizes = [_LARGEST * point.file_bytes / largest for point in points]
+    axes.scatter([point.reached for point in points], losses, s=sizes, alpha=0.5)
+    front = sorted((point.reached, _loss(point, is_accuracy)) for point in points if point.on_frontier)
+    axes.plot([cost for cost, _ in front], [loss for _, loss in front], linewidth=1)
+    for point, loss in zip(points, losses, strict=True):
+        axes.annotate(f"{point.file_bytes / 1000:,.0f} kB", (point.reached, loss), fontsize=8)
+    axes.set_xlabel(f"predicted {points[0].figure}, share of the original's")
+    axes.set_ylabel("accuracy lost, points" if is_accuracy else "output noise, dB")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind.lstrip(".").lower())
+    return content.getvalue()
+
+
+def _loss(point: Point, is_accuracy: bool) -> float:
+    return (point.drop_points or 0.0) if is_accuracy else -(point.sqnr_db or 0.0)

@@ -1,0 +1,1 @@
+"""How a cost budget is met: what is on offer for each layer, the rounds of the search, the reasons given."""

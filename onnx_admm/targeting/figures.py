@@ -1,0 +1,102 @@
+"""Budgets by figure: ``latency=0.5x`` as a share of what the dense model costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+
+from onnx_admm.contracts import Cost, CostModel, LayerProfile, Treatment
+from onnx_admm.errors import UsageError
+from onnx_admm.settings import did_you_mean
+
+WEIGHTS = "weights"
+"""Nonzeros: a figure that needs no cost model."""
+
+FIGURE_OF = {
+    "latency": "latency_s",
+    "energy": "energy_j",
+    "size": "bytes",
+    "macs": "macs",
+    "macbits": "mac_bits",
+}
+"""Figures of a `Cost` by what users call them."""
+
+
+def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, float]:
+    """``["latency=0.5x", "size=20x"]`` as shares that may be left: ``{"latency": 0.5, "size": 0.05}``.
+
+    Below 1 is a share and above 1 how many times less: ``0.05x`` and ``20x`` are the same.
+
+    Raises:
+        UsageError: not of that form, an unknown figure, or one that is named twice.
+    """
+    budgets: dict[str, float] = {}
+    for text in texts:
+        figure, equals, amount = (part.strip() for part in text.partition("="))
+        if not equals or not amount.endswith("x"):
+            raise UsageError("not a budget", where=where, got=repr(text), expected="such as latency=0.5x")
+        require_figure(figure, where)
+        if figure in budgets:
+            raise UsageError("two budgets for one figure", where=where, got=figure)
+        budgets[figure] = _share(amount, text, where)
+    return budgets
+
+
+def require_figure(figure: str, where: str) -> None:
+    """Refuse a figure that no cost has.
+
+    Raises:
+        UsageError: names the known ones and the nearest.
+    """
+    known = (*FIGURE_OF, WEIGHTS)
+    if figure not in known:
+        raise UsageError(
+            f"unknown figure '{figure}'",
+            where=where,
+            expected=f"one of {', '.join(known)}",
+            hint=did_you_mean(figure, known),
+        )
+
+
+def amount(figure: str, cost: Cost, layer: LayerProfile, treatment: Treatment) -> float:
+    """What a priced row takes of a budget.
+
+    Raises:
+        UsageError: the cost model said that it gives the figure, and does not.
+    """
+    if figure == WEIGHTS:
+        return treatment.density * layer.parameters
+    value: float | None = getattr(cost, FIGURE_OF[figure])
+    if value is None:
+        raise UsageError("the cost model gives no such figure for this node", where=layer.node, got=figure)
+    return value
+
+
+def require_given(budgets: Mapping[str, float], cost_model: CostModel, where: str) -> None:
+    """Refuse a budget for what the cost model does not tell.
+
+    Raises:
+        UsageError: says what it does tell.
+    """
+    for figure in budgets:
+        require_figure(figure, where)
+        if figure != WEIGHTS and FIGURE_OF[figure] not in cost_model.figures:
+            given = [name for name, field in FIGURE_OF.items() if field in cost_model.figures]
+            raise UsageError(
+                f"the cost model '{cost_model.name}' says nothing about that",
+                where=where,
+                got=figure,
+                expected=f"one of {', '.join([*given, WEIGHTS])}",
+                hint="`onnx-admm plugins` lists the cost models.",
+            )
+
+
+def _share(amount: str, text: str, where: str) -> float:
+    try:
+        number = Decimal(amount.removesuffix("x"))
+    except InvalidOperation:
+        number = Decimal(0)
+    if not number.is_finite() or number <= 0 or number == 1:
+        expected = "a share below 1x (latency=0.5x) or how many times less (size=20x)"
+        raise UsageError("impossible budget", where=where, got=repr(text), expected=expected)
+    return float(number if number < 1 else 1 / number)
