@@ -93,7 +93,7 @@ def _leaves(value: ir.Value, inside: set[ir.Node], shared: set[ir.Node]) -> bool
     return any(use.node not in inside or use.node in shared for use in value.uses())
 
 
-_KEPT_BYTES = 1 << 22
+_KEPT_BYTES = 1 << 20
 """Arrays up to this size are remembered; larger ones are decoded again each time somebody reads them."""
 
 

@@ -113,8 +113,11 @@ def varint_bytes(value: int) -> int:
 
 
 def prefers_varints(array: Array) -> bool:
-    """Whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``."""
-    if array.dtype.kind not in _VARINT_KINDS or array.size == 0 or array.size > 1 << 16:
+    """Whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``.
+
+    Bytes never are: a varint takes one at least.
+    """
+    if array.dtype.kind not in _VARINT_KINDS or array.itemsize == 1 or not 0 < array.size <= 1 << 16:
         return False
     return sum(varint_bytes(int(value)) for value in array.flat) < _raw_bytes(array)
 
