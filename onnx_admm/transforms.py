@@ -7,6 +7,8 @@ frequencies.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +24,8 @@ _FINER = 8
 _CONCENTRATED, _OF_THE_ROWS = 0.85, 0.9
 _FEWEST_ROWS = 8
 _MOST_BAND = 0.5
-_MOST_ROWS = 256
-"""Rows, evenly spread, whose spectra are looked at."""
+_ROWS = (16, 256)
+"""Rows, evenly spread, whose spectra are looked at: a few, and more where those are sinusoids."""
 
 
 def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
@@ -37,25 +39,25 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
     """
     if constant.ndim < 2:
         return None
-    array = constant.astype(np.float64)
-    if not np.isfinite(array).all():
-        return None
-    for axis, extent in enumerate(array.shape):
-        if extent >= _SHORTEST_WAVE and _is_sinusoidal(_rows(array, axis)):
+    for axis, extent in enumerate(constant.shape):
+        if extent >= _SHORTEST_WAVE and all(_is_sinusoidal(_rows(constant, axis, most)) for most in _ROWS):
             return "its rows are windowed sinusoids: a transform, no learned weight"
-    if _is_filter_bank(array):
+    if _is_filter_bank(constant):
         return "its rows are nonnegative bands: a filter bank, no learned weight"
     return None
 
 
-def _rows(array: Floats, axis: int) -> Floats:
-    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+def _rows(constant: npt.NDArray[np.generic], axis: int, most: int) -> Floats:
+    """Rows along an axis, at most so many of them."""
+    moved = np.moveaxis(constant, axis, -1)
+    count = max(1, math.prod(moved.shape[:-1]))
+    chosen = np.unravel_index(np.arange(0, count, -(-count // most)), moved.shape[:-1])
+    return moved[chosen].astype(np.float64)
 
 
 def _is_sinusoidal(rows: Floats) -> bool:
-    rows = rows[:: -(-len(rows) // _MOST_ROWS)]
     rows = rows[rows.any(axis=1)]
-    if len(rows) < _FEWEST_ROWS:
+    if len(rows) < _FEWEST_ROWS or not np.isfinite(rows).all():
         return False
     length = rows.shape[1]
     power = np.square(np.abs(np.fft.rfft(rows, _FINER * length, axis=1)))
@@ -68,9 +70,13 @@ def _is_sinusoidal(rows: Floats) -> bool:
     return bool(np.mean(shares >= _CONCENTRATED) >= _OF_THE_ROWS)
 
 
-def _is_filter_bank(array: Floats) -> bool:
-    matrix = array.reshape(array.shape[0], -1) if array.ndim == 2 else array.squeeze()
-    if matrix.ndim != 2 or min(matrix.shape) < _FEWEST_ROWS or (matrix < 0).any():
+def _is_filter_bank(constant: npt.NDArray[np.generic]) -> bool:
+    matrix = constant if constant.ndim == 2 else constant.squeeze()
+    if (
+        matrix.ndim != 2
+        or min(matrix.shape) < _FEWEST_ROWS
+        or not (matrix.astype(np.float32, copy=False) >= 0).all()
+    ):
         return False
     there = matrix != 0
     if there.mean() > _MOST_BAND or there.sum() <= max(matrix.shape):  # one a row is a selection, or chance
