@@ -17,7 +17,7 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
 from onnx_admm.model import node_profiles
 from onnx_admm.model.fingerprint import same_model
-from onnx_admm.pricing import price
+from onnx_admm.pricing import for_model, price
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.sensitivity import OutputProbe
 from onnx_admm.targeting.figures import parse_budgets, require_given
@@ -101,7 +101,7 @@ class MeetBudget:
         priced = self._cost_model(context)
         market = open_market(
             node_profiles(model, context.bindings),
-            priced,
+            for_model(priced, model, context.bindings),
             parse_budgets(self.budget),
             surfaces,
             original=price(context.reference, priced, bindings=context.bindings),

@@ -14,6 +14,7 @@ from fake_plugins import register
 
 from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, TrainingSettings, Treatment
 from onnx_admm.cost_models.macs import MacsCostModel
+from onnx_admm.cost_models.onnxruntime import OnnxRuntimeCostModel
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
 from onnx_admm.model.text import parse_text
@@ -104,6 +105,14 @@ def test_zeros_are_never_chosen_for_a_time_they_do_not_save() -> None:
     assert all("zeros never pay here on 'flat-time'" in edit.what for edit in report.edits)
     with pytest.raises(BudgetExceeded, match="On 'flat-time' zeros save no latency"):
         MeetBudget(budget=("latency=0.3x",), bits=(8,), samples=128).run(given.reference.fork(), given)
+
+
+def test_a_latency_budget_on_the_runtime_itself_never_chooses_zeros(made_up_times: object) -> None:
+    given = context(cost_model=OnnxRuntimeCostModel())
+    # At least 1x: treated layers are priced as the kernels of this model, like the original.
+    reason = "expected at least latency=1x, .* On 'onnxruntime' zeros save no latency"
+    with pytest.raises(BudgetExceeded, match=reason):
+        MeetBudget(budget=("latency=0.9x",), samples=64).run(given.reference.fork(), given)
 
 
 def test_out_of_reach_within_the_drop_the_best_found_is_kept_and_said() -> None:
