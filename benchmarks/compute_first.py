@@ -1,7 +1,7 @@
 """Computation before storage: the same number of weights, split by two prices; results as JSON.
 
     python benchmarks/compute_first.py MODEL TRAIN.npz TEST.npz OUT.json [--runs compute storage control]
-        [--seed 0] [--deployment PYTHON]
+        [--seed 0] [--measured M.json] [--deployment PYTHON]
 
 Runs:
 
@@ -11,14 +11,16 @@ Runs:
 - ``control``: the original fine-tuned for as many epochs, nothing pruned.
 
 Multiply-accumulates are counted from the written file: of each layer the dense ones times the share of
-weights that are not zero, and these times the bits that the file stores of a weight. Accuracies are measured
-by ``--deployment``, a Python with a current onnxruntime, on the written file.
+weights that are not zero, and these times the bits that tell apart the values of an output channel (each has
+a scale of its own). ``--measured`` keeps what was measured of the layers, for the next run. Accuracies are
+measured by ``--deployment``, a Python with a current onnxruntime, on the written file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -29,7 +31,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from onnx_admm.api import Compression
+from onnx_admm.contracts import ModelView
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.recipe import Recipe
@@ -58,14 +64,11 @@ def recipe_of(name: str, measured: Any) -> Recipe:
     return replace(recipe, passes=tuple(passes))
 
 
-def work(facts: ModelFacts) -> dict[str, float]:
+def work(layers: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Multiply-accumulates of the convolutions, and of all layers, as the file has them."""
     sums: dict[str, float] = {}
-    for scope, layers in (
-        ("conv", [layer for layer in facts.layers if layer.op_type == "Conv"]),
-        ("all", facts.layers),
-    ):
-        macs = [(layer.macs or 0, layer.nonzeros / layer.parameters, layer.bits) for layer in layers]
+    for scope, rows in (("conv", [row for row in layers if row["op_type"] == "Conv"]), ("all", layers)):
+        macs = [(row["macs"], row["kept"] / math.prod(row["shape"]), row["bits"]) for row in rows]
         sums[f"{scope}_macs"] = sum(each * share for each, share, _ in macs)
         sums[f"{scope}_mac_bits"] = sum(each * share * bits for each, share, bits in macs)
         dense = sum(each for each, _, _ in macs)
@@ -76,19 +79,27 @@ def work(facts: ModelFacts) -> dict[str, float]:
     return {name: round(figure, 4) for name, figure in sums.items()}
 
 
-def layers_of(facts: ModelFacts) -> list[dict[str, Any]]:
+def layers_of(facts: ModelFacts, view: ModelView) -> list[dict[str, Any]]:
     """Layer by layer, as the file has it."""
+    sites = {site.name: site for site in view.sites()}
     return [
         {
             "op_type": layer.op_type,
             "shape": list(layer.shape),
             "kept": layer.nonzeros,
             "density": round(layer.nonzeros / layer.parameters, 4),
-            "bits": layer.bits,
+            "bits": bits_of(view.read(layer.weight), sites[layer.weight].out_axis),
             "macs": layer.macs,
         }
         for layer in facts.layers
     ]
+
+
+def bits_of(weights: npt.NDArray[Any], out_axis: int | None) -> int:
+    """Of a kept weight, where each output channel has a scale of its own; 32 where it has no levels."""
+    channels = np.moveaxis(weights, out_axis or 0, 0).reshape(weights.shape[out_axis or 0], -1)
+    levels = max(len(np.unique(channel[channel != 0])) for channel in channels)
+    return max(1, math.ceil(math.log2(levels))) if levels <= 256 else 32
 
 
 def run(name: str, arguments: argparse.Namespace, measured: Any) -> tuple[dict[str, Any], Report]:
@@ -102,9 +113,10 @@ def run(name: str, arguments: argparse.Namespace, measured: Any) -> tuple[dict[s
         row: dict[str, Any] = {"run": name, "seed": arguments.seed}
         row["seconds"] = round(time.perf_counter() - started, 1)
         row |= deployed(target, arguments, asdict(recipe.preprocessing) if recipe.preprocessing else {})
-    after = report.comparison.after
+        after, view = report.comparison.after, ModelView.load(target)
+        layers = layers_of(after, view)
     row |= {"nonzeros": after.nonzeros, "ratio": round(report.comparison.pruning_ratio, 2)}
-    row |= work(after) | {"layers": layers_of(after)}
+    row |= work(layers) | {"layers": layers}
     for step in report.steps:
         if step.name == "meet_budget":
             row |= {key: step.figures[key] for key in ("cost_model", "budget", "by_operator")}
@@ -146,17 +158,21 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--runs", nargs="+", default=["compute", "storage", "control"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measured", type=Path)
     parser.add_argument("--deployment", default=sys.executable)
     arguments = parser.parse_args()
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     known |= {"model": arguments.model.name, "versions": runtime_versions(), "machine": platform.machine()}
     preprocessing = recipe_of("compute", None).preprocessing
     known["original"] = deployed(arguments.model, arguments, asdict(preprocessing) if preprocessing else {})
-    measured = None
+    kept: Path | None = arguments.measured
+    measured = json.loads(kept.read_text()) if kept is not None and kept.exists() else None
     for name in arguments.runs:
         row, report = run(name, arguments, measured)
         for step in report.steps:
             measured = step.figures.get("measured", measured)
+        if kept is not None and measured is not None:
+            kept.write_text(json.dumps(measured))
         print(json.dumps(row), flush=True)
         known["runs"] = [each for each in known["runs"] if each["run"] != name] + [row]
         known["verdict"] = verdict(known["runs"])

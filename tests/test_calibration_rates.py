@@ -40,10 +40,11 @@ def test_fewer_weights_and_fewer_levels_do_more_damage(model: ModelView, are_see
     for surface in surfaces.values():
         falling = surface.at(np.array([0.1, 0.2, 0.3, 0.5, 0.7, 1.0]))
         assert (np.diff(falling) <= 0).all()
-        assert falling[-1] == 0
-        for density in (0.3, 1.0):
-            here = np.array([density])
-            assert surface.at(here, 2) > surface.at(here, 4) > surface.at(here, 8)
+        assert falling[-1] == pytest.approx(0, abs=1e-12)
+        here = np.array([0.3])
+        assert surface.at(here, 2) >= surface.at(here, 4) >= surface.at(here, 8) >= surface.at(here)
+        here = np.array([1.0])
+        assert surface.at(here, 2) > surface.at(here, 4) > surface.at(here, 8) > 0
         for measured, followed in zip(surface.rounded[4].errors, surface.rounded[8].errors, strict=True):
             assert followed == pytest.approx(measured / 256)
 

@@ -170,10 +170,13 @@ def _surface(
     damages: Mapping[tuple[float, int | None], float], densities: tuple[float, ...], bits: Sequence[int]
 ) -> Surface:
     pruned = Curve(densities, tuple(damages[share, None] for share in densities))
-    rounded = {}
-    for width in bits:
+    rounded: dict[int, Curve] = {}
+    least: dict[float, float] = {}
+    for width in sorted(bits, reverse=True):  # fewer levels are never taken for better
         nearest = min(width, _MEASURED_BITS)
         shares = sorted(share for share, tried in damages if tried == nearest)
-        added = (max(0.0, damages[share, nearest] - damages[share, None]) for share in shares)
-        rounded[width] = Curve(tuple(shares), tuple(each / 4 ** (width - nearest) for each in added))
+        for share in shares:
+            added = (damages[share, nearest] - damages[share, None]) / 4 ** (width - nearest)
+            least[share] = max(least.get(share, 0.0), added)
+        rounded[width] = Curve(tuple(shares), tuple(least[share] for share in shares))
     return Surface(pruned, rounded)
