@@ -248,6 +248,21 @@ def test_what_a_total_adds_to_its_rows_is_paid_for() -> None:
         chosen(found, (0.3,))
 
 
+def test_limits_are_drawn_in_where_the_whole_costs_more_than_its_rows() -> None:
+    @dataclass(frozen=True)
+    class Congested(Macs):
+        @property
+        def composition(self) -> str:
+            return "the root of a thousand times the sum of the rows"
+
+        def compose(self, rows: list[Cost]) -> Cost:
+            return Cost(macs=(1000 * sum(row.macs or 0 for row in rows)) ** 0.5, mac_bits=0.0)
+
+    found = market([layer("a", macs=1000)], Congested(), {"macs": 0.5}, {"a": surface(1.0)})
+    assert chosen(found)["a"].density == pytest.approx(0.25, rel=0.1)
+    assert found.cost(found.choose((0.5,), {"a": 1.0}))[0] <= 0.5
+
+
 def test_the_reasons_name_the_alternatives_and_their_prices() -> None:
     layers = [layer("conv", macs=100_000), layer("fc", macs=5_000, size=5000, op_type="Gemm")]
     found = market(layers, Macs(), {"macs": 0.3}, {"conv": surface(1.0), "fc": surface(1.0)})
@@ -301,22 +316,22 @@ def test_what_was_measured_among_the_others_moves_the_split() -> None:
 
 
 def test_out_of_reach_the_best_found_is_near_the_least_the_accuracy_allows() -> None:
-    """Planted: the drop is a point for each tenth of the work that is saved; half a point allows 0.95."""
+    """Planted: the drop is a point for each tenth of the work that is saved; four points allow 0.6."""
     asked = two_layers(0.3)
 
     def attempt(choice: Mapping[str, int]) -> Outcome[float]:
         left = asked.cost(choice)[0]
         return Outcome(left, 10 * (1 - left))
 
-    found = search(asked, attempt, max_drop=3.0, most_rounds=12)
+    found = search(asked, attempt, max_drop=4.0, most_rounds=12)
     assert not found.is_met
-    assert found.result == pytest.approx(0.7, abs=0.03)
+    assert found.result == pytest.approx(0.6, abs=0.03)
     assert found.best is not None
     assert found.best.drop is not None
-    assert found.best.drop <= 3.0
-    sentence = not_reachable(asked, found, 3.0)
+    assert found.best.drop <= 4.0
+    sentence = not_reachable(asked, found, 4.0)
     assert sentence is not None
-    assert sentence.startswith("macs=0.3x within a drop of 3 points is not reachable: the best found after")
+    assert sentence.startswith("macs=0.3x within a drop of 4 points is not reachable: the best found after")
     assert f"is macs={found.best.cost[0]:.4g}x at a drop of" in sentence
 
 
