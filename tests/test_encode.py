@@ -326,6 +326,31 @@ def test_auto_leaves_a_sparse_file_sparse_where_nothing_is_smaller() -> None:
     assert view.to_bytes() == sparse.to_bytes()
 
 
+def test_auto_writes_sparse_what_has_no_packed_form(tmp_path: Path) -> None:
+    wide = (
+        MLP.replace("[8,16]", "[8,99]")
+        .replace("[16]", "[99]")
+        .replace("[3,16]", "[90,99]")
+        .replace("3]", "90]")
+    )
+    view = quantised(parse_text(wide), density=1.0, levels=3)
+    first, second = [site.name for site in view.sites()][:2]
+    rng = np.random.default_rng(5)
+    weights = rng.standard_normal(view.read(second).shape).astype(np.float32)
+    view.replace(second, weights * (rng.random(weights.shape) < 0.1))  # on no grid
+    encoded, report = encode(view)
+    assert {edit.layer: edit.what == "sparse initializer" for edit in report.edits} == {
+        **{edit.layer: False for edit in report.edits},
+        second: True,
+    }
+    assert first in {edit.layer for edit in report.edits}
+    encoded.save(tmp_path / "once.onnx")
+    again, repeated = encode(ModelView.load(tmp_path / "once.onnx"))
+    assert not repeated.changed
+    np.testing.assert_array_equal(again.read(second), view.read(second))
+    np.testing.assert_array_equal(run(tmp_path / "once.onnx", feeds(view)), run(view, feeds(view)))
+
+
 def test_auto_never_writes_a_larger_file() -> None:
     tiny = "float[2,2] w1, float[2] b1, float[1,2] w2, float[1] b2"
     text = MLP.replace("float[8,16] w1, float[16] b1, float[3,16] w2, float[3] b2", tiny)

@@ -87,6 +87,19 @@ def encode_sparse(view: ModelView) -> Outcome:
     return replace(outcome, format="sparse", skipped=(*outcome.skipped, *skipped))
 
 
+def encode_rest(view: ModelView, outcome: Outcome) -> Outcome:
+    """Have what another encoding left dense written as ``sparse_initializer`` where that is smaller."""
+    rest = {row.layer: row for row in encode_sparse(view).rows if row.is_encoded}
+    rows = tuple(rest.get(row.layer, row) for row in outcome.rows)
+    bits = (sum(row.data_bits + row.index_bits for row in each) for each in (outcome.rows, rows))
+    return replace(
+        outcome,
+        rows=rows,
+        decode_bytes=outcome.decode_bytes - (next(bits) - next(bits)) // 8,
+        skipped=tuple(skip for skip in outcome.skipped if skip.layer not in rest),
+    )
+
+
 def encode_dense(view: ModelView) -> Outcome:
     """Have every weight written dense, also where it was read from a sparse initializer."""
     mark_dense(view)
