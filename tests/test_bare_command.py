@@ -19,6 +19,7 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.layers import without_transforms
+from onnx_admm.model import convert_opset
 from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.scores import with_scores
 from onnx_admm.model.shapes import wrong_shapes
@@ -82,7 +83,15 @@ def keeps_its_outputs(name: str, found: Quality) -> bool:
 
 
 def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
-    """Whether nearly all of a large file is learned weights: transforms stay as they are."""
+    """Whether nearly all of a large file is learned weights, and its opset can be raised to pack them.
+
+    Transforms stay as they are. Operators that newer opsets dropped (Crop, ImageScaler) keep a model where
+    the decoder's operators do not exist yet.
+    """
+    try:
+        convert_opset(view, at_least=11)
+    except UnsupportedModel:
+        return False
     learned, _ = without_transforms(view, view.sites())
     floats = sum(4 * site.size for site in learned if site.dtype == "float32")
     return floats >= MOSTLY_WEIGHTS * file_bytes > SMALL
@@ -111,7 +120,7 @@ def test_without_data(
     assert all(lines(report).values())
 
     size, result = source.stat().st_size, out.stat().st_size
-    assert result < size
+    assert result <= size
     if must_be_a_third(before, size):
         assert result <= size / 3
 
@@ -124,7 +133,7 @@ def test_without_data(
 
     feeds = dict(next(data.select(np.arange(1)).batches(1)).feeds)
     ranks = {port.name: len(port.shape or ()) for port in before.signature().inputs}
-    feeds = {key: array[0] if array.ndim > ranks[key] else array for key, array in feeds.items()}
+    feeds = {key: np.asarray(array[0]) if array.ndim > ranks[key] else array for key, array in feeds.items()}
     keep_for_deployment(out, feeds, open_session(out, threads=1).run(feeds), tolerance=2e-2)
     assert capfd.readouterr() == ("", "")
 
