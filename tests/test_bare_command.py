@@ -134,7 +134,9 @@ def test_without_data(
     feeds = dict(next(data.select(np.arange(1)).batches(1)).feeds)
     ranks = {port.name: len(port.shape or ()) for port in before.signature().inputs}
     feeds = {key: np.asarray(array[0]) if array.ndim > ranks[key] else array for key, array in feeds.items()}
-    keep_for_deployment(out, feeds, open_session(out, threads=1).run(feeds), tolerance=2e-2)
+    # Not optimised: 1.19.2's optimiser gets some of these models wrong (Pad and AveragePool in fastestdet).
+    plain = open_session(out, threads=1, optimize=False).run(feeds)
+    keep_for_deployment(out, feeds, plain, tolerance=2e-2)
     assert capfd.readouterr() == ("", "")
 
 
