@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_run_again(net: Path, samples: Path) -> None:
     assert again.steps == first.steps
 
 
-@pytest.mark.parametrize("what", ["seed", "model", "data"])
+@pytest.mark.parametrize("what", ["seed", "memory_mb", "model", "data"])
 def test_another_run_finds_nothing(net: Path, samples: Path, what: str) -> None:
     go(net, samples)
     if what == "model":
@@ -87,7 +87,7 @@ def test_another_run_finds_nothing(net: Path, samples: Path, what: str) -> None:
     if what == "data":
         arrays = dict(np.load(samples))
         np.savez(samples, **{**arrays, "x": arrays["x"] + np.float32(0.01)})
-    report = go(net, samples, **({"seed": 5} if what == "seed" else {}))
+    report = go(net, samples, **({what: 5} if what in ("seed", "memory_mb") else {}))
     assert Fragile.runs == 4
     assert not any("were taken" in note for note in report.notes)
 

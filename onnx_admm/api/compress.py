@@ -223,7 +223,7 @@ class Compression:
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:
             return None
-        run = (self.seed, self.threads, self.max_drop)
+        run = (self.seed, self.threads, self.max_drop, self.memory_mb)
         data = (plan.train, plan.validation)
         journal = Checkpoints.of(Path(self.resume), plan.model, data, plan.recipe, run)
         journal.make_folder()

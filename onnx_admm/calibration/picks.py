@@ -1,4 +1,4 @@
-"""Which of a layer's outputs a maximum over all places picks: errors of the others are never seen.
+"""Which of a layer's outputs a maximum over all places picks: errors of the others seldom show.
 
 A convolution behind which a global maximum stands (text and point networks) is asked for one place of each
 channel and sample; what it makes of the rest matters only if it gets above that. So rows of X are drawn by
