@@ -20,6 +20,7 @@ import numpy as np
 
 from onnx_admm.encoding.bits import Ints, gap_sums, pack_bits, powers, split_gaps
 from onnx_admm.encoding.delivery import INT32, Array, Member, deliver, flatten
+from onnx_admm.encoding.gap_coder import GapCoder
 from onnx_admm.model.fragment import Fragment
 
 MOST_ELEMENTS = 1 << 29
@@ -27,26 +28,8 @@ MOST_ELEMENTS = 1 << 29
 
 
 @dataclass(frozen=True)
-class SoloCoder:
-    """A decoder of one weight's kept entries.
-
-    Attributes:
-        levels: the nonzero values it knows, rising.
-        low_bits: bits of a gap's remainder, the Rice parameter; 0 is a plain bitmap.
-    """
-
-    levels: tuple[float, ...]
-    low_bits: int
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of a kept weight's code."""
-        return max(1, (len(self.levels) - 1).bit_length())
-
-    @property
-    def label(self) -> str:
-        """How reports call it."""
-        return f"gaps (Rice {self.low_bits}), {self.code_bits}-bit codes"
+class SoloCoder(GapCoder):
+    """A decoder of one weight's kept entries."""
 
     def largest_step(self, kept: int) -> int:
         """Bytes of the largest array on the way to that many kept weights, the dense weight left out."""

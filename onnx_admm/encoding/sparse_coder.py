@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from onnx_admm.encoding.bits import low_planes, pack_bits, powers, rice_bits, split_gaps
 from onnx_admm.encoding.delivery import INT64, Array, Member, deliver, flatten, split
+from onnx_admm.encoding.gap_coder import GapCoder
 from onnx_admm.model.fragment import Fragment
 
 _FEW_PLANES = 2
@@ -26,26 +27,8 @@ _FEW_PLANES = 2
 
 
 @dataclass(frozen=True)
-class SparseCoder:
-    """One decoder of kept weights.
-
-    Attributes:
-        levels: the nonzero values it knows, rising.
-        low_bits: bits of a gap's remainder, the Rice parameter; 0 is a plain bitmap.
-    """
-
-    levels: tuple[float, ...]
-    low_bits: int
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of a kept weight's code."""
-        return max(1, (len(self.levels) - 1).bit_length())
-
-    @property
-    def label(self) -> str:
-        """How reports call it."""
-        return f"gaps (Rice {self.low_bits}), {self.code_bits}-bit codes"
+class SparseCoder(GapCoder):
+    """One decoder of kept weights."""
 
     def data_bits(self, member: Member) -> int:
         """Bits of the codes."""

@@ -1,0 +1,28 @@
+"""What decoders of kept weights have in common: Rice-coded gaps between them, and codes of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GapCoder:
+    """How kept weights are coded, whoever decodes them.
+
+    Attributes:
+        levels: the nonzero values it knows, rising.
+        low_bits: bits of a gap's remainder, the Rice parameter; 0 is a plain bitmap.
+    """
+
+    levels: tuple[float, ...]
+    low_bits: int
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a kept weight's code."""
+        return max(1, (len(self.levels) - 1).bit_length())
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"gaps (Rice {self.low_bits}), {self.code_bits}-bit codes"
