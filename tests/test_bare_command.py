@@ -19,7 +19,6 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.layers import without_transforms
-from onnx_admm.model import convert_opset
 from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.scores import with_scores
 from onnx_admm.model.shapes import wrong_shapes
@@ -83,15 +82,7 @@ def keeps_its_outputs(name: str, found: Quality) -> bool:
 
 
 def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
-    """Whether nearly all of a large file is learned weights, and its opset can be raised to pack them.
-
-    Transforms stay as they are. Operators that newer opsets dropped (Crop, ImageScaler) keep a model where
-    the decoder's operators do not exist yet.
-    """
-    try:
-        convert_opset(view, at_least=11)
-    except UnsupportedModel:
-        return False
+    """Whether nearly all of a large file is learned weights; transforms stay as they are."""
     learned, _ = without_transforms(view, view.sites())
     floats = sum(4 * site.size for site in learned if site.dtype == "float32")
     return floats >= MOSTLY_WEIGHTS * file_bytes > SMALL

@@ -24,6 +24,15 @@ from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.runtime.sessions import open_session
 
 WIDE_NET = conv_net((4, 64), 3)
+OF_OPSET_7 = """
+    <ir_version: 3, opset_import: ["" : 7]>
+    of_opset_7 (float[1,3,16,16] x, float[64,3,3,3] w) => (float[1,64,14,14] y)
+    <float[64,3,3,3] w>
+    {
+        scaled = ImageScaler <bias = [1.0, 2.0, 3.0], scale = 0.5> (x)
+        y = Conv (scaled, w)
+    }"""
+"""ImageScaler left the standard after opset 7: the model stays where it is."""
 DECODING = {"TopK", "CumSum", "ScatterElements", "Mod", "Div", "Gather", "Split", "Cast", "Pad", "Mul"}
 
 
@@ -95,6 +104,28 @@ def test_other_float_types_come_back_in_their_type(dtype: type) -> None:
     for site in dense.sites():
         assert packed.read(site.name).dtype == dtype
         assert np.array_equal(packed.read(site.name), dense.read(site))
+
+
+def test_where_the_opset_cannot_be_raised_decoders_are_those_it_has() -> None:
+    dense = quantised(parse_text(OF_OPSET_7), 0.1)
+    packed, report = encode(dense, format="packed")
+    assert packed.opset == 7
+    assert report.figures["oldest_opset"] == 7
+    assert {edit.what for edit in report.edits} == {"bytes"}
+    assert len(packed.to_bytes()) < len(dense.to_bytes()) / 3
+    samples = {"x": np.random.default_rng(1).standard_normal((1, 3, 16, 16)).astype(np.float32)}
+    for optimize in (True, False):
+        expected = run(dense, samples, optimize=optimize)
+        np.testing.assert_array_equal(run(packed, samples, optimize=optimize), expected)
+
+
+@pytest.mark.parametrize("opset", [6, 7, 9, 10, 11, 21])
+def test_a_plan_has_no_operator_younger_than_asked(opset: int) -> None:
+    dense = quantised(parse_text(CONV_NET), 0.1)
+    weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
+    weights.append(Weight("zeros", np.zeros((64, 64), np.float32)))
+    fragment, _ = choose_plan(weights, (), opset).emit(opset)
+    assert fragment.oldest_opset <= opset
 
 
 # -- prices ----------------------------------------------------------------------------------

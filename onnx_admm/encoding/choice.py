@@ -47,7 +47,13 @@ class _Offer:
 
 
 def choose_plan(weights: Sequence[Weight], vectors: Sequence[Weight], opset: int) -> Plan:
-    """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes."""
+    """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes.
+
+    Args:
+        weights: those that are not exact are left as they are.
+        vectors: share one decoder, or have one each.
+        opset: no operator or type that is younger is used.
+    """
     market = _Market([weight for weight in weights if weight.is_exact], opset)
     pools: list[Pool | None] = [None]
     if vectors:
@@ -70,7 +76,8 @@ def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
 
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
     """The cheapest way to store one weight by itself; None where that is as it stands."""
-    choices = [Plain(coder, weight) for coder in plain_coders(weight)]
+    items = [Plain(coder, weight) for coder in plain_coders(weight)]
+    choices = [item for item in items if _emit_plain(item, opset).oldest_opset <= opset]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
     if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
         return None
@@ -78,7 +85,11 @@ def _best_plain(weight: Weight, opset: int) -> Plain | None:
 
 
 def _plain_bytes(item: Plain, opset: int) -> int:
-    return Plan(plain=(item,)).emit(opset)[0].file_bytes
+    return _emit_plain(item, opset).file_bytes
+
+
+def _emit_plain(item: Plain, opset: int) -> Fragment:
+    return Plan(plain=(item,)).emit(opset)[0]
 
 
 class _Market:
@@ -141,7 +152,8 @@ class _Market:
         fragment, probe = Fragment(self._opset), members[column]
         if probe is not None:
             coder.emit(fragment, [probe])
-            yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
+            if fragment.oldest_opset <= self._opset:
+                yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
 
     def _handing_bytes(self, member: Member) -> float:
         scratch = Fragment(self._opset)

@@ -25,7 +25,7 @@ from onnx_admm.encoding.solo_coder import MOST_ELEMENTS, SoloCoder, best_low_bit
 from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.held import settle
-from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.opset import raise_opset
 
 _LEAST_BYTES = 1 << 15
 """Codes and gaps beside which a decoder of its own is two hundredths at most."""
@@ -88,12 +88,9 @@ def encode_large(
     """Encode those of the weights that are large and have a form by themselves.
 
     Args:
-        view: the model; its opset is raised only as far as a decoder needs.
+        view: the model; its opset is raised as far as a decoder needs. A weight is left where it cannot be.
         weights: of its main graph.
         choose: the form of a large weight; None leaves it.
-
-    Raises:
-        UnsupportedModel: the opset cannot be raised.
     """
     rows, content, opset = list[Row](), 0, 1
     for weight in weights:
@@ -101,9 +98,9 @@ def encode_large(
         if form is not None:
             fragment = Fragment(view.opset)
             output = form.emit(fragment)
-            if fragment.oldest_opset > view.opset:
-                view.become(convert_opset(view, at_least=fragment.oldest_opset))
-                fragment.opset = view.opset
+            if not raise_opset(view, fragment.oldest_opset):
+                continue
+            fragment.opset = view.opset
             insert_fragment(view, fragment, {weight.name: output})
             settle(view)
             rows.append(form.row)

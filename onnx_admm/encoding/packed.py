@@ -10,7 +10,7 @@ from onnx_admm.encoding.large import encode_large, packed_alone
 from onnx_admm.encoding.outcome import Outcome, dense_row
 from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
 from onnx_admm.model.builder import clear_input, insert_fragment
-from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.opset import raise_opset
 
 _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
@@ -20,11 +20,9 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
 
     Args:
-        view: dense; its opset is raised only as far as the decoders need.
+        view: dense; its opset is raised only as far as the decoders need. Where it cannot be raised, decoders
+            are chosen among those it has.
         bias_type: round biases to this type, where that saves bytes; None keeps their values.
-
-    Raises:
-        UnsupportedModel: the opset cannot be raised.
     """
     for name in zero_biases(read_contents(view), view):
         clear_input(view, name, BIAS_SLOTS)
@@ -36,9 +34,8 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     biases = contents.biases if bias_type is None else round_vectors(contents.biases, bias_type)
     least = FLOAT8_SINCE if bias_type == "float8" else _PLANNED_FOR
     plan = choose_plan(others, biases, max(view.opset, least))
-    needed = plan.emit(_PLANNED_FOR)[0].oldest_opset
-    if needed > view.opset:
-        view.become(convert_opset(view, at_least=needed))
+    if not raise_opset(view, plan.emit(_PLANNED_FOR)[0].oldest_opset):
+        plan = choose_plan(others, biases, view.opset)
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
     rows |= {row.layer: row for row in plan.rows()}
@@ -48,7 +45,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         rows=tuple(rows.get(weight.name, dense_row(weight)) for weight in contents.weights),
         biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),
         decode_bytes=fragment.content_bytes + encoded.content_bytes + left,
-        oldest_opset=max(needed, encoded.oldest_opset),
+        oldest_opset=max(fragment.oldest_opset, encoded.oldest_opset),
         skipped=(*contents.skipped, *(_skip(weight) for weight in others if weight.name not in rows)),
     )
 

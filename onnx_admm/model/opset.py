@@ -56,6 +56,16 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
     return converted
 
 
+def raise_opset(view: ModelView, needed: int) -> bool:
+    """Raise the opset in place as far as is needed; False, and nothing done, where it cannot be."""
+    if needed > view.opset:
+        try:
+            view.become(convert_opset(view, at_least=needed))
+        except UnsupportedModel:
+            return False
+    return True
+
+
 # -- the same meaning ------------------------------------------------------------------------
 
 
