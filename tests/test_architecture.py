@@ -16,7 +16,7 @@ LEVELS = (
     {"errors", "silence"},
     {"admm", "model", "settings", "transforms"},
     {"contracts"},
-    {"runtime", "progress", "layers", "folding"},
+    {"runtime", "progress", "layers", "folding", "knapsack"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
     {"calibration", "targeting"},
     {"pipeline"},

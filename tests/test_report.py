@@ -260,6 +260,25 @@ def test_tables_show_what_counts() -> None:
         assert piece in text, piece
 
 
+def test_what_a_budget_made_of_a_layer_is_told_once() -> None:
+    layer = {
+        "density": 0.5, "bits": 4, "dense_cost": {"macs": 100.0}, "cost": {"macs": 50.0}, "break_even": None,
+        "why": "reasons enough",
+    }  # fmt: skip
+    step = StepFacts(
+        name="meet",
+        changed=True,
+        seconds=1.0,
+        edits={"w1": "reasons enough"},
+        skipped={"w2": "no weight"},
+        figures={"layers": {"w1": layer}, "budget": {"macs": {"original": 200.0}}},
+    )
+    text = render(*report_view(report(steps=(step,)), verbose=True))
+    assert text.count("reasons enough") == 1
+    assert "50.00 -> 25.00" in text
+    assert "left: no weight" in text
+
+
 def test_unknown_macs_are_a_dash() -> None:
     from dataclasses import replace
 

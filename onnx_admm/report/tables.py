@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,8 +19,9 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
     yield from comparison_view(report.comparison)
     if verbose:
         yield model_table(report.comparison.after, _names(report.comparison))
-        yield steps_table(report.steps)
-        yield from (table for step in report.steps if (table := budget_table(step)) is not None)
+        budgets = {step.name: table for step in report.steps if (table := budget_table(step)) is not None}
+        yield steps_table(report.steps, told=budgets)
+        yield from budgets.values()
     for note in report.notes:
         yield Text(f"Note: {note}")
     if report.written:
@@ -85,16 +86,14 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
     return table
 
 
-def steps_table(steps: Iterable[StepFacts]) -> Table:
-    """Pass by pass: what changed, what was left alone and why."""
+def steps_table(steps: Iterable[StepFacts], told: Container[str] = ()) -> Table:
+    """Pass by pass: what changed, and what was left alone and why; without the edits of passes ``told``."""
     table = Table("pass", "layer", "what happened", box=None, pad_edge=False)
     for step in steps:
         outcome = "changed the model" if step.changed else "changed nothing"
         table.add_row(step.name, "", f"{outcome}, {step.seconds:.1f} s")
-        for layer, what in (
-            *step.edits.items(),
-            *((name, f"left: {why}") for name, why in step.skipped.items()),
-        ):
+        edits = () if step.name in told else step.edits.items()
+        for layer, what in (*edits, *((name, f"left: {why}") for name, why in step.skipped.items())):
             table.add_row("", Text(layer), Text(what))
     return table
 

@@ -1,0 +1,194 @@
+"""The multiple-choice knapsack: one option of each layer, least in total value within total weights.
+
+A price of the weight takes the coupling away: each layer minimises ``value + price weight`` by itself. The
+best price bounds the total from below, and it says which options no better solution can hold; what is left
+is a small integer programme. So the answer is within ``GAP`` of the best one, wherever the options lie: no
+curve has to be convex.
+
+Source: Dyer, Kayal and Walker, A branch and bound algorithm for solving the multiple-choice knapsack problem,
+J. Comput. Appl. Math. 11 (1984).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from onnx_admm.errors import PassRefused
+from onnx_admm.silence import quiet_stdout
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+GAP = 1e-3
+"""Share by which the total found may exceed the least possible one."""
+
+_BISECTIONS = 60
+_TIGHTER = 2e-6
+"""The solver keeps to limits but for a millionth; where that tells, it is asked to stay this much below."""
+
+
+def require_reach(weights: Sequence[Floats], limit: float, complaint: str) -> None:
+    """Raise PassRefused with the complaint and the least total weight, where that is over the limit."""
+    least = sum(float(row.min()) for row in weights)
+    if not least <= limit:
+        raise PassRefused(complaint, got=f"{limit:.6g}", expected=f"at least {least:.6g}")
+
+
+def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) -> Ints:
+    """Index of each layer's option: least total value, total weight within the limit.
+
+    Args:
+        values, weights: of each layer's options, (options,); finite.
+        limit: within reach (``require_reach``).
+    """
+    room = limit - sum(float(row.min()) for row in weights)
+    problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), room)
+    priced = problem.priced()
+    if priced.value - priced.bound <= GAP * priced.value:
+        return priced.chosen
+    return problem.searched(priced)
+
+
+def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Floats) -> Ints:
+    """Index of each layer's option: least total error, each total cost within its limit.
+
+    Branch and cut over the options that no other one of the layer beats in every respect.
+
+    Args:
+        errors: of each layer's options, (options,).
+        costs: of each layer's options, (options, limits).
+        limits: (limits,), over 0.
+
+    Raises:
+        PassRefused: no choice keeps to all limits at once.
+    """
+    kept = [_undominated(np.column_stack([error, cost])) for error, cost in zip(errors, costs, strict=True)]
+    rows = np.repeat(np.arange(len(kept)), [len(each) for each in kept])
+    columns = np.concatenate(kept)
+    value = np.concatenate([error[each] for error, each in zip(errors, kept, strict=True)])
+    weights = np.concatenate([cost[each] for cost, each in zip(costs, kept, strict=True)]) / limits
+    one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(kept), len(rows)))
+    for limit in (1.0, 1.0 - _TIGHTER):
+        found = milp(
+            value / max(float(value.max(initial=0.0)), np.finfo(np.float64).tiny),
+            integrality=np.ones(len(rows), np.int64),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights.T, -np.inf, limit)],
+            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+        )
+        if found.x is None:
+            break
+        taken = found.x > 0.5
+        chosen = np.zeros(len(kept), np.int64)
+        chosen[rows[taken]] = columns[taken]
+        if (sum(cost[index] for cost, index in zip(costs, chosen, strict=True)) <= limits).all():
+            return chosen
+    raise PassRefused("no choice of treatments keeps to all budgets at once")
+
+
+def _undominated(points: Floats) -> Ints:
+    """Indices of the points that no other is at or below in every coordinate (the first of equals stays)."""
+    order = np.lexsort(points.T[::-1])
+    front: list[int] = []
+    for index in order:
+        if not front or not (points[front] <= points[index]).all(axis=1).any():
+            front.append(int(index))
+    return np.array(front, np.int64)
+
+
+def _padded(rows: Sequence[Floats], filler: float) -> Floats:
+    """Rows as a matrix (layers, options), each counted from its least."""
+    matrix = np.full((len(rows), max(map(len, rows), default=0)), filler)
+    for line, row in zip(matrix, rows, strict=True):
+        line[: len(row)] = row - row.min()
+    return matrix
+
+
+class _Priced(NamedTuple):
+    """A choice within the room, and what no choice can undercut."""
+
+    chosen: Ints
+    value: float
+    bound: float
+    price: float
+
+
+@dataclass(frozen=True)
+class _Knapsack:
+    """Least total value within a total weight, one option of each row.
+
+    Attributes:
+        values, weights: (layers, options), least of each row 0; value inf where a layer has fewer options.
+        room: what the weights may add up to, at least 0.
+    """
+
+    values: Floats
+    weights: Floats
+    room: float
+
+    def priced(self) -> _Priced:
+        """The choice at the lowest price of weight at which it fits.
+
+        For a price p, ``sum_l min(value + p weight) - p room`` is at most the least total value (weak
+        duality), and as p falls the choice only grows in weight.
+        """
+        dearest = float(self.values.max(initial=0.0, where=np.isfinite(self.values)))
+        lightest = float(self.weights.min(initial=np.inf, where=self.weights > 0))
+        low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer pays that for any weight
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            if self._weight(self._at(middle)) > self.room:
+                low = middle
+            else:
+                high = middle
+        chosen = self._at(high)
+        value = self._value(chosen)
+        bound = max(0.0, value + high * (self._weight(chosen) - self.room))
+        return _Priced(chosen, value, bound, high)
+
+    def searched(self, priced: _Priced) -> Ints:
+        """The best choice, by branch and cut over the options that one better than ``priced`` can hold."""
+        totals = self.values + priced.price * self.weights
+        losses = totals - totals.min(axis=1, keepdims=True)
+        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.room))
+        value = self.values[rows, columns] / priced.value
+        weight = self.weights[rows, columns] / self.room
+        entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
+        one_each = csr_array(entries, shape=(len(self.values), len(rows)))
+        for limit in (1.0, 1.0 - _TIGHTER):
+            with quiet_stdout():  # its search leaves lines of its own there
+                found = milp(
+                    value,
+                    integrality=np.ones(len(rows), np.int64),
+                    bounds=Bounds(0, 1),
+                    constraints=[
+                        LinearConstraint(one_each, 1, 1),
+                        LinearConstraint(weight[None], -np.inf, limit),
+                    ],
+                    options={"mip_rel_gap": GAP},
+                )
+            if found.x is None:
+                break
+            taken = found.x > 0.5
+            chosen = np.empty(len(self.values), np.int64)
+            chosen[rows[taken]] = columns[taken]
+            if self._weight(chosen) <= self.room:
+                return chosen if self._value(chosen) < priced.value else priced.chosen
+        return priced.chosen
+
+    def _at(self, price: float) -> Ints:
+        chosen: Ints = np.argmin(self.values + price * self.weights, axis=1).astype(np.int64)
+        return chosen
+
+    def _value(self, chosen: Ints) -> float:
+        return float(np.take_along_axis(self.values, chosen[:, None], axis=1).sum())
+
+    def _weight(self, chosen: Ints) -> float:
+        return float(np.take_along_axis(self.weights, chosen[:, None], axis=1).sum())
