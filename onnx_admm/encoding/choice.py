@@ -57,7 +57,8 @@ def choose_plan(weights: Sequence[Weight], vectors: Sequence[Weight], opset: int
     market = _Market([weight for weight in weights if weight.is_exact], opset)
     pools: list[Pool | None] = [None]
     if vectors:
-        pools += [Pool(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
+        tried = [Pool(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
+        pools += [pool for pool in tried if _is_known(Plan(pool=pool), opset)]
     plain_vectors = tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
     plans = []
     for plan in market.plans():
@@ -77,7 +78,7 @@ def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
     """The cheapest way to store one weight by itself; None where that is as it stands."""
     items = [Plain(coder, weight) for coder in plain_coders(weight)]
-    choices = [item for item in items if _emit_plain(item, opset).oldest_opset <= opset]
+    choices = [item for item in items if _is_known(Plan(plain=(item,)), opset)]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
     if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
         return None
@@ -85,11 +86,12 @@ def _best_plain(weight: Weight, opset: int) -> Plain | None:
 
 
 def _plain_bytes(item: Plain, opset: int) -> int:
-    return _emit_plain(item, opset).file_bytes
+    return Plan(plain=(item,)).emit(opset)[0].file_bytes
 
 
-def _emit_plain(item: Plain, opset: int) -> Fragment:
-    return Plan(plain=(item,)).emit(opset)[0]
+def _is_known(plan: Plan, opset: int) -> bool:
+    """Whether the opset has all that the plan's decoders use."""
+    return plan.emit(opset)[0].oldest_opset <= opset
 
 
 class _Market:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,9 +19,8 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
     yield from comparison_view(report.comparison)
     if verbose:
         yield model_table(report.comparison.after, _names(report.comparison))
-        budgets = {step.name: table for step in report.steps if (table := budget_table(step)) is not None}
-        yield steps_table(report.steps, told=budgets)
-        yield from budgets.values()
+        yield steps_table(report.steps)
+        yield from (budget_table(step) for step in report.steps if _has_budget(step))
     for note in report.notes:
         yield Text(f"Note: {note}")
     if report.written:
@@ -86,13 +85,13 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
     return table
 
 
-def steps_table(steps: Iterable[StepFacts], told: Container[str] = ()) -> Table:
-    """Pass by pass: what changed, and what was left alone and why; without the edits of passes ``told``."""
+def steps_table(steps: Iterable[StepFacts]) -> Table:
+    """Pass by pass: what changed, what was left alone and why; ``budget_table`` has budgets."""
     table = Table("pass", "layer", "what happened", box=None, pad_edge=False)
     for step in steps:
         outcome = "changed the model" if step.changed else "changed nothing"
         table.add_row(step.name, "", f"{outcome}, {step.seconds:.1f} s")
-        edits = () if step.name in told else step.edits.items()
+        edits = () if _has_budget(step) else step.edits.items()
         for layer, what in (*edits, *((name, f"left: {why}") for name, why in step.skipped.items())):
             table.add_row("", Text(layer), Text(what))
     return table
@@ -120,11 +119,13 @@ def sweep_table(points: Sequence[Point]) -> Table:
     return table
 
 
-def budget_table(step: StepFacts) -> Table | None:
-    """Layer by layer what a budget made of it, at what price, and why; None for a pass without a budget."""
-    layers, budget = step.figures.get("layers"), step.figures.get("budget")
-    if not isinstance(budget, Mapping) or not isinstance(layers, Mapping):
-        return None
+def _has_budget(step: StepFacts) -> bool:
+    return all(isinstance(step.figures.get(key), Mapping) for key in ("layers", "budget"))
+
+
+def budget_table(step: StepFacts) -> Table:
+    """Layer by layer what a pass with a budget made of it, at what price, and why."""
+    layers, budget = step.figures["layers"], step.figures["budget"]
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
     for name in ("kept", "bits", *(f"{figure}, % of all" for figure in budget), "break-even"):
