@@ -9,13 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
-from onnx_admm.admm.reconstruction import Reconstructed, reconstruct
-from onnx_admm.admm.reshaped import Reshaped
-from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM, Support
+from onnx_admm.admm.sets import Mask
 from onnx_admm.allocation import FLOAT_BITS, densities
 from onnx_admm.budget import given_budgets, global_density, parse_pattern
-from onnx_admm.calibration.carriers import Layout
+from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
@@ -23,9 +20,6 @@ from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, Pa
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
-
-_SCALE_BITS = 11
-"""Those of float16, in which scales are then stored; fewer where code times scale would not be exact."""
 
 _MOST_GROUPS = 32
 _PROBE_SAMPLES = 128
@@ -113,7 +107,7 @@ class ReconstructLayers:
         self,
         model: ModelView,
         layers: Sequence[CalibratedLayer],
-        wanted: Mapping[str, _Wanted],
+        wanted: Mapping[str, Wanted],
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
@@ -125,9 +119,18 @@ class ReconstructLayers:
                 answers = context.map(partial(_solve, moments, wanted), group)
                 for layer, found in zip(group, answers, strict=True):
                     name = layer.site.name
-                    _store(model, layer, moments[name], found)
-                    rows[name] = _figures(moments[name], found)
-                    task.advance(note=f"{name}: error {found.error:.2g}")
+                    layout = layer.carriers[0].layout
+                    _store(model, layer, found.weights, found.bias_shift)
+                    rows[name] = {**found.figures}
+                    task.advance(note=f"{name}: error {rows[name]['error']:.2g}")
+                    if wanted[name].is_by_row and (
+                        picked := calibration.picked_rows(model, layer, context.memory_bytes // 2)
+                    ):
+                        own = solve_picked(
+                            picked, moments[name], found.weights, wanted[name], layout, context
+                        )
+                        _store(model, layer, own.weights, own.bias_shift - found.bias_shift)
+                        rows[name] |= own.figures
         return rows
 
     # -- what is asked for -------------------------------------------------------------------
@@ -144,13 +147,13 @@ class ReconstructLayers:
         seen: Sequence[CalibratedLayer],
         calibration: Calibration,
         context: PassContext,
-    ) -> dict[str, _Wanted]:
+    ) -> dict[str, Wanted]:
         """What each layer's weights must become."""
         bits = {} if self.bits is None else spread(self.bits, sites, "bits")
         shares = self._densities(sites, seen, calibration, context)
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
         return {
-            site.name: _Wanted(
+            site.name: Wanted(
                 kept=round(site.size * shares.get(site.name, 1.0)),
                 mask=None if shares or pattern else _zeros(calibration.original.read(site)),
                 bits=int(bits.get(site.name, FLOAT_BITS)),
@@ -183,72 +186,24 @@ class ReconstructLayers:
         return densities(curves, {site.name: site.size for site in sites}, density)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """The set one layer's weights go to; ``mask`` where zeros that are there already must stay.
-
-    ``digits``: significant bits of the weights' own type.
-    """
-
-    kept: int
-    mask: Mask | None
-    bits: int
-    digits: int
-    per_channel: bool
-    pattern: tuple[int, int] | None
-
-    def on_tensor(self, site: WeightSite) -> ConstraintSet:
-        """As a set of the stored tensor."""
-        if self.pattern is not None:
-            return NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis)
-        return self._set(self.mask, site.size, site.out_axis)
-
-    def on_matrix(self, layout: Layout) -> ConstraintSet:
-        """As a set of the matrix (rows, d)."""
-        if self.pattern is not None:
-            return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
-        shape = (layout.rows // layout.together, layout.together * layout.columns)
-        mask = None if self.mask is None else layout.matrix(self.mask).reshape(shape)
-        inside = self._set(mask, layout.rows * layout.columns, 0)
-        return inside if layout.together == 1 else Reshaped(inside, shape)
-
-    def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
-        if self.bits == FLOAT_BITS:
-            return AtMostK(self.kept) if mask is None else Support(mask)
-        axis = out_axis if self.per_channel else None
-        scale_bits = max(1, min(_SCALE_BITS, self.digits - self.bits))
-        if mask is not None:
-            return SupportLevels(mask, self.bits, axis=axis, scale_bits=scale_bits)
-        if self.kept < size or self.bits == 1:  # one bit has no level for zero
-            return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=scale_bits)
-        return Levels(self.bits, axis=axis, scale_bits=scale_bits)
-
-
 def _zeros(weights: Array) -> Mask | None:
     """Where a weight is not zero; None where none is."""
     mask: Mask = weights != 0
     return None if mask.all() else mask
 
 
-def _solve(
-    moments: Mapping[str, Moments], wanted: Mapping[str, _Wanted], layer: CalibratedLayer
-) -> Reconstructed:
-    name, layout = layer.site.name, layer.carriers[0].layout
-    return reconstruct(moments[name].problem, wanted[name].on_matrix(layout))
+def _solve(moments: Mapping[str, Moments], wanted: Mapping[str, Wanted], layer: CalibratedLayer) -> Solved:
+    name = layer.site.name
+    return solve_layer(moments[name], wanted[name], layer.carriers[0].layout)
 
 
-def _store(model: ModelView, layer: CalibratedLayer, moments: Moments, found: Reconstructed) -> None:
-    """Write the weights, and the bias that makes up for the difference of the means."""
+def _store(model: ModelView, layer: CalibratedLayer, weights: Array, bias_shift: Array) -> None:
+    """Write the weights (rows, d), and the bias (rows,) that makes up for the difference of the means."""
     layout = layer.carriers[0].layout
-    model.replace(layer.site, layout.tensor(found.weights))
+    model.replace(layer.site, layout.tensor(weights))
     if layer.bias is not None:
-        bias = layer.bias.read(layout.rows) + moments.bias_shift(found.weights)
+        bias = layer.bias.read(layout.rows) + bias_shift
         layer.bias.store(model, bias.astype(layer.site.dtype))
-
-
-def _figures(moments: Moments, found: Reconstructed) -> dict[str, Any]:
-    """For the report."""
-    return {"error": float(found.error), "status": found.status.value, "rows": moments.rows}
 
 
 def _what(after: Array, row: Mapping[str, Any] | None) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.calibration.carriers import Draw, carrier_of
+from onnx_admm.calibration.carriers import carrier_of
+from onnx_admm.calibration.draws import Draw
 from onnx_admm.model.taps import tapped, weight_uses
 from onnx_admm.model.text import parse_text
 from onnx_admm.runtime.sessions import open_session

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_admm.calibration.biases import bias_behind
-from onnx_admm.calibration.carriers import Draw, carrier_of
+from onnx_admm.calibration.carriers import carrier_of
+from onnx_admm.calibration.draws import Draw
 from onnx_admm.calibration.picks import Picks, picks_behind
 from onnx_admm.calibration.stream import calibrated_layer
 from onnx_admm.contracts import ModelView, PassContext

@@ -8,20 +8,18 @@ how what flows into its node becomes the rows of X.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
 import numpy as np
 
 from onnx_admm.admm.layer_problem import ridge_for
-from onnx_admm.calibration.picks import Shares
+from onnx_admm.calibration.draws import RowChoice
 from onnx_admm.calibration.windows import (
-    Positions,
     TransposedWindows,
     Windows,
     convolution_windows,
-    sample_positions,
     transposed_windows,
 )
 from onnx_admm.contracts import Array, WeightSite
@@ -62,29 +60,16 @@ class Layout:
         """The tensor as (rows, d)."""
         return tensor.reshape(self.split).transpose(self.axes).reshape(self.rows, -1)
 
+    @property
+    def of_row(self) -> Layout:
+        """Of one row of the matrix alone."""
+        shape = (1,) * self.in_axis + self.ordered[self.in_axis :]
+        return Layout(shape, shape, tuple(range(len(shape))), 1, self.in_axis)
+
     def tensor(self, matrix: Array) -> Array:
         """The matrix as it is stored."""
         back = np.argsort(self.axes)
         return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Which rows are taken of all there are.
-
-    Attributes:
-        wanted: about how many; all where there are fewer.
-        seed: decides which; the same rows for the same seed, whatever flows.
-        shares: of the draws, for each place of each sample; None, or not one for each row: all alike.
-    """
-
-    wanted: int
-    seed: tuple[int, ...]
-    shares: Shares | None = None
-
-    def positions(self, count: int) -> Positions:
-        """Of ``count`` rows."""
-        return sample_positions(count, self.wanted, np.random.default_rng(self.seed), self.shares)
 
 
 class Carrier(Protocol):
@@ -98,7 +83,7 @@ class Carrier(Protocol):
     def taps(self) -> tuple[str, ...]:
         """Values of the graph that `design` reads."""
 
-    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
         """Rows of X from a batch of what flows through the graph: (group, n, d).
 
         Args:
@@ -121,23 +106,23 @@ class ConvolutionCarrier:
         """The node's input."""
         return (_name_of(self.node, 0),)
 
-    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
         """See `Carrier.design`; the same positions of every sample, unless some have a larger share."""
         x = values[self.taps[0]]
         spatial = x.shape[2:]
         windows = self.windows(self.node, self.kernel, spatial)
         places = prod(windows.extents(spatial))
-        if draw.shares is not None and len(draw.shares) == len(x) * places:
+        if draw.is_of_places(len(x) * places):
             drawn = draw.positions(len(x) * places)
             samples = [
                 windows.rows(x[i : i + 1], drawn[drawn // places == i] % places) for i in range(len(x))
             ]
             rows = np.concatenate(samples)  # (n p, c, prod(kernel))
         else:
-            rows = windows.rows(x, replace(draw, wanted=max(1, draw.wanted // len(x))).positions(places))
+            rows = windows.rows(x, draw.of_each(len(x)).positions(places))
         if isinstance(windows, TransposedWindows):
             rows = rows[..., ::-1]  # the kernel is turned round
-        grouped = rows.reshape(len(rows), self.layout.group, -1)
+        grouped = rows.reshape(len(rows), self.layout.group, self.layout.columns)
         return np.moveaxis(grouped, 1, 0)
 
 
@@ -155,7 +140,7 @@ class ProductCarrier:
         """The other operand."""
         return (self.tap,)
 
-    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
         """See `Carrier.design`."""
         x = values[self.tap]
         rows = (np.swapaxes(x, -1, -2) if self.across else x).reshape(-1, self.layout.columns)
@@ -179,7 +164,7 @@ class RecurrentCarrier:
         given = first is not None and first.constant() is None
         return (self.node.outputs[0].name, *((first.name,) if first is not None and given else ()))
 
-    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
         """See `Carrier.design`."""
         x = values[self.taps[0]]
         batch_first = bool(self.node.attribute("layout", 0))
@@ -226,7 +211,7 @@ class LookupCarrier:
         """The indices."""
         return (self.tap,)
 
-    def design(self, values: Mapping[str, Array], draw: Draw) -> Array:
+    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
         """See `Carrier.design`; a batch is one row that has the energy of all look-ups, (entries, 1, 1)."""
         indices, entries = values[self.tap].reshape(-1), self.layout.group
         counts = np.bincount(indices % entries, minlength=entries)

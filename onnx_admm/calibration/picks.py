@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from onnx_admm.calibration.draws import Positions, Shares
 from onnx_admm.contracts import Array
 from onnx_admm.model import NodeRef, ValueRef
-
-Shares = npt.NDArray[np.float64]
 
 _ELEMENTWISE = {
     *("Add", "BatchNormalization", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
@@ -44,19 +42,32 @@ class Picks:
     tap: str
     channel_axis: int
 
+    def places(self, values: Mapping[str, Array]) -> tuple[Positions, int]:
+        """Where each channel of each sample has its maximum, (n, c), and the number of places.
+
+        Places of all samples are numbered through; of several maxima the first is named.
+        """
+        flat = self._flat(values)
+        firsts = flat.shape[2] * np.arange(len(flat))
+        return flat.argmax(axis=2) + firsts[:, None], flat.shape[0] * flat.shape[2]
+
     def shares(self, values: Mapping[str, Array]) -> Shares:
         """Of the draws, for each place of each sample, flat; they add up to 1.
 
         A channel that has its maximum in several places gives each a part.
         """
-        array = np.moveaxis(values[self.tap], self.channel_axis, 1)
-        flat = array.reshape(*array.shape[:2], -1)  # (n, c, places)
+        flat = self._flat(values)
         is_picked = flat == flat.max(axis=2, keepdims=True)
         picked = (is_picked / is_picked.sum(axis=2, keepdims=True)).sum(axis=1).reshape(-1)
         total = picked.sum()
         alike = np.full(picked.shape, 1 / max(1, picked.size))
         shares: Shares = (1 - _UNPICKED) * picked / total + _UNPICKED * alike if total > 0 else alike
         return shares
+
+    def _flat(self, values: Mapping[str, Array]) -> Array:
+        """(n, c, places)."""
+        array = np.moveaxis(values[self.tap], self.channel_axis, 1)
+        return array.reshape(*array.shape[:2], -1)
 
 
 def picks_behind(node: NodeRef, channel_axis: int) -> Picks | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.calibration.biases import LayerBias, bias_behind
-from onnx_admm.calibration.carriers import Carrier, Draw, carrier_of
+from onnx_admm.calibration.carriers import Carrier, carrier_of
+from onnx_admm.calibration.draws import Chosen, Draw
 from onnx_admm.calibration.moments import Moments, MomentSums
+from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.picks import Picks, picks_behind
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
@@ -175,6 +177,45 @@ class Calibration:
                         raise _not_finite(layer)
                     sums[layer.site.name].add(x, x0)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
+
+    def picked_rows(
+        self, compressed: ModelView, layer: CalibratedLayer, memory_bytes: int
+    ) -> PickedRows | None:
+        """The rows that the maximum behind ``layer`` picks, X being what ``compressed`` hands to it.
+
+        Of as many samples as the memory has room for. None where no maximum picks, or not from the layer's
+        rows as they are.
+
+        Args:
+            compressed: the model as it is so far, the layer's own new weights in it.
+            layer: what to look at.
+            memory_bytes: what the rows may take.
+        """
+        if layer.picks is None:
+            return None
+        (carrier,) = layer.carriers
+        weights = carrier.layout.matrix(self.original.read(layer.site)).astype(np.float32)
+        parts: list[PickedRows] = []
+        for before, after in self._flows(compressed, [layer]):
+            (best, count), (rivals, _) = layer.picks.places(before), layer.picks.places(after)
+            at = np.unique([best, rivals])
+            x, x0 = (carrier.design(values, Chosen(at, count)) for values in (after, before))
+            if x.shape[1] != len(at):
+                return None
+            blocks = weights.reshape(len(x0), -1, weights.shape[1])
+            targets = np.concatenate(list(x0.astype(np.float32) @ np.swapaxes(blocks, 1, 2)), axis=1)
+            parts.append(
+                PickedRows(
+                    x=x.astype(np.float32),
+                    targets=targets,
+                    best=np.searchsorted(at, best),
+                    rivals=np.searchsorted(at, rivals),
+                    is_centred=layer.bias is not None,
+                )
+            )
+            if sum(part.x.nbytes for part in parts) > memory_bytes:
+                break
+        return PickedRows.joined(parts)
 
     def _flows(
         self, compressed: ModelView, layers: Sequence[CalibratedLayer]

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from onnx_admm.calibration.draws import Positions
 from onnx_admm.contracts import Array
 from onnx_admm.model import NodeRef
-
-Positions = npt.NDArray[np.int64]
-"""Output positions, flat, shape (p,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +125,3 @@ def transposed_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence
         (r - before, r - after + e) for r, (before, after), e in zip(reach, crops, extra, strict=True)
     )
     return TransposedWindows(strides, Windows(kernel, (1,) * rank, dilations, pads))
-
-
-def sample_positions(
-    count: int, wanted: int, rng: np.random.Generator, shares: npt.NDArray[np.float64] | None = None
-) -> Positions:
-    """``wanted`` of ``count`` positions without repetition, all of them in order where there are fewer.
-
-    With ``shares`` of the draws for each position, each draw is from all of them; twice as many draws as
-    positions tell all there is to tell.
-    """
-    if shares is not None and len(shares) == count:
-        return np.sort(rng.choice(count, min(wanted, 2 * count), p=shares))
-    if wanted >= count:
-        return np.arange(count)
-    return np.sort(rng.choice(count, wanted, replace=False))
-
-
-def positions_of(extents: Sequence[int]) -> int:
-    """Number of positions."""
-    return prod(extents)

@@ -1,0 +1,80 @@
+"""Which rows of X are taken of all there are: some drawn, or exactly those that are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Positions = npt.NDArray[np.int64]
+"""Of rows, or of places of an output: flat, shape (p,)."""
+
+Shares = npt.NDArray[np.float64]
+"""Of the draws, for each place of each sample, flat; they add up to 1."""
+
+
+class RowChoice(Protocol):
+    """Rows to take, whatever their number turns out to be."""
+
+    def is_of_places(self, count: int) -> bool:
+        """Whether it tells ``count`` places of several samples apart."""
+
+    def of_each(self, samples: int) -> RowChoice:
+        """What is taken of each of so many samples, the same places of all."""
+
+    def positions(self, count: int) -> Positions:
+        """Of ``count`` rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Rows drawn without repetition; with shares, each draw is from all of them.
+
+    Attributes:
+        wanted: about how many; all where there are fewer.
+        seed: decides which; the same rows for the same seed, whatever flows.
+        shares: None, or not one for each row: all alike.
+    """
+
+    wanted: int
+    seed: tuple[int, ...]
+    shares: Shares | None = None
+
+    def is_of_places(self, count: int) -> bool:
+        """See `RowChoice`."""
+        return self.shares is not None and len(self.shares) == count
+
+    def of_each(self, samples: int) -> Draw:
+        """See `RowChoice`."""
+        return replace(self, wanted=max(1, self.wanted // samples))
+
+    def positions(self, count: int) -> Positions:
+        """In order; twice as many draws by shares as there are rows tell all there is to tell."""
+        rng = np.random.default_rng(self.seed)
+        if self.shares is not None and len(self.shares) == count:
+            return np.sort(rng.choice(count, min(self.wanted, 2 * count), p=self.shares))
+        if self.wanted >= count:
+            return np.arange(count)
+        return np.sort(rng.choice(count, self.wanted, replace=False))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """The rows at ``at``, in that order, of ``count`` places of several samples; none of any other number."""
+
+    at: Positions
+    count: int
+
+    def is_of_places(self, count: int) -> bool:
+        """See `RowChoice`."""
+        return count == self.count
+
+    def of_each(self, samples: int) -> Chosen:
+        """See `RowChoice`: samples are told apart already."""
+        return replace(self, at=self.at[:0])
+
+    def positions(self, count: int) -> Positions:
+        """See `RowChoice`."""
+        return self.at if count == self.count else self.at[:0]

@@ -1,0 +1,140 @@
+"""What a layer's weights must become, and the reconstruction that gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
+from onnx_admm.admm.reconstruction import reconstruct
+from onnx_admm.admm.reshaped import Reshaped
+from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM, Support
+from onnx_admm.allocation import FLOAT_BITS
+from onnx_admm.calibration.carriers import Layout
+from onnx_admm.calibration.moments import Moments
+from onnx_admm.calibration.picked_rows import PickedRows
+from onnx_admm.contracts import Array, PassContext, WeightSite
+
+_SCALE_BITS = 11
+"""Those of float16, in which scales are then stored; fewer where code times scale would not be exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The set one layer's weights go to.
+
+    Attributes:
+        kept: weights that are not zero, at most.
+        mask: of the stored tensor, where zeros that are there already must stay.
+        bits: of a weight, 32 where it is not quantised.
+        digits: significant bits of the weights' own type.
+        per_channel: a scale for each output channel instead of one for all.
+        pattern: n and m of n:m, along the input channels.
+    """
+
+    kept: int
+    mask: Mask | None
+    bits: int
+    digits: int
+    per_channel: bool
+    pattern: tuple[int, int] | None
+
+    @property
+    def is_by_row(self) -> bool:
+        """Whether rows of the matrix are free of one another once each is told how many weights it keeps."""
+        return self.bits == FLOAT_BITS or self.per_channel
+
+    def of_row(self, layout: Layout, row: Array) -> Wanted:
+        """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
+        is_dense = self.kept == layout.rows * layout.columns
+        mask = None if self.mask is None else (row != 0).reshape(layout.of_row.shape)
+        return replace(self, kept=row.size if is_dense else int(np.count_nonzero(row)), mask=mask)
+
+    def on_tensor(self, site: WeightSite) -> ConstraintSet:
+        """As a set of the stored tensor."""
+        if self.pattern is not None:
+            return NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis)
+        return self._set(self.mask, site.size, site.out_axis)
+
+    def on_matrix(self, layout: Layout) -> ConstraintSet:
+        """As a set of the matrix (rows, d)."""
+        if self.pattern is not None:
+            return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
+        shape = (layout.rows // layout.together, layout.together * layout.columns)
+        mask = None if self.mask is None else layout.matrix(self.mask).reshape(shape)
+        inside = self._set(mask, layout.rows * layout.columns, 0)
+        return inside if layout.together == 1 else Reshaped(inside, shape)
+
+    def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
+        if self.bits == FLOAT_BITS:
+            return AtMostK(self.kept) if mask is None else Support(mask)
+        axis = out_axis if self.per_channel else None
+        scale_bits = max(1, min(_SCALE_BITS, self.digits - self.bits))
+        if mask is not None:
+            return SupportLevels(mask, self.bits, axis=axis, scale_bits=scale_bits)
+        if self.kept < size or self.bits == 1:  # one bit has no level for zero
+            return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=scale_bits)
+        return Levels(self.bits, axis=axis, scale_bits=scale_bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A layer's answer.
+
+    Attributes:
+        weights: (rows, d), in the set.
+        bias_shift: what the bias must grow by so that mean outputs stay, (rows,).
+        figures: for the report.
+    """
+
+    weights: Array
+    bias_shift: Array
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def solve_layer(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
+    """All rows together, from the layer's inputs as a whole."""
+    found = reconstruct(moments.problem, wanted.on_matrix(layout))
+    figures = {"error": float(found.error), "status": found.status.value, "rows": moments.rows}
+    return Solved(found.weights, moments.bias_shift(found.weights), figures)
+
+
+def solve_picked(
+    rows: PickedRows, others: Moments, start: Array, wanted: Wanted, layout: Layout, context: PassContext
+) -> Solved:
+    """Each row of the matrix anew, from the inputs that it is picked for; as many weights as in ``start``.
+
+    Args:
+        rows: what is picked.
+        others: the layer's moments as a whole.
+        start: (rows, d), the answer to them.
+        wanted: the set, rows of which are free of one another.
+        layout: of the layer.
+        context: where rows are worked on, and the memory that problems at once may take.
+    """
+    weights, shifts = start.copy(), np.zeros(len(start))
+    error = energy = 0.0
+    at_once = max(1, context.memory_bytes // (4 * others.problem.gram[0].nbytes))
+    with context.progress.task("channels", len(start)) as task:
+        for first in range(0, len(start), at_once):
+            channels = range(first, min(first + at_once, len(start)))
+            known = [rows.moments(channel, others) for channel in channels]
+            before = start[channels.start : channels.stop, None]
+            sets = [wanted.of_row(layout, row[0]).on_matrix(layout.of_row) for row in before]
+            better = context.map(_better, zip(known, sets, before, strict=True))
+            for channel, moments, row in zip(channels, known, better, strict=True):
+                weights[channel], shifts[channel] = row[0], moments.bias_shift(row)[0]
+                error += moments.problem.error(row) * moments.problem.energy[0]
+                energy += moments.problem.energy[0]
+                task.advance()
+    return Solved(weights, shifts, {"picked_error": float(error / energy) if energy else 0.0})
+
+
+def _better(work: tuple[Moments, ConstraintSet, Array]) -> Array:
+    """One row reconstructed, or as it was where that is no better, (1, d)."""
+    moments, constraint, row = work
+    answer = reconstruct(moments.problem, constraint).weights
+    return min(answer, row, key=moments.problem.loss)
