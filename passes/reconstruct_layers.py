@@ -46,7 +46,7 @@ class ReconstructLayers:
         per_channel: a scale for each output channel instead of one a layer.
         samples: calibration samples, taken from the training data.
         ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
-            and more where samples are few for the inputs there are.
+            and where samples are few what does best on held-out ones.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -124,7 +124,7 @@ class ReconstructLayers:
                     rows[name] = {**found.figures}
                     task.advance(note=f"{name}: error {rows[name]['error']:.2g}")
                     if wanted[name].is_by_row and (
-                        picked := calibration.picked_rows(model, layer, context.memory_bytes // 2)
+                        picked := calibration.picked_rows(model, layer, context.memory_bytes)
                     ):
                         own = solve_picked(
                             picked, moments[name], found.weights, wanted[name], layout, context

@@ -16,6 +16,7 @@ from onnx_admm.allocation import FLOAT_BITS
 from onnx_admm.calibration.carriers import Layout
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.picked_rows import PickedRows
+from onnx_admm.calibration.ridges import ridged
 from onnx_admm.contracts import Array, PassContext, WeightSite
 
 _SCALE_BITS = 11
@@ -59,6 +60,11 @@ class Wanted:
             return NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis)
         return self._set(self.mask, site.size, site.out_axis)
 
+    def support_on_matrix(self, layout: Layout) -> ConstraintSet | None:
+        """What the set asks of the support alone; None where it asks nothing."""
+        is_free = self.pattern is None and self.mask is None and self.kept >= layout.rows * layout.columns
+        return None if is_free else replace(self, bits=FLOAT_BITS).on_matrix(layout)
+
     def on_matrix(self, layout: Layout) -> ConstraintSet:
         """As a set of the matrix (rows, d)."""
         if self.pattern is not None:
@@ -97,8 +103,15 @@ class Solved:
 
 def solve_layer(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
     """All rows together, from the layer's inputs as a whole."""
-    found = reconstruct(moments.problem, wanted.on_matrix(layout))
-    figures = {"error": float(found.error), "status": found.status.value, "rows": moments.rows}
+    support = wanted.support_on_matrix(layout)
+    problem = moments.problem if support is None else ridged(moments, support)
+    found = reconstruct(problem, wanted.on_matrix(layout))
+    figures = {
+        "error": float(found.error),
+        "status": found.status.value,
+        "rows": moments.rows,
+        "ridge": problem.ridge,
+    }
     return Solved(found.weights, moments.bias_shift(found.weights), figures)
 
 
@@ -117,7 +130,7 @@ def solve_picked(
     """
     weights, shifts = start.copy(), np.zeros(len(start))
     error = energy = 0.0
-    at_once = max(1, context.memory_bytes // (4 * others.problem.gram[0].nbytes))
+    at_once = max(1, context.memory_bytes // (8 * others.problem.gram[0].nbytes))
     with context.progress.task("channels", len(start)) as task:
         for first in range(0, len(start), at_once):
             channels = range(first, min(first + at_once, len(start)))

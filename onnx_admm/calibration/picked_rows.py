@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.admm.layer_problem import LayerProblem
+from onnx_admm.admm.layer_problem import LayerProblem, ridge_for
 from onnx_admm.calibration.draws import Positions
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.contracts import Array
@@ -34,6 +34,7 @@ class PickedRows:
         best, rivals: which of the rows the original, and which the compressed layer, picks for each channel
             of each sample: (samples, channels).
         is_centred: means are taken off, as those of the whole layer are.
+        ridge: of the channels' problems; None: by how few rows each is picked for.
     """
 
     x: Array
@@ -41,6 +42,7 @@ class PickedRows:
     best: Positions
     rivals: Positions
     is_centred: bool
+    ridge: float | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[PickedRows]) -> PickedRows:
@@ -52,6 +54,7 @@ class PickedRows:
             np.concatenate([part.best + first for part, first in zip(parts, firsts, strict=False)]),
             np.concatenate([part.rivals + first for part, first in zip(parts, firsts, strict=False)]),
             parts[0].is_centred,
+            parts[0].ridge,
         )
 
     def moments(self, channel: int, others: Moments) -> Moments:
@@ -82,6 +85,6 @@ class PickedRows:
             cross=(t @ weighted + rest * (layer.cross[channel] + target_off * off))[None],
             original=layer.original[channel][None],
             energy=np.array([shares @ t**2 + rest * (layer.energy[channel] + target_off**2)]),
-            ridge=layer.ridge,
+            ridge=ridge_for(len(off), len(picked)) if self.ridge is None else self.ridge,
         )
         return Moments(problem, mean[None], np.array([target]), len(picked))

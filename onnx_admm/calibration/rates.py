@@ -12,19 +12,17 @@ import numpy as np
 from onnx_admm.admm.grids import grids_of
 from onnx_admm.admm.layer_problem import LayerProblem
 from onnx_admm.admm.levels import Levels, SupportLevels
-from onnx_admm.admm.reconstruction import ReconstructionSettings, reconstruct
+from onnx_admm.admm.reconstruction import reconstruct
 from onnx_admm.admm.sets import AtMostK
 from onnx_admm.admm.successive import round_successively
 from onnx_admm.allocation import Curve, Surface
+from onnx_admm.calibration.ridges import QUICK, ridged
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, layer_groups
 from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
 from onnx_admm.sensitivity import OutputProbe
 
 STEPS = (0.25, 0.5, 1.0, 2.0, 3.5)
 """Densities tried of a layer, in units of the whole model's."""
-
-QUICK = ReconstructionSettings(iterations=15, fit_steps=10, trade_rounds=None)
-"""A rate needs the order of magnitude of an error, not its last tenth."""
 
 _MOST_GROUPS = 4
 _MOST_DAMAGE = 1e6
@@ -91,7 +89,8 @@ def measured_surfaces(
     for group in layer_groups(layers, trial.context.memory_bytes, _MOST_GROUPS):
         moments = trial.calibration.moments(original, group, centred=False)
         for layer in group:
-            problem = moments.pop(layer.site.name).problem
+            usual = AtMostK(round(layer.site.size * densities[len(densities) // 2]))
+            problem = ridged(moments.pop(layer.site.name), usual)
             measure(layer.site, list(_rebuilt(layer, problem, trial.context, densities, bits)))
     for site in sites:
         if site.name not in surfaces:

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_admm.calibration.biases import LayerBias, bias_behind
 from onnx_admm.calibration.carriers import Carrier, carrier_of
 from onnx_admm.calibration.draws import Chosen, Draw
-from onnx_admm.calibration.moments import Moments, MomentSums
+from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
 from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.picks import Picks, picks_behind
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
@@ -47,7 +47,8 @@ class CalibratedLayer:
         """Memory its moments take while they are summed and solved for."""
         layout = self.carriers[0].layout
         d = layout.columns
-        return 4 * _BYTES * d * (layout.group * d + layout.rows)
+        copies = 6 if d <= MOST_HALVED else 4
+        return copies * _BYTES * d * (layout.group * d + layout.rows)
 
     @property
     def rows_wanted(self) -> int:
@@ -175,7 +176,7 @@ class Calibration:
                     x0 = x if after is before else carrier.design(before, draw)
                     if not (_is_usable(x) and _is_usable(x0)):
                         raise _not_finite(layer)
-                    sums[layer.site.name].add(x, x0)
+                    sums[layer.site.name].add(x, x0, number % 2)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
 
     def picked_rows(
@@ -211,6 +212,7 @@ class Calibration:
                     best=np.searchsorted(at, best),
                     rivals=np.searchsorted(at, rivals),
                     is_centred=layer.bias is not None,
+                    ridge=self.ridge,
                 )
             )
             if sum(part.x.nbytes for part in parts) > memory_bytes:
