@@ -12,8 +12,9 @@ from onnx_admm.contracts import Array
 
 Floats = npt.NDArray[np.float64]
 
-_FEW = 25
-"""Rows for each input below which a ridge is better measured than taken for granted."""
+_FEW = 19
+"""Rows for each input below which a ridge is better measured than taken for granted; where there are enough of
+them, twenty are drawn."""
 
 MOST_HALVED = 2048
 """Inputs of a row up to which samples are told apart in halves: more make every solution dear."""

@@ -16,7 +16,7 @@ from onnx_admm.admm.reconstruction import reconstruct
 from onnx_admm.admm.sets import AtMostK
 from onnx_admm.admm.successive import round_successively
 from onnx_admm.allocation import Curve, Surface
-from onnx_admm.calibration.ridges import QUICK, ridged
+from onnx_admm.calibration.ridges import QUICK
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, layer_groups
 from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
 from onnx_admm.sensitivity import OutputProbe
@@ -89,8 +89,7 @@ def measured_surfaces(
     for group in layer_groups(layers, trial.context.memory_bytes, _MOST_GROUPS):
         moments = trial.calibration.moments(original, group, centred=False)
         for layer in group:
-            usual = AtMostK(round(layer.site.size * densities[len(densities) // 2]))
-            problem = ridged(moments.pop(layer.site.name), usual)
+            problem = moments.pop(layer.site.name).problem
             measure(layer.site, list(_rebuilt(layer, problem, trial.context, densities, bits)))
     for site in sites:
         if site.name not in surfaces:
