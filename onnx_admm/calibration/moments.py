@@ -13,8 +13,8 @@ from onnx_admm.contracts import Array
 Floats = npt.NDArray[np.float64]
 
 _FEW = 19
-"""Rows for each input below which a ridge is better measured than taken for granted; where there are enough of
-them, twenty are drawn."""
+"""Rows for each input below which a ridge is better measured than taken for granted; of enough rows
+twenty are drawn."""
 
 MOST_HALVED = 2048
 """Inputs of a row up to which samples are told apart in halves: more make every solution dear."""
