@@ -123,7 +123,7 @@ class ReconstructLayers:
                     _store(model, layer, found.weights, found.bias_shift)
                     rows[name] = {**found.figures}
                     task.advance(note=f"{name}: error {rows[name]['error']:.2g}")
-                    if wanted[name].is_by_row and (
+                    if wanted[name].is_by_row(layout) and (
                         picked := calibration.picked_rows(model, layer, context.memory_bytes)
                     ):
                         own = solve_picked(

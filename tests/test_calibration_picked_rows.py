@@ -154,7 +154,7 @@ def outputs_of(model: ModelView, x: Array) -> Array:
     return open_session(model, threads=1).run({"x": x})["y"][:, :, 0]
 
 
-@pytest.mark.parametrize("made", [{"keep": 0.4}, {"keep": 0.5, "bits": 3}, {"bits": 2}, {"pattern": "2:4"}])
+@pytest.mark.parametrize("made", [{"keep": 0.4}, {"keep": 0.5, "bits": 3}, {"pattern": "2:4"}])
 def test_own_rows_keep_maxima_better(made: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     model, x = specialists(rng)
@@ -179,3 +179,11 @@ def test_channels_keep_as_many_weights_as_before_and_zeros_stay() -> None:
     before = pruned.read("w") != 0
     ReconstructLayers(bits=4).run(pruned, context)
     assert not (pruned.read("w") != 0)[~before].any()
+
+
+@pytest.mark.parametrize("made", [{"bits": 2}, {"keep": 0.5, "bits": 3, "per_channel": False}])
+def test_levels_alone_and_one_scale_for_all_are_left(made: dict[str, object]) -> None:
+    model, x = specialists(np.random.default_rng(0))
+    context = PassContext(reference=model, train=from_arrays({"x": x}))
+    report = ReconstructLayers(**made).run(model.fork(), context)  # type: ignore[arg-type]
+    assert "picked_error" not in report.figures["layers"]["w"]

@@ -43,10 +43,13 @@ class Wanted:
     per_channel: bool
     pattern: tuple[int, int] | None
 
-    @property
-    def is_by_row(self) -> bool:
-        """Whether rows of the matrix are free of one another once each is told how many weights it keeps."""
-        return self.bits == FLOAT_BITS or self.per_channel
+    def is_by_row(self, layout: Layout) -> bool:
+        """Whether there is a support to choose, row by row once each is told how many weights it keeps.
+
+        Levels alone leave little to choose, and take longest.
+        """
+        is_tied = self.bits != FLOAT_BITS and not self.per_channel
+        return not is_tied and self.support_on_matrix(layout) is not None
 
     def of_row(self, layout: Layout, row: Array) -> Wanted:
         """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
