@@ -53,7 +53,7 @@ class Draw:
     def positions(self, count: int) -> Positions:
         """In order; twice as many draws by shares as there are rows tell all there is to tell."""
         rng = np.random.default_rng(self.seed)
-        if self.shares is not None and len(self.shares) == count:
+        if self.is_of_places(count):
             return np.sort(rng.choice(count, min(self.wanted, 2 * count), p=self.shares))
         if self.wanted >= count:
             return np.arange(count)

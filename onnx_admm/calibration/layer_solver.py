@@ -53,9 +53,8 @@ class Wanted:
 
     def of_row(self, layout: Layout, row: Array) -> Wanted:
         """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
-        is_dense = self.kept == layout.rows * layout.columns
         mask = None if self.mask is None else (row != 0).reshape(layout.of_row.shape)
-        return replace(self, kept=row.size if is_dense else int(np.count_nonzero(row)), mask=mask)
+        return replace(self, kept=int(np.count_nonzero(row)), mask=mask)
 
     def on_tensor(self, site: WeightSite) -> ConstraintSet:
         """As a set of the stored tensor."""
