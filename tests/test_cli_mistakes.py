@@ -191,7 +191,7 @@ WIDE = """
             1.0,
             ("--memory", "1"),
             1,
-            "w2: its statistics do not fit the memory allowed; got 1 MiB; expected 3",
+            "w2: its statistics do not fit the memory allowed; got 1 MiB; expected 4",
         ),
     ],
 )
