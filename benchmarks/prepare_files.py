@@ -1,10 +1,12 @@
 """Write calibration samples for magika: byte tokens of files of many kinds.
 
     python benchmarks/prepare_files.py OUT.npz FOLDER [FOLDER ...] [--count 512] [--seed 0]
+        [--without TEST.npz]
 
 Takes as evenly as it can from every file name ending found under the folders. A sample is 2,048 tokens: the
 first 1,024 bytes of the file's first 4,096 without leading white space, padded with 256 at the end, and the
-last 1,024 of its last 4,096 without trailing white space, padded in front.
+last 1,024 of its last 4,096 without trailing white space, padded in front. Samples of TEST.npz (`bytes`) are
+left out.
 """
 
 from __future__ import annotations
@@ -65,9 +67,14 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without", type=Path, help="samples that are to be measured on")
     arguments = parser.parse_args()
     chosen = draw(by_ending(arguments.folders), arguments.count, np.random.default_rng(arguments.seed))
-    np.savez(arguments.out, bytes=np.stack([tokens(path.read_bytes()) for path in chosen]))
+    rows = [tokens(path.read_bytes()) for path in chosen]
+    if arguments.without is not None:
+        measured = {row.astype(np.int32).tobytes() for row in np.load(arguments.without)["bytes"]}
+        rows = [row for row in rows if row.tobytes() not in measured]
+    np.savez(arguments.out, bytes=np.stack(rows))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import onnx
+from from_scratch import random_model, train
 from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from onnx_admm.contracts import ModelView, TrainingSettings
+from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.runtime.evaluation import evaluate
-from onnx_admm.training.session import OrtTrainer
 
 LENET5 = """
     <ir_version: 8, opset_import: ["" : 13]>
@@ -37,35 +36,11 @@ LENET5 = """
 WEIGHTS = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "fc1": (500, 800), "fc2": (10, 500)}
 
 
-def random_lenet(seed: int) -> ModelView:
-    """LeNet-5 with weights drawn from N(0, 2 / fan-in) and biases of zero (He et al., arXiv 1502.01852)."""
-    rng = np.random.default_rng(seed)
-    model = onnx.parser.parse_model(LENET5)
-    for layer, shape in WEIGHTS.items():
-        weight = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
-        bias = np.zeros(shape[0], np.float32)
-        for name, array in ((f"{layer}_weight", weight), (f"{layer}_bias", bias)):
-            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return ModelView.from_bytes(model.SerializeToString())
-
-
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 images, 8x8 brought to 28x28 by linear interpolation, and their labels."""
     found = load_digits()
     images = ndimage.zoom(found.images / 16, (1, 3.5, 3.5), order=1)[:, None]  # (n, 1, 28, 28)
     return images.astype(np.float32), found.target.astype(np.int64)
-
-
-def train(model: ModelView, x: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> ModelView:
-    """The model after ``epochs`` passes over the data, learning rate falling linearly to zero."""
-    settings = TrainingSettings(loss="cross_entropy", batch_size=32, augment=("shift:2",))
-    run = OrtTrainer().open(model, model.sites(), from_arrays({"x": x}, labels), settings, model)
-    with run:
-        for epoch in range(epochs):
-            rates = [1e-3 * (1 - step / epochs) for step in (epoch, epoch + 1)]
-            loss = run.epoch(*rates, seed=seed + epoch)
-            print(f"epoch {epoch + 1:2} of {epochs}: loss {loss:.4f}")
-        return run.export()
 
 
 def main() -> None:
@@ -80,7 +55,9 @@ def main() -> None:
     x_train, x_test, labels_train, labels_test = train_test_split(
         x, labels, test_size=600, random_state=asked.seed, stratify=labels
     )
-    model = train(random_lenet(asked.seed), x_train, labels_train, asked.epochs, asked.seed)
+    settings = TrainingSettings(loss="cross_entropy", batch_size=32, augment=("shift:2",))
+    data = from_arrays({"x": x_train}, labels_train)
+    model = train(random_model(LENET5, WEIGHTS, asked.seed), data, settings, asked.epochs, asked.seed)
     asked.folder.mkdir(parents=True, exist_ok=True)
     np.savez(asked.folder / "train.npz", x=x_train, labels=labels_train)
     np.savez(asked.folder / "test.npz", x=x_test, labels=labels_test)

@@ -10,9 +10,9 @@ import numpy as np
 
 from onnx_admm.allocation import FLOAT_BITS, Curve, Surface
 from onnx_admm.calibration.rates import Trial, measured_surfaces
+from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import CostModel, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
-from onnx_admm.data import synthetic_dataset
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_sites
 from onnx_admm.model import node_profiles
@@ -54,7 +54,7 @@ class MeetBudget:
         rounds: at most.
         epochs: of training in each round, zeros held, between pruning and quantising; 0: none.
         learning_rate, end_rate: AdamW's, as in ``fine_tune``.
-        samples: calibration samples, taken from the training data.
+        samples: to calibrate on, taken from the training data: of each predicted class as many.
         measured: what an earlier run of this model measured (``measured`` in its report), not to do it again.
         include, exclude: patterns of layer names or operators.
     """
@@ -97,7 +97,8 @@ class MeetBudget:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
-        surfaces = self._surfaces(model, sites, context)
+        samples = calibration_samples(context, self.samples)
+        surfaces = self._surfaces(model, sites, samples, context)
         priced = self._cost_model(context)
         market = open_market(
             node_profiles(model, context.bindings),
@@ -107,7 +108,7 @@ class MeetBudget:
             original=price(context.reference, priced, bindings=context.bindings),
             least_density=_DENSITIES[0],
         )
-        work = _Work(self, model, sites, context, self._samples(context))
+        work = _Work(self, model, sites, context, samples)
         found = search(
             market,
             lambda choice: work.attempt(market, choice),
@@ -131,14 +132,8 @@ class MeetBudget:
 
     # -- measuring ---------------------------------------------------------------------------
 
-    def _samples(self, context: PassContext) -> Dataset:
-        if context.train is None:
-            return synthetic_dataset(context.reference, self.samples, context.seed)
-        chosen = np.random.default_rng(context.seed).permutation(len(context.train))[: self.samples]
-        return context.train.select(np.sort(chosen))
-
     def _surfaces(
-        self, model: ModelView, sites: Sequence[WeightSite], context: PassContext
+        self, model: ModelView, sites: Sequence[WeightSite], samples: Dataset, context: PassContext
     ) -> dict[str, Surface]:
         """Measured damages by layer; those of an earlier run where they are given."""
         if self.measured is not None:
@@ -146,7 +141,6 @@ class MeetBudget:
             if missing:
                 raise PassRefused("not measured in the earlier run", where="measured", got=", ".join(missing))
             return {site.name: _surface(self.measured[site.name]) for site in sites}
-        samples = self._samples(context)
         calibration = Calibration(
             original=model.fork(), samples=samples, seed=context.seed, threads=context.settings.threads
         )

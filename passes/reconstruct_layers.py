@@ -15,9 +15,9 @@ from onnx_admm.budget import given_budgets, global_density, parse_pattern
 from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
+from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
-from onnx_admm.contracts import Array, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
-from onnx_admm.data import synthetic_dataset
+from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 
@@ -44,7 +44,7 @@ class ReconstructLayers:
         bits: of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all) is
             not quantised.
         per_channel: a scale for each output channel instead of one a layer.
-        samples: calibration samples, taken from the training data.
+        samples: to calibrate on, taken from the training data: of each predicted class as many.
         ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
             and where samples are few what does best on held-out ones.
         include, exclude: patterns of layer names or operators.
@@ -83,7 +83,7 @@ class ReconstructLayers:
         sites, skipped = choose_layers(model, self.include, self.exclude)
         calibration = Calibration(
             original=model.fork(),
-            samples=self._samples(context),
+            samples=calibration_samples(context, self.samples),
             ridge=self.ridge,
             seed=context.seed,
             threads=context.settings.threads,
@@ -134,12 +134,6 @@ class ReconstructLayers:
         return rows
 
     # -- what is asked for -------------------------------------------------------------------
-
-    def _samples(self, context: PassContext) -> Dataset:
-        if context.train is None:
-            return synthetic_dataset(context.reference, self.samples, context.seed)
-        chosen = np.random.default_rng(context.seed).permutation(len(context.train))[: self.samples]
-        return context.train.select(np.sort(chosen))
 
     def _wanted(
         self,

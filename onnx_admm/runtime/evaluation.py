@@ -96,6 +96,25 @@ def predictions(output: Array) -> npt.NDArray[np.int64] | None:
     return classes
 
 
+def predicted_classes(
+    model: ModelSource | Session, data: Dataset, *, batch_size: int = 64, threads: int = 0
+) -> npt.NDArray[np.int64] | None:
+    """What a model takes samples for, (n,), read as in ``evaluate``; None where it is no classifier.
+
+    Raises:
+        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+    """
+    session = _session(model, threads)
+    found: list[npt.NDArray[np.int64]] = []
+    for batch in data.batches(batch_size):
+        for run in run_samples(session, batch.feeds):
+            classes = predictions(run.outputs[session.output_names[0]])
+            if classes is None or len(classes) != run.stop - run.start:
+                return None
+            found.append(classes)
+    return np.concatenate(found) if found else None
+
+
 def _session(model: ModelSource | Session, threads: int) -> Session:
     return model if isinstance(model, Session) else open_session(model, threads=threads)
 

@@ -1,0 +1,50 @@
+"""Which samples layers are calibrated on, of all there are: as many as can be of each predicted class.
+
+What no sample asks for is pruned away first. Of many classes a random draw misses some and repeats others, so
+the original is asked what it takes the samples for, and the classes take turns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.calibration.draws import Positions
+from onnx_admm.contracts import Dataset, PassContext
+from onnx_admm.data import synthetic_dataset
+from onnx_admm.runtime.evaluation import predicted_classes
+
+_LOOKED_AT = 4
+"""Samples that are looked at for each that is taken."""
+
+
+def calibration_samples(context: PassContext, count: int) -> Dataset:
+    """``count`` samples of the training data, or all of fewer; random inputs where there is no data.
+
+    Drawn by ``context.seed``, and kept in their order. Where the original is a classifier its predictions,
+    not the labels, say which are drawn.
+    """
+    train = context.train
+    if train is None:
+        return synthetic_dataset(context.reference, count, context.seed)
+    order = np.random.default_rng(context.seed).permutation(len(train))
+    if len(order) > count:
+        order = order[: _LOOKED_AT * count]
+        seen = train.select(order)
+        classes = predicted_classes(context.reference, seen, threads=context.settings.threads)
+        turns = np.arange(len(order)) if classes is None else in_turn(classes)
+        order = order[turns[:count]]
+    return train.select(np.sort(order))
+
+
+def in_turn(classes: npt.NDArray[np.int64]) -> Positions:
+    """Positions of all samples: the first of each class, then the second of each, and so on.
+
+    Args:
+        classes: of the samples, (n,).
+    """
+    turn = np.empty(len(classes), np.int64)
+    for each in np.unique(classes):
+        of_class = np.flatnonzero(classes == each)
+        turn[of_class] = np.arange(len(of_class))
+    return np.argsort(turn, kind="stable")
