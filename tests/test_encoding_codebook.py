@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_admm.admm.levels import SparseLevels, SupportLevels
+from onnx_admm.admm.sets import AtMostK
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.vector_coder import exact_vector_coders, round_vectors
 
@@ -48,6 +51,20 @@ def test_a_grid_for_each_channel_is_found_along_its_axis() -> None:
     assert grid is not None
     assert grid.scale.shape == (4, 1, 1, 1)
     assert np.array_equal(grid.codes * grid.scale, codes * scales)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("kept", [1.0, 0.05])
+def test_levels_that_weights_are_put_on_are_found_again(bits: int, kept: float) -> None:
+    rng = np.random.default_rng(bits)
+    weights = rng.normal(size=(64, 512)).astype(np.float32)
+    weights *= np.geomspace(0.01, 1, 64, dtype=np.float32)[:, None]
+    pruned = AtMostK(round(kept * weights.size)).project(weights)
+    support = SupportLevels(pruned != 0, bits, axis=0, scale_bits=11)
+    for levels in (support, SparseLevels(int(kept * weights.size), bits, axis=0, scale_bits=11)):
+        made = weight(levels.project(pruned))
+        assert made.channel_grid is not None
+        assert np.array_equal(made.channel_grid.codes * made.channel_grid.scale, made.values)
 
 
 def test_a_channel_of_zeros_has_a_scale_too() -> None:

@@ -6,7 +6,8 @@ The sets of ADMM-NN (arXiv 1812.11677, quantisation): with M = 2^bits levels and
 The scale q belongs to the set's freedom: one for the tensor, or one for each slice along ``axis``. It is
 exact (see ``scale``), then rounded to ``scale_bits`` significant bits. A tensor that lies on a grid
 already is found to, so projections are idempotent to the bit. A tensor or slice of zeros has scale 0 and
-stays zero, also where zero is no level. Midway between two levels the one nearer to zero is taken, and 0
+stays zero, also where zero is no level. Of 8 bits the outermost of the 256 levels are left out: codes are
+stored as int8, which has no 128. Midway between two levels the one nearer to zero is taken, and 0
 goes to +q where zero is no level.
 
 With ``scale_bits`` <= 24 - bits, ``code * scale`` is exact in float32; otherwise an entry is the float32
@@ -69,8 +70,7 @@ class Levels:
     @property
     def codes(self) -> CodeRange:
         """Magnitudes of the codes."""
-        half = 1 << (self.bits - 1)
-        return CodeRange(0, half - 1) if self.zero else CodeRange(1, half)
+        return CodeRange(0, (1 << (self.bits - 1)) - 1) if self.zero else CodeRange(1, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
         """Codes and scales of the projection of ``v``."""
@@ -112,7 +112,7 @@ class SupportLevels:
     @property
     def codes(self) -> CodeRange:
         """Magnitudes of the codes on the mask."""
-        return CodeRange(1, 1 << (self.bits - 1))
+        return CodeRange(1, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
         """Codes and scales of the projection of ``v``."""
@@ -160,7 +160,7 @@ class SparseLevels:
     @property
     def codes(self) -> CodeRange:
         """Magnitudes of the codes; 0 is a pruned weight."""
-        return CodeRange(0, 1 << (self.bits - 1))
+        return CodeRange(0, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
         """Codes and scales of the projection of ``v``."""
@@ -193,6 +193,11 @@ class SparseLevels:
 
 
 # -- pieces the level sets share -------------------------------------------------------------
+
+
+def _half(bits: int) -> int:
+    """``2^(bits-1)`` magnitudes, but for 8 bits: codes of a byte are stored as int8, which ends at 127."""
+    return 127 if bits == 8 else 1 << (bits - 1)
 
 
 def _require_bits(bits: int, scale_bits: int, fewest: int) -> None:
