@@ -2,7 +2,7 @@
 
 ``python examples/train_alexnet.py TRAIN TEST OUT.onnx`` writes the trained model. TRAIN and TEST are
 CIFAR-10 in a form that onnx-admm reads: zips or folders of ``class/name.png``, or ``.npz`` files with
-``input`` (bytes, n x 3 x 32 x 32, RGB) and ``labels``. Its recipe is ``recipes/alexnet-cifar10.toml``.
+``input`` (bytes, n x 3 x 32 x 32, RGB) and ``labels``.
 """
 
 from __future__ import annotations
