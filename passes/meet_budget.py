@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -233,7 +233,7 @@ class _Work:
             exclude=self.settings.exclude,
             **asked,  # type: ignore[arg-type]
         )
-        step.run(made, self.context)
+        step.run(made, replace(self.context, train=self.samples))
 
     def _drop(self, made: ModelView) -> float | None:
         """Accuracy lost on the validation samples, in points; without labels, predictions that changed."""
