@@ -13,7 +13,9 @@ from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train weights and biases for ``epochs``; weights that are zero stay so, the best epoch is kept.
+    """Train weights and biases for ``epochs``; weights that are zero stay so.
+
+    Kept is the last epoch that validation samples cannot tell from the best (``training.phases.Retraining``).
 
     For what another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. A grid that
     weights lie on is left, so quantise afterwards.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -13,8 +14,17 @@ from onnx_admm.admm.solver import Record, Stopping, solve
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
 from onnx_admm.runtime.evaluation import evaluate
 
-Score = Callable[[ModelView], float]
-"""How good a model is on samples that were not tuned on; higher is better."""
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure on samples that were not tuned on, higher is better, and its standard error."""
+
+    value: float
+    error: float = 0.0
+
+
+Score = Callable[[ModelView], Estimate]
+"""How good a model is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,20 +115,23 @@ def validation_score(context: PassContext) -> Score | None:
         return None
     threads = context.settings.threads
 
-    def score(model: ModelView) -> float:
+    def score(model: ModelView) -> Estimate:
         reference = None if validation.has_labels else context.reference
         quality = evaluate(model, validation, reference=reference, threads=threads)
-        for figure in (quality.accuracy, quality.agreement, quality.sqnr_db):
-            if figure is not None:
-                return figure
-        return 0.0
+        for share in (quality.accuracy, quality.agreement):
+            if share is not None:
+                return Estimate(share, sqrt(share * (1 - share) / len(validation)))
+        return Estimate(quality.sqnr_db or 0.0)
 
     return score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """Epochs of plain training with everything the caller froze held fixed; the best state is kept.
+    """Epochs of plain training with everything the caller froze held fixed.
+
+    Kept is the last epoch whose score is within a standard error of the best: as the rate falls the weights
+    settle, which validation samples are too few to tell from chance.
 
     Attributes:
         epochs: how many.
@@ -131,19 +144,20 @@ class Retraining:
     seed: int
 
     def carry_out(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
-        """Train; end in the best-scoring epoch's state. Returns the scores, one an epoch (none unscored)."""
-        scores: list[float] = []
-        best: Mapping[str, Array] | None = None
+        """Train; end in the state of the epoch kept. Returns the scores, one an epoch (none unscored)."""
+        scores: list[Estimate] = []
+        kept: Mapping[str, Array] | None = None
         for epoch in range(self.epochs):
             start, end = (self.rates.at((epoch + i) / self.epochs) for i in (0, 1))
             loss = run.epoch(start, end, seed=self.seed + epoch)
             note = f"loss {loss:.4f}"
             if score is not None:
                 scores.append(score(run.export()))
-                note += f", score {scores[-1]:.4f}"
-                if scores[-1] >= max(scores):
-                    best = run.snapshot()
+                note += f", score {scores[-1].value:.4f}"
+                best = max(scores, key=lambda each: each.value)
+                if scores[-1].value >= best.value - best.error:
+                    kept = run.snapshot()
             task.advance(note=note)
-        if best is not None:
-            run.restore(best)
-        return tuple(scores)
+        if kept is not None:
+            run.restore(kept)
+        return tuple(each.value for each in scores)
