@@ -34,7 +34,9 @@ from onnx_admm.settings import build
 
 _SPECTRUM = 1.0
 """Power of the synthetic inputs' eigenvalues; the models' own have 0.7 to 2.1, half of them near 1."""
-_SAMPLES_PER_INPUT = 4
+_SAMPLES_PER_INPUT = 64
+"""More than a compression would take: methods are compared, not how few samples they stand."""
+_CHUNK = 4096
 _PLAIN_FORMS = [f"gptq {form}" for form in FORMS]
 _ORDERED_FORMS = [f"gptq by diagonal {form}" for form in FORMS]
 
@@ -43,12 +45,12 @@ _ORDERED_FORMS = [f"gptq by diagonal {form}" for form in FORMS]
 
 
 class WellSampled(CalibratedLayer):
-    """Takes more rows than a compression would: methods are compared, not how few samples they stand."""
+    """A layer of a model, seen from as many rows as the synthetic ones."""
 
     @property
     def rows_wanted(self) -> int:
-        """64 for each column."""
-        return 64 * self.carriers[0].layout.columns
+        """So many for each column."""
+        return _SAMPLES_PER_INPUT * self.carriers[0].layout.columns
 
 
 def model_layers(arguments: argparse.Namespace) -> Iterator[Layer]:
@@ -87,16 +89,18 @@ def _dataset(file: str, view: ModelView, arguments: argparse.Namespace, first: i
 def synthetic_layer(inputs: int, seed: int = 0) -> Layer:
     """A square layer of Gaussian weights; inputs of power-law spectrum, channels of unequal size."""
     rng = np.random.default_rng(seed)
-    count = _SAMPLES_PER_INPUT * inputs if inputs < 1024 else 4096
+    count = _SAMPLES_PER_INPUT * inputs
     directions = np.linalg.qr(rng.normal(size=(inputs, inputs)))[0]
     mixing = np.arange(1, inputs + 1)[:, None] ** (-_SPECTRUM / 2) * directions
     mixing = mixing * np.exp(0.5 * rng.normal(size=inputs))
     weights = (rng.normal(size=(inputs, inputs)) / np.sqrt(inputs)).astype(np.float32)
     problems = []
     for _ in range(2):
-        x = rng.normal(size=(count, inputs)) @ mixing
-        x -= x.mean(axis=0)
-        gram = x.T @ x / count
+        white = np.zeros((inputs, inputs))
+        for start in range(0, count, _CHUNK):
+            x = rng.normal(size=(min(_CHUNK, count - start), inputs))
+            white += x.T @ x
+        gram = mixing.T @ white @ mixing / count
         cross = weights.astype(np.float64) @ gram
         energy = np.einsum("ij,ij->i", cross, weights)
         problems.append(LayerProblem(gram[None], cross, weights, energy, ridge_for(inputs, count)))
