@@ -142,6 +142,17 @@ def test_packed_runs_equal_folds_and_survives_a_reload(
     keep_for_deployment(path, samples, {"scores": expected})
 
 
+@pytest.mark.parametrize(("name", "stored"), [("packed", []), ("dense", ["h"])])
+def test_shapes_that_follow_are_not_stored_beside_decoders(name: str, stored: list[str]) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x) => (float[N,64] y) <float[64,64] w> { h = MatMul (x, w) y = Relu (h) }"""
+    proto = onnx.load_from_string(quantised(parse_text(text)).to_bytes())
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, ["N", 64]))
+    encoded, _ = encode(ModelView.from_bytes(proto.SerializeToString()), format=name)
+    proto = onnx.load_from_string(encoded.to_bytes())
+    assert [info.name for info in proto.graph.value_info if info.name in ("h", "y")] == stored
+
+
 def test_an_old_model_is_raised_only_as_far_as_needed() -> None:
     dense = quantised(parse_text(CONV_NET.replace('"" : 17', '"" : 9')), 0.2)
     packed, report = encode(dense, format="packed")

@@ -8,7 +8,7 @@ import pytest
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import LayerProfile, ModelView, layer_profiles
-from onnx_admm.model.shapes import wrong_shapes
+from onnx_admm.model.shapes import leave_out_implied_shapes, wrong_shapes
 
 
 def model(body: str, opset: int = 17, **constants: np.ndarray) -> ModelView:
@@ -136,6 +136,36 @@ def test_inference_leaves_the_model_alone(tiny_conv: ModelView) -> None:
     before = tiny_conv.to_bytes()
     assert [profile.macs for profile in layer_profiles(tiny_conv)] == [64 * 4 * 9, 16 * 6 * 36, 72]
     assert tiny_conv.to_bytes() == before
+
+
+def test_reading_a_constant_node_does_not_name_its_tensor() -> None:
+    constant = "Constant <value = float[2,2] {1,2,3,4}> ()"
+    view = model(f"g (float[1,2] x) => (float[1,2] y) {{ w = {constant} y = MatMul (x, w) }}")
+    before = view.to_bytes()
+    assert [profile.macs for profile in layer_profiles(view)] == [4]
+    assert view.to_bytes() == before
+
+
+def test_stored_shapes_that_follow_are_left_out() -> None:
+    """Only what inference finds again just so: no custom operator's output, nothing more exact or wrong."""
+    text = """<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+    g (float[N,4] x) => (float[N,3] y)
+    <float[N,3] follows, float[7,3] wrong, float[N,3] custom, float[N,3] open>
+    {
+        follows = MatMul (x, w)
+        wrong = Relu (follows)
+        custom = own.Thing (wrong)
+        open = Relu (custom)
+        y = Relu (open)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(ones(4, 3), "w"))
+    view = ModelView.from_bytes(proto.SerializeToString())
+    signature = view.signature()
+    leave_out_implied_shapes(view)
+    after = onnx.load_from_string(view.to_bytes())
+    assert {info.name for info in after.graph.value_info} == {"wrong", "custom"}
+    assert view.signature() == signature
 
 
 def test_a_tied_weight_counts_once_and_multiplies_each_time() -> None:

@@ -11,6 +11,7 @@ from onnx_admm.encoding.outcome import Outcome, dense_row
 from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
 from onnx_admm.model.builder import clear_input, insert_fragment
 from onnx_admm.model.opset import raise_opset
+from onnx_admm.model.shapes import leave_out_implied_shapes
 
 _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
@@ -18,6 +19,8 @@ _PLANNED_FOR = 11
 
 def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome:
     """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
+
+    Where anything is, shapes of inner values that follow from the graph are no longer stored either.
 
     Args:
         view: dense; its opset is raised only as far as the decoders need. Where it cannot be raised, decoders
@@ -39,6 +42,8 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
     rows |= {row.layer: row for row in plan.rows()}
+    if outputs or encoded.rows:
+        leave_out_implied_shapes(view)
     left = sum(weight.nbytes for weight in (*others, *contents.biases) if weight.name not in outputs)
     return Outcome(
         format="packed",

@@ -13,6 +13,9 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         return value.const_value
     producer = value.producer()
     if producer is not None and producer.op_type == "Constant" and producer.domain in ("", "ai.onnx"):
+        stored = producer.attributes.get("value")
+        if stored is not None and not stored.is_ref():
+            return stored.as_tensor()  # the library's way names it after the value, and the file grows
         return ir.convenience.get_const_tensor(value)
     return None
 
@@ -24,8 +27,8 @@ def is_editable_constant(value: ir.Value) -> bool:
 
 def replace_constant(value: ir.Value, array: npt.NDArray[np.generic]) -> None:
     """Store a copy of ``array`` as the constant's new content, shape and type."""
-    tensor = ir.tensor(np.array(array, order="C"), name=value.name)
     producer = value.producer()
+    tensor = ir.tensor(np.array(array, order="C"), name=value.name if producer is None else None)
     if producer is not None:
         producer.attributes.clear()
         producer.attributes.add(ir.AttrTensor("value", tensor))

@@ -107,6 +107,20 @@ def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
     return found
 
 
+def leave_out_implied_shapes(view: ModelView) -> None:
+    """Forget stored shapes and types of inner values that shape inference finds again just so.
+
+    The runtime infers them as it loads a file, whether they are stored or not.
+    """
+    twins = infer(view).twins
+    for value in _values(view.graph_ir):
+        node, twin = value.producer(), twins[value]
+        if node is None or not _is_standard(node) or value.shape is None or value.is_graph_output():
+            continue
+        if twin.shape == value.shape and twin.type == value.type:
+            value.shape = value.type = None
+
+
 def _agree(stored: Shape, right: Shape) -> bool:
     """Whether both may be true; a negative extent is an open one."""
     pairs = zip(stored, right, strict=False)
@@ -171,7 +185,7 @@ def _forget(model: ir.Model) -> None:
     """Drop stored shapes of what standard operators compute, and weights too big for a shape computation."""
     for graph in model.graphs():
         for node in graph:
-            if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, ""):
+            if _is_standard(node):
                 for value in node.outputs:
                     value.shape = None
     graph = model.graph
@@ -183,6 +197,10 @@ def _forget(model: ir.Model) -> None:
             value.const_value = None
             if not value.is_graph_input():
                 graph.inputs.append(value)
+
+
+def _is_standard(node: ir.Node) -> bool:
+    return node.domain in ("", "ai.onnx") and bool(onnx.defs.has(node.op_type, ""))
 
 
 # -- inferring -------------------------------------------------------------------------------
