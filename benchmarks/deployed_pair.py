@@ -2,10 +2,10 @@
 
     python benchmarks/deployed_pair.py BEFORE.onnx AFTER.onnx FEEDS.npz [TEST.npz]
 
-Prints JSON: on FEEDS (samples by input name) the signal-to-noise ratio of each output and the share of
-equal top-1 predictions; on TEST (with ``labels``) both accuracies; latency at batch 1 on one thread, in
-turns, as the median ratio of a round; milliseconds to load; whether either file needs ``enable_mem_reuse``
-off.
+Prints JSON: on FEEDS (samples by input name) the signal-to-noise ratio of each output, its root mean square
+before, and the share of equal top-1 predictions; on TEST (with ``labels``) both accuracies; latency at batch
+1 on one thread, in turns, as the median ratio of a round; milliseconds to load; whether either file needs
+``enable_mem_reuse`` off.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def classes(output: Array) -> Array | None:
 
 def compared(before: Model, after: Model, samples: Samples) -> dict[str, Any]:
     """Ratio in decibels by float output, and agreement of the first output's classes."""
-    signal, noise = dict.fromkeys(before.names, 0.0), dict.fromkeys(before.names, 0.0)
+    signal, noise, sizes = (dict.fromkeys(before.names, 0.0) for _ in range(3))
     same = total = 0
     classifies, floats = True, set[str]()
     for feed in before.feeds(samples):
@@ -101,12 +101,14 @@ def compared(before: Model, after: Model, samples: Samples) -> dict[str, Any]:
                 floats.add(name)
                 signal[name] += float(np.square(one, dtype=np.float64).sum())
                 noise[name] += float(np.square(other.astype(np.float64) - one).sum())
+                sizes[name] += one.size
         right, found = classes(wanted[0]), classes(met[0])
         classifies &= right is not None and found is not None
         if right is not None and found is not None:
             same, total = same + int((right == found).sum()), total + len(right)
     ratios = {name: _decibels(signal[name], noise[name]) for name in before.names if name in floats}
-    return {"sqnr_db": ratios, "agreement": same / total if classifies else None}
+    rms = {name: float(np.sqrt(signal[name] / max(sizes[name], 1))) for name in ratios}
+    return {"sqnr_db": ratios, "rms": rms, "agreement": same / total if classifies else None}
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import PassRefused, UnsupportedModel
 from onnx_admm.layers import choose_layers, without_transforms
 from onnx_admm.model.strange import strange_constants
 from onnx_admm.sensitivity import Effect, OutputProbe
@@ -46,7 +47,8 @@ class ChooseTreatments:
     How much is borne depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
     predictions must stay on samples that were given and not measured on, or its scores be held closer.
     Without samples random inputs stand in, which have no class to agree on, and a few samples would not show
-    a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio.
+    a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio,
+    and so do all outputs on made-up inputs where samples are given, since these show only what is in them.
 
     Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
     included by name. A model that holds quantised weights or integer operators is left alone: its other
@@ -100,10 +102,11 @@ class ChooseTreatments:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
         threads = context.settings.threads
-        probe = OutputProbe(model, layers, data.measured, reference=context.reference, threads=threads)
+        probe = OutputProbe(model, layers, data.measured[0], reference=context.reference, threads=threads)
+        probes = [probe, *(probe.on(measured) for measured in data.measured[1:])]
         with context.progress.task("measure", data.runs) as task:
-            search = RoundingSearch(layers, probe, data.runs, task)
-            found = self._confirmed(search, probe.on(data.unseen), data.told)
+            search = RoundingSearch(layers, probes, data.runs, task)
+            found = self._confirmed(search, [probe.on(unseen) for unseen in data.unseen], data.told)
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
@@ -121,28 +124,40 @@ class ChooseTreatments:
     # -- data --------------------------------------------------------------------------------
 
     def _data(self, model: ModelView, context: PassContext) -> _Samples:
+        sources, layers = self._sources(context), len(model.sites())
+        effort, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
+        measured, unseen = [], []
+        for data, others in sources:
+            macs = macs_per_sample(model, data)
+            count = min(self.samples, max(1, effort // (macs * _RUNS_PER_LAYER * layers)))
+            runs = min(runs, max(layers, effort // (macs * count)))
+            picked = _evenly(len(data), count)
+            measured.append(data.select(picked))
+            confirm = min(_UNSEEN * self.samples, max(1, effort // (macs * 2 * ATTEMPTS)))
+            if len(others) < confirm and len(data) - len(picked) > len(others):
+                others = data.select(np.setdiff1d(np.arange(len(data)), picked))
+            unseen.append(others.select(_evenly(len(others), confirm)))
+        told = context.validation is not None and len(unseen[0]) >= _TELLING
+        return _Samples(measured, unseen, runs, told)
+
+    def _sources(self, context: PassContext) -> list[tuple[Dataset, Dataset]]:
+        """Samples to measure on and others to confirm on: given, and made up where it is known how."""
+        sources: list[tuple[Dataset, Dataset]] = []
         if context.train is not None and context.validation is not None:
-            data, others = context.train, context.validation
-        else:
+            sources.append((context.train, context.validation))
+        try:
             made = synthetic_dataset(context.reference, (1 + _UNSEEN_MADE_UP) * self.samples, context.seed)
-            data = made.select(np.arange(self.samples))
-            others = made.select(np.arange(self.samples, len(made)))
-        macs, layers = macs_per_sample(model, data), len(model.sites())
-        runs = _RUNS_PER_LAYER * layers
-        count = min(self.samples, max(1, _MOST_MACS // (macs * runs)))
-        confirm = min(_UNSEEN * self.samples, max(1, _MOST_MACS // (macs * 2 * ATTEMPTS)))
-        runs = min(runs, max(layers, _MOST_MACS // (macs * count)))
-        measured = _evenly(len(data), count)
-        if len(others) < confirm and len(data) - len(measured) > len(others):
-            others = data.select(np.setdiff1d(np.arange(len(data)), measured))
-        unseen = others.select(_evenly(len(others), confirm))
-        told = context.validation is not None and len(unseen) >= _TELLING
-        return _Samples(data.select(measured), unseen, runs, told)
+        except UnsupportedModel:
+            if not sources:
+                raise
+            return sources
+        first, rest = np.split(np.arange(len(made)), [self.samples])
+        return [*sources, (made.select(first), made.select(rest))]
 
     # -- choosing ----------------------------------------------------------------------------
 
-    def _confirmed(self, search: RoundingSearch, unseen: OutputProbe, told: bool) -> Found:
-        is_blind = not told and unseen.effect({}).agreement is not None
+    def _confirmed(self, search: RoundingSearch, unseen: Sequence[OutputProbe], told: bool) -> Found:
+        is_blind = not told and unseen[0].effect({}).agreement is not None
         least_db = self.blind_sqnr_db if is_blind else self.least_sqnr_db
         return search.confirmed(unseen, 10 ** (-least_db / 10), self._agrees if told else lambda _: True)
 
@@ -185,13 +200,13 @@ class ChooseTreatments:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples to measure on, at most how often, and others to confirm on.
+    """Sets of samples to measure on, at most how often, and others to confirm on: given ones first.
 
-    ``told``: the others are given, and so many that they would show predictions that change.
+    ``told``: those are given, and so many that they would show predictions that change.
     """
 
-    measured: Dataset
-    unseen: Dataset
+    measured: Sequence[Dataset]
+    unseen: Sequence[Dataset]
     runs: int
     told: bool
 

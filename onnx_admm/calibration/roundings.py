@@ -8,7 +8,7 @@ samples that took no part, and more or less is allowed by what it shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +38,9 @@ Choice = Mapping[str, Rounding | None]
 
 @dataclass(frozen=True)
 class Found:
-    """A choice, the worse of its damages on both sets of samples, and its effect on the unseen ones.
+    """A choice, the worst of its damages on all sets of samples, and its effect on the first unseen ones.
 
-    Where the samples measured on say enough against it, damage and effect are those on them.
+    Where one set says enough against it, those that follow are not asked, and the effect is that on this one.
     """
 
     choice: Choice
@@ -53,27 +53,31 @@ class RoundingSearch:
 
     Args:
         layers: by site name.
-        probe: the model with the samples to measure on.
+        probes: the model with each set of samples to measure on; the worse damage counts.
         most_runs: measurements, at most; as many as there are layers, or more.
         task: advances by one a measurement.
     """
 
-    def __init__(self, layers: Mapping[str, Treated], probe: OutputProbe, most_runs: int, task: Task) -> None:
+    def __init__(
+        self, layers: Mapping[str, Treated], probes: Sequence[OutputProbe], most_runs: int, task: Task
+    ) -> None:
         self.layers = {name: RoundedLayer(treated) for name, treated in layers.items()}
-        self.probe, self.runs = probe, 0
+        self.probes, self.runs = probes, 0
         self._most_runs, self._task = most_runs, task
-        self._base = probe.damage({})
+        self._base = [probe.damage({}) for probe in probes]
 
-    def confirmed(self, unseen: OutputProbe, tolerance: float, agrees: Callable[[Effect], bool]) -> Found:
+    def confirmed(
+        self, unseen: Sequence[OutputProbe], tolerance: float, agrees: Callable[[Effect], bool]
+    ) -> Found:
         """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
 
         Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
         while it does not, then to the middle between the two.
 
         Args:
-            unseen: the same model on samples that took no part in choosing.
-            tolerance: most damage, on either set of samples.
-            agrees: whether the predictions there stay well enough.
+            unseen: the same model on sets of samples that took no part in choosing.
+            tolerance: most damage, on each set of samples.
+            agrees: whether the predictions on the first of them stay well enough.
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing = tolerance, 0.0, math.inf
@@ -102,14 +106,15 @@ class RoundingSearch:
             if not sum(self._measure(name, way) for name, way in choice.items()):
                 return choice
 
-    def judged(self, choice: Choice, unseen: OutputProbe, most: float = math.inf) -> Found:
+    def judged(self, choice: Choice, unseen: Sequence[OutputProbe], most: float = math.inf) -> Found:
         """The choice with its effect on the model as a whole; over ``most``, no other samples are asked."""
         weights = self.weights(choice)
-        seen = self.probe.effect(weights)
-        if seen.damage > most:
-            return Found(choice, seen.damage, seen)
-        effect = unseen.effect(weights)
-        return Found(choice, max(seen.damage, effect.damage), effect)
+        effects: list[Effect] = []
+        for probe in (*self.probes, *unseen):
+            effects.append(probe.effect(weights))
+            if effects[-1].damage > most:
+                return Found(choice, effects[-1].damage, effects[-1])
+        return Found(choice, max(effect.damage for effect in effects), effects[len(self.probes)])
 
     def weights(self, choice: Choice) -> dict[str, Array]:
         """New weights of the layers that do not stay as they are."""
@@ -124,8 +129,9 @@ class RoundingSearch:
         layer = self.layers[name]
         if way is None or way in layer.measured or self.runs >= self._most_runs:
             return False
-        damage = self.probe.damage({name: layer.treated.apply(way)})
-        layer.measured[way] = max(damage - self._base, 0.0)
+        weights = {name: layer.treated.apply(way)}
+        damages = [probe.damage(weights) - base for probe, base in zip(self.probes, self._base, strict=True)]
+        layer.measured[way] = max(0.0, *damages)
         self.runs += 1
         self._task.advance(note=name)
         return True
