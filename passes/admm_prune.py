@@ -24,7 +24,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
-from onnx_admm.training.phases import Drawing, Rates, Retraining, Score, hold_zeros, validation_score
+from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ class AdmmPrune:
                 budget = self.budget(sites, model, context, _geometric(step / self.steps))
                 history += self.draw(run, budget, step, context.seed, task)
                 last = step == self.steps
-                scores = self._retrain(run, last, score if last else None, context.seed + 1000 * step, task)
+                retraining = self._retraining(last, context, context.seed + 1000 * step)
+                scores = retraining.carry_out(run, score if last else None, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
@@ -131,12 +132,11 @@ class AdmmPrune:
         hold_zeros(run, budget.project(run.weights()))
         return history
 
-    def _retrain(
-        self, run: TrainingRun, last: bool, score: Score | None, seed: int, task: Task
-    ) -> tuple[float, ...]:
+    def _retraining(self, last: bool, context: PassContext, seed: int) -> Retraining:
         rates = Rates(peak=self.learning_rate, end=self.end_rate if last else self.learning_rate)
         epochs = self.retrain_epochs if last else 1
-        return Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
+        average = context.settings.average_epochs if last else 1
+        return Retraining(epochs=epochs, rates=rates, seed=seed, average=average)
 
     # -- budgets -----------------------------------------------------------------------------
 

@@ -154,7 +154,9 @@ class AdmmQuantize:
                 epochs = self.retrain_epochs if last else self.round_epochs
                 seed = context.seed + 1000 * (number + 1)
                 score = validation_score(context) if last else None
-                scores = Retraining(epochs=epochs, rates=rates, seed=seed).carry_out(run, score, task)
+                average = context.settings.average_epochs if last else 1
+                phase = Retraining(epochs=epochs, rates=rates, seed=seed, average=average)
+                scores = phase.carry_out(run, score, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 

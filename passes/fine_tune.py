@@ -15,7 +15,8 @@ from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_
 class FineTune:
     """Train weights and biases for ``epochs``; weights that are zero stay so.
 
-    Kept is the last epoch that validation samples cannot tell from the best (``training.phases.Retraining``).
+    Kept is the last epoch that validation samples cannot tell from the best, or the mean of the weights after
+    the last epochs until then (``training.phases.Retraining``).
 
     For what another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. A grid that
     weights lie on is left, so quantise afterwards.
@@ -56,7 +57,8 @@ class FineTune:
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
             hold_zeros(run, run.weights())
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
-            phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed)
+            average = context.settings.average_epochs
+            phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
             scores = phase.carry_out(run, validation_score(context), task)
             model.write_back(run.tensors())
         edits = tuple(Edit(site.name, "trained, zeros held") for site in sites)

@@ -82,6 +82,13 @@ def test_preprocessing_is_part_of_the_recipe() -> None:
         ('[[pass]]\nname = "scale"\nfactor = 0.0', r"pass 1 \(scale\): a factor of 0 erases the model"),
         ('[pass]\nname = "scale"', r"array of tables; expected \[\[pass\]\]"),
         ("[[passes]]\n", "r: unknown key 'passes'.*Did you mean 'pass'"),
+        (
+            "[training]\nbatch_size = 0",
+            r"r, \[training\]: batch_size: too small; got 0; expected 1 or more",
+        ),
+        ("[training]\naverage_epochs = 0", "average_epochs: too small"),
+        ("[training]\ndistillation_weight = 1.5", "distillation_weight: impossible share"),
+        ("[training]\ntemperature = 0.0", "temperature: impossible temperature"),
         ("[training]\nbatchsize = 3", r"r, \[training\]: unknown key 'batchsize'.*'batch_size'"),
         ("training = 3", r"r, \[training\]: not a table of settings; got 3"),
         ("provenance = 3", "key 'provenance': not true or false; got 3"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,30 +18,30 @@ class CountingRun:
     """A run whose only state is how many epochs it has been through."""
 
     def __init__(self) -> None:
-        self.epochs = 0
+        self.epochs = 0.0
 
     def epoch(self, start: float, end: float, *, seed: int) -> float:
         self.epochs += 1
         return 0.0
 
-    def export(self) -> int:
+    def export(self) -> float:
         return self.epochs
 
-    def snapshot(self) -> int:
-        return self.epochs
+    def snapshot(self) -> dict[str, np.ndarray]:
+        return {"epochs": np.array(self.epochs, np.float32)}
 
-    def restore(self, snapshot: int) -> None:
-        self.epochs = snapshot
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        self.epochs = snapshot["epochs"].item()
 
 
-def kept_epoch(scores: Sequence[float], error: float) -> int:
+def kept_epoch(scores: Sequence[float], error: float) -> float:
     """The epoch in whose state a retraining with these scores ends, counted from 1."""
     run = CountingRun()
     phase = Retraining(epochs=len(scores), rates=Rates(), seed=0)
     with SilentProgress().task("retrain", len(scores)) as task:
         told = phase.carry_out(
             cast(TrainingRun, run),
-            lambda model: Estimate(scores[cast(int, model) - 1], error),
+            lambda model: Estimate(scores[round(cast(float, model)) - 1], error),
             task,
         )
     assert told == tuple(scores)
@@ -65,11 +65,28 @@ def test_the_last_epoch_that_is_as_good_as_the_best_is_kept(
     assert kept_epoch(scores, error) == kept
 
 
-def test_unscored_training_ends_where_it_ends() -> None:
+@pytest.mark.parametrize(("average", "kept"), [(1, 5.0), (2, 4.5), (4, 3.5), (9, 3.0)])
+def test_unscored_training_ends_where_it_ends(average: int, kept: float) -> None:
+    """Or in the mean of its last epochs."""
     run = CountingRun()
-    with SilentProgress().task("retrain", 3) as task:
-        told = Retraining(epochs=3, rates=Rates(), seed=0).carry_out(cast(TrainingRun, run), None, task)
-    assert (told, run.epochs) == ((), 3)
+    phase = Retraining(epochs=5, rates=Rates(), seed=0, average=average)
+    with SilentProgress().task("retrain", 5) as task:
+        told = phase.carry_out(cast(TrainingRun, run), None, task)
+    assert (told, run.epochs) == ((), kept)
+
+
+def test_the_mean_is_what_is_scored_and_kept_and_training_goes_on_from_the_last_epoch() -> None:
+    run, seen = CountingRun(), list[float]()
+
+    def score(model: object) -> Estimate:
+        seen.append(cast(float, model))
+        return Estimate(-abs(cast(float, model) - 2.5), 0.0)
+
+    phase = Retraining(epochs=5, rates=Rates(), seed=0, average=2)
+    with SilentProgress().task("retrain", 5) as task:
+        phase.carry_out(cast(TrainingRun, run), score, task)
+    assert seen == [1.0, 1.5, 2.5, 3.5, 4.5]
+    assert run.epochs == 2.5
 
 
 def test_an_accuracy_comes_with_its_standard_error() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from onnx_admm.contracts.data import Array, Blocks, Dataset
+from onnx_admm.errors import RecipeError
 from onnx_admm.model import ModelView, WeightSite
 
 
@@ -23,7 +24,12 @@ class TrainingSettings:
         epoch_samples: samples an epoch draws, another random part of the data each time; None: all.
         weight_decay: AdamW's decoupled weight decay.
         augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
+        average_epochs: a retraining keeps the mean of the weights after so many epochs, the last ones
+            (Izmailov et al., arXiv 1803.05407); 1: the weights themselves.
         threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        RecipeError: a setting that no training can run with.
     """
 
     loss: str = "auto"
@@ -33,7 +39,20 @@ class TrainingSettings:
     epoch_samples: int | None = None
     weight_decay: float = 0.0
     augment: tuple[str, ...] = ()
+    average_epochs: int = 1
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "epoch_samples": 1, "average_epochs": 1, "weight_decay": 0, "threads": 0}
+        for key, bound in least.items():
+            if (got := getattr(self, key)) is not None and not got >= bound:
+                raise RecipeError("too small", where=key, got=got, expected=f"{bound} or more")
+        if not 0 <= (weight := self.distillation_weight) <= 1:
+            raise RecipeError("impossible share", where="distillation_weight", got=weight, expected="0 to 1")
+        if not self.temperature > 0:
+            raise RecipeError(
+                "impossible temperature", where="temperature", got=self.temperature, expected="over 0"
+            )
 
 
 class TrainingRun(Protocol):
