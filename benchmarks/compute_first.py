@@ -8,7 +8,7 @@ Runs:
 - ``compute``, ``storage``: ``recipes/vgg-cifar10-*.toml``, each as it is. The second takes over what the
   first measured of the layers (``measured`` of ``meet_budget``) if both are run, which changes no result:
   both measure the same model on the same samples.
-- ``control``: the original fine-tuned for as many epochs, nothing pruned.
+- ``control``: the original fine-tuned for as many epochs at the same rates, nothing pruned.
 
 Multiply-accumulates are counted from the written file: of each layer the dense ones times the share of
 weights that are not zero, and these times the bits that tell apart the values of an output channel (each has
@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.api import Compression
-from onnx_admm.contracts import ModelView
+from onnx_admm.contracts import ModelView, Pass
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.recipe import Recipe
@@ -48,13 +48,10 @@ DENSE_BITS = 8
 
 def recipe_of(name: str, measured: Any) -> Recipe:
     """The recipe of a run."""
-    compute = Recipe.load(RECIPES / "vgg-cifar10-compute.toml")
-    budgeted = next(step for step in compute.passes if isinstance(step, MeetBudget))
     if name == "control":
-        tuned = FineTune(
-            epochs=budgeted.epochs, learning_rate=budgeted.learning_rate, end_rate=budgeted.end_rate
-        )
-        return replace(compute, passes=(tuned,))
+        compute = Recipe.load(RECIPES / "vgg-cifar10-compute.toml")
+        training = (unpruned(step) for step in compute.passes)
+        return replace(compute, passes=tuple(step for step in training if step is not None))
     recipe = Recipe.load(RECIPES / f"vgg-cifar10-{name}.toml")
     if measured is None:
         return recipe
@@ -62,6 +59,13 @@ def recipe_of(name: str, measured: Any) -> Recipe:
         replace(step, measured=measured) if isinstance(step, MeetBudget) else step for step in recipe.passes
     )
     return replace(recipe, passes=tuple(passes))
+
+
+def unpruned(step: Pass) -> FineTune | None:
+    """The training that is part of a pass; None without any."""
+    if isinstance(step, MeetBudget):
+        return FineTune(epochs=step.epochs, learning_rate=step.learning_rate, end_rate=step.end_rate)
+    return step if isinstance(step, FineTune) else None
 
 
 def work(layers: Sequence[dict[str, Any]]) -> dict[str, float]:
