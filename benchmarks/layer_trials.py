@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,6 +176,21 @@ def joint_trials(layer: Layer) -> Iterator[Row]:
     levels = SparseLevels(layer.weights.size // 2, 4, axis=0)
     found, seconds = timed(lambda: ours(layer, levels))
     yield layer.row(setting, "ours", found, seconds)
+
+
+def onnxsim_trials(layer: Layer, python: str) -> Iterator[Row]:
+    """onnxsim's public functions, in a Python that has it."""
+    script = Path(__file__).parent / "rivals" / "onnxsim_layer.py"
+    with tempfile.TemporaryDirectory() as folder:
+        given, answers = Path(folder) / "layer.npz", Path(folder) / "out.npz"
+        np.savez(given, weights=layer.weights.astype(np.float32), gram=layer.gram)
+        subprocess.run([python, str(script), str(given), str(answers)], check=True)
+        with np.load(answers) as found:
+            for name in found.files:
+                setting, *method = name.split("|")
+                if len(method) == 1:
+                    seconds = found[f"{name}|s"].item()
+                    yield layer.row(setting, method[0], found[name].astype(np.float64), seconds)
 
 
 def memory_trials(layer: Layer) -> Row:

@@ -2,6 +2,9 @@
 
     python benchmarks/layerwise.py OUT.json --model MODEL CALIBRATION.npz HELD_OUT.npz [--preprocessing P]
     python benchmarks/layerwise.py OUT.json --synthetic 2048
+    python benchmarks/layerwise.py OUT.json --model ... --onnxsim PYTHON
+
+The last adds rows of onnxsim's public functions, run by a Python that has it, to layers that are there.
 
 OUT gains the layers of each run, a layer run again replaces its rows; the summary is made anew from all that
 is there. Every method sees the same second moments, from the original model's inputs to the layer; targets
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layer_trials import FORMS, Layer, Row, all_trials, memory_trials
+from layer_trials import FORMS, Layer, Row, all_trials, memory_trials, onnxsim_trials
 
 from onnx_admm.admm import LayerProblem, ridge_for
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
@@ -37,6 +40,7 @@ _SPECTRUM = 1.0
 _SAMPLES_PER_INPUT = 64
 """More than a compression would take: methods are compared, not how few samples they stand."""
 _CHUNK = 4096
+_ONNXSIM = "onnxsim "
 _PLAIN_FORMS = [f"gptq {form}" for form in FORMS]
 _ORDERED_FORMS = [f"gptq by diagonal {form}" for form in FORMS]
 
@@ -129,7 +133,7 @@ def run_layer(layer: Layer, *, memory: bool) -> dict[str, Any]:
 
 def ratio(rows: list[Row], ours: str, rivals: list[str], figure: str = "error") -> float:
     """Our figure over the best of the rivals', chosen by the held-out error itself."""
-    figures = {row["method"]: row[figure] for row in rows}
+    figures = {row["method"]: row[figure] for row in rows if figure in row}
     least = min(figures[name] for name in rivals)
     return round(figures[ours] / least, 4) if least > 0 else 1.0
 
@@ -146,6 +150,7 @@ def layer_ratios(layer: dict[str, Any]) -> dict[str, dict[str, float]]:
             found[setting] = {"to sparsegpt, gptq": ratio(rows, "ours", chains)}
         elif "bits" in setting:
             found[setting] = {
+                **to_onnxsim(rows),
                 "to gptq": ratio(rows, "ours", _PLAIN_FORMS),
                 "to gptq in any order": ratio(rows, "ours", _PLAIN_FORMS + _ORDERED_FORMS),
                 "centred, to gptq": ratio(rows, "ours centred", _PLAIN_FORMS),
@@ -156,11 +161,18 @@ def layer_ratios(layer: dict[str, Any]) -> dict[str, dict[str, float]]:
                 "to sparsegpt": ratio(rows, "ours", ["sparsegpt"]),
                 "quick, to sparsegpt": ratio(rows, "ours quick", ["sparsegpt"]),
                 "to wanda": ratio(rows, "ours", ["wanda"]),
+                **to_onnxsim(rows),
                 "both refitted": ratio(rows, "ours", ["sparsegpt"], "refitted_error"),
                 "seconds to sparsegpt": ratio(rows, "ours", ["sparsegpt"], "cpu_seconds"),
                 "quick, seconds to sparsegpt": ratio(rows, "ours quick", ["sparsegpt"], "cpu_seconds"),
             }
     return found
+
+
+def to_onnxsim(rows: list[Row]) -> dict[str, float]:
+    """Our error over the best of onnxsim's functions, where they were run."""
+    functions = [row["method"] for row in rows if row["method"].startswith(_ONNXSIM)]
+    return {"to onnxsim": ratio(rows, "ours", functions)} if functions else {}
 
 
 def summary(layers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -193,6 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--synthetic", type=int, nargs="*", default=[], help="inputs of square layers")
     parser.add_argument("--memory", action="store_true", help="peak memory too (runs the 50 %% trials again)")
+    parser.add_argument("--onnxsim", metavar="PYTHON", help="add rows of onnxsim's functions, and no others")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     results["versions"] = {name: version(name) for name in ("onnx-admm", "numpy", "scipy")}
@@ -202,7 +215,12 @@ def main() -> None:
     found = model_layers(arguments) if arguments.model else iter(())
     for layer in (*found, *(synthetic_layer(inputs) for inputs in arguments.synthetic)):
         started = time.perf_counter()
-        done = run_layer(layer, memory=arguments.memory)
+        if arguments.onnxsim:
+            done = known[layer.name]
+            rows = [row for row in done["rows"] if not row["method"].startswith(_ONNXSIM)]
+            done["rows"] = rows + list(onnxsim_trials(layer, arguments.onnxsim))
+        else:
+            done = run_layer(layer, memory=arguments.memory)
         known[layer.name] = {**done, "ratios": layer_ratios(done)}
         results["layers"] = list(known.values())
         results["summary"] = summary(results["layers"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
-from onnx_admm.errors import PassRefused, UnsupportedModel
+from onnx_admm.errors import OnnxAdmmError, PassRefused
 from onnx_admm.layers import choose_layers, without_transforms
 from onnx_admm.model.strange import strange_constants
 from onnx_admm.sensitivity import Effect, OutputProbe
@@ -101,12 +101,10 @@ class ChooseTreatments:
         if not layers:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
-        threads = context.settings.threads
-        probe = OutputProbe(model, layers, data.measured[0], reference=context.reference, threads=threads)
-        probes = [probe, *(probe.on(measured) for measured in data.measured[1:])]
+        probes, unseen = self._probes(model, layers, data, context)
         with context.progress.task("measure", data.runs) as task:
             search = RoundingSearch(layers, probes, data.runs, task)
-            found = self._confirmed(search, [probe.on(unseen) for unseen in data.unseen], data.told)
+            found = self._confirmed(search, unseen, data.told)
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
@@ -147,12 +145,28 @@ class ChooseTreatments:
             sources.append((context.train, context.validation))
         try:
             made = synthetic_dataset(context.reference, (1 + _UNSEEN_MADE_UP) * self.samples, context.seed)
-        except UnsupportedModel:
+        except OnnxAdmmError:
             if not sources:
                 raise
             return sources
         first, rest = np.split(np.arange(len(made)), [self.samples])
         return [*sources, (made.select(first), made.select(rest))]
+
+    def _probes(
+        self, model: ModelView, names: Iterable[str], data: _Samples, context: PassContext
+    ) -> tuple[list[OutputProbe], list[OutputProbe]]:
+        """The model with each set to measure on, and each to confirm on."""
+        threads = context.settings.threads
+        probe = OutputProbe(model, names, data.measured[0], reference=context.reference, threads=threads)
+        measuring, confirming = [probe], [probe.on(data.unseen[0])]
+        for measured, unseen in zip(data.measured[1:], data.unseen[1:], strict=True):
+            try:
+                pair = probe.on(measured), probe.on(unseen)
+            except OnnxAdmmError:
+                continue  # a model runs with what it is given, and need not with what is made up
+            measuring.append(pair[0])
+            confirming.append(pair[1])
+        return measuring, confirming
 
     # -- choosing ----------------------------------------------------------------------------
 

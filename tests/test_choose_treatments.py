@@ -10,7 +10,7 @@ from conftest import TWO_GEMMS, context_of_gemms
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.data import from_arrays, synthetic_dataset
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import OnnxAdmmError, PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.runtime.evaluation import evaluate
@@ -229,3 +229,29 @@ def test_what_holds_on_samples_holds_on_made_up_inputs_too() -> None:
     after, report = chosen(model, context)
     assert report.changed
     assert sqnr_db(model, after) > 21.0
+
+
+def test_given_samples_will_do_where_none_can_be_made_up() -> None:
+    """No made-up index lies within the table: what it is looked up by is computed."""
+    text = """
+        <ir_version: 10, opset_import: ["" : 17]>
+        looks_up (float[N,8] x) => (float[N,16] y)
+        <float[3,64] table, float[64,16] w>
+        {
+            rounded = Round (x)
+            shifted = ReduceSum <keepdims = 0> (rounded, axis)
+            whole = Cast <to = 7> (shifted)
+            row = Gather (table, whole)
+            y = MatMul (row, w)
+        }
+    """.replace("float[64,16] w>", "float[64,16] w, int64[1] axis = {1}>")
+    model = parse_text(text)
+    with pytest.raises(OnnxAdmmError):
+        chosen(model)
+    x = np.zeros((200, 8), np.float32)
+    x[:, 0] = np.arange(200) % 3
+    data = from_arrays({"x": x})
+    context = PassContext(
+        reference=model, train=data.select(np.arange(100)), validation=data.select(np.arange(100, 200))
+    )
+    assert chosen(model, context)[1].changed
