@@ -42,9 +42,8 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.layers import without_transforms
-from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import score_name, with_scores
-from onnx_admm.model.shapes import wrong_shapes
 from onnx_admm.runtime.sessions import runtime_versions
 
 SEED_CALIBRATION, SEED_UNSEEN = 1001, 2002
@@ -112,9 +111,7 @@ def judge(
     source: Path, target: Path, unseen: Path, test: Path | None, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """The file in the deployment runtime."""
-    script = Path(__file__).with_name("deployed_pair.py")
-    command = [arguments.deployment, str(script), str(source), str(target), str(unseen)]
-    done = subprocess.run([*command, *([] if test is None else [str(test)])], capture_output=True, text=True)
+    done = compared(arguments, source, target, unseen, *([] if test is None else [test]))
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"loads": False, "why": said[-1]}
@@ -126,14 +123,21 @@ def judge(
 
 def scores_db(source: Path, target: Path, unseen: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Ratios of what goes into closing Sigmoids and the like."""
-    pair = [path.with_name(f"{number}-scores.onnx") for number, path in enumerate((target, target))]
+    pair = target.with_name("scores-before.onnx"), target.with_name("scores-after.onnx")
     for path, written in zip((source, target), pair, strict=True):
         written.write_bytes(with_scores(ModelView.load(path)).to_bytes())
-    script = Path(__file__).with_name("deployed_pair.py")
-    command = [arguments.deployment, str(script), *map(str, pair), str(unseen)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    ratios: dict[str, float] = json.loads(said)["sqnr_db"]
+    done = compared(arguments, *pair, unseen)
+    done.check_returncode()
+    ratios: dict[str, float] = json.loads(done.stdout)["sqnr_db"]
     return {name: ratio for name, ratio in ratios.items() if name.endswith(score_name(""))}
+
+
+def compared(arguments: argparse.Namespace, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """``deployed_pair.py`` in the deployment runtime."""
+    script = Path(__file__).with_name("deployed_pair.py")
+    return subprocess.run(
+        [arguments.deployment, str(script), *map(str, paths)], capture_output=True, text=True
+    )
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -183,11 +187,10 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             model = ModelView.load(path)
             np.savez(unseen, **made_up(model, SEED_UNSEEN))
             np.savez(calib, **(real.calibration if real else made_up(model, SEED_CALIBRATION)))
-            misleads = bool(wrong_shapes(model))
-            if misleads:
-                forget_shapes(model)
-                model.save(right := folder / f"{path.stem}-right.onnx")
-            result["stored_shapes"] = "wrong, left out to compare" if misleads else "right or none"
+            before = path
+            if forget_wrong_shapes(model):
+                model.save(before := folder / f"{path.stem}-right.onnx")
+            result["stored_shapes"] = "right or none" if before is path else "wrong, left out to compare"
         except OnnxAdmmError:
             return result | {"bare": compress(path, folder / path.name, None)}
         if real:
@@ -198,7 +201,7 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             if "refused" not in row:
                 row["bytes"] = out.stat().st_size
                 row["ratio"] = round(result["original"]["bytes"] / row["bytes"], 2)
-                row |= judge(right if misleads else path, out, unseen, test, arguments)
+                row |= judge(before, out, unseen, test, arguments)
                 again = folder / f"{out.stem}-again.onnx"
                 second = compress(out, again, data)
                 row["second_run_same"] = not second["exit_code"] and again.read_bytes() == out.read_bytes()

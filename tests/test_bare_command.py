@@ -19,9 +19,8 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.layers import without_transforms
-from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import with_scores
-from onnx_admm.model.shapes import wrong_shapes
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.report import Report
@@ -60,8 +59,7 @@ def settings_of(name: str) -> Recipe:
 
 def original_of(path: Path) -> ModelView:
     view = ModelView.load(path)
-    if wrong_shapes(view):
-        forget_shapes(view)
+    forget_wrong_shapes(view)
     return view
 
 

@@ -236,15 +236,14 @@ def test_given_samples_will_do_where_none_can_be_made_up() -> None:
     text = """
         <ir_version: 10, opset_import: ["" : 17]>
         looks_up (float[N,8] x) => (float[N,16] y)
-        <float[3,64] table, float[64,16] w>
+        <float[3,64] table, float[64,16] w, int64[1] axis = {1}>
         {
-            rounded = Round (x)
-            shifted = ReduceSum <keepdims = 0> (rounded, axis)
-            whole = Cast <to = 7> (shifted)
-            row = Gather (table, whole)
+            total = ReduceSum <keepdims = 0> (x, axis)
+            index = Cast <to = 7> (total)
+            row = Gather (table, index)
             y = MatMul (row, w)
         }
-    """.replace("float[64,16] w>", "float[64,16] w, int64[1] axis = {1}>")
+    """
     model = parse_text(text)
     with pytest.raises(OnnxAdmmError):
         chosen(model)

@@ -17,8 +17,7 @@ from onnx_admm.api.requests import check_request
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import OutputError, UsageError
-from onnx_admm.model.erase import forget_shapes
-from onnx_admm.model.shapes import wrong_shapes
+from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
@@ -335,10 +334,9 @@ def _resumed(journal: Checkpoints) -> tuple[str, ...]:
 
 def _without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
     """Forget stored inner shapes where some are wrong, and say so."""
-    wrong = wrong_shapes(model)
+    wrong = forget_wrong_shapes(model)
     if not wrong:
         return ()
-    forget_shapes(model)
     name, (stored, right) = next(iter(wrong.items()))
     return (
         f"{len(wrong)} stored shapes contradict the graph (the first: {name}, {list(stored)}, which with any "

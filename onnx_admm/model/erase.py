@@ -14,6 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 
 from onnx_admm.model.edit import bypass, free_name
 from onnx_admm.model.fragment import LEAST_IR_VERSION, prefers_varints
+from onnx_admm.model.shapes import Shape, wrong_shapes
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 
@@ -82,6 +83,14 @@ def forget_shapes(view: ModelView) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
+
+
+def forget_wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
+    """Forget all stored shapes where some contradict the graph; those, as ``wrong_shapes`` has them."""
+    wrong = wrong_shapes(view)
+    if wrong:
+        forget_shapes(view)
+    return wrong
 
 
 def erase_metadata(view: ModelView) -> None:

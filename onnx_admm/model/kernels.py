@@ -14,9 +14,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.profiles import LayerProfile
-from onnx_admm.model.shapes import wrong_shapes
 from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
 
@@ -142,8 +141,7 @@ class Traced:
 def trace(view: ModelView) -> Traced:
     """Name the values of a copy of the model by the node that computes them."""
     copy = view.fork()
-    if wrong_shapes(view):  # the runtime would believe them
-        forget_shapes(copy)
+    forget_wrong_shapes(copy)  # the runtime would believe them
     graph = copy.graph_ir.graph
     numbers: dict[ir.Node, int] = {}
     places, reads = [], []
