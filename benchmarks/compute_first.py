@@ -22,17 +22,17 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from deployment import deployed
 
 from onnx_admm.api import Compression
 from onnx_admm.contracts import ModelView, Pass
@@ -116,7 +116,7 @@ def run(name: str, arguments: argparse.Namespace, measured: Any) -> tuple[dict[s
         report = job.run(arguments.model, target)
         row: dict[str, Any] = {"run": name, "seed": arguments.seed}
         row["seconds"] = round(time.perf_counter() - started, 1)
-        row |= deployed(target, arguments, asdict(recipe.preprocessing) if recipe.preprocessing else {})
+        row |= deployed(target, arguments.test, recipe.preprocessing, arguments.deployment)
         after, view = report.comparison.after, ModelView.load(target)
         layers = layers_of(after, view)
     row |= {"nonzeros": after.nonzeros, "ratio": round(report.comparison.pruning_ratio, 2)}
@@ -126,19 +126,6 @@ def run(name: str, arguments: argparse.Namespace, measured: Any) -> tuple[dict[s
             row |= {key: step.figures[key] for key in ("cost_model", "budget", "by_operator")}
             row["why"] = dict(step.edits)
     return row, report
-
-
-def deployed(target: Path, arguments: argparse.Namespace, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy and bytes of a file in the deployment runtime."""
-    command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
-    measured = subprocess.run(
-        [*command, str(target), str(arguments.test), json.dumps(preprocessing)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    figures: dict[str, Any] = json.loads(measured.stdout)
-    return figures
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -168,7 +155,7 @@ def main() -> None:
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     known |= {"model": arguments.model.name, "versions": runtime_versions(), "machine": platform.machine()}
     preprocessing = recipe_of("compute", None).preprocessing
-    known["original"] = deployed(arguments.model, arguments, asdict(preprocessing) if preprocessing else {})
+    known["original"] = deployed(arguments.model, arguments.test, preprocessing, arguments.deployment)
     kept: Path | None = arguments.measured
     measured = json.loads(kept.read_text()) if kept is not None and kept.exists() else None
     for name in arguments.runs:

@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from deployment import deployed
 
+from onnx_admm.cli.console import load_preprocessing
 from onnx_admm.runtime.sessions import runtime_versions
 
 
@@ -41,6 +42,7 @@ def unlabelled(train: Path, count: int, out: Path) -> None:
 
 def run(flags: list[str], arguments: argparse.Namespace, calib: Path, folder: Path) -> dict[str, Any]:
     """One command, and what its file is worth."""
+    how = load_preprocessing(arguments.preprocessing)
     target = folder / "out.onnx"
     target.unlink(missing_ok=True)
     command = ["compress", str(arguments.model), str(target), "--data", str(calib), *flags]
@@ -56,22 +58,8 @@ def run(flags: list[str], arguments: argparse.Namespace, calib: Path, folder: Pa
         "flags": " ".join(flags),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        **deployed(target, arguments),
+        **deployed(target, arguments.test, how, arguments.deployment),
     }
-
-
-def deployed(model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy and bytes of a file in the deployment runtime."""
-    how = tomllib.loads(arguments.preprocessing.read_text()) if arguments.preprocessing else {}
-    command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
-    measured = subprocess.run(
-        [*command, str(model), str(arguments.test), json.dumps(how.get("preprocessing", how))],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    figures: dict[str, Any] = json.loads(measured.stdout)
-    return figures
 
 
 def wanted(arguments: argparse.Namespace) -> list[list[str]]:
@@ -99,7 +87,9 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, Any] = {"model": arguments.model.name, "samples": arguments.count}
     results |= {"versions": runtime_versions(), "machine": platform.machine()}
-    results |= {"original": deployed(arguments.model, arguments), "runs": []}
+    how = load_preprocessing(arguments.preprocessing)
+    original = deployed(arguments.model, arguments.test, how, arguments.deployment)
+    results |= {"original": original, "runs": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unlabelled(arguments.train, arguments.count, calib := folder / "calib.npz")

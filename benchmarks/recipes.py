@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from deployment import deployed
 from gradual_magnitude import GradualMagnitudePrune
 
 from onnx_admm.api import Compression
@@ -114,15 +114,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> 
         chosen = variant(recipe, name)
         report = Compression(data=train, recipe=chosen, seed=seed, keep=True).run(arguments.model, target)
         seconds = time.perf_counter() - started
-        preprocessing = json.dumps(asdict(recipe.preprocessing) if recipe.preprocessing else {})
-        command = [arguments.deployment, str(Path(__file__).with_name("deployed.py"))]
-        measured = subprocess.run(
-            [*command, str(target), str(arguments.test), preprocessing],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        figures: dict[str, Any] = json.loads(measured.stdout)
+        figures = deployed(target, arguments.test, recipe.preprocessing, arguments.deployment)
         figures["sizes"] = asdict(report.comparison.after.sizes)
         figures |= weights_left(target, arguments.model)
         return {"variant": name, "seed": seed, "seconds": round(seconds, 1), **figures}

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from one_shot import deployed
+from deployment import deployed
 
 from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
@@ -154,7 +154,7 @@ def main() -> None:
         "macs": arguments.macs,
         "versions": runtime_versions(),
         "machine": platform.machine(),
-        "original": deployed(arguments.model, arguments),
+        "original": deployed(arguments.model, arguments.test, how, arguments.deployment),
         "break_even": {name: each.break_even(32) for name, each in by_latency.offers.items()},
         "measuring_seconds": round(time.perf_counter() - started, 1),
         "runs": [],
@@ -163,7 +163,7 @@ def main() -> None:
     for name, treatments in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             bench.built(treatments).save(target := Path(folder) / "out.onnx")
-            figures = deployed(target, arguments)
+            figures = deployed(target, arguments.test, how, arguments.deployment)
         row = {
             "split": name,
             "latency_of_dense": round(by_latency.cost_of(treatments)[0], 4),
