@@ -5,7 +5,7 @@ python benchmarks/predicted_latency.py MODELS/*.onnx benchmarks/results/predicte
 For each model: the sum of separately timed kernels, beside the latency of the whole model, and the nodes'
 times beside those that the runtime's profiler gives for them, by rank (Spearman). Times are measured afresh,
 in a cache of their own; models that a former run measured stay in the result. Open axes get the extents of
-``EXTENTS``, else 1; inputs are synthetic. One thread.
+``tests/extents.toml``, else 1; inputs are synthetic. One thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import re
 import tempfile
 import time
+import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,15 +42,9 @@ from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.runtime.timing import Stopwatch
 from onnx_admm.runtime.timing_cache import environment
 
-EXTENTS: Mapping[str, Mapping[str, int]] = {
-    "aecmos_run": {"input[2]": 200},
-    "ppocr_det_en": {"x[2]": 64, "x[3]": 64},
-    "ppocr_v11_det": {"image[2]": 64, "image[3]": 64},
-    "silero_vad": {"input[1]": 576},
-    "silero_vad_ifless": {"input[1]": 576},
-    "tract_sb_lstm": {"input[1]": 20},
-}
-"""Extents of open axes, where 1 will not do."""
+EXTENTS: Mapping[str, Mapping[str, int]] = tomllib.loads(
+    (Path(__file__).parents[1] / "tests" / "extents.toml").read_text()
+)
 
 SECONDS = 2.5
 """Of timing the whole model, before its kernels are timed and again after."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,7 @@ MODELS = [
     "yolox_nano",
 ]
 
-EXTENTS: Mapping[str, Mapping[str, int]] = {
-    "aecmos_run": {"input[2]": 200},
-    "ppocr_det_en": {"x[2]": 64, "x[3]": 64},
-    "ppocr_v11_det": {"image[2]": 64, "image[3]": 64},
-    "silero_vad": {"input[1]": 576},
-    "silero_vad_ifless": {"input[1]": 576},
-    "tract_sb_lstm": {"input[1]": 20},
-}
-"""Extents of open axes, where 1 will not do."""
+EXTENTS: Mapping[str, Mapping[str, int]] = tomllib.loads(Path(__file__).with_name("extents.toml").read_text())
 
 
 def feed(port: PortSpec, extents: Mapping[str, int], rng: np.random.Generator) -> Array:
