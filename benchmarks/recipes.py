@@ -142,6 +142,7 @@ def main() -> None:
     recipe = Recipe.load(arguments.recipe)
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     known |= {"recipe": arguments.recipe.stem, "versions": runtime_versions(), "machine": platform.machine()}
+    known["original"] = deployed(arguments.model, arguments.test, recipe.preprocessing, arguments.deployment)
     for seed in arguments.seeds:
         for name in arguments.variants:
             row = run(recipe, arguments, name, seed)

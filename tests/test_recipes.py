@@ -8,7 +8,14 @@ import pytest
 
 from onnx_admm.recipe import Recipe
 
-NAMES = ("lenet5-85x", "lenet5-smallest", "resnet8-cifar10", "vgg-cifar10-compute", "vgg-cifar10-storage")
+NAMES = (
+    "alexnet-cifar10",
+    "lenet5-85x",
+    "lenet5-smallest",
+    "resnet8-cifar10",
+    "vgg-cifar10-compute",
+    "vgg-cifar10-storage",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
