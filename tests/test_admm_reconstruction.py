@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -155,6 +156,7 @@ SETS: list[ConstraintSet] = [
 ]
 
 
+@dataclass(frozen=True)
 class Cube:
     """A stranger: entries of magnitude 1/2 at most."""
 
