@@ -125,7 +125,7 @@ def weights_left(target: Path, original: Path) -> dict[str, Any]:
     before, after = ModelView.load(original), ModelView.load(target)
     total = sum(site.size for site in before.sites())
     kept = sum(int(np.count_nonzero(after.read(site))) for site in after.sites())
-    return {"nonzeros": kept, "ratio": round(total / kept, 2), "original_bytes": original.stat().st_size}
+    return {"nonzeros": kept, "ratio": round(total / kept, 2)}
 
 
 def main() -> None:
