@@ -44,6 +44,7 @@ from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.layers import without_transforms
 from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import score_name, with_scores
+from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.sessions import runtime_versions
 
 SEED_CALIBRATION, SEED_UNSEEN = 1001, 2002
@@ -185,8 +186,8 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         unseen, calib, test = folder / "unseen.npz", folder / "calib.npz", None
         try:
             model = ModelView.load(path)
-            np.savez(unseen, **made_up(model, SEED_UNSEEN))
-            np.savez(calib, **(real.calibration if real else made_up(model, SEED_CALIBRATION)))
+            write_npz(unseen, made_up(model, SEED_UNSEEN))
+            write_npz(calib, real.calibration if real else made_up(model, SEED_CALIBRATION))
             before = path
             if forget_wrong_shapes(model):
                 model.save(before := folder / f"{path.stem}-right.onnx")
@@ -194,7 +195,7 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         except OnnxAdmmError:
             return result | {"bare": compress(path, folder / path.name, None)}
         if real:
-            np.savez(test := folder / "test.npz", **real.test)
+            write_npz(test := folder / "test.npz", real.test)
         for way in arguments.ways:
             data = calib if way == "calibrated" else None
             row = compress(path, out := folder / f"{path.stem}-{way}.onnx", data)

@@ -28,6 +28,7 @@ import numpy as np
 from deployment import deployed
 
 from onnx_admm.cli.console import load_preprocessing
+from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.sessions import runtime_versions
 
 
@@ -37,7 +38,7 @@ def unlabelled(train: Path, count: int, out: Path) -> None:
     arrays.pop("labels", None)
     total = len(next(iter(arrays.values())))
     chosen = np.sort(np.random.default_rng(0).permutation(total)[:count])
-    np.savez(out, **{name: array[chosen] for name, array in arrays.items()})
+    write_npz(out, {name: array[chosen] for name, array in arrays.items()})
 
 
 def run(flags: list[str], arguments: argparse.Namespace, calib: Path, folder: Path) -> dict[str, Any]:

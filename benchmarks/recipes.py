@@ -33,6 +33,7 @@ from gradual_magnitude import GradualMagnitudePrune
 from onnx_admm.api import Compression
 from onnx_admm.contracts import Pass
 from onnx_admm.model import ModelView
+from onnx_admm.named_arrays import write_npz
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.fine_tune import FineTune
@@ -109,7 +110,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace, name: str, seed: int) -> 
         arrays = dict(np.load(arguments.train))
         if name == "distillation":
             arrays.pop("labels")
-        np.savez(train, **arrays)
+        write_npz(train, arrays)
         started = time.perf_counter()
         chosen = variant(recipe, name)
         report = Compression(data=train, recipe=chosen, seed=seed, keep=True).run(arguments.model, target)

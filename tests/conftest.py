@@ -19,6 +19,7 @@ from onnx_admm import cli
 from onnx_admm.contracts import ModelView, Pass, PassContext, PassReport, TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.model.text import parse_text
+from onnx_admm.named_arrays import write_npz
 from onnx_admm.recipe import Recipe
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.session import OrtTrainer
@@ -73,8 +74,8 @@ def keep_for_deployment(request: pytest.FixtureRequest, tmp_path: Path) -> KeepF
         case = root / f"{request.node.path.stem}-{test}-{kept}"
         case.mkdir(parents=True)
         shutil.copyfile(model_path, case / "model.onnx")
-        np.savez(case / "inputs.npz", **feeds)
-        np.savez(case / "expected.npz", **expected)
+        write_npz(case / "inputs.npz", feeds)
+        write_npz(case / "expected.npz", expected)
         (case / "tolerance").write_text(repr(float(tolerance)))
         return case
 

@@ -14,7 +14,7 @@ import pytest
 
 LEVELS = (
     {"errors", "silence"},
-    {"admm", "model", "settings", "transforms"},
+    {"admm", "model", "named_arrays", "settings", "transforms"},
     {"contracts"},
     {"runtime", "progress", "layers", "folding", "knapsack"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},

@@ -17,6 +17,7 @@ from onnx_admm.contracts import Batch
 from onnx_admm.data import Preprocessing, fit_dataset, fitting, from_arrays, from_iterable, open_dataset
 from onnx_admm.errors import DataError, OnnxAdmmError
 from onnx_admm.model import ModelView
+from onnx_admm.named_arrays import write_npz
 
 
 def model_of(inputs: str) -> ModelView:
@@ -124,7 +125,7 @@ ONE, TWO = "float[N,2] x", "float[N,2] left, float[N,2] right"
 def test_arrays_that_do_not_fit(
     tmp_path: Path, inputs: str, arrays: dict[str, np.ndarray[Any, Any]], sentence: str
 ) -> None:
-    np.savez(tmp_path / "d.npz", **arrays)
+    write_npz(tmp_path / "d.npz", arrays)
     with pytest.raises(DataError) as caught:
         for _ in open_dataset(tmp_path / "d.npz", model_of(inputs)).batches(2):
             pass

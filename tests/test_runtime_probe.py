@@ -45,6 +45,13 @@ def test_the_first_that_runs_behind_some_that_fail() -> None:
         first_that_runs(parse(FAILS_BUT_AT_3), of_lengths(2, 4))
 
 
+def test_inputs_may_be_named_like_parameters_of_numpy() -> None:
+    model = parse("""g (float[N,2] file, float[N,2] allow_pickle, float[N,2] arr_0) => (float[N,2] y)
+        { y = Sum (file, allow_pickle, arr_0) }""")
+    names = ("file", "allow_pickle", "arr_0")
+    assert first_that_runs(model, [from_arrays({name: np.ones((1, 2), np.float32) for name in names})]) == 0
+
+
 def test_a_crash_costs_an_attempt_and_nothing_else() -> None:
     assert first_that_runs(parse(DIES_AT_1), of_lengths(1, 1, 5, 6)) == 2
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from onnx_admm.contracts import Dataset, Feeds, ModelView
 from onnx_admm.errors import DataError, OnnxAdmmError, WorkError
+from onnx_admm.named_arrays import read_npz, write_npz
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.runtime.sessions import open_session
@@ -74,7 +75,7 @@ def _run_some(attempts: Sequence[Dataset], folder: Path, limit_s: float) -> tupl
     verdicts.unlink(missing_ok=True)
     files = [str(folder / f"{number}.npz") for number in range(len(attempts))]
     for file, attempt in zip(files, attempts, strict=True):
-        np.savez(file, allow_pickle=False, **_first_sample(attempt))
+        write_npz(file, _first_sample(attempt))
     # Not from the folder the user stands in (-P), but with the modules that this process sees.
     command = [sys.executable, "-P", "-m", __spec__.name, str(folder / "model.onnx"), str(verdicts), *files]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -131,8 +132,7 @@ def _work(model: str, verdicts: str, files: Sequence[str]) -> None:
     session = None
     with open(verdicts, "w", encoding="utf-8", buffering=1) as report:
         for file in files:
-            with np.load(file, allow_pickle=False) as feeds:
-                arrays = dict(feeds)
+            arrays = read_npz(file)
             try:
                 session = session or open_session(model, threads=1)
                 for _ in run_samples(session, arrays):

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from onnx_admm.named_arrays import read_npz
+
 OPTIMISATION = {
     "on": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -27,8 +29,7 @@ def run(case: Path, optimisation: str) -> dict[str, np.ndarray]:
     # Without it, weights behind DequantizeLinear also quantise the activations they meet.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     session = onnxruntime.InferenceSession(case / "model.onnx", options, providers=["CPUExecutionProvider"])
-    with np.load(case / "inputs.npz") as inputs:
-        feeds = {name: inputs[name] for name in inputs.files}
+    feeds = read_npz(case / "inputs.npz")
     return dict(zip([port.name for port in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
@@ -37,21 +38,21 @@ def complaints(case: Path, optimisation: str) -> list[str]:
     outputs = run(case, optimisation)
     tolerance = float((case / "tolerance").read_text())
     found = []
-    with np.load(case / "expected.npz") as expected:
-        if not expected.files:
-            found.append("nothing is expected of it")
-        for name in expected.files:
-            if name not in outputs:
-                found.append(f"no output {name}: it has {', '.join(outputs)}")
-                continue
-            want, have = expected[name], outputs[name]
-            if want.shape != have.shape or want.dtype != have.dtype:
-                found.append(f"{name} is {have.dtype}{have.shape}, expected {want.dtype}{want.shape}")
-                continue
-            error = np.abs(have.astype(np.float64) - want.astype(np.float64)).max(initial=0)
-            allowed = tolerance * max(np.abs(want.astype(np.float64)).max(initial=0), 1e-6)
-            if not error <= allowed:  # so that NaN fails
-                found.append(f"{name} is off by {error:.3g}, allowed {allowed:.3g}")
+    expected = read_npz(case / "expected.npz")
+    if not expected:
+        found.append("nothing is expected of it")
+    for name, want in expected.items():
+        if name not in outputs:
+            found.append(f"no output {name}: it has {', '.join(outputs)}")
+            continue
+        have = outputs[name]
+        if want.shape != have.shape or want.dtype != have.dtype:
+            found.append(f"{name} is {have.dtype}{have.shape}, expected {want.dtype}{want.shape}")
+            continue
+        error = np.abs(have.astype(np.float64) - want.astype(np.float64)).max(initial=0)
+        allowed = tolerance * max(np.abs(want.astype(np.float64)).max(initial=0), 1e-6)
+        if not error <= allowed:  # so that NaN fails
+            found.append(f"{name} is off by {error:.3g}, allowed {allowed:.3g}")
     return found
 
 
