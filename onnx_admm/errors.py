@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree.
+"""Every error a user can meet, as one tree, and the exit codes of all commands.
 
 OnnxAdmmError                  exit code 1
 ├── UsageError                 exit code 2: wrong usage or unreadable input
@@ -13,13 +13,28 @@ OnnxAdmmError                  exit code 1
 │   ├── PassRefused            a pass will not touch this model, and says why
 │   ├── TrainingError          no gradient, a non-finite loss
 │   └── OutputError            the result could not be written, or failed its own check
-└── BudgetExceeded             exit code 3: finished, but over a stated budget
+└── PromiseMissed              exit code 3: finished, but a stated or default promise is not met
+    └── BudgetExceeded         the user stated it: a budget, a drop, a ratio
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
+
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "done",
+        1: "the work failed",
+        2: "wrong usage or input",
+        3: "a stated or default promise is not met (accuracy drop, budget, outputs that change too much, "
+        "a result larger than the original); nothing is written without --keep",
+        130: "interrupted (Ctrl-C)",
+        143: "interrupted (SIGTERM)",
+    }
+)
+"""What the exit code of every command means. The help of all commands, README and docs state this table."""
 
 
 class OnnxAdmmError(Exception):
@@ -111,10 +126,14 @@ class OutputError(WorkError):
     """The result could not be written or failed its own check; nothing was overwritten."""
 
 
-class BudgetExceeded(OnnxAdmmError):
-    """The work finished over a stated budget; the output is written only when asked for."""
+class PromiseMissed(OnnxAdmmError):
+    """The work finished, and a promise is not met; the output is written only when asked for."""
 
     exit_code = 3
+
+
+class BudgetExceeded(PromiseMissed):
+    """The promise was stated by the user: a budget, a drop of accuracy, a ratio."""
 
 
 @contextmanager

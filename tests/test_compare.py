@@ -19,7 +19,7 @@ from onnx_admm.model.text import parse_text
 
 
 def test_compare_two_models(net: Path, samples: Path, tmp_path: Path) -> None:
-    compress(net, tmp_path / "other.onnx", **running(Scale(factor=-1.0)))
+    compress(net, tmp_path / "other.onnx", **running(Scale(factor=-1.0)), data=samples)
     found = compare(net, tmp_path / "other.onnx", samples, threads=1)
     (quality,) = found.quality
     assert quality.accuracy_before == 1.0

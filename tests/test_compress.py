@@ -65,14 +65,14 @@ def test_same_seed_same_bytes(net: Path, samples: Path, tmp_path: Path) -> None:
 
 
 def test_without_data_random_inputs_judge_and_the_note_says_so(net: Path, tmp_path: Path) -> None:
-    report = compress(net, tmp_path / "small.onnx", **running(Shrink()))
+    report = compress(net, tmp_path / "small.onnx", **running(Shrink(factor=0.95)))
     (quality,) = report.comparison.quality
     assert quality.data == "synthetic"
     assert quality.accuracy_before is None
     assert any("No data was given" in note for note in report.notes)
 
 
-@pytest.mark.parametrize(("factor", "fragile"), [(0.999, False), (-1.0, True)])
+@pytest.mark.parametrize(("factor", "fragile"), [(0.999, False), (0.93, True)])
 def test_outputs_that_change_much_on_random_inputs_get_a_note(
     net: Path, tmp_path: Path, factor: float, fragile: bool
 ) -> None:

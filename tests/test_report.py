@@ -13,7 +13,7 @@ from rich.console import Console
 
 from onnx_admm.api import inspect_model
 from onnx_admm.contracts import ModelView
-from onnx_admm.errors import BudgetExceeded, DataError, UsageError
+from onnx_admm.errors import UsageError
 from onnx_admm.model.text import parse_text
 from onnx_admm.report import (
     Comparison,
@@ -175,33 +175,6 @@ def test_ratios_and_drop() -> None:
 def test_without_labels_the_drop_is_the_disagreement() -> None:
     assert QualityFacts(data="data", samples=10, agreement=0.9).drop_points == pytest.approx(10)
     assert QualityFacts(data="data", samples=10, sqnr_db=30.0).drop_points is None
-
-
-@pytest.mark.parametrize(
-    ("max_drop", "min_ratio", "sentence"),
-    [
-        (0.5, None, None),
-        (0.4, None, "accuracy drops by 0.50 points on 1,000 validation samples, over the budget of 0.4"),
-        (None, 10.0, None),
-        (None, 10.1, "the file is 10.00x smaller, under the 10.1x asked for"),
-        (None, None, None),
-    ],
-)
-def test_budgets(max_drop: float | None, min_ratio: float | None, sentence: str | None) -> None:
-    assert comparison(labelled(0.99, 0.985)).over_budget(max_drop, min_ratio) == sentence
-
-
-def test_a_drop_nobody_can_judge_is_refused() -> None:
-    with pytest.raises(DataError, match="nothing to judge --max-drop by"):
-        comparison(QualityFacts(data="data", samples=10, sqnr_db=30.0)).over_budget(0.5)
-
-
-def test_exceeded_budget_becomes_its_error() -> None:
-    report().raise_if_exceeded()
-    with pytest.raises(BudgetExceeded, match=r"too much\. The result was not written"):
-        report(exceeded="too much", written=False).raise_if_exceeded()
-    with pytest.raises(BudgetExceeded, match="The result was kept"):
-        report(exceeded="too much", written=True).raise_if_exceeded()
 
 
 # -- views ------------------------------------------------------------------------------------

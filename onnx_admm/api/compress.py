@@ -16,12 +16,13 @@ from onnx_admm.api.placing import check_place, copy_file, move_into_place, stage
 from onnx_admm.api.requests import check_request
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
-from onnx_admm.errors import OutputError, UsageError
+from onnx_admm.errors import UsageError
 from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
-from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
+from onnx_admm.report import Comparison, ModelFacts, Promise, Report, StepFacts, describe_model, to_json
+from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 Source = Dataset | str | os.PathLike[str]
@@ -36,7 +37,7 @@ NOTHING_ASKED = (
     "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
     "With this data, try --prune 0.5 --bits 4."
 )
-
+NOT_SMALLER = "What was tried makes the file no smaller: OUT is a copy of IN."
 
 FRAGILE_DB = 20.0
 FRAGILE = (
@@ -60,7 +61,7 @@ class Compression:
         cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes that costs are for, over the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
-        keep: write the result even if it exceeds the budget or is larger than the original.
+        keep: write the result even if it misses a promise (see ``report.gate``).
         report: where to write the report as JSON.
         resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
         seed: decides every random choice; same seed, threads and machine: same bytes.
@@ -127,8 +128,8 @@ class Compression:
         """Compress ``source`` into ``target``.
 
         The result is written beside its place, reloaded, checked, run with and without graph optimisation
-        and compared with the original before it is moved there. A result over ``max_drop`` is not written
-        (unless ``keep``): see `Report.exceeded`.
+        and compared with the original before it is moved there. A result that misses a promise is not written
+        (unless ``keep``): see `Comparison.promises` and `Report.raise_if_missed`.
 
         Raises:
             OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
@@ -146,7 +147,7 @@ class Compression:
         result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
         with staged(place) as folder:
             candidate = folder / place.name
-            self._save(result, candidate, plan)
+            changed = self._save(result, candidate, plan)
             check_runs(source, candidate, next(iter(judged.values())))
             if self.test is not None:
                 judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
@@ -154,10 +155,12 @@ class Compression:
                 source, candidate
             )
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
-            exceeded = _unmet(result) or comparison.over_budget(self.max_drop)
-            written = exceeded is None or self.keep
+            promises = (*_budgets(result), *self._gate(changed).judge(comparison))
+            comparison = replace(comparison, promises=promises)
+            written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
-            report = replace(report, exceeded=exceeded, written=written, notes=(*notes, *report.notes))
+            notes = (*notes, *(() if changed == result.changed else (NOT_SMALLER,)), *report.notes)
+            report = replace(report, written=written, notes=notes)
             if written:
                 move_into_place(folder, place)
         if self.report is not None:
@@ -207,7 +210,7 @@ class Compression:
         notes = []
         if train is None:
             notes.append(NO_DATA)
-        elif self.recipe is None and self.prune is None and self.bits is None and not self.budget:
+        elif self._asks_nothing:
             notes.append(NOTHING_ASKED)
         if validation is not None and len(validation) < _FEW_SAMPLES:
             notes.append(f"Only {len(validation)} validation samples: the accuracy is a rough guess.")
@@ -251,29 +254,36 @@ class Compression:
             bindings=plan.recipe.bind,
         )
 
-    def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> None:
-        """Write the candidate; provenance must not make it larger than the original, nothing else may.
+    @property
+    def _asks_nothing(self) -> bool:
+        """Whether nothing is asked for but a smaller file."""
+        return self.recipe is None and self.prune is None and self.bits is None and not self.budget
 
-        Raises:
-            OutputError: it is larger, and nobody said to keep it.
+    def _gate(self, changed: bool) -> Gate:
+        floor = ROUNDED if self._asks_nothing else WRECKED
+        return Gate(max_drop=self.max_drop, floor=floor, larger=not changed)
+
+    def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> bool:
+        """Write the candidate; whether it is another model than the original.
+
+        Provenance must not make it larger than the original. Where nothing is asked for but a smaller file
+        and there is none, the original is what is written.
         """
         limit = plan.facts.file_bytes
-        if not result.changed and plan.source.stat().st_size == limit:  # one file, no external data
+        is_one_file = plan.source.stat().st_size == limit
+        if not result.changed and is_one_file:
             copy_file(plan.source, candidate)
-            return
+            return False
         model = result.model
         size = model.save(candidate)
         if size > limit and PROVENANCE in model.metadata:
             model = model.fork()
             del model.metadata[PROVENANCE]
             size = model.save(candidate)
-        if size > limit and not self.keep:
-            raise OutputError(
-                "the result would be larger than the original; nothing was written",
-                got=f"{size:,} bytes",
-                expected=f"at most {limit:,}",
-                hint="Use the original, another --format, or --keep to write it all the same.",
-            )
+        if size > limit and is_one_file and self._asks_nothing and not self.keep:
+            copy_file(plan.source, candidate)
+            return False
+        return result.changed
 
     def _report(self, comparison: Comparison, result: PipelineResult, plan: Plan, seconds: float) -> Report:
         notes = list(plan.notes)
@@ -319,11 +329,12 @@ def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **s
         settings: attributes of `Compression`.
 
     Raises:
-        BudgetExceeded: the result loses more than ``max_drop``; it was not written unless ``keep``.
+        PromiseMissed: the result misses a promise (BudgetExceeded: a stated one); it was not written unless
+            ``keep``.
         OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
     """
     report = Compression(**settings).run(source, target)
-    report.raise_if_exceeded()
+    report.raise_if_missed()
     return report
 
 
@@ -345,9 +356,13 @@ def _without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
     )
 
 
-def _unmet(result: PipelineResult) -> str | None:
-    """The sentence of the first budget that a pass could not meet."""
-    return next((step.report.unmet for step in result.reports if step.report.unmet is not None), None)
+def _budgets(result: PipelineResult) -> tuple[Promise, ...]:
+    """Budgets that a pass could not meet."""
+    return tuple(
+        Promise(name="budget", what=step.report.unmet, met=False, stated=True)
+        for step in result.reports
+        if step.report.unmet is not None
+    )
 
 
 def _step_facts(step: StepReport) -> StepFacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OutputError
+from onnx_admm.model.scores import gives_classes, squashed_outputs
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.feeding import run_samples
@@ -46,19 +47,30 @@ class Measurement:
             OnnxAdmmError: a file cannot be read, or the runtime cannot run it.
         """
         first, second = ModelView.load(before), ModelView.load(after)
+        quality = tuple(
+            replace(
+                self._quality(name, before, after, squashed_outputs(first)),
+                is_classifier=gives_classes(first),
+            )
+            for name in self.samples
+        )
         return Comparison(
             before=describe_model(first, before),
             after=describe_model(second, after),
-            quality=tuple(self._quality(name, before, after) for name in self.samples),
+            quality=quality,
             timing=self._timing(before, after),
         )
 
     def _quality(
-        self, name: str, before: str | os.PathLike[str], after: str | os.PathLike[str]
+        self,
+        name: str,
+        before: str | os.PathLike[str],
+        after: str | os.PathLike[str],
+        squashed: frozenset[str],
     ) -> QualityFacts:
         data = self.samples[name]
         original = evaluate(before, data, threads=self.threads) if data.has_labels else None
-        result = evaluate(after, data, reference=before, threads=self.threads)
+        result = evaluate(after, data, reference=before, squashed=squashed, threads=self.threads)
         return QualityFacts(
             data=name,
             samples=result.samples,
@@ -67,6 +79,8 @@ class Measurement:
             agreement=result.agreement,
             sqnr_db=result.sqnr_db,
             sqnr_by_output=result.sqnr_by_output,
+            judged_db=result.judged_db,
+            same_shape=result.same_shape,
         )
 
     def _timing(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Timing | None:

@@ -1,7 +1,7 @@
 """The ``onnx-admm`` command.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input; 3 finished, but over a stated
-budget; 130 and 143 interrupted (Ctrl-C, SIGTERM). A failure leaves no half-written file behind.
+Exit codes are those of ``errors.EXIT_CODES``; the help of every command states them. A failure leaves no
+half-written file behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from types import FrameType
@@ -24,9 +25,15 @@ from onnx_admm.cli.compress import compress
 from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
-from onnx_admm.errors import OnnxAdmmError
+from onnx_admm.errors import EXIT_CODES, OnnxAdmmError
+
+_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
+    textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
+    for code, meaning in EXIT_CODES.items()
+)
 
 app = typer.Typer(
+    epilog=_EXIT_CODES,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -34,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (compress, sweep, inspect, annotate, compare, plugins):
-    app.command(no_args_is_help=command is not plugins)(command)
+    app.command(no_args_is_help=command is not plugins, epilog=_EXIT_CODES)(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,9 +67,6 @@ def _root(
       onnx-admm inspect small.onnx
       onnx-admm compare net.onnx small.onnx --data test.npz
 
-    \b
-    Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input;
-    3 finished, but over a stated budget (--max-drop, --min-ratio).
     Every command explains itself: onnx-admm COMMAND --help.
     """
 

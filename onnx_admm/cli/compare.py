@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -41,12 +42,10 @@ def compare(
       onnx-admm compare net.onnx small.onnx --data test.npz
     In continuous integration:
       onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
-
-    \b
-    Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input; 3 over a budget.
     """
     from onnx_admm import api
-    from onnx_admm.errors import BudgetExceeded, UsageError
+    from onnx_admm.errors import UsageError
+    from onnx_admm.report.gate import Gate
 
     for flag, bound in (("--max-drop", max_drop), ("--min-ratio", min_ratio)):
         if bound is not None and not bound >= 0:
@@ -55,6 +54,7 @@ def compare(
     found = api.compare(
         before, after, data, preprocessing=settings, threads=threads, progress=progress_bars(quiet=as_json)
     )
+    found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))
     if as_json:
         from onnx_admm.report import to_json
 
@@ -63,6 +63,5 @@ def compare(
         from onnx_admm.report.tables import comparison_view
 
         show(comparison_view(found))
-    exceeded = found.over_budget(max_drop, min_ratio)
-    if exceeded is not None:
-        raise BudgetExceeded(exceeded)
+    if found.missed is not None:
+        raise found.missed.error()

@@ -61,9 +61,6 @@ def sweep(
     \b
       onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep
       onnx-admm sweep net.onnx --data train.npz --cost-model storage --shares 0.2,0.1,0.05 --out sweep
-
-    \b
-    Exit codes: 0 done; 1 the work failed; 2 wrong usage or unreadable input; 3 no budget could be reached.
     """
     from onnx_admm.api.compress import Compression
     from onnx_admm.api.sweep import SHARES, Sweep

@@ -7,6 +7,9 @@ import onnx_ir as ir
 from onnx_admm.model.view import ModelView
 
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh", "ArgMax", "ArgMin", "Hardmax"}
+_CHOOSING = {"Softmax", "LogSoftmax", "ArgMax", "ArgMin", "Hardmax", "Div"}
+"""Of what `_source` follows, the operators that give or compare the probabilities of classes."""
+
 _MOVING = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose", "Expand"}
 
 
@@ -26,6 +29,24 @@ def with_scores(view: ModelView) -> ModelView:
             fork.graph_ir.graph.append(node)
             outputs.append(node.outputs[0])
     return fork
+
+
+def squashed_outputs(view: ModelView) -> frozenset[str]:
+    """Outputs of the main graph that a Softmax, a Sigmoid or the like gives."""
+    outputs = view.graph_ir.graph.outputs
+    return frozenset(output.name or "" for output in outputs if _score(output) is not None)
+
+
+def gives_classes(view: ModelView) -> bool:
+    """Whether the first output is what a Softmax, ArgMax or the like gives, at most moved afterwards."""
+    outputs = view.graph_ir.graph.outputs
+    value = outputs[0] if outputs else None
+    while value is not None and (node := value.producer()) is not None:
+        source = _source(node)
+        if source is not None and node.op_type in _CHOOSING:
+            return True
+        value = source if node.op_type in _MOVING else None
+    return False
 
 
 def score_name(output: str) -> str:

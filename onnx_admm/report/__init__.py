@@ -14,6 +14,7 @@ from onnx_admm.report.facts import (
     Timing,
     to_json,
 )
+from onnx_admm.report.promises import Promise
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -22,6 +23,7 @@ __all__ = [
     "CostRowFacts",
     "LayerFacts",
     "ModelFacts",
+    "Promise",
     "QualityFacts",
     "Report",
     "Sizes",

@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 import pydantic
 
-from onnx_admm.errors import BudgetExceeded, DataError, UsageError
+from onnx_admm.errors import UsageError
 from onnx_admm.report.costs import CostFacts
+from onnx_admm.report.promises import Promise
 
 SCHEMA_VERSION = 1
 """Rises whenever a field of the JSON changes its meaning or goes away."""
@@ -95,6 +96,11 @@ class QualityFacts:
         agreement: share of samples on which both predict the same class; None where there are none.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
         sqnr_by_output: the same for each output by itself.
+        judged_db: the same as the gate judges it: values near zero count as a floor at least, and samples
+            whose output has another shape are left out.
+        same_shape: share of the samples on which an output keeps its shape; outputs that always do are left
+            out.
+        is_classifier: whether the model ends in a Softmax or ArgMax: predictions count for themselves.
     """
 
     data: str
@@ -104,6 +110,9 @@ class QualityFacts:
     agreement: float | None = None
     sqnr_db: float | None = None
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
+    judged_db: Mapping[str, float] = field(default_factory=dict)
+    same_shape: Mapping[str, float] = field(default_factory=dict)
+    is_classifier: bool = False
 
     @property
     def drop_points(self) -> float | None:
@@ -127,12 +136,17 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two model files side by side."""
+    """Two model files side by side.
+
+    Attributes:
+        promises: what holds for the second file, and whether it is met (see ``gate``).
+    """
 
     before: ModelFacts
     after: ModelFacts
     quality: tuple[QualityFacts, ...] = ()
     timing: Timing | None = None
+    promises: tuple[Promise, ...] = ()
 
     @property
     def pruning_ratio(self) -> float:
@@ -144,29 +158,10 @@ class Comparison:
         """Bytes of the first over bytes of the second."""
         return self.before.file_bytes / max(1, self.after.file_bytes)
 
-    def over_budget(self, max_drop: float | None = None, min_ratio: float | None = None) -> str | None:
-        """The sentence of a budget that does not hold; None where all do.
-
-        Args:
-            max_drop: percentage points that may be lost, judged on the first of ``quality``.
-            min_ratio: how many times smaller the file must be.
-
-        Raises:
-            DataError: no sample tells what the drop is.
-        """
-        if max_drop is not None:
-            drop = self.quality[0].drop_points if self.quality else None
-            if drop is None:
-                raise DataError(
-                    "nothing to judge --max-drop by", expected="a classifier's outputs, or data with labels"
-                )
-            # Accuracies are quotients of counts: a thousandth of a point forgives their rounding alone.
-            if drop > max_drop + 1e-3:
-                samples = f"{self.quality[0].samples:,} {self.quality[0].data} samples"
-                return f"accuracy drops by {drop:.2f} points on {samples}, over the budget of {max_drop:g}"
-        if min_ratio is not None and self.file_ratio < min_ratio:
-            return f"the file is {self.file_ratio:.2f}x smaller, under the {min_ratio:g}x asked for"
-        return None
+    @property
+    def missed(self) -> Promise | None:
+        """The first promise that is not met; None where all are."""
+        return next((promise for promise in self.promises if not promise.met), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +185,6 @@ class Report:
         steps: the passes.
         recipe: TOML that repeats the run, given the same data and seed.
         written: whether the result is at its place.
-        exceeded: the sentence of a budget that does not hold.
         notes: what a user should know.
     """
 
@@ -202,7 +196,6 @@ class Report:
     seconds: float
     versions: Mapping[str, str]
     written: bool
-    exceeded: str | None = None
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -223,15 +216,22 @@ class Report:
             )
         return report  # type: ignore[return-value]
 
-    def raise_if_exceeded(self) -> None:
-        """Turn an exceeded budget into its error.
+    @property
+    def exceeded(self) -> str | None:
+        """The sentence of the first promise that is not met; None where all are."""
+        missed = self.comparison.missed
+        return None if missed is None else str(missed.error())
+
+    def raise_if_missed(self) -> None:
+        """Turn the first promise that is not met into its error.
 
         Raises:
-            BudgetExceeded: what, and whether the result was kept.
+            PromiseMissed: what, and whether the result was written.
         """
-        if self.exceeded is not None:
+        missed = self.comparison.missed
+        if missed is not None:
             kept = "The result was kept." if self.written else "The result was not written; --keep writes it."
-            raise BudgetExceeded(self.exceeded, hint=kept)
+            raise missed.error(kept)
 
 
 def to_json(facts: Report | Comparison | ModelFacts | CostFacts) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,10 @@ from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 SQNR_LIMIT_DB = 200.0
 """Identical outputs have no noise; their ratio is stated as this, and its negative bounds the other end."""
 
+LEAST_RMS, LEAST_SQUASHED_RMS = 1e-6, 1e-3
+"""Root mean square that an output counts as at least where it is judged: smaller values change by a multiple
+of themselves for nothing. The second is for outputs of a Softmax, a Sigmoid and the like."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -29,6 +33,10 @@ class Quality:
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
         sqnr_by_output: the same for each float output by itself.
         samples: how many were run.
+        judged_db: as ``sqnr_by_output``, but no signal is taken for less than its floor, and samples whose
+            output has another shape than the reference's are left out.
+        same_shape: share of the samples whose output has the reference's shape; outputs for which that is
+            always so are left out.
     """
 
     accuracy: float | None
@@ -36,6 +44,8 @@ class Quality:
     sqnr_db: float | None
     samples: int
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
+    judged_db: Mapping[str, float] = field(default_factory=dict)
+    same_shape: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -43,6 +53,7 @@ def evaluate(
     data: Dataset,
     *,
     reference: ModelSource | Session | None = None,
+    squashed: Collection[str] = (),
     batch_size: int = 256,
     threads: int = 0,
 ) -> Quality:
@@ -54,6 +65,7 @@ def evaluate(
         model: what to measure; an open session is used as it is.
         data: samples; labels are used where there are some.
         reference: the model whose predictions and outputs count as right.
+        squashed: outputs of a Softmax, a Sigmoid and the like, which have a floor of their own.
         batch_size: samples held in memory at once.
         threads: intra-op threads; 0 lets the runtime choose.
 
@@ -74,7 +86,7 @@ def evaluate(
                 tally.compare(run.outputs, next(originals).outputs, original.output_names[0])
     if not tally.samples:
         raise DataError("no samples to evaluate on")
-    return tally.quality(data.has_labels, original is not None)
+    return tally.quality(data.has_labels, original is not None, squashed)
 
 
 def predictions(output: Array) -> npt.NDArray[np.int64] | None:
@@ -127,8 +139,8 @@ class _Tally:
     right: int = 0
     agreed: int = 0
     classifies: bool = True
-    energies: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Signal and noise of each float output."""
+    errors: dict[str, _OutputError] = field(default_factory=dict)
+    """Of each float output."""
 
     _classes: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
@@ -143,25 +155,61 @@ class _Tally:
 
     def compare(self, outputs: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> None:
         classes = predictions(expected[output])
-        if self._classes is None or classes is None or len(classes) != len(self._classes):
+        count = 0 if self._classes is None else len(self._classes)
+        if self._classes is None or classes is None or len(classes) != count:
             self.classifies = False
         else:
             self.agreed += int(np.count_nonzero(self._classes == classes))
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
-                signal, noise = self.energies.get(name, (0.0, 0.0))
-                more_signal, more_noise = _energies(expected[name], outputs[name])
-                self.energies[name] = signal + more_signal, noise + more_noise
+                self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
 
-    def quality(self, has_labels: bool, has_reference: bool) -> Quality:
-        signal, noise = (sum(pair[side] for pair in self.energies.values()) for side in (0, 1))
+    def quality(self, has_labels: bool, has_reference: bool, squashed: Collection[str]) -> Quality:
+        errors = self.errors
+        signal, noise = (sum(getattr(e, side) for e in errors.values()) for side in ("signal", "noise"))
         return Quality(
             accuracy=self.right / self.samples if self.classifies and has_labels else None,
             agreement=self.agreed / self.samples if self.classifies and has_reference else None,
-            sqnr_db=_decibels(signal, noise) if self.energies else None,
+            sqnr_db=_decibels(signal, noise) if errors else None,
             samples=self.samples,
-            sqnr_by_output={name: _decibels(*pair) for name, pair in self.energies.items()},
+            sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in errors.items()},
+            judged_db={name: e.judged_db(name in squashed) for name, e in errors.items() if e.compared},
+            same_shape={name: e.compared / e.runs for name, e in errors.items() if e.compared < e.runs},
         )
+
+
+@dataclass
+class _OutputError:
+    """Error of one output, summed over runs.
+
+    Attributes:
+        signal, noise: energies over all runs.
+        compared, runs: how many runs gave the reference's shape, and how many there were.
+        same_signal, same_noise, elements: energies and number of the values of those alone.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    compared: int = 0
+    runs: int = 0
+    same_signal: float = 0.0
+    same_noise: float = 0.0
+    elements: int = 0
+
+    def add(self, expected: Array, got: Array) -> None:
+        signal, noise = _energies(expected, got)
+        self.signal += signal
+        self.noise += noise
+        self.runs += 1
+        if expected.shape == got.shape:
+            self.compared += 1
+            self.same_signal += signal
+            self.same_noise += noise
+            self.elements += expected.size
+
+    def judged_db(self, is_squashed: bool) -> float:
+        rms = LEAST_SQUASHED_RMS if is_squashed else LEAST_RMS
+        return _decibels(max(self.same_signal, rms**2 * self.elements), self.same_noise)
 
 
 def _energies(expected: Array, got: Array) -> tuple[float, float]:

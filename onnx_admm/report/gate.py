@@ -1,0 +1,176 @@
+"""The gate that every result passes: which promises hold for it, and which of them are met.
+
+- A stated bound (``max_drop``, ``min_ratio``, a budget) always holds.
+- With labels, or with a stated drop, nothing else is asked of the outputs: their error is only reported.
+- Without, the outputs must keep a signal-to-noise ratio, and a classifier its predictions: at least
+  `WRECKED`, and `ROUNDED` where nothing was asked for beside a smaller file (``docs/defaults.md``).
+- The file must not be larger than the original.
+
+The error of an output is judged with a floor (`QualityFacts.judged_db`): values near zero change by a
+multiple of themselves for nothing. An output whose shape changes with the data has no error; most samples
+must keep its shape. Predictions count for themselves where the model ends in Softmax or ArgMax. Other outputs
+of that form may be scores or figures: there, predictions may change where the outputs hardly do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx_admm.errors import DataError
+from onnx_admm.report.facts import Comparison, QualityFacts
+from onnx_admm.report.promises import Promise
+
+HARDLY_CHANGED_DB = 20.0
+"""Outputs this close are the same for what is not known to be a classifier."""
+
+_LEAST_SHAPES = 0.5
+_FEWEST_PREDICTIONS = 4
+"""One or two predictions say nothing about a share."""
+
+_ROUNDING = 1e-3
+"""Accuracies are quotients of counts: a thousandth of a point forgives their rounding alone."""
+
+_CHANGED_HINT = "Ask for less, or give samples (--data), labelled ones for a stated drop (--max-drop)."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What is asked of outputs where no label tells how good they are.
+
+    Attributes:
+        least_db: signal-to-noise ratio of each output.
+        least_agreement: share of the top-1 predictions that stay.
+        either: one of the two is enough.
+    """
+
+    least_db: float
+    least_agreement: float
+    either: bool = False
+
+
+WRECKED = Floor(least_db=10.0, least_agreement=0.5)
+"""Below this a result is of no use, whatever was asked for."""
+
+ROUNDED = Floor(least_db=20.0, least_agreement=0.99, either=True)
+"""What ``docs/defaults.md`` promises of a run that was asked for nothing but a smaller file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What is asked of a result.
+
+    Attributes:
+        max_drop: percentage points of accuracy that may be lost.
+        min_ratio: how many times smaller the file must be.
+        floor: what is asked of the outputs where there are no labels; None: nothing.
+        larger: whether the file may be larger than the original.
+    """
+
+    max_drop: float | None = None
+    min_ratio: float | None = None
+    floor: Floor | None = None
+    larger: bool = True
+
+    def judge(self, comparison: Comparison) -> tuple[Promise, ...]:
+        """Every promise that holds for the result, judged on the first of its samples.
+
+        Raises:
+            DataError: no sample tells what the drop is.
+        """
+        return tuple(self._promises(comparison))
+
+    def _promises(self, comparison: Comparison) -> Iterator[Promise]:
+        quality = comparison.quality[0] if comparison.quality else None
+        if self.max_drop is not None:
+            yield _drop(quality, self.max_drop)
+        elif self.floor is not None and quality is not None and quality.accuracy_after is None:
+            yield from _outputs(quality, self.floor)
+        if self.min_ratio is not None:
+            yield Promise(
+                name="min_ratio",
+                what="the file is not small enough",
+                required=self.min_ratio,
+                got=comparison.file_ratio,
+                unit="times smaller",
+                met=comparison.file_ratio >= self.min_ratio,
+                stated=True,
+            )
+        if not self.larger:
+            before, after = comparison.before.file_bytes, comparison.after.file_bytes
+            yield Promise(
+                name="size",
+                what="the result is larger than the original",
+                required=before,
+                got=after,
+                unit="bytes",
+                bound="at most",
+                met=after <= before,
+                stated=False,
+                hint="Use the original, or another --format.",
+            )
+
+
+def _drop(quality: QualityFacts | None, most: float) -> Promise:
+    drop = None if quality is None else quality.drop_points
+    if quality is None or drop is None:
+        raise DataError(
+            "nothing to judge --max-drop by", expected="a classifier's outputs, or data with labels"
+        )
+    kind = "accuracy drops" if quality.accuracy_after is not None else "predictions change"
+    return Promise(
+        name="max_drop",
+        what=f"{kind} too much on {_samples(quality)}",
+        required=most,
+        got=drop,
+        unit="points",
+        bound="at most",
+        met=drop <= most + _ROUNDING,
+        stated=True,
+    )
+
+
+def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
+    agreement = quality.agreement if quality.samples >= _FEWEST_PREDICTIONS else None
+    for name, share in quality.same_shape.items():
+        yield Promise(
+            name="shape",
+            what=f"output {name} changes its shape on too many of {_samples(quality)}",
+            required=100 * _LEAST_SHAPES,
+            got=100 * share,
+            unit="% of the samples keep it",
+            met=share >= _LEAST_SHAPES,
+            stated=False,
+            hint=_CHANGED_HINT,
+        )
+    worst = min(quality.judged_db, key=lambda name: quality.judged_db[name], default=None)
+    found = None if worst is None else quality.judged_db[worst]
+    if worst is not None and found is not None:
+        agrees = floor.either and agreement is not None and agreement >= floor.least_agreement
+        yield Promise(
+            name="sqnr_db",
+            what=f"output {worst} changes too much on {_samples(quality)}",
+            required=floor.least_db,
+            got=found,
+            unit="dB signal to noise",
+            met=found >= floor.least_db or agrees,
+            stated=False,
+            hint=_CHANGED_HINT,
+        )
+    if agreement is None or (floor.either and found is not None):
+        return
+    same = found is not None and found >= HARDLY_CHANGED_DB and not quality.is_classifier
+    yield Promise(
+        name="agreement",
+        what=f"too many predictions change on {_samples(quality)}",
+        required=100 * floor.least_agreement,
+        got=100 * agreement,
+        unit="% of the predictions stay",
+        met=same or agreement >= floor.least_agreement,
+        stated=False,
+        hint=_CHANGED_HINT,
+    )
+
+
+def _samples(quality: QualityFacts) -> str:
+    return f"{quality.samples:,} {quality.data} samples"

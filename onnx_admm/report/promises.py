@@ -1,0 +1,49 @@
+"""A promise about a result: what was required, what was measured, whether it is met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx_admm.errors import BudgetExceeded, PromiseMissed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """One promise and what became of it.
+
+    Attributes:
+        name: ``max_drop``, ``min_ratio``, ``budget``, ``size``, ``sqnr_db`` or ``agreement``.
+        what: the sentence of its miss, without figures.
+        required: the bound; None where ``what`` states it.
+        got: what was measured, in the same unit; None where ``what`` states it.
+        unit: of both.
+        bound: which side of ``required`` is allowed.
+        met: whether it holds.
+        stated: whether the user stated it; else it is a default.
+        hint: what the user can do about a miss.
+    """
+
+    name: str
+    what: str
+    required: float | None = None
+    got: float | None = None
+    unit: str = ""
+    bound: Literal["at least", "at most"] = "at least"
+    met: bool
+    stated: bool
+    hint: str | None = None
+
+    def error(self, hint: str | None = None) -> PromiseMissed:
+        """The miss as an error; ``hint`` comes after the promise's own."""
+        kind = BudgetExceeded if self.stated else PromiseMissed
+        return kind(
+            self.what,
+            got=None if self.got is None else f"{_figure(self.got)} {self.unit}",
+            expected=None if self.required is None else f"{self.bound} {_figure(self.required)}",
+            hint=" ".join(part for part in (self.hint, hint) if part) or None,
+        )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"

@@ -1,0 +1,230 @@
+"""The gate: which promises a result is held to, and which of them it meets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import comparison, facts, labelled, report
+
+from onnx_admm.api.measure import Measurement
+from onnx_admm.contracts import ModelView
+from onnx_admm.data import fit_dataset, open_dataset
+from onnx_admm.errors import BudgetExceeded, DataError, PromiseMissed
+from onnx_admm.model.scores import gives_classes, squashed_outputs
+from onnx_admm.model.text import parse_text
+from onnx_admm.report import Comparison, Promise, QualityFacts, Report, to_json
+from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
+
+
+def outputs(
+    decibels: Mapping[str, float], agreement: float | None = None, *, classes: bool = False, samples: int = 64
+) -> Comparison:
+    return comparison(
+        QualityFacts(
+            data="synthetic",
+            samples=samples,
+            agreement=agreement,
+            judged_db=decibels,
+            is_classifier=classes,
+        )
+    )
+
+
+def sentence(gate: Gate, found: Comparison) -> str | None:
+    missed = next((promise for promise in gate.judge(found) if not promise.met), None)
+    return None if missed is None else str(missed.error())
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "min_ratio", "expected"),
+    [
+        (0.5, None, None),
+        (
+            0.4,
+            None,
+            "accuracy drops too much on 1,000 validation samples; got 0.5 points; expected at most 0.4",
+        ),
+        (None, 10.0, None),
+        (None, 10.1, "the file is not small enough; got 10 times smaller; expected at least 10.1"),
+        (None, None, None),
+    ],
+)
+def test_stated_bounds(max_drop: float | None, min_ratio: float | None, expected: str | None) -> None:
+    gate = Gate(max_drop=max_drop, min_ratio=min_ratio)
+    assert sentence(gate, comparison(labelled(0.99, 0.985))) == expected
+    assert all(promise.stated for promise in gate.judge(comparison(labelled(0.99, 0.985))))
+
+
+def test_without_labels_a_stated_drop_counts_predictions_that_change() -> None:
+    found = outputs({"y": 3.0}, agreement=0.9)
+    assert sentence(Gate(max_drop=10.0, floor=WRECKED), found) is None
+    text = sentence(Gate(max_drop=9.0, floor=WRECKED), found)
+    assert text == "predictions change too much on 64 synthetic samples; got 10 points; expected at most 9"
+
+
+def test_a_drop_nobody_can_judge_is_refused() -> None:
+    with pytest.raises(DataError, match="nothing to judge --max-drop by"):
+        Gate(max_drop=0.5).judge(outputs({"y": 30.0}))
+
+
+def test_with_labels_outputs_are_only_reported() -> None:
+    quality = QualityFacts(
+        data="validation",
+        samples=99,
+        accuracy_before=0.9,
+        accuracy_after=0.9,
+        agreement=0.1,
+        judged_db={"y": -3.0},
+    )
+    assert Gate(floor=WRECKED).judge(comparison(quality)) == ()
+    assert [promise.name for promise in Gate(max_drop=1.0, floor=WRECKED).judge(comparison(quality))] == [
+        "max_drop"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("decibels", "agreement", "classes", "missed"),
+    [
+        ({"y": 10.0}, None, False, None),
+        ({"y": 9.9}, None, False, "sqnr_db"),
+        ({"y": 50.0, "z": 9.9}, None, False, "sqnr_db"),  # no output hides behind another
+        ({"y": 12.0}, 0.5, True, None),
+        ({"y": 12.0}, 0.49, True, "agreement"),
+        ({"y": 25.0}, 0.49, True, "agreement"),
+        ({"y": 12.0}, 0.49, False, "agreement"),
+        ({"y": 25.0}, 0.49, False, None),  # figures that hardly change, and no classes for all that is known
+        ({}, 0.49, False, "agreement"),  # classes as integers
+        ({}, None, False, None),
+    ],
+)
+def test_wrecked(
+    decibels: dict[str, float], agreement: float | None, classes: bool, missed: str | None
+) -> None:
+    promises = Gate(floor=WRECKED).judge(outputs(decibels, agreement, classes=classes))
+    assert next((promise.name for promise in promises if not promise.met), None) == missed
+    assert not any(promise.stated for promise in promises)
+
+
+@pytest.mark.parametrize(
+    ("decibels", "agreement", "met"),
+    [(20.0, None, True), (19.9, None, False), (12.0, 0.99, True), (12.0, 0.98, False)],
+)
+def test_where_nothing_is_asked_for(decibels: float, agreement: float | None, met: bool) -> None:
+    (promise,) = Gate(floor=ROUNDED).judge(outputs({"y": decibels}, agreement, classes=True))
+    assert promise.met is met
+
+
+def test_few_predictions_say_nothing() -> None:
+    assert sentence(Gate(floor=WRECKED), outputs({"y": 12.0}, 0.0, classes=True, samples=3)) is None
+    assert sentence(Gate(floor=WRECKED), outputs({"y": 12.0}, 0.0, classes=True, samples=4)) is not None
+
+
+def test_a_larger_file() -> None:
+    larger = Comparison(before=facts(file=400, nonzeros=9), after=facts(file=401, nonzeros=9))
+    assert sentence(Gate(larger=False), larger) == (
+        "the result is larger than the original; got 401 bytes; expected at most 400. "
+        "Use the original, or another --format."
+    )
+    assert Gate().judge(larger) == ()
+
+
+def test_the_report_carries_its_promises() -> None:
+    kept = Promise(name="size", what="w", required=2.0, got=1.0, unit="bytes", met=True, stated=False)
+    missed = Promise(name="budget", what="too much", met=False, stated=True)
+    report().raise_if_missed()
+    base = comparison(labelled(0.9, 0.9))
+    for written, text in ((False, "too much. The result was not written"), (True, "The result was kept")):
+        made = report(comparison=Comparison(**(vars(base) | {"promises": (kept, missed)})), written=written)
+        with pytest.raises(BudgetExceeded, match=text) as caught:
+            made.raise_if_missed()
+        assert caught.value.exit_code == 3
+        assert made.exceeded == "too much"
+        assert Report.from_json(to_json(made)) == made
+        listed = json.loads(to_json(made))["comparison"]["promises"]
+        assert [(row["name"], row["required"], row["got"], row["met"]) for row in listed] == [
+            ("size", 2.0, 1.0, True), ("budget", None, None, False),
+        ]  # fmt: skip
+
+
+def test_a_default_that_is_missed_is_no_budget() -> None:
+    error = Promise(name="size", what="w", met=False, stated=False).error()
+    assert isinstance(error, PromiseMissed)
+    assert not isinstance(error, BudgetExceeded)
+    assert error.exit_code == 3
+
+
+# -- what is measured for it -------------------------------------------------------------------
+
+
+def pair(folder: Path, text: str, factor: float) -> tuple[Path, Path]:
+    """A model of the weight ``w``, and the same with every weight times ``factor``."""
+    before, after = folder / "a.onnx", folder / "b.onnx"
+    view = parse_text(text)
+    view.save(before)
+    view.write_back({"w": view.read("w") * np.float32(factor)})
+    view.save(after)
+    return before, after
+
+
+def measured(folder: Path, text: str, factor: float) -> QualityFacts:
+    before, after = pair(folder, text, factor)
+    np.savez(folder / "d.npz", x=np.ones((8, 2), np.float32))
+    data = open_dataset(folder / "d.npz", ModelView.load(before))
+    found = Measurement(samples={"data": fit_dataset(data, ModelView.load(before))}, threads=1)
+    return found.compare(before, after).quality[0]
+
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,3] y)'
+
+
+def test_values_near_zero_are_judged_with_a_floor(tmp_path: Path) -> None:
+    """Doubled outputs have 0 dB; those of 1e-9 change by less than the floor of 1e-6, by 60 dB."""
+    weights = "<float[2,3] w = {%s}> { y = MatMul (x, w) }"
+    large = measured(tmp_path, HEAD + weights % ", ".join(["1"] * 6), 2.0)
+    small = measured(tmp_path, HEAD + weights % ", ".join(["5e-10"] * 6), 2.0)
+    assert large.judged_db["y"] == pytest.approx(0.0, abs=1e-3)
+    assert small.sqnr_by_output["y"] == pytest.approx(0.0, abs=1e-3)
+    assert small.judged_db["y"] == pytest.approx(60.0, abs=0.1)
+
+
+def test_probabilities_near_zero_have_a_floor_of_their_own(tmp_path: Path) -> None:
+    """Sigmoid(-20) is 2e-9, Sigmoid(-10) 4.5e-5: against 1e-3 that is 27 dB."""
+    text = HEAD + "<float[2,3] w = {-10, -10, -10, -10, -10, -10}> { s = MatMul (x, w) y = Sigmoid (s) }"
+    assert measured(tmp_path, text, 0.5).judged_db["y"] == pytest.approx(26.9, abs=0.1)
+
+
+def test_outputs_whose_shape_depends_on_the_data(tmp_path: Path) -> None:
+    """NonZero finds values in one model and none in the other."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,2] x) => (float[M] y, float[1,3] z) '
+        "<float[2,3] w = {1, 1, 1, 1, 1, 1}, int64[1] e = {-1}, int64[1] a = {0}> "
+        "{ z = MatMul (x, w) r = Relu (z) n = NonZero (r) f = Cast <to = 1> (n) y = Reshape (f, e) }"
+    )
+    before, after = pair(tmp_path, text, -1.0)
+    np.savez(tmp_path / "d.npz", x=np.ones((8, 2), np.float32))
+    data = open_dataset(tmp_path / "d.npz", ModelView.load(before))
+    found = Measurement(samples={"data": data}, threads=1).compare(before, after)
+    assert found.quality[0].same_shape == {"y": 0.0}
+    assert set(found.quality[0].judged_db) == {"z"}
+    text = sentence(Gate(floor=WRECKED), found) or ""
+    assert text.startswith("output y changes its shape on too many of 8 data samples; got 0 %")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "classes", "squashed"),
+    [
+        ("s = MatMul (x, w) y = Softmax <axis = 1> (s)", True, {"y"}),
+        ("s = MatMul (x, w) t = Softmax <axis = 1> (s) y = Identity (t)", True, {"y"}),
+        ("s = MatMul (x, w) y = Sigmoid (s)", False, {"y"}),
+        ("y = MatMul (x, w)", False, set()),
+        ("s = MatMul (x, w) t = Softmax <axis = 1> (s) y = Mul (t, t)", False, set()),
+    ],
+)
+def test_what_the_end_of_a_model_says(nodes: str, classes: bool, squashed: set[str]) -> None:
+    view = parse_text(f"{HEAD}<float[2,3] w = {{1, 1, 1, 1, 1, 1}}> {{ {nodes} }}")
+    assert gives_classes(view) is classes
+    assert squashed_outputs(view) == squashed
