@@ -64,7 +64,9 @@ def test_their_own_tests_pass(run_with_plugins: Run, sources: Path) -> None:
     assert "6 passed" in out
 
 
-def test_the_command_lists_and_uses_them(run_with_plugins: Run, net: Path, tmp_path: Path) -> None:
+def test_the_command_lists_and_uses_them(
+    run_with_plugins: Run, net: Path, samples: Path, tmp_path: Path
+) -> None:
     recipe, small, noted = (tmp_path / name for name in ("recipe.toml", "small.onnx", "noted.onnx"))
     recipe.write_text(
         'cost_model = "systolic-array:tpu-v1"\nfine_tune = false\n[bind]\nN = 1\n'
@@ -75,7 +77,7 @@ def test_the_command_lists_and_uses_them(run_with_plugins: Run, net: Path, tmp_p
         commands_in_one_process(
             [
                 ["plugins"],
-                ["compress", net, small, "--recipe", recipe, "-q"],
+                ["compress", net, small, "--recipe", recipe, "--data", samples, "-q"],
                 ["annotate", small, noted, *target],
                 ["inspect", small, *target],
             ]
