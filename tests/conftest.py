@@ -1,4 +1,7 @@
-"""Shared ground of the tests: where things lie, tiny models, and the door to the deployment check."""
+"""What tests share: where files lie, tiny models, and the fixture that feeds the deployment check.
+
+Fixtures import what they need themselves, so that a test of one module does not load the whole product.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,31 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fake_plugins import register
 from hypothesis import settings
-from made_up_times import MadeUpTimes, install
 
-from onnx_admm import cli
-from onnx_admm.contracts import ModelView, Pass, PassContext, PassReport, TrainingSettings
-from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
-from onnx_admm.named_arrays import write_npz
-from onnx_admm.recipe import Recipe
-from onnx_admm.runtime.sessions import open_session
-from onnx_admm.training.session import OrtTrainer
+if TYPE_CHECKING:
+    from made_up_times import MadeUpTimes
+
+    from onnx_admm.contracts import ModelView, Pass, PassContext, PassReport
 
 settings.register_profile("onnx-admm", deadline=None, derandomize=True, database=None)
 settings.load_profile("onnx-admm")
 
 Array = npt.NDArray[np.generic]
 KeepForDeployment = Callable[..., Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use real models, so that ``-m`` can choose."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_models")
 
 
 # -- where things lie ------------------------------------------------------------------------
@@ -59,6 +65,8 @@ def keep_for_deployment(request: pytest.FixtureRequest, tmp_path: Path) -> KeepF
     ``expected`` holds outputs by name, as the training runtime computed them; ``tolerance`` is the
     share of ``max |expected|`` an output may differ by.
     """
+    from onnx_admm.named_arrays import write_npz
+
     root = Path(os.environ.get("ONNX_ADMM_E2E_OUT") or tmp_path / "deployment")
     test = re.sub(r"\W+", "-", request.node.name).strip("-")
     kept = 0
@@ -137,12 +145,16 @@ TWO_GEMMS = """
 @pytest.fixture
 def tiny_conv() -> ModelView:
     """Two convolutions and a Gemm, 3 classes of 8x8 images, random weights."""
+    from onnx_admm.model.text import parse_text
+
     return parse_text(CONV_NET)
 
 
 @pytest.fixture
 def tiny_mlp() -> ModelView:
     """MatMul + Add, Relu, Gemm: 8 inputs, 3 classes, random weights."""
+    from onnx_admm.model.text import parse_text
+
     return parse_text(MLP)
 
 
@@ -151,6 +163,10 @@ def tiny_mlp() -> ModelView:
 
 def context_of_gemms(model: ModelView, *, trained: bool = False, seed: int = 0) -> PassContext:
     """For passes on ``TWO_GEMMS``: without data, or with a trainer and samples that can be learned."""
+    from onnx_admm.contracts import PassContext, TrainingSettings
+    from onnx_admm.data import from_arrays
+    from onnx_admm.training.session import OrtTrainer
+
     if not trained:
         return PassContext(reference=model)
     rng = np.random.default_rng(5)
@@ -168,6 +184,8 @@ def context_of_gemms(model: ModelView, *, trained: bool = False, seed: int = 0) 
 
 def fold_with(step: Pass, view: ModelView) -> tuple[ModelView, PassReport]:
     """A fork, folded until nothing is left to fold."""
+    from onnx_admm.contracts import PassContext
+
     folded, context = view.fork(), PassContext(reference=view)
     report = step.run(folded, context)
     assert report.changed == bool(report.edits)
@@ -178,9 +196,12 @@ def fold_with(step: Pass, view: ModelView) -> tuple[ModelView, PassReport]:
 
 def assert_same_outputs(before: ModelView, after: ModelView, shape: tuple[int, ...]) -> None:
     """For one random ``x``, without the runtime's own folding."""
+    from onnx_admm.runtime.sessions import open_session
+
     feeds = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
     expected = open_session(before, threads=1, optimize=False).run(feeds)
     got = open_session(after, threads=1, optimize=False).run(feeds)
+    assert expected
     for name, array in expected.items():
         np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5 * np.abs(array).max())
 
@@ -199,6 +220,8 @@ def net(tiny_conv: ModelView, tmp_path: Path) -> Path:
 @pytest.fixture
 def samples(net: Path, tmp_path: Path) -> Path:
     """300 samples labelled by ``net`` itself: it is always right."""
+    from onnx_admm.runtime.sessions import open_session
+
     images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
     scores = open_session(net, threads=1).run({"x": images})["scores"]
     np.savez(tmp_path / "train.npz", x=images, labels=scores.argmax(axis=1))
@@ -208,6 +231,8 @@ def samples(net: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def scale_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """``scale`` can be named in recipes."""
+    from fake_plugins import register
+
     register(monkeypatch, tmp_path, {"onnx_admm.passes": {"scale": "fake_plugins:Scale"}})
 
 
@@ -222,6 +247,8 @@ def recipe(tmp_path: Path, scale_is_registered: None) -> Path:
 
 def running(*passes: object, **changes: object) -> dict[str, object]:
     """Keywords for ``compress``: these passes alone, without fine-tuning, on one thread."""
+    from onnx_admm.recipe import Recipe
+
     return {"recipe": Recipe(passes, fine_tune=False), "threads": 1, **changes}  # type: ignore[arg-type]
 
 
@@ -233,6 +260,8 @@ RunCommand = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> RunCommand:
     """``run("inspect", path)``: exit code, stdout, stderr."""
+
+    from onnx_admm import cli
 
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
@@ -249,4 +278,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> RunCommand:
 @pytest.fixture
 def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MadeUpTimes]:
     """The cost model ``onnxruntime`` asks no clock, and keeps nothing."""
+    from made_up_times import install
+
     yield from install(monkeypatch, tmp_path / "cache")
