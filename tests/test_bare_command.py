@@ -1,7 +1,8 @@
-"""``onnx-admm compress IN OUT`` on every real model: smaller, runs, computes nearly the same, says why.
+"""``onnx-admm compress IN OUT`` on real models: smaller, runs, computes nearly the same, says why.
 
-The cheap models run as the command does. Of the others each measurement takes ``FEWER`` samples, which spares
-minutes and nothing else; what the defaults reach is in ``benchmarks/results/bare.json``.
+The cheap models run as the command does. For the others each measurement takes ``FEWER`` samples, which saves
+minutes and nothing else; what the defaults reach is in ``benchmarks/results/bare.json``. By default one model
+of each kind runs; ``make test-models`` runs the others.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ CHEAP = {
     "resnet8-cifar10",
     "tract_sb_lstm",
 }
+OF_EACH_KIND = {
+    "aecmos_run",  # kills the runtime on some input lengths
+    "gtcrn_simple",  # GRU, PRelu, ScatterND, states as inputs and outputs
+    "magika_v33",  # integer inputs, layer normalisation in parts
+    "silero_vad_ifless",  # weights inside an If
+    "squeezenet_fp16",  # float16, opset 7
+    "vgg-cifar10",  # a large file of weights
+    "vit_tracker",  # attention
+}
 FEWER = 4
 
 ALL_BUT_ZERO = {"ppocr_det_en": "4"}
@@ -47,7 +57,7 @@ MOSTLY_WEIGHTS, SMALL = 0.9, 200_000
 
 
 def settings_of(name: str) -> Recipe:
-    """The bare command's recipe, with fewer samples where a model is dear."""
+    """Return the bare command's recipe, with fewer samples where a model is slow."""
     recipe = recipe_from_flags(Flags())
     if name in CHEAP:
         return recipe
@@ -91,7 +101,13 @@ def lines(report: Report) -> dict[str, str]:
     return {**chosen.edits, **chosen.skipped}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in CHEAP | OF_EACH_KIND else pytest.mark.every_model)
+        for name in MODELS
+    ],
+)
 def test_without_data(
     name: str,
     shared: Path,
@@ -154,6 +170,7 @@ def test_with_samples(name: str, shared: Path, tmp_path: Path) -> None:
     assert out.stat().st_size < source.stat().st_size
 
 
+@pytest.mark.every_model
 def test_magika_keeps_its_predictions_at_8_bits(shared: Path, tmp_path: Path) -> None:
     """Without data, and with its own files as the judge."""
     with np.load(shared / "data" / "magika.npz") as archive:
