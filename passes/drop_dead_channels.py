@@ -129,9 +129,9 @@ def _bias(port: Port, channels: int) -> Array:
         return np.zeros(channels)
     beta = port.node.attribute("beta", 1.0) if port.node.op_type == "Gemm" else 1.0
     array = beta * _array(bias).astype(np.float64)
-    if array.size not in (1, channels) or array.shape[-1:] not in ((1,), (channels,), ()):
-        return np.full(channels, np.nan)
-    return np.broadcast_to(array.reshape(-1), channels)
+    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1)  # Gemm's C may differ from row to row
+    constant = np.all(rows == rows[:1], axis=0)
+    return np.broadcast_to(np.where(constant, rows[0], np.nan), channels)
 
 
 def _through(node: NodeRef, values: Array) -> Array:
@@ -190,7 +190,7 @@ def _cut(model: ModelView, group: ChannelGroup, keep: Array) -> None:
     for port in group.writers:
         _take(model, port.weight, port.axis, keep)
         bias = port.node.input(2)
-        if bias is not None and _array(bias).size > 1:
+        if bias is not None and _array(bias).shape[-1:] == keep.shape:  # one of extent 1 is broadcast
             _take(model, bias, -1, keep)
     for port in group.readers:
         _take(model, port.weight, port.axis, keep)

@@ -176,6 +176,11 @@ def _target(norm: NodeRef, ranks: Mapping[ValueRef, int]) -> _Target:
     if weight is None or weight.is_output or len(weight.uses()) != 1:
         raise Unfoldable("the layer's weight is used elsewhere too")
     rank = values.ndim if layer.op_type.startswith("Conv") else 2
+    if layer.op_type == "MatMul" and values.ndim != 2:
+        raise Unfoldable(
+            f"the MatMul before it multiplies by a constant of {values.ndim} axes: its output's axis 1 is not "
+            "an axis of that constant"
+        )
     if layer.op_type == "MatMul" and ranks.get(layer.outputs[0]) != 2:
         raise Unfoldable(
             "the MatMul before it may give more than a matrix, whose columns are then not its channels"

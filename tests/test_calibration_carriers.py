@@ -110,6 +110,8 @@ def test_transposed_convolution(case: str, rng: np.random.Generator) -> None:
 PRODUCTS = {
     "matmul": ("[n, 5, 4]", "[4, 6]", "MatMul(x, w)", (3, 5, 4), False),
     "matmul, weight first": ("[n, 4, 5]", "[6, 4]", "MatMul(w, x)", (3, 4, 5), True),
+    "matmul of a vector": ("[4]", "[4, 6]", "MatMul(x, w)", (4,), False),
+    "matmul of a vector, weight first": ("[4]", "[6, 4]", "MatMul(w, x)", (4,), False),
     "gemm": ("[n, 4]", "[4, 6]", "Gemm<alpha = 0.5>(x, w)", (3, 4), False),
     "gemm, weight turned": ("[n, 4]", "[6, 4]", "Gemm<transB = 1>(x, w)", (3, 4), False),
     "gemm, input turned": ("[4, n]", "[4, 6]", "Gemm<transA = 1>(x, w)", (4, 3), False),

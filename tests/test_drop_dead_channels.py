@@ -221,3 +221,60 @@ def test_tied_weights_stay() -> None:
     zero(view, "w", 2)
     _, report = drop(view)
     assert not report.changed
+
+
+GEMM_BIASES = {
+    "a row": (8,),
+    "a row of two axes": (1, 8),
+    "a column": (4, 1),
+    "a column as long as the channels": (8, 1),
+    "a matrix": (4, 8),
+    "one number": (1,),
+    "one number of two axes": (1, 1),
+    "a scalar": (),
+}
+
+
+@pytest.mark.parametrize("case", GEMM_BIASES)
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_a_gemm_bias_of_any_shape_is_cut_along_the_channels_alone(case: str, beta: float) -> None:
+    shape = GEMM_BIASES[case]
+    batch = shape[0] if len(shape) == 2 and shape[0] > 1 else 4
+    rng = np.random.default_rng(3)
+    constants = {"a": rng.normal(size=(16, 8)), "c": rng.normal(size=shape), "b": rng.normal(size=(8, 5))}
+    constants["a"][:, [2, 5]] = 0  # what these give is the bias alone, which may differ from row to row
+    constants["b"][3] = 0
+    text = f"""<ir_version: 8, opset_import: ["" : 13]> g (float[{batch},16] x) => (float[{batch},5] y)
+        {{ t = Gemm <beta = {beta}> (x, a, c) r = Relu (t) y = Gemm (r, b) }}"""
+    view = parse_text(text, constants={name: array.astype(np.float32) for name, array in constants.items()})
+    small, report = drop(view)
+    assert report.changed
+    kept = shapes(small)["a"][1]
+    assert kept == (7 if "column" in case or "matrix" in case else 5)
+    assert_equal_outputs(view, small)
+
+
+def test_a_gemm_bias_whose_rows_are_equal_is_a_constant() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(16, 8)).astype(np.float32), rng.normal(size=(8, 5)).astype(np.float32)
+    a[:, 2] = 0
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[4,16] x) => (float[4,5] y)
+        { t = Gemm (x, a, c) y = Gemm (t, b, d) }"""
+    constants = {"a": a, "b": b, "c": np.full((4, 1), 0.5, np.float32), "d": np.zeros((4, 1), np.float32)}
+    view = parse_text(text, constants=constants)
+    small, _ = drop(view)
+    assert shapes(small) == {"a": (16, 7), "b": (7, 5)}
+    assert_equal_outputs(view, small)
+
+
+def test_an_add_that_gives_the_value_another_axis_blocks_its_channels() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[4,6] x) => (float[1,4,3] y)
+        <float[6,4] w, float[4,3] v, float[1,1,4] k, float[4] s, float[4] t, float[4] m,
+         float[4] q = {1.0, 2.0, 0.5, 1.5}>
+        { a = Gemm (x, w) h = Add (a, k) n = BatchNormalization (h, s, t, m, q) y = MatMul (n, v) }"""
+    view = parse_text(text)
+    zero(view, "w", EVERY, 1)
+    zero(view, "v", 1)
+    small, report = drop(view)
+    assert any("more axes" in skip.why for skip in report.skipped), report.skipped
+    assert_equal_outputs(view, small)

@@ -217,6 +217,29 @@ def test_what_cannot_be_folded_stays_with_its_reason(why: str) -> None:
     assert folded.to_bytes() == before
 
 
+# data, constant: numpy's rules for MatMul of vectors and stacks; channels of the output's axis 1
+PRODUCTS_OF_OTHER_AXES = {
+    "vector as long as the channels": ((2, 6, 6), (6,), 6),
+    "vector of another length": ((2, 6, 5), (5,), 6),
+    "stack of one matrix": ((4, 5), (1, 5, 6), 4),
+    "matrix behind a stack": ((2, 6, 5), (5, 6), 6),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS_OF_OTHER_AXES)
+@pytest.mark.parametrize("added", [False, True])
+def test_a_product_whose_channels_are_not_the_constants_columns_stays(case: str, added: bool) -> None:
+    shape, weight, channels = PRODUCTS_OF_OTHER_AXES[case]
+    layer = "d = MatMul (x, w) c = Add (d, k)" if added else "c = MatMul (x, w)"
+    body = f"""g (float[{",".join(map(str, shape))}] x) => (float y)
+        {{ {layer} y = BatchNormalization (c, {NORM}) }}"""
+    constants = {"w": f32(*weight), **({"k": f32(1)} if added else {})}
+    folded, report = fold(model(body, **constants, **statistics(channels)))
+    assert not report.changed
+    assert "MatMul" in report.skipped[0].why
+    assert len(folded.nodes("BatchNormalization")) == 1
+
+
 def test_a_gemm_bias_that_differs_by_row_stays() -> None:
     body = f"g (float[4,3] x) => (float y) {{ c = Gemm (x, w, b) y = BatchNormalization (c, {NORM}) }}"
     folded, report = fold(model(body, w=f32(3, 4), b=f32(4, 1), **statistics(4)))

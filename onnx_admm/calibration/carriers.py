@@ -141,9 +141,10 @@ class ProductCarrier:
         return (self.tap,)
 
     def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`."""
+        """See `Carrier.design`; a vector (MatMul's 1-D form) is one row on either side."""
         x = values[self.tap]
-        rows = (np.swapaxes(x, -1, -2) if self.across else x).reshape(-1, self.layout.columns)
+        across = self.across and x.ndim > 1
+        rows = (np.swapaxes(x, -1, -2) if across else x).reshape(-1, self.layout.columns)
         return self.scale * rows[draw.positions(len(rows))][None]
 
 

@@ -236,9 +236,12 @@ class _Survey:
             return self._join(node, operands)
         if len(constants) == len(operands):
             return f"{node.name} adds constants"
-        axis = self._channel_axis(constants[0], next(value for value in operands if value not in constants))
+        source = next(value for value in operands if value not in constants)
+        axis = self._channel_axis(constants[0], source)
         if axis is None or not _is_own(constants[0]):
             return f"what {node.name} adds is shared, or not one number for each channel"
+        if len(_shape(constants[0])) > len(self.shapes.get(source, ())):
+            return f"{node.name} adds a constant of more axes than the value it is added to has"
         return self._carry(node, parameters=((constants[0], axis),))
 
     def _channel_axis(self, constant: ValueRef, source: ValueRef) -> int | None:
