@@ -42,8 +42,9 @@ class Encode:
 
     Attributes:
         format: see above.
-        bias_bits: with ``packed``: round biases to 8 or 16 bits where that saves bytes; None stores them as
-            narrow as their values allow. The only thing here that changes a value.
+        bias_bits: with ``packed`` and ``auto``: round biases of layers to 8 or 16 bits where that saves
+            bytes; None stores them as narrow as their values allow. The only thing here that changes a value.
+            A bias that would change too much stays, with a line in the report.
         float8_biases: take float8 (e4m3fn: no scale, the smallest file; opset 19) for 8 bits, and not int8
             with one scale for all.
         slowdown: ``auto`` takes a form if its latency is at most so many times the model's before.
@@ -52,14 +53,17 @@ class Encode:
 
     name: ClassVar[str] = "encode"
     idempotent: ClassVar[bool] = True
-    exact: ClassVar[bool] = True
-
     format: Literal["auto", "dense", "qdq", "sparse", "packed"] = "auto"
     _: KW_ONLY
     bias_bits: int | None = None
     float8_biases: bool = False
     slowdown: float = 1.1
     least_sqnr_db: float = 40.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the outputs stay: unless biases are rounded."""
+        return self.bias_bits is None
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""

@@ -178,8 +178,8 @@ def _target(norm: NodeRef, ranks: Mapping[ValueRef, int]) -> _Target:
     rank = values.ndim if layer.op_type.startswith("Conv") else 2
     if layer.op_type == "MatMul" and values.ndim != 2:
         raise Unfoldable(
-            f"the MatMul before it multiplies by a constant of {values.ndim} axes: its output's axis 1 is not "
-            "an axis of that constant"
+            f"the MatMul before it multiplies by a constant of {values.ndim} axes: axis 1 of the output is "
+            "no axis of that constant"
         )
     if layer.op_type == "MatMul" and ranks.get(layer.outputs[0]) != 2:
         raise Unfoldable(

@@ -89,12 +89,16 @@ class PassContext:
 class Pass(Protocol):
     """One step of a pipeline: a frozen dataclass whose fields are its recipe keys.
 
-    ``idempotent``: a second run changes nothing. ``exact``: outputs stay equal up to rounding.
+    ``idempotent``: a second run changes nothing. ``exact``: outputs stay equal up to rounding, which the
+    pipeline checks by running the model before and after; a property where it depends on the settings.
     """
 
     name: ClassVar[str]
     idempotent: ClassVar[bool]
-    exact: ClassVar[bool]
+
+    @property
+    def exact(self) -> bool:
+        """See above; a class attribute will do."""
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """Refuse early.

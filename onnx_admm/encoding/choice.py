@@ -46,26 +46,34 @@ class _Offer:
     fixed: float
 
 
-def choose_plan(weights: Sequence[Weight], vectors: Sequence[Weight], opset: int) -> Plan:
+def choose_plan(
+    weights: Sequence[Weight], vectors: Sequence[Weight], opset: int, alone: Sequence[Weight] = ()
+) -> Plan:
     """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes.
 
     Args:
         weights: those that are not exact are left as they are.
         vectors: share one decoder, or have one each.
         opset: no operator or type that is younger is used.
+        alone: vectors that have a decoder of their own each, where that is smaller.
     """
     market = _Market([weight for weight in weights if weight.is_exact], opset)
     pools: list[Pool | None] = [None]
     if vectors:
         tried = [Pool(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
         pools += [pool for pool in tried if _is_known(Plan(pool=pool), opset)]
-    plain_vectors = tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
+    plain_vectors, plain_alone = _plain_forms(vectors, opset), _plain_forms(alone, opset)
     plans = []
     for plan in market.plans():
         for pool in pools:
-            alone = () if pool is not None else plain_vectors
-            plans.append(Plan(plan.groups, (*plan.plain, *alone), pool))
-    return min(plans, key=lambda plan: plan_bytes(plan, (*weights, *vectors), opset))
+            plain = plain_alone if pool is not None else (*plain_vectors, *plain_alone)
+            plans.append(Plan(plan.groups, (*plan.plain, *plain), pool))
+    return min(plans, key=lambda plan: plan_bytes(plan, (*weights, *vectors, *alone), opset))
+
+
+def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
+    """Of those that are smaller so than as they stand."""
+    return tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
 
 
 def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView, Skip
+from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
 from onnx_admm.encoding.codebook import Grid, Weight
-from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.held import HeldWeight, held_weights
 
 LARGE = 1 << 16
 """Elements from which on a weight counts as large: not kept in memory, nor compared with others."""
 
 _FLOATS = ("float32", "float16", "float64")
-BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-"""Operators with a bias of their own: the input it stands at."""
-
 _LARGEST_BIAS = 1 << 16
 
 
@@ -29,13 +25,15 @@ class Contents:
 
     Attributes:
         weights: of compressible sites, in graph order; a function sees no decoder, so those inside are left.
-        biases: small fp32 constants of the main graph added to a layer's output.
+        biases: small fp32 constants of the main graph that something adds.
+        roundable: names of those that are biases of layers (see ``biases``).
         skipped: sites that stay, and why.
     """
 
     weights: tuple[Weight, ...]
     biases: tuple[Weight, ...]
     skipped: tuple[Skip, ...]
+    roundable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,14 @@ def read_contents(view: ModelView) -> Contents:
             stored = StoredWeight(held[site])
             weights.append(Weight(site.name, stored if site.size >= LARGE else stored.read()))
     names = {weight.name for weight in weights}
-    found = {value.name: value for node in view.nodes() for value in _bias_inputs(node)}
+    found = {value.name: value for node in view.nodes() for value in added_constants(node)}
     biases = [
         Weight(name, array)
         for name, value in found.items()
         if name not in names and (array := value.constant()) is not None and array.dtype == np.float32
     ]
     small = tuple(bias for bias in biases if 0 < bias.size <= _LARGEST_BIAS)
-    return Contents(tuple(weights), small, tuple(skipped))
+    return Contents(tuple(weights), small, tuple(skipped), layer_biases(view))
 
 
 def zero_biases(contents: Contents, view: ModelView) -> list[str]:
@@ -104,14 +102,3 @@ def zero_biases(contents: Contents, view: ModelView) -> list[str]:
         if readers and in_slot and not np.any(bias.values):
             free.append(bias.name)
     return free
-
-
-def _bias_inputs(node: NodeRef) -> Iterator[ValueRef]:
-    if node.scope:
-        return
-    if node.op_type in BIAS_SLOTS:
-        value = node.input(BIAS_SLOTS[node.op_type])
-        if value is not None:
-            yield value
-    elif node.op_type == "Add":
-        yield from (value for value in node.inputs if value is not None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx_admm.contracts import ModelView, Skip
+from onnx_admm.encoding.biases import BIAS_SLOTS, RoundedBiases, round_biases
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
-from onnx_admm.encoding.contents import BIAS_SLOTS, read_contents, zero_biases
+from onnx_admm.encoding.contents import Contents, read_contents, zero_biases
 from onnx_admm.encoding.large import encode_large, packed_alone
 from onnx_admm.encoding.outcome import Outcome, dense_row
-from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType, round_vectors
+from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType
 from onnx_admm.model.builder import clear_input, insert_fragment
 from onnx_admm.model.opset import raise_opset
 from onnx_admm.model.shapes import leave_out_implied_shapes
@@ -25,7 +28,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     Args:
         view: dense; its opset is raised only as far as the decoders need. Where it cannot be raised, decoders
             are chosen among those it has.
-        bias_type: round biases to this type, where that saves bytes; None keeps their values.
+        bias_type: round biases of layers to this type, where that saves bytes; None keeps their values.
     """
     for name in zero_biases(read_contents(view), view):
         clear_input(view, name, BIAS_SLOTS)
@@ -34,11 +37,11 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     encoded = encode_large(view, contents.weights, packed_alone)
     rows = {row.layer: row for row in encoded.rows}
     others = [weight for weight in contents.weights if weight.name not in rows]
-    biases = contents.biases if bias_type is None else round_vectors(contents.biases, bias_type)
+    biases = _rounded(contents, bias_type)
     least = FLOAT8_SINCE if bias_type == "float8" else _PLANNED_FOR
-    plan = choose_plan(others, biases, max(view.opset, least))
+    plan = choose_plan(others, biases.rounded, max(view.opset, least), biases.left)
     if not raise_opset(view, plan.emit(_PLANNED_FOR)[0].oldest_opset):
-        plan = choose_plan(others, biases, view.opset)
+        plan = choose_plan(others, biases.rounded, view.opset, biases.left)
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
     rows |= {row.layer: row for row in plan.rows()}
@@ -51,8 +54,22 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),
         decode_bytes=fragment.content_bytes + encoded.content_bytes + left,
         oldest_opset=max(fragment.oldest_opset, encoded.oldest_opset),
-        skipped=(*contents.skipped, *(_skip(weight) for weight in others if weight.name not in rows)),
+        skipped=(
+            *contents.skipped,
+            *biases.skipped,
+            *(_skip(weight) for weight in others if weight.name not in rows),
+        ),
     )
+
+
+def _rounded(contents: Contents, bias_type: BiasType | None) -> RoundedBiases:
+    """The biases as they are to be stored: together, or each by itself."""
+    if bias_type is None:
+        return RoundedBiases(contents.biases, (), ())
+    roundable = [bias for bias in contents.biases if bias.name in contents.roundable]
+    others = tuple(bias for bias in contents.biases if bias.name not in contents.roundable)
+    biases = round_biases(roundable, bias_type)
+    return replace(biases, left=(*biases.left, *others))
 
 
 def _skip(weight: Weight) -> Skip:

@@ -65,7 +65,7 @@ def check_declaration(step: Pass) -> None:
     demand(parameters is not None and parameters.frozen, subject, "is a frozen dataclass")
     demand(isinstance(step, Pass), subject, "has all members of the Pass protocol")
     for flag in ("idempotent", "exact"):
-        demand(isinstance(getattr(cls, flag), bool), subject, f"says {flag} as True or False")
+        demand(isinstance(getattr(step, flag), bool), subject, f"says {flag} as True or False")
     generated = f"{cls.__name__}("
     demand(not (cls.__doc__ or generated).startswith(generated), subject, "has a docstring")
 
