@@ -11,6 +11,7 @@ OnnxAdmmError                  exit code 1
 │   └── RuntimeMissing         no ONNX Runtime, two of them, or one that cannot train
 ├── WorkError                  exit code 1: the work itself failed
 │   ├── PassRefused            a pass will not touch this model, and says why
+│   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with 0
 │   ├── TrainingError          no gradient, a non-finite loss
 │   └── OutputError            the result could not be written, or failed its own check
 └── PromiseMissed              exit code 3: finished, but a stated or default promise is not met
@@ -116,6 +117,13 @@ class WorkError(OnnxAdmmError):
 
 class PassRefused(WorkError):
     """A pass will not touch this model; the model is left as it was."""
+
+
+class NothingToDo(PassRefused):
+    """The model holds nothing that the pass could change: no weights, or none that is not encoded already.
+
+    That is no failure: a pipeline notes the sentence and goes on with the model as it is.
+    """
 
 
 class TrainingError(WorkError):

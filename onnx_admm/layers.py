@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from onnx_admm.contracts import ModelView, Skip, WeightSite
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.transforms import transform_in
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
@@ -30,7 +30,7 @@ def choose_layers(
         return chosen, skipped
     weights, transforms = without_transforms(model, chosen)
     if not weights:
-        raise PassRefused("no constant that is left is a learned weight", got=transforms[0].why)
+        raise NothingToDo("no constant that is left is a learned weight", got=transforms[0].why)
     return weights, (*skipped, *transforms)
 
 
@@ -56,11 +56,14 @@ def choose_sites(
 
     Raises:
         PassRefused: a pattern matches no layer at all, or nothing is left.
+        NothingToDo: the model has no weight that could be worked on, whatever the patterns.
     """
     _check_patterns(sites, (*include, *exclude))
     chosen, skipped = [], []
     for site in sites:
-        if not site.editable:
+        if site.fixed is not None:
+            skipped.append(Skip(site.name, site.fixed))
+        elif not site.editable:
             skipped.append(Skip(site.name, "already encoded"))
         elif site.scope and not subgraphs:
             skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
@@ -97,12 +100,14 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
             expected=_some_of(within_reach),
         )
     if not sites:
-        return PassRefused("the model has no weights to compress")
-    inner = sum(bool(site.scope) for site in sites)
-    if not inner:
-        hint = "Start from the model as it was before encoding."
-        return PassRefused("every weight is already encoded", hint=hint)
-    encoded = len(sites) - inner
+        return NothingToDo("the model has no weights to compress")
+    fixed = sorted({site.fixed for site in sites if site.fixed is not None})
+    encoded = sum(not site.editable and site.fixed is None for site in sites)
+    if not any(site.editable for site in sites):
+        why = [*(["is already encoded"] if encoded else []), *fixed]
+        hint = "Start from the model as it was before encoding." if encoded else None
+        return NothingToDo(f"every weight {' or '.join(why)}", hint=hint)
+    inner = sum(site.editable for site in sites)
     others = f", {encoded} are already encoded" if encoded else ""
     return PassRefused(
         f"no weight to compress in the main graph: {inner} stand in subgraphs{others}",

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport
-from onnx_admm.errors import OnnxAdmmError, WorkError, located
+from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport, Skip
+from onnx_admm.errors import NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import check_model, settle
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
+
+MODEL = "model"
+"""The layer that a pass names where it says something of the model as a whole."""
 
 VALIDATION_SHARE = 0.1
 """Part of the training samples set aside to choose by where no validation set is given."""
@@ -85,7 +88,8 @@ class Pipeline:
             journal: where results of passes are kept and found again.
 
         Raises:
-            PassRefused: a pass will not touch the model; names it and those before it.
+            PassRefused: a pass will not touch the model; names it and those before it. A pass that finds
+                nothing to do (NothingToDo) is noted, and the next one runs.
             WorkError: a pass failed, or broke its promise.
         """
         view = model if isinstance(model, ModelView) else ModelView.load(model)
@@ -115,9 +119,12 @@ class Pipeline:
         self, model: ModelView, step: Pass, context: PassContext
     ) -> tuple[ModelView, StepReport]:
         started = time.perf_counter()
-        step.requires(model, context)
-        fork = model.fork()
-        report = step.run(fork, context)
+        try:
+            step.requires(model, context)
+            fork = model.fork()
+            report = step.run(fork, context)
+        except NothingToDo as reason:
+            fork, report = model, PassReport(changed=False, skipped=(Skip(MODEL, str(reason)),))
         altered = not same_model(model, fork)
         if altered != report.changed:
             fact = "another" if altered else "the same"

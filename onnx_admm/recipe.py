@@ -2,6 +2,7 @@
 
 fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
+freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
 cost_model = "storage"     # optional: what prices the layers, as --cost-model takes it
 
 [bind]                     # optional: extents of open axes that costs are for
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _STEPS, _MOST_EPOCHS = 4000, 60
-_SWITCHES = ("fine_tune", "provenance")
+_SWITCHES = ("fine_tune", "provenance", "freeze_defaults")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
 
@@ -53,6 +54,8 @@ class Recipe:
         preprocessing: how stored samples become model inputs; None takes them as they are.
         fine_tune: train where there is data; without it passes take the nearest feasible weights.
         provenance: write the names of the passes into the model's metadata.
+        freeze_defaults: whether initializers that are listed as inputs (IR version 4 and newer) become
+            constants; None: where nine tenths of them are listed or more.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
         bind: extents of open axes that costs are for, by symbol or place.
     """
@@ -62,6 +65,7 @@ class Recipe:
     preprocessing: Preprocessing | None = None
     fine_tune: bool = True
     provenance: bool = True
+    freeze_defaults: bool | None = None
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
 
@@ -97,7 +101,8 @@ class Recipe:
 
     def table(self) -> dict[str, Any]:
         """The recipe as plain values, every setting written out so that later defaults cannot change it."""
-        tables: dict[str, Any] = {key: getattr(self, key) for key in _SWITCHES}
+        switches = {key: getattr(self, key) for key in _SWITCHES}
+        tables: dict[str, Any] = {key: value for key, value in switches.items() if value is not None}
         if self.cost_model is not None:
             tables["cost_model"] = self.cost_model
         if self.bind:

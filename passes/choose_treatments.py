@@ -14,7 +14,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
-from onnx_admm.errors import OnnxAdmmError, PassRefused
+from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.layers import choose_layers, without_transforms
 from onnx_admm.model.strange import strange_constants
 from onnx_admm.sensitivity import Effect, OutputProbe
@@ -110,13 +110,15 @@ class ChooseTreatments:
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """As ``choose_layers``, but a model whose weights are all encoded is one that is done."""
         sites = model.sites()
-        encoded = tuple(Skip(site.name, "already encoded") for site in sites if not site.editable)
+        encoded = tuple(
+            Skip(site.name, site.fixed or "already encoded") for site in sites if not site.editable
+        )
         left, transforms = without_transforms(model, [site for site in sites if site.editable])
         if encoded and not left:
             return (), (*encoded, *transforms)
         if not sites and (strange := strange_constants(model)):
             why = f"{strange[0].name}: {strange[0].why_left()}"
-            raise PassRefused("the model has no weights to compress that are known as such", got=why)
+            raise NothingToDo("the model has no weights to compress that are known as such", got=why)
         return choose_layers(model, self.include, self.exclude, subgraphs=True)
 
     # -- data --------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ def _quantised(model: ModelView) -> str | None:
     Tables of ones and zeros do not count, nor do weights so small that any has few values.
     """
     for site in model.sites():
-        if site.dtype not in _FLOATS:
+        if site.dtype not in _FLOATS or site.fixed is not None:
             continue
         if not site.editable:
             if model.decoded(site).stored_bits < 16:

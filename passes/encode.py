@@ -14,7 +14,7 @@ from onnx_admm.encoding.outcome import Outcome
 from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_rest, encode_sparse, keep_forms
 from onnx_admm.encoding.vector_coder import BiasType
-from onnx_admm.errors import PassRefused, RuntimeMissing, UnsupportedModel
+from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import file_bytes
 from onnx_admm.runtime.evaluation import evaluate
@@ -74,7 +74,7 @@ class Encode:
         if self.float8_biases and self.bias_bits != 8:
             raise PassRefused("float8 biases have 8 bits", got=f"bias_bits {self.bias_bits}", expected="8")
         if not model.sites():
-            raise PassRefused("the model has no weights to encode")
+            raise NothingToDo("the model has no weights to encode")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""

@@ -13,7 +13,7 @@ from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import CostModel, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
 from onnx_admm.layers import choose_sites
 from onnx_admm.model import node_profiles
 from onnx_admm.model.fingerprint import same_model
@@ -92,7 +92,10 @@ class MeetBudget:
             raise PassRefused("nothing to measure a drop on", hint="Give --data or --val.")
         if self.epochs:
             FineTune(epochs=self.epochs).requires(model, context)
-        choose_sites(model.sites(), self.include, self.exclude)
+        try:
+            choose_sites(model.sites(), self.include, self.exclude)
+        except NothingToDo as reason:
+            raise BudgetExceeded(f"the budget is not reachable: {reason.what}", hint=reason.hint) from reason
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""

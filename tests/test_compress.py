@@ -10,7 +10,7 @@ from conftest import running
 from fake_plugins import Scale, Shrink
 
 from onnx_admm.api import Compression, compress, inspect_model
-from onnx_admm.api.compress import FRAGILE
+from onnx_admm.api.notes import FRAGILE
 from onnx_admm.contracts import ModelView
 from onnx_admm.data import from_arrays
 from onnx_admm.report import Report

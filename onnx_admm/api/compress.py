@@ -12,12 +12,13 @@ from typing import Any
 
 from onnx_admm.api.checkpoints import Checkpoints
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
+from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
 from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
+from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
-from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
@@ -26,24 +27,6 @@ from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 Source = Dataset | str | os.PathLike[str]
-
-_FEW_SAMPLES = 100
-
-NO_DATA = (
-    "No data was given: the layers were judged and the result was compared on made-up inputs. Data (--data; "
-    "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
-)
-NOTHING_ASKED = (
-    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
-    "With this data, try --prune 0.5 --bits 4."
-)
-NOT_SMALLER = "What was tried makes the file no smaller: OUT is a copy of IN."
-
-FRAGILE_DB = 20.0
-FRAGILE = (
-    "On random inputs the outputs change a lot. On real ones they need not: a network fed noise can turn "
-    "rounded weights into another answer. Compare the two on real samples: onnx-admm compare IN OUT --data D."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +41,8 @@ class Compression:
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs; None takes the recipe's.
+        freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
+            recipe's word, else they do where nine tenths of them are listed or more.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes that costs are for, over the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
@@ -84,6 +69,7 @@ class Compression:
     exclude: Sequence[str] = ()
     fine_tune: bool | None = None
     preprocessing: Preprocessing | None = None
+    freeze_defaults: bool | None = None
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
     max_drop: float | None = None
@@ -105,7 +91,8 @@ class Compression:
         check_request(self)
         recipe = self._settled_recipe()
         model = ModelView.load(source)
-        notes = _without_wrong_shapes(model)
+        frozen = frozen_defaults(model, recipe.freeze_defaults)
+        notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
         train = self._open(self.data, model, recipe, "train")
         validation = self._open(self.validation, model, recipe, "validation")
         if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():
@@ -122,6 +109,7 @@ class Compression:
             train=train,
             validation=validation,
             notes=(*notes, *self._notes(train, validation)),
+            frozen=frozen,
         )
 
     def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
@@ -159,8 +147,9 @@ class Compression:
             comparison = replace(comparison, promises=promises)
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
-            notes = (*notes, *(() if changed == result.changed else (NOT_SMALLER,)), *report.notes)
-            report = replace(report, written=written, notes=notes)
+            notes = (*notes, *outcome_notes(plan.notes, result, comparison, changed=changed))
+            frozen = plan.frozen if changed else ()
+            report = replace(report, written=written, notes=notes, frozen_defaults=frozen)
             if written:
                 move_into_place(folder, place)
         if self.report is not None:
@@ -193,6 +182,8 @@ class Compression:
             recipe = replace(recipe, fine_tune=self.fine_tune)
         if self.preprocessing is not None:
             recipe = replace(recipe, preprocessing=self.preprocessing)
+        if self.freeze_defaults is not None:
+            recipe = replace(recipe, freeze_defaults=self.freeze_defaults)
         if self.cost_model is not None:
             cost_model(self.cost_model)
             recipe = replace(recipe, cost_model=self.cost_model)
@@ -212,7 +203,7 @@ class Compression:
             notes.append(NO_DATA)
         elif self._asks_nothing:
             notes.append(NOTHING_ASKED)
-        if validation is not None and len(validation) < _FEW_SAMPLES:
+        if validation is not None and len(validation) < FEW_SAMPLES:
             notes.append(f"Only {len(validation)} validation samples: the accuracy is a rough guess.")
         return tuple(notes)
 
@@ -271,7 +262,8 @@ class Compression:
         """
         limit = plan.facts.file_bytes
         is_one_file = plan.source.stat().st_size == limit
-        if not result.changed and is_one_file:
+        changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen)
+        if not changed and is_one_file:
             copy_file(plan.source, candidate)
             return False
         model = result.model
@@ -283,17 +275,9 @@ class Compression:
         if size > limit and is_one_file and self._asks_nothing and not self.keep:
             copy_file(plan.source, candidate)
             return False
-        return result.changed
+        return changed
 
     def _report(self, comparison: Comparison, result: PipelineResult, plan: Plan, seconds: float) -> Report:
-        notes = list(plan.notes)
-        if not result.changed:
-            notes.append("No pass changed the model.")
-        elif comparison.after.file_bytes >= comparison.before.file_bytes:
-            notes.append("The result is no smaller than the original.")
-        judged = comparison.quality[0]
-        if judged.data == SYNTHETIC and judged.sqnr_db is not None and judged.sqnr_db < FRAGILE_DB:
-            notes.append(FRAGILE)
         return Report(
             comparison=comparison,
             steps=tuple(_step_facts(step) for step in result.reports),
@@ -303,7 +287,6 @@ class Compression:
             seconds=seconds,
             versions=runtime_versions(),
             written=True,
-            notes=tuple(notes),
         )
 
 
@@ -318,6 +301,7 @@ class Plan:
     train: Dataset | None
     validation: Dataset | None
     notes: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
 
 
 def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **settings: Any) -> Report:
@@ -341,19 +325,6 @@ def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **s
 def _resumed(journal: Checkpoints) -> tuple[str, ...]:
     done, total = journal.found(), len(journal.names)
     return (f"{done} of {total} passes were taken from {journal.folder}.",) if done else ()
-
-
-def _without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
-    """Forget stored inner shapes where some are wrong, and say so."""
-    wrong = forget_wrong_shapes(model)
-    if not wrong:
-        return ()
-    name, (stored, right) = next(iter(wrong.items()))
-    return (
-        f"{len(wrong)} stored shapes contradict the graph (the first: {name}, {list(stored)}, which with any "
-        f"open extents at 640 is {list(right)}). The runtime believes them and fails or computes something "
-        "else, so the result states none.",
-    )
 
 
 def _budgets(result: PipelineResult) -> tuple[Promise, ...]:

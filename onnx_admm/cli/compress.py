@@ -92,6 +92,14 @@ def compress(
             help="Train or not; by default where there is data. Not: layers are rebuilt from TRAIN.",
         ),
     ] = None,
+    freeze_defaults: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze-defaults/--keep-defaults",
+            help="Initializers that are listed as inputs become constants, or may still be overridden by a "
+            "caller; by default the former where nine tenths of them are listed or more.",
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option("--max-drop", metavar="POINTS", help="Percentage points the result may lose on VAL."),
@@ -172,6 +180,7 @@ def compress(
         epochs=epochs,
         fine_tune=fine_tune,
         preprocessing=load_preprocessing(preprocessing),
+        freeze_defaults=freeze_defaults,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),
         max_drop=max_drop,

@@ -69,7 +69,7 @@ def read_contents(view: ModelView) -> Contents:
     held = {weight.site: weight for weight in held_weights(view)}
     for site in view.sites():
         if site not in held:
-            skipped.append(Skip(site.name, "already encoded"))
+            skipped.append(Skip(site.name, site.fixed or "already encoded"))
         elif site.scope in functions:
             skipped.append(Skip(site.name, f"stands in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
@@ -82,7 +82,10 @@ def read_contents(view: ModelView) -> Contents:
     biases = [
         Weight(name, array)
         for name, value in found.items()
-        if name not in names and (array := value.constant()) is not None and array.dtype == np.float32
+        if name not in names
+        and value.fixed is None
+        and (array := value.constant()) is not None
+        and array.dtype == np.float32
     ]
     small = tuple(bias for bias in biases if 0 < bias.size <= _LARGEST_BIAS)
     return Contents(tuple(weights), small, tuple(skipped), layer_biases(view))

@@ -99,8 +99,5 @@ def _main_constants(graph: ir.Graph) -> dict[str, ir.Value]:
 def _replace(old: ir.Value, new: ir.Value) -> None:
     graph = old.graph
     old.replace_all_uses_with(new)
-    if old.is_initializer() and graph is not None:
-        if old in graph.inputs:
-            graph.inputs.remove(old)
-        if old.name is not None:
-            del graph.initializers[old.name]
+    if old.is_initializer() and graph is not None and old.name is not None:
+        del graph.initializers[old.name]

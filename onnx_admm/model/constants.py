@@ -1,4 +1,9 @@
-"""Constants of a graph, whether initializers or Constant nodes: read and replace."""
+"""Constants of a graph, whether initializers or Constant nodes: read and replace, and which must stay.
+
+Two kinds of stored tensors belong to the contract with the model's users. A *default*, an initializer that
+doubles as a graph input (IR version 4 and newer), may be overridden by a caller: it is no constant. A
+constant that is an output may be read for whatever is computed from it, but its own values must stay.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,42 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+_HANDING_ON = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that hand their first input on, value by value."""
+
 
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or a Constant node's output; None for defaults and anything else."""
+    return None if is_default(value) else stored_tensor(value)
+
+
+def is_default(value: ir.Value) -> bool:
+    """Whether it is an input with a stored default, which a caller may override."""
+    return value.is_graph_input() and value.is_initializer()
+
+
+def why_fixed(value: ir.Value) -> str | None:
+    """Why the values of a stored tensor must stay ("is an output of the model"); None where they need not.
+
+    An output counts also where operators that only reshape or cast stand between.
+    """
+    if is_default(value):
+        return "is a default that a caller may override"
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop()
+        if current.is_graph_output():
+            return "is an output of the model"
+        for use in current.uses():
+            if use.idx == 0 and use.node.op_type in _HANDING_ON and use.node.domain in ("", "ai.onnx"):
+                handed = use.node.outputs[0]
+                if handed not in seen:
+                    seen.add(handed)
+                    pending.append(handed)
+    return None
+
+
+def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     """The tensor behind an initializer or a Constant node's output; None for anything else."""
     if value.is_initializer():
         return value.const_value
@@ -18,11 +57,6 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
             return stored.as_tensor()  # the library's way names it after the value, and the file grows
         return ir.convenience.get_const_tensor(value)
     return None
-
-
-def is_editable_constant(value: ir.Value) -> bool:
-    """True where ``replace_constant`` can write."""
-    return constant_tensor(value) is not None
 
 
 def replace_constant(value: ir.Value, array: npt.NDArray[np.generic]) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.constants import constant_tensor, stored_tensor
 from onnx_admm.model.decoded_form import Shape, dtype_of, shape_of
 from onnx_admm.model.evaluate import NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.guards import expansion_limit
@@ -69,7 +69,7 @@ class Cone:
         nodes: Iterator[object] = (
             part for node in self.nodes for part in (node, *node.inputs, *node.attributes.values())
         )
-        return (*nodes, *(constant_tensor(leaf) for leaf in self.leaves))
+        return (*nodes, *(stored_tensor(leaf) for leaf in self.leaves))
 
     def split_bytes(self) -> tuple[int, int]:
         """Bytes of the constants that feed the target alone, and of those that feed more."""
@@ -80,7 +80,7 @@ class Cone:
                 shared.add(node)
         own = common = 0
         for leaf in self.leaves:
-            tensor = constant_tensor(leaf)
+            tensor = stored_tensor(leaf)
             size = tensor.nbytes if tensor is not None else 0
             if leaf is not self.target and _leaves(leaf, inside, shared):
                 common += size
@@ -144,7 +144,7 @@ class Decoder:
         if cone is None or array is None:
             raise UsageError("not computed from constants alone", where=value.name)
         own, common = cone.split_bytes()
-        tensors = [tensor for leaf in cone.leaves if (tensor := constant_tensor(leaf)) is not None]
+        tensors = [tensor for leaf in cone.leaves if (tensor := stored_tensor(leaf)) is not None]
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         return Decoded(np.array(array), own, common, int(largest.dtype.bitwidth))
 
@@ -154,7 +154,10 @@ def _same(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
 
 
 def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
-    """What ``target`` is computed from; None where that is more than constants and known operators."""
+    """What ``target`` is computed from; None where that is more than constants and known operators.
+
+    The target itself may be a default.
+    """
     nodes: dict[ir.Node, None] = {}
     leaves: dict[ir.Value, None] = {}
     pending: list[tuple[ir.Value, bool]] = [(target, False)]
@@ -165,7 +168,7 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
             nodes.setdefault(producer)
         elif value in leaves or producer in nodes:
             continue
-        elif constant_tensor(value) is not None:
+        elif (stored_tensor if value is target else constant_tensor)(value) is not None:
             leaves.setdefault(value)
         elif value in workspace.dynamic or producer is None or not is_evaluable(producer):
             workspace.dynamic.update((value, target))
@@ -179,7 +182,7 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
 def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
     arrays, limit = workspace.arrays, _limit(cone)
     for leaf in cone.leaves:
-        tensor = constant_tensor(leaf)
+        tensor = stored_tensor(leaf)
         if tensor is not None and leaf not in arrays:
             arrays[leaf] = np.asarray(tensor.numpy())
     for node in cone.nodes:
@@ -196,5 +199,5 @@ def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] 
 
 def _limit(cone: Cone) -> int:
     """Most elements that any array may have on the way."""
-    tensors = (constant_tensor(leaf) for leaf in cone.leaves)
+    tensors = (stored_tensor(leaf) for leaf in cone.leaves)
     return expansion_limit(sum(tensor.nbytes for tensor in tensors if tensor is not None)) // 4

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.constants import constant_tensor, why_fixed
 from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.sites import label
 
@@ -43,6 +43,11 @@ class ValueRef:
     def is_output(self) -> bool:
         """Whether it is an output of its graph."""
         return self.ir_value.is_graph_output()
+
+    @property
+    def fixed(self) -> str | None:
+        """Why the values of a stored tensor must stay ("is an output of the model"); else None."""
+        return why_fixed(self.ir_value)
 
     def constant(self) -> Array | None:
         """A copy of the constant it holds, from an initializer or a Constant node; else None."""
@@ -111,8 +116,8 @@ def stored_shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
 def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name: str) -> ir.Value:
     """Give ``node`` a new constant as input ``index``: an initializer where there can be one, else a node.
 
-    Functions have no initializers, and before IR version 4 every initializer is a graph input too, of which
-    a subgraph has none to spare.
+    Functions have no initializers, and before IR version 4 every initializer is a graph input too when it is
+    written, of which a subgraph has none to spare.
     """
     graph = node.graph
     if graph is None:
@@ -122,8 +127,6 @@ def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name:
     if graph is model.graph or (model.ir_version >= LEAST_IR_VERSION and graph in model.graphs()):
         value = ir.Value(name=free, const_value=tensor)
         graph.register_initializer(value)
-        if model.ir_version < LEAST_IR_VERSION:
-            model.graph.inputs.append(value)
     else:
         constant = ir.node("Constant", [], {"value": tensor})
         value = constant.outputs[0]
@@ -156,14 +159,7 @@ def free_name(name: str, taken: set[str | None]) -> str:
 
 
 def raise_ir_version(model: ir.Model, version: int) -> None:
-    """State at least that IR version.
-
-    Initializers of a model older than version 4 stop being inputs: they had to be, and from there on an
-    input may be overridden, so that a runtime no longer takes its value for a constant.
-    """
-    if model.ir_version < LEAST_IR_VERSION <= version:
-        for value in [value for value in model.graph.inputs if value.is_initializer()]:
-            model.graph.inputs.remove(value)
+    """State at least that IR version."""
     model.ir_version = max(model.ir_version, version)
 
 
@@ -207,13 +203,8 @@ def replace_node(
 
 
 def strip_unused(model: ir.Model) -> bool:
-    """Remove nodes and initializers that nothing reads, also where they double as graph inputs."""
-    graph, changed = model.graph, False
+    """Remove nodes and initializers that nothing reads; defaults of inputs stay."""
+    changed = False
     while RemoveUnusedNodesPass()(model).modified:
         changed = True
-    for value in list(graph.inputs):
-        if value.is_initializer() and not value.uses() and not value.is_graph_output():
-            graph.inputs.remove(value)
-            del graph.initializers[value.name or ""]
-            changed = True
     return changed

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
 from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
+from onnx_admm.model.default_inputs import list_mandatory, unlist_mandatory
 from onnx_admm.model.file_tensor import FileTensor, is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_attribute_tensors
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
@@ -189,9 +190,11 @@ def _guess(data: bytes) -> str | None:
 
 def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError) as error:
         raise ModelError(f"the graph cannot be built ({first_line(error)})", where=where) from error
+    unlist_mandatory(model)
+    return model
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -264,6 +267,7 @@ def _skeleton(
                 contents.append(tensor)
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name, metadata_props=notes)
+    list_mandatory(copy)
     proto = ir.to_proto(copy)
     settle_marks(proto)
     _leave_out_repetition(proto)

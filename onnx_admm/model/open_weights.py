@@ -16,7 +16,8 @@ def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict
 
     A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph, of
     which the subgraph reads it; one that standard operators compute is there dense. Those inside functions
-    stay, for a function sees nothing outside itself: they are missing from what is returned.
+    stay, for a function sees nothing outside itself, and so do those whose values are fixed: they are missing
+    from what is returned.
 
     Args:
         view: the model.
@@ -31,7 +32,7 @@ def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict
     inputs: dict[str, str] = {}
     for name in names:
         value, site = found[name].value, found[name].site
-        if found[name].uses[0][0].graph not in inside:
+        if site.fixed is not None or found[name].uses[0][0].graph not in inside:
             continue
         tensor = ir.tensor(fork.read(site))
         default = ir.Value(

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model.checker import check_input, first_line
+from onnx_admm.model.default_inputs import unlist_mandatory
 from onnx_admm.model.files import serialize_model, skeleton_of
 from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
@@ -137,6 +138,7 @@ def _rewrite(model: ir.Model, opset: int, target: int, where: str) -> ir.Model:
         plain = onnx.load_from_string(serialize_model(model, sparse=False))
         proto = onnx.version_converter.convert_version(plain, target)
         converted = ir.from_proto(proto)
+        unlist_mandatory(converted)
     except (RuntimeError, ValueError) as error:
         reason = first_line(error).rpartition("failed: ")[2]
         culprit = next((node for node in model.graph if _names(reason, node.op_type)), None)

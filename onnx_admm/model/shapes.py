@@ -14,6 +14,7 @@ from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import ValueRef
 from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
+from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.view import ModelView
 
 Shape = tuple[int | None, ...]
@@ -67,6 +68,9 @@ def infer(
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
     copy = view.fork().graph_ir
+    copy.ir_version = max(
+        copy.ir_version, LEAST_IR_VERSION
+    )  # else inference looks at listed initializers alone
     twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
     open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
     _forget(copy)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoder, Workspace, cone_of
 from onnx_admm.model.decoded_form import dtype_of
 
@@ -31,7 +31,8 @@ class WeightSite:
         group: groups of a grouped convolution, else 1.
         users: names of every node that consumes it; more than one where weights are tied.
         scope: path of the subgraph or function that holds it; empty for the main graph.
-        editable: False where standard operators decode it (an already encoded weight).
+        editable: False where standard operators decode it (an already encoded weight), and where it is fixed.
+        fixed: why its values must stay ("is an output of the model"); None where they may change.
     """
 
     name: str
@@ -44,6 +45,7 @@ class WeightSite:
     users: tuple[str, ...]
     scope: str = ""
     editable: bool = True
+    fixed: str | None = None
 
     @property
     def size(self) -> int:
@@ -121,7 +123,7 @@ class SiteFinder:
 
     def _visit(self, node: ir.Node, slot: WeightSlot, operand: ir.Value, scope: str) -> None:
         value, reshaped = stored_source(operand)
-        tensor = constant_tensor(value)
+        tensor = stored_tensor(value)
         if tensor is None:
             self._visit_computed(node, slot, operand, scope)
         elif tensor.dtype in _FLOATS and len(tensor.shape) >= 2:
@@ -163,7 +165,7 @@ class SiteFinder:
             site = replace(known.site, users=(*known.site.users, user))
             self._found[value] = FoundSite(site, value, (*known.uses, use))
             return
-        key, rank = value.name or user, len(form.shape)
+        key, rank, fixed = value.name or user, len(form.shape), why_fixed(value)
         site = WeightSite(
             name=f"{scope}/{key}" if scope else key,
             op_type=node.op_type,
@@ -174,7 +176,8 @@ class SiteFinder:
             group=node.attributes.get_int("group", 1),
             users=(user,),
             scope=scope,
-            editable=form.editable,
+            editable=form.editable and fixed is None,
+            fixed=fixed,
         )
         self._found[value] = FoundSite(site, value, (use,))
 
@@ -195,7 +198,7 @@ def label(node: ir.Node) -> str:
 def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
     """The stored constant behind a chain of reshapes, and whether there was one."""
     reshaped = False
-    while constant_tensor(value) is None:
+    while stored_tensor(value) is None:
         producer = value.producer()
         if producer is None or producer.op_type not in _RESHAPING or producer.inputs[0] is None:
             break

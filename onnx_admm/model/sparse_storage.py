@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UnsupportedModel, UsageError
-from onnx_admm.model.constants import constant_tensor, replace_constant
+from onnx_admm.model.constants import replace_constant, stored_tensor
 from onnx_admm.model.fragment import Array, content_bytes
 from onnx_admm.model.guards import all_graphs, all_nodes, count_elements, expansion_limit
 from onnx_admm.model.tensor_form import stored_bytes, tensor_proto
@@ -70,7 +70,7 @@ def _marked(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
         output for body in (*graphs, *model.functions.values()) for node in body for output in node.outputs
     ]
     for value in values:
-        tensor = constant_tensor(value)
+        tensor = stored_tensor(value)
         if tensor is not None and SPARSE_BYTES in tensor.metadata_props:
             yield value, tensor
 

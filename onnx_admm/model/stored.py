@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.decode import Workspace, cone_of
 from onnx_admm.model.sparse_storage import SPARSE_BYTES
 from onnx_admm.model.tensor_form import stored_bytes
@@ -88,7 +88,7 @@ def _constants(view: ModelView) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     bodies: list[Iterable[ir.Node]] = [*model.graphs(), *model.functions.values()]
     for values in (stored, (output for body in bodies for node in body for output in node.outputs)):
         for value in values:
-            tensor = constant_tensor(value)
+            tensor = stored_tensor(value)
             if tensor is not None and value not in seen:
                 seen.add(value)
                 yield value, tensor

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from onnx_admm.errors import ModelError
+from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.view import ModelView
 
 
@@ -18,7 +19,8 @@ def parse_text(
     """A model from ``onnx.parser`` text.
 
     An initializer declared without values gets seeded random ones: weights from N(0, 2 / fan-in), where a
-    matrix's fan-in is its longer side, and vectors from N(0, 0.1^2).
+    matrix's fan-in is its longer side, and vectors from N(0, 0.1^2). Before IR version 4 initializers are
+    listed among the inputs.
 
     Args:
         text: the model; graphs of subgraphs may declare initializers too.
@@ -43,6 +45,13 @@ def parse_text(
         del graph.value_info[:]
     for name, values in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+    if proto.ir_version < LEAST_IR_VERSION:
+        listed = {value.name for value in proto.graph.input}
+        proto.graph.input.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in proto.graph.initializer
+            if tensor.name not in listed
+        )
     return ModelView.from_bytes(proto.SerializeToString())
 
 

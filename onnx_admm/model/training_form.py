@@ -16,6 +16,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from onnx_admm.errors import TrainingError
+from onnx_admm.model.constants import why_fixed
+from onnx_admm.model.default_inputs import unlist
 from onnx_admm.model.differentiable import make_differentiable
 from onnx_admm.model.files import serialize_model
 from onnx_admm.model.opset import convert_opset
@@ -105,7 +107,7 @@ def cut_at_logits(model: ModelView) -> tuple[ModelView, bool]:
     """
     cut = model.fork()
     graph = cut.graph_ir.graph
-    value, classifier = graph.outputs[0], False
+    value, classifier = next((v for v in graph.outputs if v.producer() is not None), graph.outputs[0]), False
     while (node := value.producer()) is not None and node.op_type in _HEADS and node.inputs[0] is not None:
         classifier = classifier or node.op_type in ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
         if node.op_type in _SHAPE_KEEPING and node.inputs[0].shape is None:
@@ -132,12 +134,11 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     _lift_constants(graph, {site.name for site in sites})
     _name_nodes(graph)
     make_differentiable(graph)
-    for value in list(graph.inputs):
-        if value.is_initializer():
-            graph.inputs.remove(value)
+    unlist(cut.graph_ir)
     cut.graph_ir.ir_version = max(cut.ir_version, _INITIALIZERS_ALONE)
     weights = [_initializer(graph, site) for site in sites]
-    biases = list(_biases(graph, {weight.name or "" for weight in weights}))
+    fixed = {name for name, value in model.graph_ir.graph.initializers.items() if why_fixed(value)}
+    biases = list(_biases(graph, fixed | {weight.name or "" for weight in weights}))
     penalties = [_steer(graph, weight) for weight in weights]
     terms, inputs = _loss_terms(graph, loss)
     total = _add_all(graph, [*terms, *penalties])
@@ -182,8 +183,8 @@ def _initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
     return graph.initializers[site.name]
 
 
-def _biases(graph: ir.Graph, weights: set[str]) -> Iterable[ir.Value]:
-    """Float vectors added next to the weights: Conv and Gemm biases, and operands of Add."""
+def _biases(graph: ir.Graph, others: set[str]) -> Iterable[ir.Value]:
+    """Float vectors added next to the weights: Conv and Gemm biases, and operands of Add; not ``others``."""
     seen: set[str] = set()
     for node in graph:
         slots = node.inputs[2:3] if node.op_type in _BIASED else node.inputs if node.op_type == "Add" else ()
@@ -191,7 +192,7 @@ def _biases(graph: ir.Graph, weights: set[str]) -> Iterable[ir.Value]:
             if value is None or not value.is_initializer() or value.const_value is None:
                 continue
             name = value.name or ""
-            if value.const_value.dtype == ir.DataType.FLOAT and name not in weights and name not in seen:
+            if value.const_value.dtype == ir.DataType.FLOAT and name not in others and name not in seen:
                 seen.add(name)
                 yield value
 

@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import edit, files
-from onnx_admm.model.constants import constant_tensor, replace_constant
+from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoded, Decoder
+from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite, label
 
@@ -30,10 +31,17 @@ class PortSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The user's contract: inputs and outputs, in order. No pass changes it."""
+    """The user's contract: inputs and outputs, in order. No pass changes it.
+
+    Attributes:
+        inputs: what a caller must give.
+        outputs: what is given back.
+        defaults: inputs with a stored default, which a caller may override (IR version 4 and newer).
+    """
 
     inputs: tuple[PortSpec, ...]
     outputs: tuple[PortSpec, ...]
+    defaults: tuple[PortSpec, ...] = ()
 
 
 class ModelView:
@@ -108,10 +116,11 @@ class ModelView:
         return self._model.metadata_props
 
     def signature(self) -> Signature:
-        """Inputs (initializers that double as inputs left out) and outputs."""
+        """What a caller must give, what is given back, and which inputs have defaults."""
         graph = self._model.graph
-        inputs = tuple(_port(value) for value in graph.inputs if not value.is_initializer())
-        return Signature(inputs, tuple(_port(value) for value in graph.outputs))
+        required = tuple(_port(value) for value in graph.inputs if not value.is_initializer())
+        defaults = tuple(_port(value) for value in graph.inputs if value.is_initializer())
+        return Signature(required, tuple(_port(value) for value in graph.outputs), defaults)
 
     def sites(self) -> tuple[WeightSite, ...]:
         """Every compressible weight, in graph order, subgraphs and functions included."""
@@ -129,7 +138,7 @@ class ModelView:
     def read(self, site: WeightSite | str) -> npt.NDArray[np.floating]:
         """A copy of the site's weights, in their dense shape and dtype (an encoded weight is decoded)."""
         value = self._find(site).value
-        tensor = constant_tensor(value)
+        tensor = stored_tensor(value)
         return np.array(tensor.numpy()) if tensor is not None else self._decoded(value).array
 
     def decoded(self, site: WeightSite | str) -> Decoded:
@@ -160,6 +169,7 @@ class ModelView:
         """
         found = self._find(site)
         known = found.site
+        _check_free(found.value)
         if not known.editable:
             raise UsageError(
                 "the weight is already encoded",
@@ -185,6 +195,7 @@ class ModelView:
             tensor = None if value is None else constant_tensor(value)
             if value is None or tensor is None or tuple(tensor.shape.numpy()) != array.shape:
                 raise UsageError("no constant of that name and shape", where=name, got=array.shape)
+            _check_free(value)
             replace_constant(value, array.astype(tensor.dtype.numpy()))
 
     def write(self, value: ValueRef, array: npt.NDArray[np.generic]) -> None:
@@ -195,6 +206,7 @@ class ModelView:
         """
         if value.constant() is None:
             raise UsageError("not a constant", where=value.name)
+        _check_free(value.ir_value)
         replace_constant(value.ir_value, array)
 
     def add_constant(self, node: NodeRef, index: int, array: npt.NDArray[np.generic], name: str) -> ValueRef:
@@ -219,6 +231,15 @@ class ModelView:
         """Put another operator in the place of a node with one output; the output's value stays."""
         values = [value.ir_value for value in inputs]
         return NodeRef(edit.replace_node(node.ir_node, op_type, values, attributes or {}), node.scope)
+
+    @property
+    def lists_by_habit(self) -> bool:
+        """Whether nine tenths or more of the initializers are listed as inputs: an exporter's habit."""
+        return listed_by_habit(self._model)
+
+    def freeze_defaults(self) -> tuple[str, ...]:
+        """Make constants of all defaults: no caller can override them any more; their names."""
+        return unlist(self._model)
 
     def strip_unused(self) -> bool:
         """Remove nodes and constants that nothing reads; whether there were any."""
@@ -266,6 +287,13 @@ def _still_stored(found: FoundSite) -> bool:
     if tensor is None or tuple(tensor.shape.numpy()) != site.shape or not value.uses():
         return False
     return (f"{site.scope}/{value.name}" if site.scope else value.name) == site.name
+
+
+def _check_free(value: ir.Value) -> None:
+    """Refuse to write what belongs to the contract with the model's users."""
+    fixed = why_fixed(value)
+    if fixed is not None:
+        raise UsageError(f"its values must stay: it {fixed}", where=value.name)
 
 
 def _port(value: ir.Value) -> PortSpec:

@@ -186,6 +186,7 @@ class Report:
         recipe: TOML that repeats the run, given the same data and seed.
         written: whether the result is at its place.
         notes: what a user should know.
+        frozen_defaults: initializers that the original lists as inputs and the result does not.
     """
 
     comparison: Comparison
@@ -197,6 +198,7 @@ class Report:
     versions: Mapping[str, str]
     written: bool
     notes: tuple[str, ...] = ()
+    frozen_defaults: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @classmethod

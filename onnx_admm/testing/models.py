@@ -5,7 +5,8 @@ from __future__ import annotations
 from onnx_admm.contracts import ModelView
 from onnx_admm.model.text import parse_text
 
-_HEADER = '<ir_version: 10, opset_import: ["" : 17]>'
+_HEADER = '<ir_version: %d, opset_import: ["" : 17]>'
+_IR_VERSIONS = {"mandatory_inputs": 3}
 
 _FAMILY = {
     "conv_net": """
@@ -57,13 +58,33 @@ _FAMILY = {
                 else_branch = plain_graph () => (float[N,3] ye) <float[4,3] we> { ye = MatMul (h, we) }
             >
         }""",
-    "initializers_as_inputs": """
+    "defaults_of_inputs": """
         defaults (
             float[N,2] x, float[2,3] w = {0.5, -1.0, 0.25, 1.5, 0.75, -0.5}, float[3] b = {0.1, 0.2, 0.3}
         ) => (float[N,3] y)
+        <float[3,3] v>
         {
             m = MatMul (x, w)
-            y = Add (m, b)
+            a = Add (m, b)
+            y = MatMul (a, v)
+        }""",
+    "weights_that_are_outputs": """
+        outputs (float[N,4] x) => (float[N,3] y, float[4,6] w, float[6] b, float[3,6] turned, float[6,3] v)
+        <float[4,6] w, float[6] b, float[6,6] u, float[6,3] v>
+        {
+            m = Gemm (x, w, b)
+            r = Relu (m)
+            a = MatMul (r, u)
+            y = MatMul (a, v)
+            turned = Transpose (v)
+        }""",
+    "mandatory_inputs": """
+        oldest (float[N,4] x) => (float[N,3] y)
+        <float[4,6] w, float[6] b, float[6,3] v>
+        {
+            a = Gemm (x, w, b)
+            r = Relu (a)
+            y = MatMul (r, v)
         }""",
     "constant_node_weights": """
         constants (float[N,3] x) => (float[N,2] y)
@@ -81,4 +102,6 @@ _FAMILY = {
 
 def model_family(seed: int = 0) -> dict[str, ModelView]:
     """Every model of the family by name, with seeded weights; fresh at each call."""
-    return {name: parse_text(_HEADER + text, seed) for name, text in _FAMILY.items()}
+    return {
+        name: parse_text(_HEADER % _IR_VERSIONS.get(name, 10) + text, seed) for name, text in _FAMILY.items()
+    }

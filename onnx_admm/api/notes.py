@@ -1,0 +1,72 @@
+"""What a user should know of a run, as sentences: before the work and after it."""
+
+from __future__ import annotations
+
+from onnx_admm.api.measure import SYNTHETIC
+from onnx_admm.pipeline import MODEL, PipelineResult
+from onnx_admm.report import Comparison
+
+FEW_SAMPLES = 100
+
+NO_DATA = (
+    "No data was given: the layers were judged and the result was compared on made-up inputs. Data (--data; "
+    "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
+)
+NOTHING_ASKED = (
+    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
+    "With this data, try --prune 0.5 --bits 4."
+)
+UNCHANGED = "No pass changed the model."
+NOT_SMALLER = "What was tried makes the file no smaller, so OUT is a copy of IN."
+LARGER = "The result is no smaller than the original."
+
+FRAGILE_DB = 20.0
+FRAGILE = (
+    "On random inputs the outputs change a lot. On real ones they need not: a network fed noise can turn "
+    "rounded weights into another answer. Compare the two on real samples: onnx-admm compare IN OUT --data D."
+)
+
+_FROZEN = (
+    "initializers that were listed as inputs are constants now, and a caller can no longer override them"
+)
+_NAMES_SHOWN = 3
+
+
+def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]:
+    """Says which inputs no caller can override any more; nothing where there are none.
+
+    Args:
+        frozen: their names.
+        freeze: what was asked for; None: they were frozen because nearly all initializers are listed.
+    """
+    if not frozen:
+        return ()
+    names = ", ".join(frozen[:_NAMES_SHOWN]) + (", ..." if len(frozen) > _NAMES_SHOWN else "")
+    why = "" if freeze else " Exporters list all of them by habit; --keep-defaults keeps them."
+    return (f"{len(frozen)} {_FROZEN} ({names}).{why}",)
+
+
+def outcome_notes(
+    planned: tuple[str, ...], result: PipelineResult, comparison: Comparison, *, changed: bool
+) -> tuple[str, ...]:
+    """The notes of the plan that still hold, and what became of the model.
+
+    Args:
+        planned: notes from before the work.
+        result: the pipeline's.
+        comparison: original and result.
+        changed: whether what was written is another model than the original.
+    """
+    notes = [note for note in planned if changed or _FROZEN not in note]
+    if not result.changed:
+        notes.append(UNCHANGED)
+        reasons = (skip for step in result.reports for skip in step.report.skipped if skip.layer == MODEL)
+        notes += dict.fromkeys(skip.why.removesuffix(".") + "." for skip in reasons)
+    elif not changed:
+        notes.append(NOT_SMALLER)
+    elif comparison.after.file_bytes >= comparison.before.file_bytes:
+        notes.append(LARGER)
+    judged = comparison.quality[0]
+    if judged.data == SYNTHETIC and judged.sqnr_db is not None and judged.sqnr_db < FRAGILE_DB:
+        notes.append(FRAGILE)
+    return tuple(notes)
