@@ -148,6 +148,12 @@ def cost_model(spec: str) -> CostModel:
     return made
 
 
+def profile_file(spec: str) -> Path | None:
+    """The profile that a cost model's spec names as a file; None for one that is shipped, or none at all."""
+    profile = spec.split(",")[0].partition(":")[2].strip()
+    return Path(profile) if profile.endswith(".toml") else None
+
+
 def shipped_profiles(cls: type) -> dict[str, Path]:
     """Profiles that come with a cost model's class, by tag."""
     prefix = f"{getattr(cls, 'name', '')}."

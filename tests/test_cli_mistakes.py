@@ -21,7 +21,7 @@ from onnx_admm.runtime import installed
         ("inspect text.onnx", r"text\.onnx: not an ONNX model"),
         ("inspect .", r"a folder, not a model file"),
         ("compress none.onnx out.onnx", r"none\.onnx: no such model file"),
-        ("compress net.onnx net.onnx", r"would overwrite an input"),
+        ("compress net.onnx net.onnx", r"the result would overwrite the model"),
         ("compress net.onnx nowhere/out.onnx", r"no folder to put the result into"),
         ("compress net.onnx out.onnx --data wrong_name.npz", r"(?s)image.*"),
         ("compress net.onnx out.onnx --data short_labels.npz", r"labels"),

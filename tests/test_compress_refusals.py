@@ -117,10 +117,10 @@ def test_impossible_budget(net: Path, samples: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("net.onnx", "would overwrite an input; nothing was done"),
-        ("../{folder}/net.onnx", "would overwrite an input"),
+        ("net.onnx", "would overwrite the model; nothing was done"),
+        ("../{folder}/net.onnx", "would overwrite the model"),
         ("nowhere/small.onnx", r"no folder to put the result into. Create it: mkdir -p .*nowhere"),
-        (".", "cannot go where a folder is"),
+        (".", "a folder stands where the file is to go"),
     ],
 )
 def test_impossible_places(net: Path, target: str, sentence: str) -> None:
@@ -139,11 +139,11 @@ def test_disk_full_leaves_nothing(net: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        compress(net, tmp_path / "small.onnx", **running(Shrink()))
+        compress(net, tmp_path / "small.onnx", **running(Shrink()), keep=True)
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        compress(net, tmp_path / "small.onnx", **running(Shrink()))
+        compress(net, tmp_path / "small.onnx", **running(Shrink()), keep=True)
     assert sorted(os.listdir(tmp_path)) == ["net.onnx", "small.onnx"]
     assert (tmp_path / "small.onnx").read_text() == "what was there"
 

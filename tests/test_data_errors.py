@@ -151,7 +151,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "f" / "x.npy", objects)
     with pytest.raises(DataError, match=r"d.npz: x.npy: an array of Python objects"):
         open_dataset(tmp_path / "d.npz", model_of(ONE))
-    with pytest.raises(DataError, match=r"x.npy: not a readable .npy file"):
+    with pytest.raises(DataError, match=r"x.npy: an array of Python objects"):
         open_dataset(tmp_path / "f", model_of(ONE))
     with pytest.raises(DataError, match="x: an array of Python objects"):
         from_arrays({"x": objects})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from PIL import Image
 from onnx_admm.contracts import Batch, Dataset
 from onnx_admm.data import Preprocessing, fit_dataset, from_arrays, from_iterable, images, open_dataset
 from onnx_admm.data.npz import read_npz
+from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError, RecipeError
 from onnx_admm.model import ModelView
 from onnx_admm.settings import build
@@ -67,15 +69,34 @@ def test_npz_gives_one_array_per_input_and_labels(tmp_path: Path, save: Callable
     np.testing.assert_array_equal(batch.labels, np.arange(5))
 
 
-def test_members_stored_plain_are_mapped_and_compressed_ones_are_read(tmp_path: Path) -> None:
+def test_members_stored_plain_stay_in_the_file_and_compressed_ones_are_read(tmp_path: Path) -> None:
     x = np.random.default_rng(1).random((4, 2))
     np.savez(tmp_path / "plain.npz", first=np.zeros(3), x=x, f=np.asfortranarray(x))
     np.savez_compressed(tmp_path / "packed.npz", x=x)
     plain, packed = read_npz(tmp_path / "plain.npz"), read_npz(tmp_path / "packed.npz")
-    assert isinstance(plain["x"], np.memmap)
-    assert not isinstance(packed["x"], np.memmap)
-    for array in (plain["x"], plain["f"], packed["x"]):
+    assert isinstance(plain["x"], StoredRows)
+    for array in (plain["x"].take(np.arange(4)), plain["f"], packed["x"]):
         np.testing.assert_array_equal(array, x)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2], [3, 1, 1, 2], [-1, 0], []])
+def test_stored_rows_are_those_of_the_array(tmp_path: Path, index: list[int]) -> None:
+    x = np.random.default_rng(1).random((4, 2, 3))
+    np.savez(tmp_path / "d.npz", x=x)
+    rows = read_npz(tmp_path / "d.npz")["x"]
+    assert isinstance(rows, StoredRows)
+    chosen = np.asarray(index, np.int64)
+    np.testing.assert_array_equal(rows.take(chosen), x[chosen])
+    with pytest.raises(IndexError):
+        rows.take(np.array([4]))
+
+
+def test_a_file_that_becomes_shorter_is_told_and_kills_nobody(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((64, 1024)))
+    rows = read_npz(tmp_path / "d.npz")["x"]
+    os.truncate(tmp_path / "d.npz", 4096)
+    with pytest.raises(DataError, match="has become shorter"):
+        rows.take(np.arange(64))  # type: ignore[union-attr]
 
 
 def test_an_input_called_labels_is_fed(tmp_path: Path) -> None:

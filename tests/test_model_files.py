@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from conftest import MLP
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel, UsageError
-from onnx_admm.model import ModelView, files
+from onnx_admm.model import ModelView, files, saving
 from onnx_admm.model.text import parse_text
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -293,21 +295,30 @@ def test_what_is_not_a_weight_survives(tmp_path: Path) -> None:
     assert {(o.domain, o.version) for o in saved.opset_import} == {("", 17), ("own", 1)}
 
 
-def test_external_data_stays_beside_the_model_and_in_place(
+def data_file(model: Path) -> Path:
+    """The one file of weights that was written for a model."""
+    (found,) = model.parent.glob(f"{model.name}.*.data")
+    assert re.fullmatch(r"[0-9a-f]{8}", found.name.removeprefix(f"{model.name}.").removesuffix(".data"))
+    return found
+
+
+def test_external_data_stays_beside_the_model_under_a_name_of_its_content(
     external: Callable[..., Path], tiny_mlp: ModelView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_EXTERNAL_THRESHOLD", 100)
+    monkeypatch.setattr(saving, "_EXTERNAL_THRESHOLD", 100)
     path = external()
     view = ModelView.load(path)
     out = path.parent / "out" / "o.onnx"
     out.parent.mkdir()
     size = view.save(out)
-    assert sorted(file.name for file in out.parent.iterdir()) == ["o.onnx", "o.onnx.data"]
+    first = data_file(out)
+    assert sorted(out.parent.iterdir()) == [out, first]
     assert size == sum(file.stat().st_size for file in out.parent.iterdir())
     again = ModelView.load(out)
-    monkeypatch.setattr(files, "_EXTERNAL_THRESHOLD", 300)
+    monkeypatch.setattr(saving, "_EXTERNAL_THRESHOLD", 300)
     again.save(out)  # over itself: w2 moves into the model, and what was not read yet must still be right
-    assert (out.parent / "o.onnx.data").stat().st_size == 512
+    second = data_file(out)
+    assert (second.stat().st_size, first.exists()) == (512, False)
     for view in (again, ModelView.load(out)):
         for name in ("w1", "w2"):
             np.testing.assert_array_equal(view.read(name), tiny_mlp.read(name))
@@ -316,11 +327,12 @@ def test_external_data_stays_beside_the_model_and_in_place(
 def test_more_weights_than_one_message_holds_go_beside(
     tiny_mlp: ModelView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_INLINE_LIMIT", 500)
-    monkeypatch.setattr(files, "_EXTERNAL_THRESHOLD", 100)
+    for module in (files, saving):
+        monkeypatch.setattr(module, "INLINE_LIMIT", 500)
+    monkeypatch.setattr(saving, "_EXTERNAL_THRESHOLD", 100)
     w1 = tiny_mlp.read("w1")
     tiny_mlp.save(tmp_path / "m.onnx")
-    assert (tmp_path / "m.onnx.data").stat().st_size >= w1.nbytes
+    assert data_file(tmp_path / "m.onnx").stat().st_size >= w1.nbytes
     np.testing.assert_array_equal(ModelView.load(tmp_path / "m.onnx").read("w1"), w1)
     with pytest.raises(OutputError, match="over 2 GB"):
         tiny_mlp.to_bytes()
@@ -336,7 +348,7 @@ def test_an_interrupted_save_leaves_what_was_there(
     def fail(_: int) -> None:
         raise error
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     tiny_mlp.replace("w1", np.zeros((8, 16), np.float32))
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left" if expected is OutputError else None):
@@ -358,9 +370,10 @@ def test_places_that_cannot_be_written_get_a_sentence(tiny_mlp: ModelView, tmp_p
     with pytest.raises(OutputError, match="cannot write"):
         tiny_mlp.save(tmp_path / "none" / "m.onnx")
     os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(OutputError, match="not a plain file"):
+    for place, sentence in ((tmp_path, "a folder stands"), (tmp_path / "pipe", "only a regular file")):
+        with pytest.raises(UsageError, match=sentence):
             tiny_mlp.save(place)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_a_link_is_written_through(tiny_mlp: ModelView, tmp_path: Path) -> None:

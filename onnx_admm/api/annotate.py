@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 
+from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import FIGURES, Cost, CostModel, ModelView
 from onnx_admm.model.annotation import NodeKey, annotate_nodes
 from onnx_admm.pricing import add_costs
@@ -34,9 +35,14 @@ def annotate(
 
     Raises:
         ModelError: ``source`` cannot be read.
+        UsageError: ``target`` is ``source``, a file that it refers to, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
         OutputError: the copy cannot be written; whatever was at ``target`` is still there.
     """
+    files = RunFiles()
+    files.read_model(source, "the model")
+    files.write(target, "the annotated copy")
+    files.check()
     view = ModelView.load(source)
     facts = describe_costs(view, source, cost_model, bindings)
     prefix = f"onnx_admm.{cost_model.name}"
@@ -50,7 +56,7 @@ def annotate(
     notes |= {(row.scope, row.node): {"unpriced": row.why} for row in facts.unpriced}
     annotate_nodes(view, {node: _keyed(prefix, entries) for node, entries in notes.items()})
     view.metadata.update(_keyed(prefix, _model_notes(facts)))
-    view.save(target)
+    view.save(target, inputs=files.inputs)
     return facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from onnx_admm.api.placing import move_into_place, staged, write_text
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassReport, Skip
 from onnx_admm.errors import OutputError
+from onnx_admm.model.atomic_output import write_text
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.pipeline import StepReport
 from onnx_admm.recipe import Recipe
@@ -96,10 +97,7 @@ class Checkpoints:
         Raises:
             OutputError: the disk refuses.
         """
-        place = self._beside(position, "onnx")
-        with staged(place) as folder:
-            model.save(folder / place.name)
-            move_into_place(folder, place)
+        model.save(self._beside(position, "onnx"))
         write_text(self._beside(position, "json"), json.dumps(asdict(step)) + "\n")
 
     def found(self) -> int:
@@ -109,6 +107,12 @@ class Checkpoints:
 
     def _beside(self, position: int, ending: str) -> Path:
         return self.folder / f"{self.names[position]}.{ending}"
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """Return the checkpoints that earlier runs left in a folder."""
+    name = re.compile(rf"\d\d+-.+-[0-9a-f]{{{_KEY}}}\.(onnx|json)")
+    return tuple(sorted(file for file in folder.glob("*") if name.fullmatch(file.name)))
 
 
 def _report(table: dict[str, Any]) -> PassReport:

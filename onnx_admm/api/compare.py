@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
+from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, fit_dataset, open_dataset
+from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.report import Comparison
 
@@ -17,7 +18,7 @@ def compare(
     after: str | os.PathLike[str],
     data: Dataset | str | os.PathLike[str] | None = None,
     *,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -27,12 +28,20 @@ def compare(
         before: the original.
         after: the model to hold against it; it must take the same inputs and give the same outputs.
         data: samples (or their path); random inputs if None.
-        preprocessing: from stored samples to inputs.
+        preprocessing: from stored samples to inputs, or the TOML file of it.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
+        WorkError: a file changed meanwhile.
     """
+    files = RunFiles()
+    files.read_model(before, "the original")
+    files.read_model(after, "the model to compare")
+    files.read_data(data, "the data")
+    files.read(preprocessing, "the preprocessing")
+    files.check()
+    settings = None if preprocessing is None else as_preprocessing(preprocessing)
     first, second = ModelView.load(before).signature(), ModelView.load(after).signature()
     for kind, left, right in (
         ("inputs", first.inputs, second.inputs),
@@ -51,6 +60,8 @@ def compare(
     elif isinstance(data, Dataset):
         samples = {"data": fit_dataset(data, model)}
     else:
-        samples = {"data": open_dataset(data, model, preprocessing=preprocessing, part="test")}
+        samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
     measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
-    return measurement.compare(Path(before), Path(after))
+    found = measurement.compare(Path(before), Path(after))
+    files.raise_if_changed()
+    return found

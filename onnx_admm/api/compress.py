@@ -10,18 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.api.checkpoints import Checkpoints
+from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
-from onnx_admm.api.placing import check_place, copy_file, move_into_place, staged, write_text
 from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
+from onnx_admm.api.result_files import ResultFiles, open_results
+from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, fit_dataset, open_dataset, split
+from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
+from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
-from onnx_admm.registry import cost_model
+from onnx_admm.registry import cost_model, profile_file
 from onnx_admm.report import Comparison, ModelFacts, Promise, Report, StepFacts, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
@@ -40,7 +42,7 @@ class Compression:
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for.
-        preprocessing: from stored samples to inputs; None takes the recipe's.
+        preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
@@ -68,7 +70,7 @@ class Compression:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     fine_tune: bool | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | str | os.PathLike[str] | None = None
     freeze_defaults: bool | None = None
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
@@ -123,24 +125,20 @@ class Compression:
             OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
         """
         started = time.perf_counter()
-        place = Path(target)
-        check_place(place, "the result", (Path(source),))
-        if self.report is not None:
-            check_place(Path(self.report), "the report", (Path(source), place))
-        require_runtime()
-        plan = self.plan(source)
-        judged = self._samples(plan)
-        journal = self._journal(plan)
-        notes = () if journal is None else _resumed(journal)
-        result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
-        with staged(place) as folder:
-            candidate = folder / place.name
-            changed = self._save(result, candidate, plan)
-            check_runs(source, candidate, next(iter(judged.values())))
+        files = self.files(source, target)
+        with open_results(files, target, self.report) as results:
+            require_runtime()
+            plan = self.plan(source)
+            judged = self._samples(plan)
+            journal = self._journal(plan)
+            notes = () if journal is None else _resumed(journal)
+            result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
+            saved, changed = self._save(result, results, plan)
+            check_runs(source, saved.model, next(iter(judged.values())))
             if self.test is not None:
                 judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
             comparison = Measurement(samples=judged, threads=self.threads, progress=self.progress).compare(
-                source, candidate
+                source, saved.model
             )
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
             promises = (*_budgets(result), *self._gate(changed).judge(comparison))
@@ -148,13 +146,32 @@ class Compression:
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
             notes = (*notes, *outcome_notes(plan.notes, result, comparison, changed=changed))
+            if saved.data is not None and written:
+                notes = (*notes, f"The weights lie in {Path(target).with_name(saved.data.name)}, beside it.")
             frozen = plan.frozen if changed else ()
             report = replace(report, written=written, notes=notes, frozen_defaults=frozen)
-            if written:
-                move_into_place(folder, place)
-        if self.report is not None:
-            write_text(Path(self.report), to_json(report))
+            results.commit(saved if written else None, to_json(report))
         return report
+
+    def reads(self, source: str | os.PathLike[str]) -> RunFiles:
+        """The files that a run reads."""
+        files = RunFiles()
+        files.read_model(source, "the model")
+        for samples, what in ((self.data, "the data"), (self.validation, "--val"), (self.test, "--test")):
+            files.read_data(samples, what)
+        files.read(self.recipe, "the recipe")
+        files.read(self.preprocessing, "the preprocessing")
+        files.read(None if self.cost_model is None else profile_file(self.cost_model), "the profile")
+        for checkpoint in () if self.resume is None else checkpoint_files(Path(self.resume)):
+            files.read(checkpoint, "a checkpoint", is_fixed=False)
+        return files
+
+    def files(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> RunFiles:
+        """The files that a run reads, and those that it writes."""
+        files = self.reads(source)
+        files.write(target, "the result")
+        files.write(self.report, "the report")
+        return files
 
     # -- before the work ---------------------------------------------------------------------
 
@@ -181,7 +198,7 @@ class Compression:
         if self.fine_tune is not None:
             recipe = replace(recipe, fine_tune=self.fine_tune)
         if self.preprocessing is not None:
-            recipe = replace(recipe, preprocessing=self.preprocessing)
+            recipe = replace(recipe, preprocessing=as_preprocessing(self.preprocessing))
         if self.freeze_defaults is not None:
             recipe = replace(recipe, freeze_defaults=self.freeze_defaults)
         if self.cost_model is not None:
@@ -254,8 +271,8 @@ class Compression:
         floor = ROUNDED if self._asks_nothing else WRECKED
         return Gate(max_drop=self.max_drop, floor=floor, larger=not changed)
 
-    def _save(self, result: PipelineResult, candidate: Path, plan: Plan) -> bool:
-        """Write the candidate; whether it is another model than the original.
+    def _save(self, result: PipelineResult, results: ResultFiles, plan: Plan) -> tuple[ModelFiles, bool]:
+        """Write the candidate; return its files, and whether it is another model than the original.
 
         Provenance must not make it larger than the original. Where nothing is asked for but a smaller file
         and there is none, the original is what is written.
@@ -264,18 +281,18 @@ class Compression:
         is_one_file = plan.source.stat().st_size == limit
         changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen)
         if not changed and is_one_file:
-            copy_file(plan.source, candidate)
-            return False
+            return results.copy(plan.source), False
         model = result.model
-        size = model.save(candidate)
-        if size > limit and PROVENANCE in model.metadata:
+        saved = results.save(model)
+        if saved.size > limit and PROVENANCE in model.metadata:
             model = model.fork()
             del model.metadata[PROVENANCE]
-            size = model.save(candidate)
-        if size > limit and is_one_file and self._asks_nothing and not self.keep:
-            copy_file(plan.source, candidate)
-            return False
-        return changed
+            saved.remove()
+            saved = results.save(model)
+        if saved.size > limit and is_one_file and self._asks_nothing and not self.keep:
+            saved.remove()
+            return results.copy(plan.source), False
+        return saved, changed
 
     def _report(self, comparison: Comparison, result: PipelineResult, plan: Plan, seconds: float) -> Report:
         return Report(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from onnx_admm.api.compress import Compression
-from onnx_admm.api.placing import check_place, write_bytes, write_text
+from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Pass
 from onnx_admm.errors import BudgetExceeded, UsageError
+from onnx_admm.model.atomic_output import write_bytes, write_text
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
 from onnx_admm.report import Report, StepFacts
@@ -65,17 +66,19 @@ class Sweep:
         figure = self._figure()
         if self.plot is not None:
             require_plots(self.plot)
-            check_place(Path(self.plot), "the plot", (Path(source),))
         place = Path(folder)
         if place.exists() and not place.is_dir():
             raise UsageError("not a folder", where=place)
-        check_place(place.with_name(f"{place.name}.onnx"), "the folder of results", (Path(source),))
+        if not place.absolute().parent.is_dir():
+            raise UsageError("no folder to put the folder of results into", where=place)
+        table = place / "sweep.csv"
+        self._files(source, place, figure).check()
         place.mkdir(exist_ok=True)
         points: list[Point] = []
         measured: object = None
         end = None
         for share in sorted(set(self.shares), reverse=True):
-            name = f"{Path(source).stem}-{figure}-{share:g}x.onnx"
+            name = _name(source, figure, share)
             job = replace(
                 self.job,
                 recipe=self._recipe(f"{figure}={share:g}x", measured),
@@ -95,13 +98,22 @@ class Sweep:
             step = next(step for step in report.steps if "budget" in step.figures)
             measured = step.figures.get("measured")
             points.append(_point(name, figure, share, report, step))
-            table = place / "sweep.csv"
             write_text(table, to_csv(with_frontier(points)))
         if not points:
             raise BudgetExceeded(end or "no budget was tried")
         if self.plot is not None:
             write_bytes(Path(self.plot), draw(with_frontier(points), Path(self.plot).suffix))
-        return Swept(points=with_frontier(points), table=place / "sweep.csv", end=end)
+        return Swept(points=with_frontier(points), table=table, end=end)
+
+    def _files(self, source: str | os.PathLike[str], folder: Path, figure: str) -> RunFiles:
+        """What the sweep reads, and every file that it may write."""
+        files = self.job.reads(source)
+        if folder.exists():
+            for share in self.shares:
+                files.write(folder / _name(source, figure, share), f"the result at {share:g}x")
+            files.write(folder / "sweep.csv", "the table")
+        files.write(self.plot, "the plot")
+        return files
 
     def _figure(self) -> str:
         if self.job.cost_model is None:
@@ -129,6 +141,10 @@ class Sweep:
         )
         recipe = recipe_from_flags(flags)
         return replace(recipe, passes=tuple(_informed(step, measured) for step in recipe.passes))
+
+
+def _name(source: str | os.PathLike[str], figure: str, share: float) -> str:
+    return f"{Path(source).stem}-{figure}-{share:g}x.onnx"
 
 
 def _informed(step: Pass, measured: object) -> Pass:

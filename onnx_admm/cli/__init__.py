@@ -6,6 +6,7 @@ half-written file behind.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -31,6 +32,8 @@ _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
     for code, meaning in EXIT_CODES.items()
 )
+
+_WRITER = "onnx_admm.model.atomic_output"
 
 app = typer.Typer(
     epilog=_EXIT_CODES,
@@ -73,13 +76,22 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command; leaves with its exit code."""
+    _open_standard_streams()
     arguments = sys.argv[1:] if argv is None else list(argv)
     kept = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    _forget_written()
     try:
-        app(args=arguments, prog_name="onnx-admm")
+        try:
+            app(args=arguments, prog_name="onnx-admm")
+        finally:
+            _flush()
     except OnnxAdmmError as error:
         _complain(arguments, str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        place = "" if error.filename is None else f" {error.filename}"
+        _complain(arguments, f"the system refuses{place} ({error.strerror or error}); {_what_was_written()}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 (the one place where a bug becomes a sentence)
         _complain(
             arguments,
@@ -93,12 +105,59 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as an interrupted program does, by way of every ``finally``: temporary files go."""
-    typer.echo("interrupted: nothing was written", err=True)
+    """End as an interrupted program does, by way of every ``finally``: temporary files go.
+
+    A second signal ends the program at once; what it leaves is removed by the next run.
+    """
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, lambda number, frame: os._exit(128 + number))
+    _say(f"interrupted: {_what_was_written()}")
     sys.exit(128 + number)
+
+
+def _what_was_written() -> str:
+    """Say which output files are in place; true at every moment of a run."""
+    writer = sys.modules.get(_WRITER)  # not loaded: nothing was written
+    files = [] if writer is None else [os.fspath(file) for file in writer.written_files()]
+    return f"written before that: {', '.join(files)}" if files else "nothing was written"
+
+
+def _forget_written() -> None:
+    """Start anew in a process that ran a command before."""
+    if (writer := sys.modules.get(_WRITER)) is not None:
+        writer.forget_written()
+
+
+def _open_standard_streams() -> None:
+    """Open the null device for closed standard streams, so that no file of ours takes their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _flush() -> None:
+    """Print what is left to print while a failure can still be told.
+
+    Raises:
+        OSError: stdout cannot be written, on a full disk for one.
+    """
+    if sys.stdout is not None and not sys.stdout.closed:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes once more)
+            raise
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence to stderr, where there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(sentence, err=True)
 
 
 def _complain(arguments: Sequence[str], sentence: str) -> None:
     if os.environ.get("ONNX_ADMM_TRACEBACK") == "1" or any(re.fullmatch("-v{2,}", a) for a in arguments):
         traceback.print_exc()
-    typer.echo(f"error: {sentence}", err=True)
+    _say(f"error: {sentence}")

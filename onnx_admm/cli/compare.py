@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+from onnx_admm.cli.console import progress_bars, show
 
 
 def compare(
@@ -50,9 +50,13 @@ def compare(
     for flag, bound in (("--max-drop", max_drop), ("--min-ratio", min_ratio)):
         if bound is not None and not bound >= 0:
             raise UsageError("impossible budget", where=flag, got=bound, expected="0 or more")
-    settings = load_preprocessing(preprocessing)
     found = api.compare(
-        before, after, data, preprocessing=settings, threads=threads, progress=progress_bars(quiet=as_json)
+        before,
+        after,
+        data,
+        preprocessing=preprocessing,
+        threads=threads,
+        progress=progress_bars(quiet=as_json),
     )
     found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))
     if as_json:

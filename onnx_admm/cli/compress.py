@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+from onnx_admm.cli.console import progress_bars, show
 from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def compress(
         format=format,
         epochs=epochs,
         fine_tune=fine_tune,
-        preprocessing=load_preprocessing(preprocessing),
+        preprocessing=preprocessing,
         freeze_defaults=freeze_defaults,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),
@@ -193,6 +193,7 @@ def compress(
         progress=progress_bars(quiet=quiet),
     )
     if dry_run:
+        job.files(source, target).check()
         _show_plan(job, source, quiet=quiet)
         return
     with ThreadPoolExecutor(jobs) as executor:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_admm.cli.console import load_preprocessing, progress_bars, show
+from onnx_admm.cli.console import progress_bars, show
 from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 
@@ -69,7 +69,7 @@ def sweep(
     job = Compression(
         data=data,
         validation=val,
-        preprocessing=load_preprocessing(preprocessing),
+        preprocessing=preprocessing,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),
         epochs=epochs,

@@ -11,6 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, ModelView, PortSpec
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource, Index, Source
+from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError
 
 CHECKED_AT_OPENING_BYTES = 256 * 2**20
@@ -75,7 +76,7 @@ def fit_source(source: Source, port: PortSpec) -> Source:
     """
     check_shape(source.sample_shape, port)
     fitted = _cast(source, port)
-    if not isinstance(source, ArraySource) or not np.issubdtype(source.dtype, np.floating):
+    if not isinstance(source, ArraySource | StoredRows) or not np.issubdtype(source.dtype, np.floating):
         return fitted  # integers, pixels and random values are finite as they are
     checked = FiniteSource(fitted, port.name)
     size = len(source) * math.prod(source.sample_shape) * source.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Arrays by name: ``.npz`` archives and folders of ``.npy`` files, mapped from disk where they can be."""
+"""Arrays by name: ``.npz`` archives and folders of ``.npy`` files, left on disk where they can be."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from onnx_admm.contracts import Array
+from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError
 
 _LOCAL_HEADER_BYTES = 30
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """Array by member name; members stored uncompressed are mapped, the others decompressed.
+def read_npz(path: Path) -> dict[str, Array | StoredRows]:
+    """Return arrays by member name; members stored uncompressed stay in the file.
 
     Raises:
         DataError: not an npz, damaged, or with pickled objects.
@@ -31,8 +33,8 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise DataError(f"not a readable .npz file ({error})", where=path) from error
 
 
-def read_npy_folder(folder: Path) -> dict[str, Array]:
-    """Array by file name of every ``.npy`` in a folder, mapped.
+def read_npy_folder(folder: Path) -> dict[str, Array | StoredRows]:
+    """Return arrays by file name of every ``.npy`` in a folder; they stay in their files.
 
     Raises:
         DataError: damaged, or with pickled objects.
@@ -40,34 +42,52 @@ def read_npy_folder(folder: Path) -> dict[str, Array]:
     arrays = {}
     for path in sorted(folder.glob("*.npy")):
         try:
-            arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+            with path.open("rb") as stream:
+                arrays[path.stem] = _array(stream, path, 0, str(path))
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"not a readable .npy file ({error})", where=path) from error
     return arrays
 
 
-def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array | StoredRows:
+    stored = member.compress_type == zipfile.ZIP_STORED
     try:
         with archive.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version[0] == 1:
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            else:
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-            if dtype.hasobject:
-                raise DataError("an array of Python objects", where=f"{path}: {member.filename}")
-            if member.compress_type != zipfile.ZIP_STORED or 0 in shape or not shape:
-                stream.seek(0)
-                array: Array = np.lib.format.read_array(stream, allow_pickle=False)
-                return array
-            offset = _data_offset(path, member) + stream.tell()
-        return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+            place = _data_offset(path, member) if stored else None
+            return _array(stream, path, place, f"{path}: {member.filename}")
     except MemoryError as error:
         raise DataError(
-            "too large for memory; np.savez maps arrays, np.savez_compressed cannot", where=path
+            "too large for memory; np.savez leaves arrays readable in parts, np.savez_compressed does not",
+            where=path,
         ) from error
     except ValueError as error:
         raise DataError(f"not a readable array ({error})", where=f"{path}: {member.filename}") from error
+
+
+def _array(stream: IO[bytes], path: Path, place: int | None, where: str) -> Array | StoredRows:
+    """Read a ``.npy`` stream, or its header alone where its rows can be read from the file.
+
+    Args:
+        stream: at its start.
+        path: the file.
+        place: where the stream starts in it; None where it is compressed.
+        where: how errors name it.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version[0] == 1:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    if dtype.hasobject:
+        raise DataError("an array of Python objects", where=where)
+    if place is None or fortran or 0 in shape or not shape:
+        stream.seek(0)
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
+    rows = StoredRows(path, place + stream.tell(), dtype, shape)
+    if rows.end > path.stat().st_size:
+        raise ValueError("cut short")
+    return rows
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:

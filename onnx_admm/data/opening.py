@@ -19,6 +19,7 @@ from onnx_admm.data.pixels import PixelSource, colour_mode, stored_order
 from onnx_admm.data.preprocessing import Preprocessing
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource, Source
+from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError, RecipeError
 from onnx_admm.settings import build, read_toml
 
@@ -96,16 +97,21 @@ def _open_folder(folder: Path, model: ModelView, preprocessing: Preprocessing | 
     return _open_images(folder, model, preprocessing, part)
 
 
-def _open_arrays(arrays: dict[str, Array], model: ModelView, preprocessing: Preprocessing | None) -> Dataset:
+def _open_arrays(
+    arrays: dict[str, Array | StoredRows], model: ModelView, preprocessing: Preprocessing | None
+) -> Dataset:
     ports = {port.name: port for port in model.signature().inputs}
-    labels = None if LABELS in ports else arrays.pop(LABELS, None)
+    found = None if LABELS in ports else arrays.pop(LABELS, None)
+    labels = found.take(np.arange(len(found))) if isinstance(found, StoredRows) else found
     for name, array in arrays.items():
         if array.ndim == 0:
             raise DataError(
                 "a single number", where=name, expected="an array whose first axis counts samples"
             )
     check_names(tuple(arrays), ports)
-    sources: dict[str, Source] = {name: ArraySource(array) for name, array in arrays.items()}
+    sources: dict[str, Source] = {
+        name: array if isinstance(array, StoredRows) else ArraySource(array) for name, array in arrays.items()
+    }
     if preprocessing is not None:
         for name, port in ports.items():
             if sources[name].dtype == np.uint8 and _takes_floats(port):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array
 from onnx_admm.errors import RecipeError
+from onnx_admm.settings import build, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,15 @@ class Preprocessing:
         if any(value != 1.0 for value in self.std):
             scaled /= np.asarray(self.std, np.float32).reshape(shape)
         return scaled
+
+
+def as_preprocessing(source: Preprocessing | str | os.PathLike[str]) -> Preprocessing:
+    """Return a preprocessing, or read the TOML file of one: its keys, or a recipe's ``[preprocessing]``.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value makes no sense.
+    """
+    if isinstance(source, Preprocessing):
+        return source
+    table = read_toml(source)
+    return build(Preprocessing, table.get("preprocessing", table), os.fspath(source))

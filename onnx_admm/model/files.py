@@ -1,12 +1,9 @@
-"""Model files: read with suspicion, write atomically."""
+"""Model files: read and checked, and serialised; `saving` writes them."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -14,21 +11,21 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError
-from onnx_admm.model.checker import check_input, check_output, check_shapes, first_line
+from onnx_admm.model.checker import check_input, check_shapes, first_line
 from onnx_admm.model.default_inputs import list_mandatory, unlist_mandatory
-from onnx_admm.model.file_tensor import FileTensor, is_large, leave_in_files
-from onnx_admm.model.guards import all_graphs, check_storage, embed_attribute_tensors
+from onnx_admm.model.file_bytes import FileBytes
+from onnx_admm.model.file_tensor import is_large, leave_in_files
+from onnx_admm.model.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
-from onnx_admm.model.wire import Piece, Reference, lift, refer, reference_of, spliced
+from onnx_admm.model.wire import Piece, Reference, lift, spliced
 
 PROTOBUF_LIMIT = 2**31 - 1
 """No protobuf message is larger; larger models keep their weights in a file beside."""
 
-_INLINE_LIMIT = 2_000_000_000
-_EXTERNAL_THRESHOLD = 1024
-_ALIGNMENT = 4096  # of large external tensors, so that pages can be mapped
+INLINE_LIMIT = 2_000_000_000
+"""Bytes of weights that are written into the model file at most."""
 
-_EXTERNAL = "onnx_admm.external_data"
+EXTERNAL = "onnx_admm.external_data"
 """Key in the graph's ``meta``: weights lay outside the model file, and are to lie there again."""
 
 
@@ -39,17 +36,17 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         ModelError: missing, not ONNX, cut short, unsafe sizes or paths, refused by the checker.
     """
     file, where = Path(path).absolute(), os.fspath(path)
-    proto = _read_skeleton(file, where)
+    proto = read_skeleton(file, where)
     check_storage(proto, file, where)
-    embed_attribute_tensors(proto, file.parent)
+    has_outside = _refers_outside(proto, file)
+    embed_small_tensors(proto, file)
     check_input(proto, where)
     densify_sparse(proto, file.parent, where)
     check_shapes(proto, where)  # inference knows no shape of a sparse initializer
     model = _to_ir(proto, where)
     ir.external_data.set_base_dir(model.graph, file.parent)
-    outside = (tensor for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor))
-    if any(Path(tensor.path) != file for tensor in outside):
-        model.graph.meta[_EXTERNAL] = True
+    if has_outside:
+        model.graph.meta[EXTERNAL] = True
     leave_in_files(model)
     return model
 
@@ -78,72 +75,39 @@ def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
     Raises:
         OutputError: the model is larger than a protobuf can be.
     """
-    if weight_bytes(model) > _INLINE_LIMIT:
+    if weight_bytes(model) > INLINE_LIMIT:
         raise OutputError(
             "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
         )
-    pieces = _pieces(model, write_sparse if sparse else forget_marks)
+    pieces = model_pieces(model, write_sparse if sparse else forget_marks)
     return b"".join(piece if isinstance(piece, bytes) else piece.tobytes() for piece in pieces)
 
 
 def file_bytes(model: ir.Model) -> int:
     """Bytes that a file with every weight inside would have; no weight is read for it."""
     return sum(
-        len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in _pieces(model, write_sparse)
+        len(piece) if isinstance(piece, bytes) else piece.nbytes
+        for piece in model_pieces(model, write_sparse)
     )
 
 
 def skeleton_of(model: ir.Model) -> onnx.ModelProto:
     """The model as it would be written, with references in the place of large weights."""
-    return _skeleton(model, write_sparse, is_large)[0]
-
-
-def save_model(model: ir.Model, path: str | os.PathLike[str]) -> int:
-    """Write into a temporary folder beside ``path``, check what was written, then rename over ``path``.
-
-    Weights lie in ``<name>.data`` beside the model where they did so before or exceed 2 GB. They are written
-    one after the other: what is not in memory is never there as a whole.
-
-    Returns:
-        Bytes on disk, external data included.
-
-    Raises:
-        OutputError: the checker or the disk refuses; what was at ``path`` is still there.
-    """
-    where = os.fspath(path)
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise OutputError("cannot write over something that is not a plain file", where=where)
-    temporary = None
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        written = _write(model, temporary / target.name)
-        check_output(_read_skeleton(temporary / target.name, where), where)
-        _keep_readable(model, target.parent)
-        for file in written:
-            if (target.parent / file.name).exists():
-                shutil.copymode(target.parent / file.name, file)
-            os.replace(file, target.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"cannot write ({error.strerror or error})", where=where) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return sum((target.parent / file.name).stat().st_size for file in written)
+    return model_skeleton(model, write_sparse, is_large)[0]
 
 
 # -- reading ---------------------------------------------------------------------------------
 
 
-def _read_skeleton(file: Path, where: str) -> onnx.ModelProto:
+def read_skeleton(file: Path, where: str) -> onnx.ModelProto:
     """The parsed file, its large initializers left where they are."""
     _check_readable(file, where)
     try:
-        with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with FileBytes(file) as data:
             try:
                 content = lift(data, file.name)
             except ValueError:  # no model: the parser says so
-                content = bytes(data)
+                content = data[:]
     except OSError as error:
         raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
     return _parse(content, where)
@@ -200,56 +164,16 @@ def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
 # -- writing ---------------------------------------------------------------------------------
 
 
-def _write(model: ir.Model, file: Path) -> tuple[Path, ...]:
-    """Write the model to ``file``; every file written, external data first."""
-    data = file.with_name(f"{file.name}.data")
-    if model.graph.meta.get(_EXTERNAL) or weight_bytes(model) > _INLINE_LIMIT:
-        proto, contents = _skeleton(model, write_sparse, lambda tensor: tensor.nbytes >= _EXTERNAL_THRESHOLD)
-        if contents:
-            _write_pieces(data, _outside(proto, contents, data.name))
-        _write_pieces(file, [_serialized(proto)])
-    else:
-        _write_pieces(file, _pieces(model, write_sparse))
-    return (data, file) if data.exists() else (file,)
-
-
-def _write_pieces(file: Path, pieces: Iterable[Piece]) -> None:
-    with open(file, "wb") as stream:
-        for piece in pieces:
-            match piece:
-                case bytes():
-                    stream.write(piece)
-                case FileTensor():
-                    piece.tofile(stream)
-                case _:
-                    stream.write(piece.tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _outside(proto: onnx.ModelProto, contents: Sequence[ir.TensorProtocol], location: str) -> Iterator[Piece]:
-    """The content of a data file; the skeleton's references are turned into places in it."""
-    position = 0
-    for tensor in (tensor for graph in all_graphs(proto) for tensor in graph.initializer):
-        number = reference_of(tensor)
-        if number is None:
-            continue
-        content = contents[number]
-        padding = -position % _ALIGNMENT if is_large(content) else 0
-        refer(tensor, location, position + padding, content.nbytes)
-        yield bytes(padding)
-        yield content
-        position += padding + content.nbytes
-
-
-def _pieces(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None]) -> Iterator[Piece]:
+def model_pieces(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None]) -> Iterator[Piece]:
     """The serialised model, large weights as tensors."""
     main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
-    proto, contents = _skeleton(model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main)
-    return spliced(_serialized(proto), contents)
+    proto, contents = model_skeleton(
+        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main
+    )
+    return spliced(serialized(proto), contents)
 
 
-def _skeleton(
+def model_skeleton(
     model: ir.Model,
     settle_marks: Callable[[onnx.ModelProto], None],
     is_left_out: Callable[[ir.TensorProtocol], bool],
@@ -274,7 +198,7 @@ def _skeleton(
     return proto, contents
 
 
-def _serialized(proto: onnx.ModelProto) -> bytes:
+def serialized(proto: onnx.ModelProto) -> bytes:
     try:
         data: bytes = proto.SerializeToString(deterministic=True)
     except (ValueError, google.protobuf.message.EncodeError) as error:
@@ -294,14 +218,15 @@ def _leave_out_repetition(proto: onnx.ModelProto) -> None:
             entry.ClearField("domain")
 
 
-def _keep_readable(model: ir.Model, folder: Path) -> None:
-    """Map external weights of ``folder`` into memory before a file they lie in is replaced."""
-    for tensor in _tensors(model):
-        match tensor:
-            case FileTensor():
-                pass  # holds its file open
-            case ir.ExternalTensor() if Path(tensor.path).parent == folder:
-                tensor.numpy()
+def _refers_outside(proto: onnx.ModelProto, file: Path) -> bool:
+    """Whether weights of the main graph or a subgraph lie outside the model file."""
+    return any(
+        entry.key == "location" and entry.value != file.name
+        for graph in all_graphs(proto)
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+    )
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -7,6 +7,7 @@ length, its place and the length of the file are known to agree.
 from __future__ import annotations
 
 import math
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from onnx_admm.errors import ModelError, UnsupportedModel
+from onnx_admm.model.file_bytes import FileBytes
+from onnx_admm.model.file_tensor import KEPT_IN_FILES_FROM_BYTES
 
 _TYPED_FIELDS = (
     "float_data",
@@ -29,12 +31,16 @@ _TYPED_FIELDS = (
 )
 _FREE_BYTES = 64 * 2**20
 _EXPANSION = 1000
+_MOST_EMBEDDED = 1 << 30
+
+TRUSTED_FOLDERS = "ONNX_ADMM_TRUSTED_FOLDERS"
+"""Environment variable: folders, separated as in PATH, that links to external data may lead into."""
 
 _Owner: TypeAlias = onnx.GraphProto | onnx.AttributeProto
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class StoredTensor:
     """One stored tensor and who holds it."""
 
     tensor: onnx.TensorProto
@@ -64,7 +70,7 @@ def check_storage(proto: onnx.ModelProto, path: Path | None, where: str) -> None
             where=where,
             hint="Export the model for inference.",
         )
-    for found in _stored_tensors(proto):
+    for found in stored_tensors(proto):
         tensor = found.tensor
         place = f"{where}: tensor {tensor.name or 'without a name'}"
         elements = count_elements(tensor.dims, place)
@@ -75,14 +81,47 @@ def check_storage(proto: onnx.ModelProto, path: Path | None, where: str) -> None
             _check_inline(tensor, elements, expected, place)
 
 
-def embed_attribute_tensors(proto: onnx.ModelProto, folder: Path) -> None:
-    """Read external tensors of node attributes into the model; initializers stay where they are."""
-    for found in _stored_tensors(proto):
-        external = found.tensor.data_location == onnx.TensorProto.EXTERNAL
-        if external and isinstance(found.owner, onnx.AttributeProto):
-            load_external_data_for_tensor(found.tensor, str(folder))
-            found.tensor.data_location = onnx.TensorProto.DEFAULT
-            del found.tensor.external_data[:]
+def embed_small_tensors(proto: onnx.ModelProto, path: Path) -> None:
+    """Read small external tensors, and those of node attributes, into the model.
+
+    Larger initializers stay where they are. So do small ones once so much has been read that their files
+    must be shared by many of them.
+
+    Args:
+        proto: a model whose storage was checked.
+        path: absolute path of its file.
+
+    Raises:
+        ModelError: a file cannot be read, or has become shorter.
+    """
+    left = _MOST_EMBEDDED
+    for found in stored_tensors(proto):
+        tensor = found.tensor
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if entries["location"] == path.name:
+            continue
+        dtype = ir.DataType(tensor.data_type)
+        size = -(-math.prod(tensor.dims) * dtype.bitwidth // 8)
+        is_small = size < KEPT_IN_FILES_FROM_BYTES and size <= left
+        if is_small or dtype.bitwidth < 8 or isinstance(found.owner, onnx.AttributeProto):
+            left -= size
+            file = _external_file(entries["location"], path, f"tensor {tensor.name}")
+            tensor.raw_data = _read_piece(file, int(entries.get("offset", "0")), size)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+
+
+def _read_piece(file: Path, offset: int, size: int) -> bytes:
+    try:
+        with FileBytes(file) as data:
+            piece = data[offset : offset + size]
+    except OSError as error:
+        raise ModelError(f"cannot read the weights ({error.strerror})", where=file) from error
+    if len(piece) != size:
+        raise ModelError("the file that holds the weights has become shorter", where=file)
+    return piece
 
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -118,22 +157,22 @@ def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from _nested(graph)
 
 
-def _stored_tensors(proto: onnx.ModelProto) -> Iterator[_Found]:
+def stored_tensors(proto: onnx.ModelProto) -> Iterator[StoredTensor]:
     for graph in all_graphs(proto):
         for tensor in graph.initializer:
-            yield _Found(tensor, graph)
+            yield StoredTensor(tensor, graph)
         for sparse in graph.sparse_initializer:
-            yield _Found(sparse.values, graph)
-            yield _Found(sparse.indices, graph)
+            yield StoredTensor(sparse.values, graph)
+            yield StoredTensor(sparse.indices, graph)
     for node in all_nodes(proto):
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield _Found(attribute.t, attribute)
+                yield StoredTensor(attribute.t, attribute)
             for tensor in attribute.tensors:
-                yield _Found(tensor, attribute)
+                yield StoredTensor(tensor, attribute)
             if attribute.HasField("sparse_tensor"):
-                yield _Found(attribute.sparse_tensor.values, attribute)
-                yield _Found(attribute.sparse_tensor.indices, attribute)
+                yield StoredTensor(attribute.sparse_tensor.values, attribute)
+                yield StoredTensor(attribute.sparse_tensor.indices, attribute)
 
 
 # -- sizes and places ------------------------------------------------------------------------
@@ -194,7 +233,7 @@ def _check_external(tensor: onnx.TensorProto, expected: int | None, path: Path |
         raise ModelError("external data has no folder here", where=place, hint="Load the model by its path.")
     if expected is None:
         raise ModelError("strings cannot lie outside the model file", where=place)
-    file = path if location == path.name else _external_file(location, path.parent, place)
+    file = path if location == path.name else _external_file(location, path, place)
     offset = _count(entries.get("offset", "0"), "offset", place)
     length = _count(entries.get("length", str(expected)), "length", place)
     if length != expected:
@@ -215,8 +254,12 @@ def _check_external(tensor: onnx.TensorProto, expected: int | None, path: Path |
         )
 
 
-def _external_file(location: str, folder: Path, place: str) -> Path:
-    """The data file, a regular one, inside ``folder`` by name and by fact."""
+def _external_file(location: str, model: Path, place: str) -> Path:
+    """Return the data file: a regular one, beside the model by name, and by fact where it may lie.
+
+    It may lie in the model's folder, in the folder that the model's own link leads to (caches keep model and
+    data as links to files of one folder), and in folders that the user trusts.
+    """
     plain = Path(location)
     if not location or "\0" in location or plain.is_absolute() or ".." in plain.parts:
         raise ModelError(
@@ -225,9 +268,18 @@ def _external_file(location: str, folder: Path, place: str) -> Path:
             got=repr(location),
             expected="a file beside it",
         )
-    file = (folder / plain).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise ModelError("external data behind a link out of the model's folder", where=place, got=location)
+    file = (model.parent / plain).resolve()
+    stated = os.environ.get(TRUSTED_FOLDERS, "").split(os.pathsep)
+    trusted = [Path(folder).resolve() for folder in stated if folder]
+    folders = (model.parent.resolve(), model.resolve().parent, *trusted)
+    if not any(file.is_relative_to(folder) for folder in folders):
+        raise ModelError(
+            "external data behind a link out of the model's folder",
+            where=place,
+            got=f"{location}, a link to {file}",
+            expected=f"a file in {folders[0]}",
+            hint=f"If it may be read, set {TRUSTED_FOLDERS}={file.parent}, or copy it beside the model.",
+        )
     try:
         facts = file.stat()
     except OSError as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -61,15 +59,6 @@ def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
         )
         for value, tensor in _constants(view)
     )
-
-
-def disk_bytes(view: ModelView, path: str | os.PathLike[str]) -> int:
-    """Bytes on disk of a model loaded from ``path``, the files of its external data included."""
-    files = {Path(path).resolve()}
-    for _, tensor in _constants(view):
-        if isinstance(tensor, ir.ExternalTensor):
-            files.add(Path(tensor.path).resolve())
-    return sum(file.stat().st_size for file in files)
 
 
 def _content_bytes(tensor: ir.TensorProtocol) -> int:

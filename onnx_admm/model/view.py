@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import edit, files
+from onnx_admm.model import edit, files, saving
+from onnx_admm.model.atomic_output import OutputFile
 from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoded, Decoder
 from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.saving import ModelFiles
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite, label
 
 
@@ -76,13 +79,26 @@ class ModelView:
         """Serialise, weights included."""
         return files.serialize_model(self._model)
 
-    def save(self, path: str | os.PathLike[str]) -> int:
+    def save(self, path: str | os.PathLike[str], *, inputs: Collection[Path] = ()) -> int:
         """Check and write atomically; returns the bytes on disk, external data included.
+
+        Args:
+            path: where to.
+            inputs: files that must stay, whatever they are called.
+
+        Raises:
+            OutputError: the checker refuses the model, or the disk does.
+            UsageError: another run writes the file, or no regular file stands there.
+        """
+        return saving.save_model(self._model, path, inputs=inputs)
+
+    def write_files(self, output: OutputFile, inputs: Collection[Path] = ()) -> ModelFiles:
+        """Check and write into the folder of an output, which the caller puts in place.
 
         Raises:
             OutputError: the checker refuses the model, or the disk does.
         """
-        return files.save_model(self._model, path)
+        return saving.write_model(self._model, output, inputs)
 
     def fork(self) -> ModelView:
         """An independent copy; weights are shared until one side replaces them."""

@@ -10,17 +10,17 @@ Source: protobuf encoding, wire types 0, 1, 2 and 5; onnx.proto for the field nu
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
 
+from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.file_tensor import KEPT_IN_FILES_FROM_BYTES
 from onnx_admm.model.fragment import varint_bytes
 
-Bytes = bytes | mmap.mmap
+Bytes = bytes | FileBytes
 Piece = bytes | ir.TensorProtocol
 """Of a file: bytes, or a tensor whose content they are."""
 
@@ -65,7 +65,7 @@ def _lift_model(data: Bytes, location: str) -> Iterator[bytes]:
             )
             yield _message(_GRAPH, graph)
         else:
-            yield bytes(data[field.start : field.stop])
+            yield data[field.start : field.stop]
 
 
 def _lifted(data: Bytes, field: _Field, location: str) -> bytes:
@@ -75,11 +75,11 @@ def _lifted(data: Bytes, field: _Field, location: str) -> bytes:
         parts = list(_fields(data, field.content, field.stop))
         raw = [part for part in parts if part.number == _RAW_DATA and part.wire_type == _MESSAGE]
         if len(raw) == 1 and {part.number for part in parts} <= _PLAIN_FIELDS:
-            rest = b"".join(bytes(data[p.start : p.stop]) for p in parts if p is not raw[0])
+            rest = b"".join(data[p.start : p.stop] for p in parts if p is not raw[0])
             tensor = onnx.TensorProto.FromString(rest)
             refer(tensor, location, raw[0].content, raw[0].stop - raw[0].content)
             return _message(_INITIALIZER, tensor.SerializeToString(deterministic=True))
-    return bytes(data[field.start : field.stop])
+    return data[field.start : field.stop]
 
 
 def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array, LayerProfile, ModelView, WeightSite
 from onnx_admm.model import layer_profiles
-from onnx_admm.model.stored import StoredConstant, disk_bytes, stored_constants
+from onnx_admm.model.external_files import bytes_on_disk
+from onnx_admm.model.stored import StoredConstant, stored_constants
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
 
@@ -48,7 +49,7 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
             data=min(payload, sum(layer.sizes.data for layer in layers)),
             data_index=payload,
             decode=sum(constant.bytes for constant in constants),
-            file=disk_bytes(view, path),
+            file=bytes_on_disk(path),
         ),
         layers=layers,
         provenance=view.metadata.get(PROVENANCE, ""),

@@ -1,0 +1,89 @@
+"""Arrays that stay in their file: rows are read as they are asked for.
+
+A mapped file would do the same, but the process dies (SIGBUS) when another one makes the file shorter.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from onnx_admm.contracts import Array
+from onnx_admm.data.sources import Index
+from onnx_admm.errors import DataError
+
+
+class StoredRows:
+    """An array in a file, in C order; the first axis counts samples. A `Source`.
+
+    Args:
+        path: the file; it is held open.
+        offset: of the first element, in bytes.
+        dtype: of an element.
+        shape: of the array, at least one axis.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, offset: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+        self._path, self._offset, self._dtype, self._shape = path, offset, dtype, shape
+        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._handle)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of an element."""
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self._shape)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last element, in bytes."""
+        return self._offset + self._shape[0] * self._row_bytes
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self._shape[1:]
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def take(self, index: Index) -> Array:
+        """Read the rows at ``index``; runs of neighbours in one piece.
+
+        Raises:
+            DataError: the file has become shorter, or cannot be read.
+            IndexError: a row that is not there.
+        """
+        rows = np.arange(len(self))[index]
+        out = np.empty((len(rows), *self.sample_shape), self._dtype)
+        target = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")  # type: ignore[arg-type]
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        for start, stop in pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else []):
+            piece = target[start * self._row_bytes : stop * self._row_bytes]
+            self._fill(piece, self._offset + int(rows[start]) * self._row_bytes)
+        return out
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        while buffer:
+            try:
+                os.lseek(self._handle, offset, os.SEEK_SET)
+                piece = os.read(self._handle, min(len(buffer), 1 << 30))
+            except OSError as error:
+                raise DataError(f"cannot be read ({error.strerror})", where=self._path) from error
+            if not piece:
+                raise DataError("the file has become shorter while it was read", where=self._path)
+            buffer[: len(piece)] = piece
+            buffer, offset = buffer[len(piece) :], offset + len(piece)
