@@ -41,7 +41,7 @@ from real_samples import Samples, real_samples
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
-from onnx_admm.layers import without_transforms
+from onnx_admm.layers import usable_layers
 from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import score_name, with_scores
 from onnx_admm.named_arrays import write_npz
@@ -148,7 +148,7 @@ def facts(path: Path) -> dict[str, Any]:
         view = ModelView.load(path)
     except OnnxAdmmError:
         return row
-    learned, transforms = without_transforms(view, view.sites())
+    learned, transforms = usable_layers(view, view.sites())
     stored = Counter[str]()
     for site in learned:
         stored[site.dtype] += site.size * np.dtype(site.dtype).itemsize

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from onnx_admm.contracts import ModelView, Skip, WeightSite
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.transforms import transform_in
+from onnx_admm.name_patterns import matching
+from onnx_admm.weight_values import why_left
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
 """One figure for all layers, one for each in graph order, or one for each name pattern."""
@@ -18,29 +18,39 @@ _NAMES_SHOWN = 8
 def choose_layers(
     model: ModelView, include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-    """As ``choose_sites``, of a model's weights alone: constants that nobody learned are left alone too.
+    """The layers that a pass works on, and why the others are left alone: one answer for every pass.
 
-    They are told by their values (see ``transforms``). What ``include`` names is worked on whatever it is.
+    Beside what ``choose_sites`` leaves, weights whose values no pass can work on are left, and constants that
+    nobody learned (see ``weight_values``); a transform that ``include`` names is worked on.
 
     Raises:
-        PassRefused: as ``choose_sites``.
+        PassRefused: as ``choose_sites``, or no layer is left.
     """
     chosen, skipped = choose_sites(model.sites(), include, exclude, subgraphs=subgraphs)
-    if include:
-        return chosen, skipped
-    weights, transforms = without_transforms(model, chosen)
-    if not weights:
-        raise NothingToDo("no constant that is left is a learned weight", got=transforms[0].why)
-    return weights, (*skipped, *transforms)
+    layers, left = usable_layers(model, chosen, are_named=bool(include))
+    if not layers:
+        first = left[0]
+        raise NothingToDo("no weight is left to compress", got=f"{first.layer}: {first.why}")
+    return layers, (*skipped, *left)
 
 
-def without_transforms(
-    model: ModelView, sites: Sequence[WeightSite]
+def usable_layers(
+    model: ModelView, sites: Sequence[WeightSite], *, are_named: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-    """The sites that may be learned weights, and why the others are not."""
-    found = {site.name: what for site in sites if (what := transform_in(model.read(site))) is not None}
-    weights = tuple(site for site in sites if site.name not in found)
-    return weights, tuple(Skip(name, what) for name, what in found.items())
+    """The sites whose values a pass can work on, and why the others are left alone.
+
+    Args:
+        model: holds them.
+        sites: to look at.
+        are_named: whether the user asked for them by name; then transforms are worked on too.
+    """
+    left = {
+        site.name: why
+        for site in sites
+        if (why := why_left(model.read(site), is_named=are_named)) is not None
+    }
+    layers = tuple(site for site in sites if site.name not in left)
+    return layers, tuple(Skip(name, why) for name, why in left.items())
 
 
 def choose_sites(
@@ -50,7 +60,8 @@ def choose_sites(
 
     Args:
         sites: all of the model's.
-        include: name or operator patterns (``*`` and ``?``); empty means all.
+        include: name or operator patterns (``*`` and ``?``); empty means all. One that is the very name of a
+            layer or operator means that alone.
         exclude: patterns that win over ``include``.
         subgraphs: weights inside subgraphs and functions count too; training does not reach them.
 
@@ -59,6 +70,7 @@ def choose_sites(
         NothingToDo: the model has no weight that could be worked on, whatever the patterns.
     """
     _check_patterns(sites, (*include, *exclude))
+    included, excluded = _matched(sites, include), _matched(sites, exclude)
     chosen, skipped = [], []
     for site in sites:
         if site.fixed is not None:
@@ -67,9 +79,9 @@ def choose_sites(
             skipped.append(Skip(site.name, "already encoded"))
         elif site.scope and not subgraphs:
             skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
-        elif include and not _matches(site, include):
+        elif include and site.name not in included:
             skipped.append(Skip(site.name, "not included"))
-        elif _matches(site, exclude):
+        elif site.name in excluded:
             skipped.append(Skip(site.name, "excluded"))
         else:
             chosen.append(site)
@@ -79,7 +91,7 @@ def choose_sites(
 
 
 def _check_patterns(sites: Sequence[WeightSite], patterns: Sequence[str]) -> None:
-    idle = [pattern for pattern in patterns if not any(_matches(site, (pattern,)) for site in sites)]
+    idle = [pattern for pattern in patterns if not _matched(sites, (pattern,))]
     if idle and sites:
         names = [site.name for site in sites]
         raise PassRefused("no layer matches", got=", ".join(idle), expected=_some_of(names))
@@ -116,7 +128,7 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
 
 
 def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str, float]:
-    """The figure of each site.
+    """The figure of each site; of a table, that of the very name, else of the first pattern that fits.
 
     Raises:
         PassRefused: a list of another length than there are layers, a pattern that matches no layer, or a
@@ -124,11 +136,7 @@ def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str,
     """
     names = [site.name for site in sites]
     if isinstance(figure, Mapping):
-        found = {name: _by_pattern(figure, name, key) for name in names}
-        idle = [pattern for pattern in figure if not any(fnmatchcase(name, pattern) for name in names)]
-        if idle:
-            raise PassRefused("a pattern matches no layer", where=key, got=idle, expected=", ".join(names))
-        return found
+        return _by_pattern(figure, names, key)
     if isinstance(figure, (int, float)):
         return dict.fromkeys(names, float(figure))
     if len(figure) != len(names):
@@ -139,12 +147,28 @@ def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str,
     return dict(zip(names, map(float, figure), strict=True))
 
 
-def _matches(site: WeightSite, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(site.name, p) or fnmatchcase(site.op_type, p) for p in patterns)
+def _matched(sites: Sequence[WeightSite], patterns: Sequence[str]) -> set[str]:
+    """Names of the sites that a pattern stands for: a layer of that name, else by name or operator."""
+    found: set[str] = set()
+    for pattern in patterns:
+        if any(site.name == pattern for site in sites):
+            found.add(pattern)
+            continue
+        words = matching(pattern, [word for site in sites for word in (site.name, site.op_type)])
+        found |= {site.name for site in sites if site.name in words or site.op_type in words}
+    return found
 
 
-def _by_pattern(figures: Mapping[str, float], name: str, key: str) -> float:
+def _by_pattern(figures: Mapping[str, float], names: Sequence[str], key: str) -> dict[str, float]:
+    matched = {pattern: matching(pattern, names) for pattern in figures}
+    idle = [pattern for pattern, found in matched.items() if not found]
+    if idle:
+        raise PassRefused("a pattern matches no layer", where=key, got=idle, expected=", ".join(names))
+    found = {name: float(figures[name]) for name in names if name in figures}
     for pattern, figure in figures.items():
-        if fnmatchcase(name, pattern):
-            return float(figure)
-    raise PassRefused("no pattern matches the layer", where=key, got=name, expected=", ".join(figures))
+        for name in matched[pattern] - found.keys():
+            found[name] = float(figure)
+    left = [name for name in names if name not in found]
+    if left:
+        raise PassRefused("no pattern matches the layer", where=key, got=left[0], expected=", ".join(figures))
+    return {name: found[name] for name in names}

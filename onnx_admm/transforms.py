@@ -23,6 +23,8 @@ _NEIGHBOURS = 2
 _FINER = 8
 _CONCENTRATED, _OF_THE_ROWS = 0.85, 0.9
 _FEWEST_ROWS = 8
+_CONSTANT = 1e-5
+"""Share of a row's largest magnitude within which it counts as constant: float32's rounding, not a wave."""
 _MOST_BAND = 0.5
 _ROWS = (16, 256)
 """Rows, evenly spread, whose spectra are looked at: a few, and more where those are sinusoids."""
@@ -32,12 +34,13 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
     """What kind of transform a constant is, as a sentence's end; None for what may be a weight.
 
     Sinusoids (Fourier, constant-Q and wavelet bases, sinusoidal positions): nearly every row along some axis
-    has nearly all its energy in a few neighbouring frequencies. Filter banks (mel, ERB, interpolation): no
-    negative value, mostly zeros, and what is not zero makes one run in each row and each column.
+    has nearly all its energy about its mean in a few neighbouring frequencies. Filter banks (mel, ERB,
+    interpolation): no negative value, mostly zeros, and what is not zero makes one run in each row and each
+    column.
 
     Learned weights that are as regular are taken for one too; a transform of another kind for a weight.
     """
-    if constant.ndim < 2:
+    if constant.ndim < 2 or constant.size == 0:
         return None
     for axis, extent in enumerate(constant.shape):
         if extent >= _SHORTEST_WAVE and all(_is_sinusoidal(_rows(constant, axis, most)) for most in _ROWS):
@@ -50,14 +53,20 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
 def _rows(constant: npt.NDArray[np.generic], axis: int, most: int) -> Floats:
     """Rows along an axis, at most so many of them."""
     moved = np.moveaxis(constant, axis, -1)
-    count = max(1, math.prod(moved.shape[:-1]))
+    count = math.prod(moved.shape[:-1])
     chosen = np.unravel_index(np.arange(0, count, -(-count // most)), moved.shape[:-1])
     return moved[chosen].astype(np.float64)
 
 
 def _is_sinusoidal(rows: Floats) -> bool:
-    rows = rows[rows.any(axis=1)]
-    if len(rows) < _FEWEST_ROWS or not np.isfinite(rows).all():
+    """Whether nearly every row that is not constant is a windowed sinusoid about its mean."""
+    if not np.isfinite(rows).all():
+        return False
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows = rows / np.where(largest > 0, largest, 1.0)  # squares of huge and of tiny values are numbers too
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows = rows[np.abs(rows).max(axis=1) > _CONSTANT]
+    if len(rows) < _FEWEST_ROWS:
         return False
     length = rows.shape[1]
     power = np.square(np.abs(np.fft.rfft(rows, _FINER * length, axis=1)))
@@ -75,7 +84,7 @@ def _is_filter_bank(constant: npt.NDArray[np.generic]) -> bool:
     if (
         matrix.ndim != 2
         or min(matrix.shape) < _FEWEST_ROWS
-        or not (matrix.astype(np.float32, copy=False) >= 0).all()
+        or not (matrix >= np.zeros((), matrix.dtype)).all()
     ):
         return False
     there = matrix != 0

@@ -15,7 +15,7 @@ from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
-from onnx_admm.layers import choose_layers, without_transforms
+from onnx_admm.layers import choose_sites, usable_layers
 from onnx_admm.model.strange import strange_constants
 from onnx_admm.sensitivity import Effect, OutputProbe
 
@@ -96,8 +96,7 @@ class ChooseTreatments:
         if quantised is not None:
             why = f"the model is quantised already ({quantised}); start from the original to choose again"
             return PassReport(False, (), (*skipped, *(Skip(site.name, why) for site in sites)))
-        layers = {site.name: Treated(model.read(site), site.out_axis) for site in sites if _fits(model, site)}
-        skipped += tuple(_unfit(model, site) for site in sites if site.name not in layers)
+        layers = {site.name: Treated(model.read(site), site.out_axis) for site in sites}
         if not layers:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
@@ -108,18 +107,16 @@ class ChooseTreatments:
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        """As ``choose_layers``, but a model whose weights are all encoded is one that is done."""
+        """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
         sites = model.sites()
-        encoded = tuple(
-            Skip(site.name, site.fixed or "already encoded") for site in sites if not site.editable
-        )
-        left, transforms = without_transforms(model, [site for site in sites if site.editable])
-        if encoded and not left:
-            return (), (*encoded, *transforms)
         if not sites and (strange := strange_constants(model)):
             why = f"{strange[0].name}: {strange[0].why_left()}"
             raise NothingToDo("the model has no weights to compress that are known as such", got=why)
-        return choose_layers(model, self.include, self.exclude, subgraphs=True)
+        if sites and not any(site.editable for site in sites):
+            return (), tuple(Skip(site.name, site.fixed or "already encoded") for site in sites)
+        chosen, skipped = choose_sites(sites, self.include, self.exclude, subgraphs=True)
+        layers, left = usable_layers(model, chosen, are_named=bool(self.include))
+        return layers, (*skipped, *left)
 
     # -- data --------------------------------------------------------------------------------
 
@@ -247,16 +244,6 @@ def _quantised(model: ModelView) -> str | None:
         if grid is not None and len(grid.levels) >= _QUANTISED_LEVELS:
             return site.name
     return None
-
-
-def _fits(model: ModelView, site: WeightSite) -> bool:
-    return site.dtype in _FLOATS and site.size > 0 and bool(np.isfinite(model.read(site)).all())
-
-
-def _unfit(model: ModelView, site: WeightSite) -> Skip:
-    if site.dtype not in _FLOATS:
-        return Skip(site.name, f"{site.dtype} weights have no smaller form here")
-    return Skip(site.name, "holds values that are not finite" if site.size else "has no elements")
 
 
 def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:

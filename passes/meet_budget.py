@@ -14,7 +14,7 @@ from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import CostModel, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
-from onnx_admm.layers import choose_sites
+from onnx_admm.layers import choose_layers
 from onnx_admm.model import node_profiles
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.pricing import for_model, price
@@ -93,13 +93,13 @@ class MeetBudget:
         if self.epochs:
             FineTune(epochs=self.epochs).requires(model, context)
         try:
-            choose_sites(model.sites(), self.include, self.exclude)
+            choose_layers(model, self.include, self.exclude)
         except NothingToDo as reason:
             raise BudgetExceeded(f"the budget is not reachable: {reason.what}", hint=reason.hint) from reason
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        sites, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        sites, skipped = choose_layers(model, self.include, self.exclude)
         samples = calibration_samples(context, self.samples)
         surfaces = self._surfaces(model, sites, samples, context)
         priced = self._cost_model(context)
@@ -207,8 +207,8 @@ class _Work:
     def attempt(self, market: Market, choice: Mapping[str, int]) -> Outcome[ModelView]:
         """The model treated so, what it loses, and what each layer would give back."""
         treatments = market.treatments(choice)
-        densities = tuple(treatments[site.name].density for site in self.sites)
-        bits = tuple(float(treatments[site.name].bits) for site in self.sites)
+        densities = {site.name: treatments[site.name].density for site in self.sites}
+        bits = {site.name: float(treatments[site.name].bits) for site in self.sites}
         made = self.model.fork()
         if self.settings.epochs:
             self._rebuild(made, layers=densities)
@@ -216,11 +216,10 @@ class _Work:
                 epochs=self.settings.epochs,
                 learning_rate=self.settings.learning_rate,
                 end_rate=self.settings.end_rate,
-                include=self.settings.include,
-                exclude=self.settings.exclude,
+                include=self._names,
             )
             tuning.run(made, self.context)
-            if any(width != FLOAT_BITS for width in bits):
+            if any(width != FLOAT_BITS for width in bits.values()):
                 self._rebuild(made, bits=bits)
         else:
             self._rebuild(made, layers=densities, bits=bits)
@@ -228,14 +227,14 @@ class _Work:
         is_over = drop is not None and drop > (self.context.max_drop or 0.0)
         return Outcome(made, drop, self._given_back(made, treatments) if is_over else {})
 
-    def _rebuild(self, made: ModelView, **asked: tuple[float, ...]) -> None:
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The layers that the choice is for, whatever patterns would say of the pruned model."""
+        return tuple(site.name for site in self.sites)
+
+    def _rebuild(self, made: ModelView, **asked: dict[str, float]) -> None:
         """By reconstruction, layer after layer."""
-        step = ReconstructLayers(
-            samples=self.settings.samples,
-            include=self.settings.include,
-            exclude=self.settings.exclude,
-            **asked,  # type: ignore[arg-type]
-        )
+        step = ReconstructLayers(samples=self.settings.samples, include=self._names, **asked)  # type: ignore[arg-type]
         step.run(made, replace(self.context, train=self.samples))
 
     def _drop(self, made: ModelView) -> float | None:

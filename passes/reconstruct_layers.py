@@ -116,8 +116,9 @@ class ReconstructLayers:
         with context.progress.task("reconstruct", len(layers)) as task:
             for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):
                 moments = calibration.moments(model, group)
-                answers = context.map(partial(_solve, moments, wanted), group)
-                for layer, found in zip(group, answers, strict=True):
+                solvable = [layer for layer in group if layer.site.name in moments]
+                answers = context.map(partial(_solve, moments, wanted), solvable)
+                for layer, found in zip(solvable, answers, strict=True):
                     name = layer.site.name
                     layout = layer.carriers[0].layout
                     _store(model, layer, found.weights, found.bias_shift)

@@ -14,8 +14,8 @@ import pytest
 
 LEVELS = (
     {"errors", "silence"},
-    {"admm", "model", "named_arrays", "settings", "transforms"},
-    {"contracts"},
+    {"admm", "model", "name_patterns", "named_arrays", "settings", "transforms"},
+    {"contracts", "weight_values"},
     {"runtime", "progress", "layers", "folding", "knapsack"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
     {"calibration", "targeting"},

@@ -19,7 +19,7 @@ from onnx_admm.api import compress
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
-from onnx_admm.layers import without_transforms
+from onnx_admm.layers import usable_layers
 from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import with_scores
 from onnx_admm.passes.choose_treatments import ChooseTreatments
@@ -91,7 +91,7 @@ def keeps_its_outputs(name: str, found: Quality) -> bool:
 
 def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
     """Whether nearly all of a large file is learned weights; transforms stay as they are."""
-    learned, _ = without_transforms(view, view.sites())
+    learned, _ = usable_layers(view, view.sites())
     floats = sum(4 * site.size for site in learned if site.dtype == "float32")
     return floats >= MOSTLY_WEIGHTS * file_bytes > SMALL
 

@@ -8,7 +8,7 @@ import pytest
 
 from onnx_admm import cli
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_sites
+from onnx_admm.layers import choose_sites, spread
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.text import parse_text
 
@@ -100,3 +100,46 @@ def test_weights_in_branches_alone_are_refused(
     assert left.value.code == 1
     assert "2 stand in subgraphs. Export the model without control flow" in capsys.readouterr().err
     assert not out.exists()
+
+
+# -- names -----------------------------------------------------------------------------------
+
+BRACKETS = tuple(map(site, ("layers[0].w", "layers[1].w", "layers0.w", "w*", "w1")))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("layers[1].w", ["layers[1].w"]),
+        ("layers[?].w", ["layers[0].w", "layers[1].w"]),
+        ("layers[01].w", None),  # no character class
+        ("layers*", ["layers[0].w", "layers[1].w", "layers0.w"]),
+        ("w*", ["w*"]),  # a name before it is a pattern
+        ("w?", ["w*", "w1"]),
+    ],
+)
+def test_brackets_are_characters_and_names_come_before_patterns(
+    pattern: str, found: list[str] | None
+) -> None:
+    if found is None:
+        with pytest.raises(PassRefused, match="no layer matches"):
+            choose_sites(BRACKETS, (pattern,), ())
+        return
+    assert [site.name for site in choose_sites(BRACKETS, (pattern,), ())[0]] == found
+    others = [site.name for site in BRACKETS if site.name not in found]
+    assert [site.name for site in choose_sites(BRACKETS, (), (pattern,))[0]] == others
+
+
+def test_a_table_asks_for_the_name_before_the_patterns() -> None:
+    table = {"*": 0.5, "layers[1].w": 0.25, "w*": 0.125, "layers[?].w": 0.75}
+    assert spread(table, BRACKETS, "layers") == {
+        "layers[0].w": 0.5,
+        "layers[1].w": 0.25,
+        "layers0.w": 0.5,
+        "w*": 0.125,
+        "w1": 0.5,
+    }
+    with pytest.raises(PassRefused, match=r"a pattern matches no layer.*\['layers\[01\]\.w'\]"):
+        spread({"*": 1.0, "layers[01].w": 0.5}, BRACKETS, "layers")
+    with pytest.raises(PassRefused, match=r"no pattern matches the layer; got layers0\.w"):
+        spread({"layers[?].w": 1.0, "w?": 0.5}, BRACKETS, "layers")

@@ -332,3 +332,51 @@ def test_fast_scatters_agree_with_the_reference(shape: tuple[int, ...], axis: in
     by_place = ir.node("ScatterND", values, outputs=[ir.Value(name="o")])
     (got,) = evaluate_node(by_place, [data, places, updates], 18, 10**6)
     np.testing.assert_array_equal(got, _scatter_nd_impl(data, places, updates))
+
+
+# -- keys ------------------------------------------------------------------------------------
+
+SAME_NAMES = """
+<ir_version: 10, opset_import: ["" : 17, "a" : 1, "b" : 1]>
+g (float[N,2] x, bool k) => (float[N,2] y)
+<float[2,2] slashed = {1, 2, 3, 4}>
+{
+    h = MatMul (x, slashed)
+    p = a.block (h)
+    q = b.block (p)
+    [choice] r = If (k) <
+        then_branch = yes () => (float[N,2] u) <float[2,2] w = {5, 6, 7, 8}> { u = MatMul (q, w) },
+        else_branch = no () => (float[N,2] v) { v = Identity (q) }
+    >
+    [choice] y = If (k) <
+        then_branch = yes2 () => (float[N,2] u2) <float[2,2] w = {9, 10, 11, 12}> { u2 = MatMul (r, w) },
+        else_branch = no2 () => (float[N,2] v2) { v2 = Identity (r) }
+    >
+}
+<domain: "a", opset_import: ["" : 17]> block (x) => (y)
+{ w = Constant <value = float[2,2] {13, 14, 15, 16}> () y = MatMul (x, w) }
+<domain: "b", opset_import: ["" : 17]> block (x) => (y)
+{ w = Constant <value = float[2,2] {17, 18, 19, 20}> () y = MatMul (x, w) }
+"""
+
+
+def test_keys_are_unique_whatever_is_called_alike() -> None:
+    proto = onnx.parser.parse_model(SAME_NAMES)
+    proto.graph.initializer[0].name = proto.graph.node[0].input[1] = "choice.then_branch/w"
+    view = ModelView.from_bytes(proto.SerializeToString())
+    keys = [
+        "choice.then_branch/w",
+        "choice.then_branch/w#2",
+        "choice.then_branch#2/w",
+        "a::block/w",
+        "b::block/w",
+    ]
+    assert {site.name: view.read(site)[0, 0] for site in view.sites()} == dict(
+        zip(keys, (1, 5, 9, 13, 17), strict=True)
+    )
+    assert len(view.sites()) == 5
+    assert view.function_scopes() == {"a::block", "b::block"}
+    for number, key in enumerate(keys):
+        view.replace(key, np.full((2, 2), number, np.float32))
+    again = ModelView.from_bytes(view.to_bytes())
+    assert [again.read(key)[0, 0] for key in keys] == [0, 1, 2, 3, 4]

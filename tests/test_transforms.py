@@ -15,6 +15,8 @@ from onnx_admm.model import ModelView
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.passes.encode import Encode
+from onnx_admm.passes.meet_budget import MeetBudget
+from onnx_admm.registry import cost_model
 from onnx_admm.transforms import transform_in
 
 Floats = npt.NDArray[np.float64]
@@ -100,7 +102,7 @@ def test_a_model_of_transforms_alone_is_refused() -> None:
         <ir_version: 10, opset_import: ["" : 17]>
         g (float[N,1,256] x) => (float[N,62,m] y) <float[62,1,64] basis> { y = Conv (x, basis) }""")
     model.replace("basis", fourier().astype(np.float32))
-    with pytest.raises(PassRefused, match="no constant that is left is a learned weight; got its rows are"):
+    with pytest.raises(PassRefused, match="no weight is left to compress; got basis: its rows are"):
         choose_layers(model, (), ())
 
 
@@ -126,3 +128,16 @@ def test_real_models(name: str, found: set[str], shared: Path) -> None:
     view = ModelView.load(shared / "models" / f"{name}.onnx")
     sites = {site.name for site in view.sites() if transform_in(view.read(site)) is not None}
     assert sites == found
+
+
+def test_every_pass_agrees_on_which_layers_there_are() -> None:
+    """A budget is met by the learned weights, and the layers rebuilt for it are those that were priced."""
+    model = spectrogram()
+    step = MeetBudget(budget=("size=1.1x",), rounds=1)
+    context = PassContext(reference=model, cost_model=cost_model("storage"))
+    step.requires(model, context)
+    report = step.run(after := model.fork(), context)
+    assert np.array_equal(after.read("basis"), model.read("basis"))
+    assert not np.array_equal(after.read("w"), model.read("w"))
+    assert {skip.layer for skip in report.skipped} == {"basis"}
+    assert report.unmet is None

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.admm.levels import Levels
-from onnx_admm.admm.scale import CodeRange, recover_scale
+from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, recover_scale
 from onnx_admm.admm.sets import Array, require_finite
 
 Floats = npt.NDArray[np.float32]
@@ -111,7 +111,8 @@ def _pieces(slices: Array) -> Iterator[slice]:
 
 def _search(magnitudes: Floats, scale_bits: int) -> Floats:
     """The best of coarse shares of ``largest / 127``, then of finer ones around it."""
-    top = magnitudes.max(axis=1, initial=0.0) / np.float32(_HIGHEST)
+    peaks = magnitudes.max(axis=1, initial=0.0)
+    top = peaks * (peaks >= LEAST_PEAK) / np.float32(_HIGHEST)
     scratch = _Scratch(magnitudes)
     best = scratch.best(top, _COARSE, scale_bits)
     count = int(np.clip(_WORK // magnitudes.shape[1], _FEWEST, _MOST))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnx_admm.admm.levels import slices_of
-from onnx_admm.admm.scale import CodeRange, Floats, rounded_neighbours
+from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, Floats, rounded_neighbours
 from onnx_admm.admm.sets import Array, Mask
 
 _COARSE = np.geomspace(1.0, 0.08, 20)
@@ -53,10 +53,11 @@ def near_scales(rows: Array, mask: Mask, codes: CodeRange, scale_bits: int = 24)
         scale_bits: significant bits of a scale.
 
     Returns:
-        (rows,); 0 where every magnitude on the mask is 0.
+        (rows,); 0 where every magnitude on the mask is 0, or below ``LEAST_PEAK``.
     """
     kept = np.where(mask, rows, 0).astype(np.float64)
-    reaching = kept.max(axis=1, initial=0.0) / codes.highest
+    peaks = kept.max(axis=1, initial=0.0)
+    reaching = np.where(peaks >= LEAST_PEAK, peaks, 0.0) / codes.highest
     scales = reaching
     for shares in (_COARSE, _FINE):
         tried = [scales * share for share in shares]

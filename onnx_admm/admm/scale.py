@@ -32,6 +32,9 @@ from onnx_admm.admm.sets import Array
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+LEAST_PEAK = 2.0**-100
+"""Slices of smaller magnitudes alone count as zeros: below, float32 has no room for exact scales."""
+
 _DIRECT = 16384  # breakpoints that are sorted at once rather than sieved first
 _CELLS = 64
 _SPLIT = 8
@@ -67,14 +70,14 @@ def best_scale(sides: Sides, scale_bits: int) -> float:
     """The error-minimising scale, rounded to ``scale_bits`` significant bits.
 
     Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
-    one with less error is taken. 0 where every magnitude is 0.
+    one with less error is taken. 0 where every magnitude is 0, or below ``LEAST_PEAK``.
 
     Args:
         sides: magnitudes with their codes, one pair where both signs have the same codes.
         scale_bits: significant bits of the scale, 1 to 53.
     """
     peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
-    if peak == 0.0:
+    if peak < LEAST_PEAK:
         return 0.0
     curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
     neighbours = rounded_neighbours(_minimise(curve) * peak, scale_bits)
@@ -87,7 +90,7 @@ def coarse_error(sides: Sides) -> float:
     Never below the error of ``best_scale`` before rounding, and close above: enough to rank ladders by.
     """
     peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
-    if peak == 0.0:
+    if peak < LEAST_PEAK:
         return 0.0
     curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
     return _least_error(curve, curve.at(np.geomspace(0.5 / max(curve.highest, 1), 1.0, 32))) * peak**2

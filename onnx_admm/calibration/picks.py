@@ -58,7 +58,7 @@ class Picks:
         """
         flat = self._flat(values)
         is_picked = flat == flat.max(axis=2, keepdims=True)
-        picked = (is_picked / is_picked.sum(axis=2, keepdims=True)).sum(axis=1).reshape(-1)
+        picked = (is_picked / np.maximum(is_picked.sum(axis=2, keepdims=True), 1)).sum(axis=1).reshape(-1)
         total = picked.sum()
         alike = np.full(picked.shape, 1 / max(1, picked.size))
         shares: Shares = (1 - _UNPICKED) * picked / total + _UNPICKED * alike if total > 0 else alike

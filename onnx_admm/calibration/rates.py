@@ -88,7 +88,7 @@ def measured_surfaces(
 
     for group in layer_groups(layers, trial.context.memory_bytes, _MOST_GROUPS):
         moments = trial.calibration.moments(original, group, centred=False)
-        for layer in group:
+        for layer in [each for each in group if each.site.name in moments]:
             problem = moments.pop(layer.site.name).problem
             measure(layer.site, list(_rebuilt(layer, problem, trial.context, densities, bits)))
     for site in sites:

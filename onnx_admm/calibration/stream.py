@@ -18,6 +18,7 @@ from onnx_admm.errors import DataError, PassRefused
 from onnx_admm.model.taps import WeightUse, tapped, weight_uses
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
+from onnx_admm.weight_values import why_unusable
 
 _ROWS_PER_COLUMN = 20
 _PRODUCTS = 4e10
@@ -152,10 +153,15 @@ class Calibration:
     ) -> dict[str, Moments]:
         """Moments of ``layers``, X being what ``compressed`` hands them; by site name.
 
+        A layer is missing whose inputs are not finite because some weight of the model is not, or is huge.
+
         Args:
             compressed: the model as it is so far.
             layers: what to look at.
             centred: take means off where a layer has a bias that makes up for them.
+
+        Raises:
+            DataError: inputs are not finite, or too large, though all weights are finite and not huge.
         """
         sums = {
             layer.site.name: MomentSums(
@@ -167,7 +173,7 @@ class Calibration:
         }
         batches = -(-len(self.samples) // self.batch_size)
         for number, (before, after) in enumerate(self._flows(compressed, layers)):
-            for layer in layers:
+            for layer in [each for each in layers if each.site.name in sums]:
                 for place, carrier in enumerate(layer.carriers):
                     wanted = -(-layer.rows_wanted // (batches * len(layer.carriers)))
                     shares = None if layer.picks is None else layer.picks.shares(before)
@@ -175,9 +181,17 @@ class Calibration:
                     x = carrier.design(after, draw)
                     x0 = x if after is before else carrier.design(before, draw)
                     if not (_is_usable(x) and _is_usable(x0)):
-                        raise _not_finite(layer)
+                        if not self._holds_extremes():
+                            raise _not_finite(layer)
+                        del sums[layer.site.name]
+                        break
                     sums[layer.site.name].add(x, x0, number % 2)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
+
+    def _holds_extremes(self) -> bool:
+        """Whether a weight of the original is not finite or huge: what stands behind it may be too."""
+        weights = (self.original.read(site) for site in self.original.sites() if site.size)
+        return any(why_unusable(weight) is not None for weight in weights)
 
     def picked_rows(
         self, compressed: ModelView, layer: CalibratedLayer, memory_bytes: int

@@ -137,6 +137,8 @@ class _Survey:
         written = {port.value for port in group.writers} | {carrier.target for carrier in group.carriers}
         if values - written:
             return "its channels come from an input of the model too"
+        if group.channels == 0:
+            return "it has no channels"
         if any(port_length(port) != group.channels for port in group.writers):
             return "layers of different widths are added"
         lengths = [port_length(port) for port in group.readers]

@@ -19,6 +19,8 @@ def level_bits(array: Array, out_axis: int | None) -> int | None:
 
     None where they are no levels: more than 256, or hardly one of them twice.
     """
+    if array.size == 0:
+        return None
     counts = [_most_levels(array.reshape(1, -1))]
     if out_axis is not None:
         counts.append(_most_levels(np.moveaxis(array, out_axis, 0).reshape(array.shape[out_axis], -1)))

@@ -90,11 +90,15 @@ def weight_slots(node: ir.Node) -> tuple[WeightSlot, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FoundSite:
-    """A site, the value that holds it (or is computed to it), and who reads it: nodes and input indices."""
+    """A site, the value that holds it (or is computed to it), and who reads it: nodes and input indices.
+
+    ``stored_name`` is the value's name when the site was found.
+    """
 
     site: WeightSite
     value: ir.Value
     uses: tuple[tuple[ir.Node, int], ...]
+    stored_name: str | None = None
 
 
 class SiteFinder:
@@ -105,10 +109,20 @@ class SiteFinder:
         self._opset = opset
         self._workspace = Workspace()
         self._found: dict[ir.Value, FoundSite] = {}
+        self._taken: set[str] = set()
 
     def find(self, scopes: Iterator[tuple[str, ir.Graph | ir.Function]]) -> dict[str, FoundSite]:
-        """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once."""
+        """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once.
+
+        The main graph comes first. Its weights keep their names, which no weight of another graph gets, nor
+        that of any other value there.
+        """
+        main: set[str] = set()
         for scope, graph in scopes:
+            if not scope:
+                main = {value.name for value in _values(graph) if value.name}
+            else:
+                self._taken |= main
             for node in graph:
                 for slot in weight_slots(node):
                     operand = node.inputs[slot.index] if slot.index < len(node.inputs) else None
@@ -163,11 +177,11 @@ class SiteFinder:
         known = self._found.get(value)
         if known is not None:
             site = replace(known.site, users=(*known.site.users, user))
-            self._found[value] = FoundSite(site, value, (*known.uses, use))
+            self._found[value] = FoundSite(site, value, (*known.uses, use), known.stored_name)
             return
         key, rank, fixed = value.name or user, len(form.shape), why_fixed(value)
         site = WeightSite(
-            name=f"{scope}/{key}" if scope else key,
+            name=unique(f"{scope}/{key}" if scope else key, self._taken),
             op_type=node.op_type,
             shape=form.shape,
             dtype=form.dtype,
@@ -179,7 +193,16 @@ class SiteFinder:
             editable=form.editable and fixed is None,
             fixed=fixed,
         )
-        self._found[value] = FoundSite(site, value, (use,))
+        self._found[value] = FoundSite(site, value, (use,), value.name)
+
+
+def _values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:
+    """Inputs, initializers and results of one graph."""
+    yield from graph.inputs
+    if isinstance(graph, ir.Graph):
+        yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +227,13 @@ def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
             break
         value, reshaped = producer.inputs[0], reshaped or producer.op_type != "Identity"
     return value, reshaped
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """``name``, numbered from ``#2`` on where it is taken; it is taken from then on."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    taken.add(free)
+    return free

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import edit, files, saving
+from onnx_admm.model import edit, files, saving, scopes
 from onnx_admm.model.atomic_output import OutputFile
 from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoded, Decoder
 from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
 from onnx_admm.model.saving import ModelFiles
-from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite, label
+from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,14 @@ class ModelView:
         """Every node in graph order, subgraphs and functions included; of one operator when named."""
         return tuple(
             NodeRef(node, scope)
-            for scope, graph in self._scopes()
+            for scope, graph in scopes.named_scopes(self._model)
             for node in graph
             if op_type is None or (node.op_type == op_type and node.domain in ("", "ai.onnx"))
         )
 
     def function_scopes(self) -> frozenset[str]:
         """Scopes inside model-local functions, which see nothing of the main graph."""
-        functions = self._model.functions.values()
-        return frozenset(scope for body in functions for scope, _ in _graph_scopes(body.name, body))
+        return scopes.function_scopes(self._model)
 
     # -- editing ---------------------------------------------------------------------------
 
@@ -265,7 +264,7 @@ class ModelView:
 
     def found_sites(self) -> dict[str, FoundSite]:
         """Every site by name with its IR, for the files of ``model/`` alone."""
-        self._last = SiteFinder(self._decoder, self.opset).find(self._scopes())
+        self._last = SiteFinder(self._decoder, self.opset).find(scopes.named_scopes(self._model))
         return self._last
 
     def _find(self, site: WeightSite | str) -> FoundSite:
@@ -282,27 +281,12 @@ class ModelView:
     def _decoded(self, value: ir.Value) -> Decoded:
         return self._decoder.describe(value, self.opset)
 
-    def _scopes(self) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
-        yield from _graph_scopes("", self._model.graph)
-        for function in self._model.functions.values():
-            yield from _graph_scopes(function.name, function)
-
-
-def _graph_scopes(scope: str, graph: ir.Graph | ir.Function) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
-    yield scope, graph
-    for node in graph:
-        for name, attribute in node.attributes.items():
-            if attribute.type == ir.AttributeType.GRAPH:
-                inner = f"{label(node)}.{name}"
-                yield from _graph_scopes(f"{scope}/{inner}" if scope else inner, attribute.as_graph())
-
 
 def _still_stored(found: FoundSite) -> bool:
-    site, value = found.site, found.value
-    tensor = constant_tensor(value)
-    if tensor is None or tuple(tensor.shape.numpy()) != site.shape or not value.uses():
+    value, tensor = found.value, constant_tensor(found.value)
+    if tensor is None or tuple(tensor.shape.numpy()) != found.site.shape or not value.uses():
         return False
-    return (f"{site.scope}/{value.name}" if site.scope else value.name) == site.name
+    return value.name == found.stored_name
 
 
 def _check_free(value: ir.Value) -> None:
