@@ -41,6 +41,7 @@ def test_one_budget_over_two_tensors_is_a_nearest_point(a: F32, b: F32, k: int, 
     error = ((z["a"] - a.astype(float)) ** 2).sum() + weight**2 * ((z["b"] - b) ** 2).sum()
     assert error <= least * (1 + 1e-9)
     again = both.project(z)
+    assert z.keys() == again.keys() == {"a", "b"}
     assert all(np.array_equal(again[name], z[name]) for name in z)
 
 

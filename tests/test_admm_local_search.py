@@ -83,6 +83,7 @@ def test_the_gains_are_those_of_solving_anew() -> None:
     mask[0, [1, 4, 7, 9]] = True
     search = RowSearch(problem.normal[0], problem.linear[0], np.flatnonzero(mask[0]))
     before = loss_on(problem, mask)
+    assert list(search.kept) == [1, 4, 7, 9]
     for position, entry in enumerate(search.kept):
         without = mask.copy()
         without[0, entry] = False

@@ -56,6 +56,7 @@ def test_only_the_mask_counts_and_the_rest_is_zero() -> None:
 def test_values_are_codes_times_a_short_scale(axis: int | None) -> None:
     v = np.random.default_rng(3).normal(size=(6, 5, 7)).astype(np.float32)
     found = near_levels(v, np.ones(v.shape, np.bool_), CodeRange(0, 19), axis, 11)
+    assert found.shape == v.shape
     for piece in [found] if axis is None else np.moveaxis(found, axis, 0):
         least = np.abs(piece[piece != 0]).min()
         scales = least / np.arange(1, 20)

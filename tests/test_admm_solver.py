@@ -225,6 +225,7 @@ def test_the_best_feasible_iterate_by_score_is_kept() -> None:
     found = solve(problem, sets, START, rho=RISING, stopping=stopping, monitor=monitor)
     assert found.score == -1.0
     np.testing.assert_array_equal(found.z["w"], seen[3]["w"])
+    assert len(seen) == 6
     assert all(sets.contains(z) for z in seen)
     assert [record.score for record in found.history[1:5]] == [-3.0, -1.0, -1.0, -2.0]
 

@@ -105,6 +105,7 @@ def test_kept_weights_add_up_to_the_budget(extents: list[int], keep: float, seed
     }
     shares = densities(curves, sizes, keep)
     kept = {name: share * sizes[name] for name, share in shares.items()}
+    assert kept.keys() == sizes.keys()
     assert all(
         count == pytest.approx(round(count)) and 0 <= count <= sizes[name] for name, count in kept.items()
     )

@@ -153,6 +153,7 @@ def test_recurrent_steps_are_rebuilt_from_both_matrices(direction: str, rng: np.
     }
     feeds["y"] = open_session(view).run(feeds)["y"]  # (7, d, n, 4)
     total = np.zeros((d, 14, 4))
+    assert len(view.sites()) == 2
     for site in view.sites():
         carrier = carrier_of(site, weight_uses(view, site)[0])
         assert carrier is not None

@@ -45,6 +45,7 @@ def test_fewer_weights_and_fewer_levels_do_more_damage(model: ModelView, are_see
         assert surface.at(here, 2) >= surface.at(here, 4) >= surface.at(here, 8) >= surface.at(here)
         here = np.array([1.0])
         assert surface.at(here, 2) > surface.at(here, 4) > surface.at(here, 8) > 0
+        assert len(surface.rounded[4].errors)
         for measured, followed in zip(surface.rounded[4].errors, surface.rounded[8].errors, strict=True):
             assert followed == pytest.approx(measured / 256)
 

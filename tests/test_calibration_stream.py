@@ -72,6 +72,7 @@ def test_batches_of_any_size_say_the_same() -> None:
     model = parse_text(CONV_NET)
     layers = layers_of(model)
     one, other = (calibration_of(model, size).moments(model, layers) for size in (70, 16))
+    assert one.keys() == other.keys() == {"w1", "w2", "w3"}
     for name, moments in one.items():
         scale = np.abs(moments.problem.gram).max()
         np.testing.assert_allclose(other[name].problem.gram, moments.problem.gram, atol=1e-4 * scale)

@@ -83,6 +83,7 @@ def test_a_second_run_changes_nothing_and_says_why() -> None:
     twice, report = chosen(once)
     assert not report.changed
     assert twice.to_bytes() == once.to_bytes()
+    assert {skip.layer for skip in report.skipped} == {"first", "last", "faint"}
     assert all("quantised already" in skip.why for skip in report.skipped)
 
 

@@ -31,7 +31,9 @@ def test_every_flag_of_an_example_exists(run: RunCommand) -> None:
     for command in COMMANDS:
         _, out, _ = run(command, "--help")
         options = out[out.index("Options:") :]
-        for example in re.findall(rf"onnx-admm {command} (.*)", out):
+        examples = re.findall(rf"onnx-admm {command} (.*)", out)
+        assert examples
+        for example in examples:
             for flag in re.findall(r"--[a-z-]+", example):
                 assert flag in options, f"{command}: {flag}"
 

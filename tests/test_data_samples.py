@@ -39,7 +39,9 @@ def test_order_without_a_seed_and_shuffled_by_it() -> None:
 
 
 def test_labels_go_with_their_samples() -> None:
-    for batch in numbered(20, 7).batches(6, seed=1):
+    batches = list(numbered(20, 7).batches(6, seed=1))
+    assert len(batches) == 4
+    for batch in batches:
         np.testing.assert_array_equal(batch.labels, batch.feeds["x"][:, 0].astype(int) % 7)
 
 

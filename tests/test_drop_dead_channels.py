@@ -59,6 +59,7 @@ def assert_equal_outputs(before: ModelView, after: ModelView) -> None:
     feeds = {port.name: np.random.default_rng(2).standard_normal(shape).astype(np.float32)}
     expected = open_session(before, threads=1).run(feeds)
     assert after.signature() == before.signature()
+    assert expected
     for name, values in open_session(after, threads=1).run(feeds).items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5)
 

@@ -76,6 +76,7 @@ def test_each_layer_takes_its_own_scale() -> None:
     for site, scale in zip(dense.sites(), (0.5, 3.0, 0.375), strict=True):
         dense.replace(site, np.sign(dense.read(site)) * scale)
     packed, report = encode(dense, format="packed")
+    assert dense.sites()
     for site in dense.sites():
         assert np.array_equal(packed.read(site.name), dense.read(site))
     assert len(report.edits) >= 3
@@ -94,6 +95,7 @@ def test_other_float_types_come_back_in_their_type(dtype: type) -> None:
     dense = ModelView.from_bytes(proto.SerializeToString())
     packed, report = encode(dense, format="packed")
     assert report.changed
+    assert dense.sites()
     for site in dense.sites():
         assert packed.read(site.name).dtype == dtype
         assert np.array_equal(packed.read(site.name), dense.read(site))
@@ -283,6 +285,7 @@ def test_dense_makes_a_sparse_file_dense_again() -> None:
     assert not onnx.load_from_string(view.to_bytes()).graph.sparse_initializer
     assert onnx.load_from_string(sparse.to_bytes()).graph.sparse_initializer
     assert {row["coding"] for row in report.figures["layers"]} == {"float32"}
+    assert dense.sites()
     for site in dense.sites():
         assert np.array_equal(view.read(site.name), dense.read(site))
     assert not encode(view, format="dense")[1].changed

@@ -90,6 +90,7 @@ def _assert_decodes(plan: Plan, opset: int) -> None:
     fragment, outputs = plan.emit(opset)
     values = evaluate(fragment)
     pooled = plan.pool.vectors if plan.pool else ()
+    assert plan.groups[0].members or pooled
     for weight in (*(member.weight for member in plan.groups[0].members), *pooled):
         decoded = values[outputs[weight.name]]
         assert decoded.shape == weight.values.shape

@@ -123,6 +123,7 @@ def test_patterns_of_2_in_4(bench: Bench, tmp_path: Path, keep_for_deployment: C
     out = tmp_path / "small.onnx"
     compress(bench.model, out, data=bench.train, prune="2:4", format="dense", epochs=4, threads=1, keep=True)
     model = ModelView.load(out)
+    assert model.sites()
     for site in model.sites():
         if site.in_axis is not None and site.shape[site.in_axis] % 4 == 0:
             weights = np.moveaxis(model.read(site), site.in_axis, -1)

@@ -70,6 +70,7 @@ def test_the_budget_holds_on_the_weights_themselves() -> None:
     told = report.figures["budget"]["macs"]
     assert told["reached"] == pytest.approx(after / before)
     assert told["original"] == before
+    assert set(report.figures["layers"]) == {"w1", "w2", "w3"}
     for name, row in report.figures["layers"].items():
         weights = model.read(name)
         assert np.count_nonzero(weights) == round(row["density"] * weights.size)
@@ -101,6 +102,7 @@ def test_zeros_are_never_chosen_for_a_time_they_do_not_save() -> None:
     model = given.reference.fork()
     report = MeetBudget(budget=("latency=0.7x",), bits=(8,), samples=128).run(model, given)
     assert report.figures["zeros_never_pay"] == ["latency"]
+    assert len(report.edits) == len(report.figures["layers"]) == 3
     assert all(row["density"] == 1 for row in report.figures["layers"].values())
     assert all("zeros never pay here on 'flat-time'" in edit.what for edit in report.edits)
     with pytest.raises(BudgetExceeded, match="On 'flat-time' zeros save no latency"):
@@ -183,6 +185,7 @@ def test_the_command_explains_each_layer(run: RunCommand, net: Path, samples: Pa
     report = Report.from_json(told.read_text())
     step = next(step for step in report.steps if step.name == "meet_budget")
     assert step.figures["budget"]["macs"]["reached"] <= 0.5
+    assert len(step.figures["layers"]) == 3
     assert all(row["alternatives"] for row in step.figures["layers"].values())
     assert 'cost_model = "macs"' in report.recipe
 
@@ -243,6 +246,7 @@ def test_training_between_pruning_and_quantising_holds_the_zeros() -> None:
     settings = MeetBudget(budget=("macs=0.4x", "macbits=0.08x"), samples=128, epochs=2, learning_rate=1e-2)
     report = settings.run(model, given)
     replace(settings, epochs=0, measured=report.figures["measured"]).run(plain, given)
+    assert set(report.figures["layers"]) == {"w1", "w2", "w3"}
     for name, row in report.figures["layers"].items():
         weights = model.read(name)
         assert np.count_nonzero(weights) == round(row["density"] * weights.size)

@@ -77,6 +77,7 @@ def test_every_kernel_counts_once_and_what_is_fused_costs_nothing(
     by_operator = latencies(table)
     assert by_operator["Relu"] == 0.0  # inside the convolutions
     assert min(by_operator["Conv"], by_operator["Gemm"]) > 0.0
+    assert table.rows
     assert all(row.cost.uncertainty is not None for row in table.rows)
 
 
@@ -266,6 +267,7 @@ def test_copies_of_a_kernel_compute_what_it_computes(tiny_conv: ModelView) -> No
     feeds = {"x": np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)}
     values = every_value(optimised, feeds)
     nodes = onnx.ModelProto.FromString(optimised).graph.node
+    assert nodes
     for node, kernel in zip(nodes, kernels_of(optimised, values), strict=True):
         assert kernel is not None
         model, fed = kernel.copies(3)

@@ -51,6 +51,7 @@ def test_passes_run_in_order_on_a_fork(tiny_mlp: ModelView) -> None:
     assert fingerprint(tiny_mlp) == before
     assert [step.name for step in result.reports] == ["scale", "scale"]
     assert result.changed
+    assert len(result.reports) == 2
     assert all(step.seconds > 0 for step in result.reports)
 
 

@@ -99,6 +99,7 @@ def test_an_untouched_model_computes_the_same(
     before = open_session(shared / "models" / f"{name}.onnx", threads=1).run(feeds)
     after = open_session(tmp_path / "saved.onnx", threads=1).run(feeds)
     assert before.keys() == after.keys()
+    assert before
     for output, expected in before.items():
         np.testing.assert_array_equal(after[output], expected)
 
@@ -109,6 +110,7 @@ def test_figures_are_known_or_said_to_be_unknown(name: str, shared: Path) -> Non
     rows = layer_profiles(view, EXTENTS.get(name))
     assert sum(row.parameters for row in rows) == sum(site.size for site in view.sites())
     unknown = [row.node for row in rows if row.macs is None]
+    assert rows
     assert all(row.macs is None or row.macs > 0 or row.op_type == "Gather" for row in rows)
     if name not in ("silero_vad", "silero_vad_ifless", "style_candy_winml"):
         assert unknown == []  # the rest: shapes that depend on data, and operators outside the standard
@@ -125,6 +127,7 @@ def test_an_old_model_raised_to_opset_13_computes_the_same(name: str, shared: Pa
     before, after = (
         open_session(lower_ir_version(model.to_bytes(), 10), threads=1).run(feeds) for model in (view, raised)
     )
+    assert before
     for output, expected in before.items():
         scale = np.abs(expected.astype(np.float64)).max()
         np.testing.assert_allclose(after[output], expected, rtol=0, atol=1e-5 * scale)
@@ -141,6 +144,7 @@ def test_batch_normalisations_fold_away(name: str, left: int, shared: Path) -> N
     assert report.figures["left"] == len(folded.nodes("BatchNormalization")) == left
     feeds = feeds_for(name, view)
     before, after = (open_session(model, threads=1).run(feeds) for model in (view, folded))
+    assert before
     for output, expected in before.items():
         bound = 1e-4 * np.abs(expected).max() + 1e-6  # some outputs are probabilities that are all but zero
         np.testing.assert_allclose(after[output], expected, rtol=0, atol=bound)
@@ -156,5 +160,6 @@ def test_biases_in_nodes_of_their_own_fold_away(name: str, folded: int, shared: 
     assert (report.figures["folded"], len(after.nodes("Add"))) == (folded, len(plain.nodes("Add")) - folded)
     feeds = feeds_for(name, view)
     outputs, expected = (open_session(model, threads=1).run(feeds) for model in (after, plain))
+    assert expected
     for output, array in expected.items():
         np.testing.assert_allclose(outputs[output], array, rtol=0, atol=1e-4 * np.abs(array).max() + 1e-6)

@@ -68,6 +68,7 @@ def test_levels_keep_the_outputs_better_than_the_nearest_ones() -> None:
     ReconstructLayers(bits=3).run(rebuilt := model.fork(), context)
     AdmmQuantize(bits=3, per_channel=True).run(plain := model.fork(), context)
     assert sqnr(model, rebuilt, context) > sqnr(model, plain, context) + 1
+    assert rebuilt.sites()
     for site in rebuilt.sites():
         rows = rebuilt.read(site).reshape(site.shape[0], -1)
         assert max(len(np.unique(row)) for row in rows) <= 7
@@ -88,6 +89,7 @@ def test_zeros_stay_where_only_levels_are_asked_for() -> None:
     context = context_for(model)
     AdmmPrune(layers=0.5).run(pruned := model.fork(), context)
     ReconstructLayers(bits=4).run(rebuilt := pruned.fork(), context)
+    assert model.sites()
     for site in model.sites():
         assert np.array_equal(rebuilt.read(site) != 0, pruned.read(site) != 0)
 
@@ -110,6 +112,7 @@ def test_one_budget_is_spread_by_what_the_outputs_suffer() -> None:
 def test_a_pattern_runs_along_the_input_channels(text: str) -> None:
     model = parse_text(text)
     ReconstructLayers(pattern="1:2").run(rebuilt := model.fork(), context_for(model))
+    assert rebuilt.sites()
     for site in rebuilt.sites():
         if site.in_axis is None:
             continue

@@ -29,6 +29,7 @@ def assert_equal_outputs(before: ModelView, after: ModelView) -> None:
     shape = [extent if isinstance(extent, int) else 3 for extent in port.shape or ()]
     feeds = {port.name: np.random.default_rng(2).standard_normal(shape).astype(np.float32)}
     expected = open_session(before, threads=1).run(feeds)
+    assert expected
     for name, values in open_session(after, threads=1).run(feeds).items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5)
 
@@ -38,6 +39,7 @@ def test_a_chain_gets_the_geometric_mean_of_its_scales() -> None:
     shared, report = share(view)
     assert report.changed
     assert report.figures["scale"] == np.float32(0.5)
+    assert len(shared.sites()) == 3
     for site in shared.sites():
         assert set(np.unique(shared.read(site))) <= {-0.5, 0.0, 0.5}
     assert_equal_outputs(view, shared)

@@ -51,6 +51,7 @@ def test_outputs_and_signature_stay(text: str) -> None:
     assert short.signature() == view.signature()
     before, after = outputs(view), outputs(short)
     assert before.keys() == after.keys()
+    assert before
     for name in before:
         assert np.array_equal(before[name], after[name])
 
@@ -66,6 +67,7 @@ def test_nothing_is_said_without_need(tmp_path: Path) -> None:
         "pixels",
         "the_scores",
     }
+    assert inner
     assert all(len(name) == 1 for name in inner)
     assert not proto.graph.value_info
     assert [entry.version for entry in proto.opset_import] == [17]

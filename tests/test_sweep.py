@@ -41,6 +41,7 @@ def test_a_file_that_another_one_beats_is_not_on_the_frontier() -> None:
     ]
     assert [each.on_frontier for each in with_frontier(points)] == [False, True, True, True, False]
     alike = with_frontier([point(100, 0.5, 0.1), point(100, 0.5, 0.1)])
+    assert len(alike) == 2
     assert all(each.on_frontier for each in alike)
 
 

@@ -207,7 +207,9 @@ def test_a_layer_under_its_break_even_ratio_goes_back_to_dense() -> None:
     assert treated["robust"].density < 0.2
     assert target.offers["sensitive"].break_even(32) == pytest.approx(2, rel=0.01)
     assert target.offers["sensitive"].withheld > 0
+    assert len(target.offers) == 2
     for offers in target.offers.values():
+        assert offers.treatments
         assert all(each.density == 1 or each.density < 0.5 for each in offers.treatments)
 
 
@@ -221,6 +223,7 @@ def test_zeros_are_never_chosen_where_they_save_no_time() -> None:
     assert flat.never() == ("latency",)
     choice = flat.choose((0.8,), dict.fromkeys(flat.offers, 1.0))
     whys = [row["why"] for row in explain(flat, choice).values()]
+    assert len(whys) == 2
     assert all("zeros never pay here on 'test-flat'" in why for why in whys)
 
 
