@@ -29,14 +29,6 @@ Array = npt.NDArray[np.generic]
 KeepForDeployment = Callable[..., Path]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use real models, so that ``-m`` can choose."""
-    for item in items:
-        if "shared" in getattr(item, "fixturenames", ()):
-            item.add_marker("real_models")
-
-
 # -- where things lie ------------------------------------------------------------------------
 
 

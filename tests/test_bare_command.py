@@ -48,6 +48,7 @@ OF_EACH_KIND = {
     "vgg-cifar10",  # a large file of weights
     "vit_tracker",  # attention
 }
+SLOW, EVERY_MODEL = pytest.mark.slow, pytest.mark.every_model
 FEWER = 4
 
 ALL_BUT_ZERO = {"ppocr_det_en": "4"}
@@ -104,7 +105,7 @@ def lines(report: Report) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in CHEAP | OF_EACH_KIND else pytest.mark.every_model)
+        pytest.param(name, marks=() if name in CHEAP else SLOW if name in OF_EACH_KIND else EVERY_MODEL)
         for name in MODELS
     ],
 )

@@ -139,7 +139,7 @@ def _rewrite(model: ir.Model, opset: int, target: int, where: str) -> ir.Model:
         proto = onnx.version_converter.convert_version(plain, target)
         converted = ir.from_proto(proto)
         unlist_mandatory(converted)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:  # onnx 1.19 ends in IndexError below opset 8
         reason = first_line(error).rpartition("failed: ")[2]
         culprit = next((node for node in model.graph if _names(reason, node.op_type)), None)
         raise UnsupportedModel(
