@@ -153,3 +153,60 @@ def located(place: str) -> Iterator[None]:
         error.where = place if error.where is None else f"{place}: {error.where}"
         error.args = (error._sentence(),)
         raise
+
+
+@contextmanager
+def reading(
+    where: object,
+    kind: type[UsageError] = DataError,
+    what: str = "the file is damaged, or not of its kind",
+    *,
+    hint: str | None = None,
+) -> Iterator[None]:
+    """Turn whatever a parser raises on content from outside into one `UsageError`.
+
+    For the outermost call of a loader alone: an error that is a sentence already passes unchanged, every
+    other one is named by its innermost cause, which says what is wrong with the content. The original stays
+    the ``__cause__``, so ``ONNX_ADMM_TRACEBACK=1`` shows where it was raised.
+
+    Args:
+        where: the file, and what in it.
+        kind: class of the error.
+        what: what is wrong, as a sentence without its full stop; the cause follows in brackets.
+        hint: what the user can do.
+
+    Raises:
+        UsageError: of class ``kind``.
+        WorkError: there is not enough memory.
+    """
+    try:
+        yield
+    except OnnxAdmmError:
+        raise
+    except MemoryError as error:
+        raise WorkError("not enough memory to read this", where=where) from error
+    except Exception as error:
+        raise kind(f"{what} ({reason_of(error)})", where=where, hint=hint) from error
+
+
+_LONGEST_REASON = 200
+_SENTENCES = (OSError, ValueError, RuntimeError, EOFError, SyntaxError)
+"""Built-in exceptions whose text can be understood without their name, as that of a KeyError cannot."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of an exception's innermost cause, with its type unless the text needs none."""
+    seen = {id(error)}
+    while (cause := error.__cause__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        error = cause
+    if isinstance(error, UnicodeError):
+        return "text that is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if len(line) > _LONGEST_REASON:
+        line = f"{line[:_LONGEST_REASON]}..."
+    is_sentence = type(error).__module__ != "builtins" or isinstance(error, _SENTENCES)
+    return line if line and is_sentence else f"{type(error).__name__}{': ' if line else ''}{line}"

@@ -8,16 +8,17 @@ from __future__ import annotations
 import gzip
 import math
 import re
-import zlib
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
 from onnx_admm.contracts import Array
-from onnx_admm.errors import DataError
+from onnx_admm.data.inflation import check_inflated
+from onnx_admm.errors import DataError, reading
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MOST_AXES = 32  # numpy 1.26 has no more
 _IMAGES = re.compile(r"^(?P<part>.*?)[-_.]?images[-.]idx3-ubyte(\.gz)?$")
 
 
@@ -45,26 +46,35 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataError: not idx, cut short, or with bytes left over.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            return _read(stream, path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read ({error})", where=path) from error
+    with (
+        reading(path, DataError, "cannot be read"),
+        gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream,
+    ):
+        return _read(stream, path)
 
 
 def _read(stream: BufferedIOBase, path: Path) -> Array:
+    """Read what the header states, and not a byte more than tells that there is more."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES:
         raise DataError("not an idx file", where=path)
     dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
+    if rank > _MOST_AXES:
+        raise DataError(
+            "an idx file of too many axes", where=path, got=rank, expected=f"at most {_MOST_AXES}"
+        )
     header = stream.read(4 * rank)
     if len(header) < 4 * rank:
         raise DataError("an idx file cut short", where=path)
     shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
     expected = math.prod(shape) * dtype.itemsize
-    data = stream.read()
+    check_inflated(expected, path.stat().st_size, path)
+    data = stream.read(expected + 1)
     if len(data) != expected:
         raise DataError(
-            "idx data of the wrong length", where=path, got=len(data), expected=f"{expected} bytes"
+            "idx data of the wrong length",
+            where=path,
+            got="more" if len(data) > expected else len(data),
+            expected=f"{expected} bytes",
         )
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,14 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Array
+from onnx_admm.data.inflation import check_inflated, open_zip
 from onnx_admm.data.parts import Part, choose_part
 from onnx_admm.data.sources import Index
-from onnx_admm.errors import DataError
+from onnx_admm.errors import DataError, reading
 
 CACHE_BYTES = 512 * 2**20
 """Decoded pixels are kept up to this size; a larger set is decoded again at every pass."""
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MOST_FILE_BYTES = 256 * 2**20
+"""Size of an image file, as it is encoded."""
+
+MOST_PIXELS = 89_478_485
+"""Of one image, as its header states them: a quarter of a GiB at three bytes each, as Pillow warns from."""
+
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+"""What is opened. Pillow knows many more, and runs another program for some of them (Ghostscript for EPS)."""
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_OTHER_SUFFIXES = {".avif", ".eps", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tga", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +63,29 @@ def open_image_tree(path: Path, part: Part) -> ImageTree:
     """
     if path.is_dir():
         files = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        return _tree(path, files, lambda name: (path / name).read_bytes(), part)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"not a readable zip ({error})", where=path) from error
-    return _tree(path, archive.namelist(), archive.read, part)
+        return _tree(path, files, lambda name: _read_file(path / name), part)
+    archive = open_zip(path)
+    return _tree(path, archive.namelist(), lambda name: _read_member(archive, name), part)
+
+
+def _read_file(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        _check_size(os.fstat(stream.fileno()).st_size, file)
+        return stream.read(MOST_FILE_BYTES)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    member = archive.getinfo(name)
+    _check_size(member.file_size, name)
+    check_inflated(member.file_size, member.compress_size, name)
+    return archive.read(member)
+
+
+def _check_size(size: int, where: object) -> None:
+    if size > MOST_FILE_BYTES:
+        raise DataError(
+            "an image file too large", where=where, got=size, expected=f"at most {MOST_FILE_BYTES}"
+        )
 
 
 class ImageSource:
@@ -106,16 +136,27 @@ class ImageSource:
     def _decode(self, i: int) -> npt.NDArray[np.uint8]:
         image = _pillow()
         name = self._tree.names[i]
-        try:
-            with image.open(io.BytesIO(self._tree.read(name))) as picture:
+        with reading(name, DataError, "not a readable image"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", image.DecompressionBombWarning)  # an error below
+            with image.open(io.BytesIO(self._tree.read(name)), formats=_FORMATS) as picture:
+                _check_pixels(picture.size, name)
                 picture = picture.convert("L" if self._mode == "L" else "RGB")
                 if self._size is not None and picture.size != self._size[::-1]:
                     picture = picture.resize(self._size[::-1], image.Resampling.BILINEAR)
                 pixels = np.asarray(picture, dtype=np.uint8)
-        except (OSError, ValueError, SyntaxError, image.DecompressionBombError, zipfile.BadZipFile) as error:
-            raise DataError(f"not a readable image ({error})", where=name) from error
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return pixels[:, :, ::-1] if self._mode == "BGR" else pixels
+
+
+def _check_pixels(size: tuple[int, int], where: str) -> None:
+    """Refuse an image by the size in its header, before its pixels are decoded."""
+    if math.prod(size) > MOST_PIXELS:
+        raise DataError(
+            "an image of too many pixels",
+            where=where,
+            got=f"{size[1]} x {size[0]}",
+            expected=f"at most {MOST_PIXELS} pixels",
+        )
 
 
 def _pillow() -> ModuleType:
@@ -130,7 +171,16 @@ def _tree(path: Path, files: Iterable[str], read: Callable[[str], bytes], part: 
     roots: dict[str, list[PurePosixPath]] = {}
     for name in files:
         file = PurePosixPath(name)
-        if file.suffix.lower() in _SUFFIXES and not any(p.startswith((".", "__MACOSX")) for p in file.parts):
+        if any(p.startswith((".", "__MACOSX")) for p in file.parts):
+            continue
+        if file.suffix.lower() in _OTHER_SUFFIXES:
+            raise DataError(
+                "an image of a format that is not read",
+                where=f"{path}: {name}",
+                expected=", ".join(sorted(_SUFFIXES)),
+                hint="Convert it, or move it elsewhere.",
+            )
+        if file.suffix.lower() in _SUFFIXES:
             roots.setdefault(str(file.parent.parent), []).append(file)
     if not roots:
         raise DataError(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 import zipfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from onnx_admm.contracts import Array
+from onnx_admm.data.inflation import check_inflated, open_zip
 from onnx_admm.data.stored_rows import StoredRows
-from onnx_admm.errors import DataError
+from onnx_admm.errors import DataError, reading
 
+_SUFFIX = ".npy"
 _LOCAL_HEADER_BYTES = 30
 
 
@@ -21,16 +25,12 @@ def read_npz(path: Path) -> dict[str, Array | StoredRows]:
     """Return arrays by member name; members stored uncompressed stay in the file.
 
     Raises:
-        DataError: not an npz, damaged, or with pickled objects.
+        DataError: not an npz, damaged, with pickled objects, or compressed out of proportion.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            return {
-                member.filename.removesuffix(".npy"): _member(path, archive, member) for member in members
-            }
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-        raise DataError(f"not a readable .npz file ({error})", where=path) from error
+    with open_zip(path, ".npz file") as archive, reading(path, DataError, "not a readable .npz file"):
+        members = [member for member in archive.infolist() if member.filename.endswith(_SUFFIX)]
+        check_inflated(sum(member.file_size for member in members), path.stat().st_size, path)
+        return {member.filename.removesuffix(_SUFFIX): _member(path, archive, member) for member in members}
 
 
 def read_npy_folder(folder: Path) -> dict[str, Array | StoredRows]:
@@ -40,37 +40,38 @@ def read_npy_folder(folder: Path) -> dict[str, Array | StoredRows]:
         DataError: damaged, or with pickled objects.
     """
     arrays = {}
-    for path in sorted(folder.glob("*.npy")):
-        try:
-            with path.open("rb") as stream:
-                arrays[path.stem] = _array(stream, path, 0, str(path))
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"not a readable .npy file ({error})", where=path) from error
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        with reading(path, DataError, "not a readable .npy file"), path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            arrays[path.stem] = _array(stream, size, _Place(path, 0), str(path))
     return arrays
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a ``.npy`` stream starts in a file."""
+
+    path: Path
+    offset: int
+
+
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array | StoredRows:
-    stored = member.compress_type == zipfile.ZIP_STORED
-    try:
-        with archive.open(member) as stream:
-            place = _data_offset(path, member) if stored else None
-            return _array(stream, path, place, f"{path}: {member.filename}")
-    except MemoryError as error:
-        raise DataError(
-            "too large for memory; np.savez leaves arrays readable in parts, np.savez_compressed does not",
-            where=path,
-        ) from error
-    except ValueError as error:
-        raise DataError(f"not a readable array ({error})", where=f"{path}: {member.filename}") from error
+    where = f"{path}: {member.filename}"
+    with reading(where, DataError, "not a readable array"), archive.open(member) as stream:
+        stored = member.compress_type == zipfile.ZIP_STORED
+        place = _Place(path, _data_offset(path, member)) if stored else None
+        return _array(stream, member.file_size, place, where)
 
 
-def _array(stream: IO[bytes], path: Path, place: int | None, where: str) -> Array | StoredRows:
+def _array(stream: IO[bytes], size: int, place: _Place | None, where: str) -> Array | StoredRows:
     """Read a ``.npy`` stream, or its header alone where its rows can be read from the file.
+
+    Nothing is allocated before the header's shape and type are known to take what is stored.
 
     Args:
         stream: at its start.
-        path: the file.
-        place: where the stream starts in it; None where it is compressed.
+        size: bytes of the stream, expanded.
+        place: where the stream starts in a file; None where it is compressed.
         where: how errors name it.
     """
     version = np.lib.format.read_magic(stream)
@@ -78,16 +79,35 @@ def _array(stream: IO[bytes], path: Path, place: int | None, where: str) -> Arra
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     else:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    if dtype.hasobject:
-        raise DataError("an array of Python objects", where=where)
+    _check_header(shape, dtype, size - stream.tell(), where)
     if place is None or fortran or 0 in shape or not shape:
         stream.seek(0)
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         return array
-    rows = StoredRows(path, place + stream.tell(), dtype, shape)
-    if rows.end > path.stat().st_size:
-        raise ValueError("cut short")
+    rows = StoredRows(place.path, place.offset + stream.tell(), dtype, shape)
+    if rows.end > place.path.stat().st_size:
+        raise DataError("cut short", where=where)
     return rows
+
+
+def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int, where: str) -> None:
+    """Refuse a header that states another size than there is.
+
+    Raises:
+        DataError: Python objects, an impossible shape, or not as many bytes as shape and type take.
+    """
+    if dtype.hasobject:
+        raise DataError("an array of Python objects", where=where)
+    if min(shape, default=0) < 0:
+        raise DataError("an impossible shape", where=where, got=shape)
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != stored:
+        raise DataError(
+            "the stored bytes do not fit shape and type",
+            where=where,
+            got=f"{stored} bytes",
+            expected=f"{expected} for {dtype} of shape {shape}",
+        )
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from onnx_admm.contracts import Array, Batch, Dataset
 from onnx_admm.data.sources import ArraySource, Index, Source
 from onnx_admm.errors import DataError
+
+_MOST_EMPTY = 2**24
+"""Samples are numbered in memory, so a file of no size must not state any number of them."""
 
 
 class SampleSet:
@@ -160,7 +164,12 @@ def _common_length(sources: Mapping[str, Source]) -> int:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError("inputs with different numbers of samples", got=found)
-    return next(iter(lengths.values()))
+    count = next(iter(lengths.values()))
+    if count > _MOST_EMPTY and not any(math.prod(source.sample_shape) for source in sources.values()):
+        raise DataError(
+            "samples that hold no values", got=f"{count} of them", expected=f"at most {_MOST_EMPTY}"
+        )
+    return count
 
 
 def _stratified(groups: Array, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

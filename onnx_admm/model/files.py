@@ -10,13 +10,14 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from onnx_admm.errors import ModelError, OutputError
+from onnx_admm.errors import ModelError, OutputError, reading
 from onnx_admm.model.checker import check_input, check_shapes, first_line
 from onnx_admm.model.default_inputs import list_mandatory, unlist_mandatory
 from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.file_tensor import is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
+from onnx_admm.model.text_fields import check_text
 from onnx_admm.model.wire import Piece, Reference, lift, spliced
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -41,6 +42,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     has_outside = _refers_outside(proto, file)
     embed_small_tensors(proto, file)
     check_input(proto, where)
+    forget_marks(proto)  # in a file they are none of ours
     densify_sparse(proto, file.parent, where)
     check_shapes(proto, where)  # inference knows no shape of a sparse initializer
     model = _to_ir(proto, where)
@@ -61,6 +63,7 @@ def parse_model(data: bytes) -> ir.Model:
     proto = _parse(data, where)
     check_storage(proto, None, where)
     check_input(proto, where)
+    forget_marks(proto)
     densify_sparse(proto, None, where)
     return _to_ir(proto, where)
 
@@ -106,7 +109,7 @@ def read_skeleton(file: Path, where: str) -> onnx.ModelProto:
         with FileBytes(file) as data:
             try:
                 content = lift(data, file.name)
-            except ValueError:  # no model: the parser says so
+            except (ValueError, google.protobuf.message.DecodeError):  # no model: the parser says so
                 content = data[:]
     except OSError as error:
         raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
@@ -139,6 +142,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelError("not an ONNX model, or one cut short", where=where, hint=_guess(data)) from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError("not an ONNX model", where=where, hint=_guess(data))
+    check_text(proto, where)
     return proto
 
 
@@ -153,10 +157,8 @@ def _guess(data: bytes) -> str | None:
 
 
 def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
-    try:
+    with reading(where, ModelError, "the graph cannot be built"):
         model = ir.from_proto(proto)
-    except (ir.serde.SerdeError, ValueError) as error:
-        raise ModelError(f"the graph cannot be built ({first_line(error)})", where=where) from error
     unlist_mandatory(model)
     return model
 

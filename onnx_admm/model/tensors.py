@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 
-import google.protobuf.message
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 
-from onnx_admm.errors import DataError
+from onnx_admm.errors import DataError, reading
 
 
 def read_tensor(path: str | os.PathLike[str]) -> tuple[str, npt.NDArray[np.generic]]:
     """Name (empty if it has none) and values of a serialised TensorProto.
 
     Raises:
-        DataError: missing, or not a tensor.
+        DataError: missing, not a tensor, or one whose values lie in another file.
     """
-    try:
+    with reading(path, DataError, "not a serialised tensor"):
         proto = onnx.load_tensor(os.fspath(path))
+        if proto.data_location == onnx.TensorProto.EXTERNAL:
+            raise DataError("a tensor whose values lie in another file", where=path)
+        if not isinstance(proto.name, str):
+            raise DataError("a name that is not UTF-8", where=path, got=repr(proto.name))
         return proto.name, onnx.numpy_helper.to_array(proto)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
-    except (google.protobuf.message.DecodeError, ValueError, TypeError, KeyError) as error:
-        raise DataError("not a serialised tensor", where=path) from error

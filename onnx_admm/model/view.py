@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_admm.errors import UsageError
+from onnx_admm.errors import ModelError, UsageError, reading
 from onnx_admm.model import edit, files, saving, scopes
 from onnx_admm.model.atomic_output import OutputFile
 from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
@@ -21,6 +21,8 @@ from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite
+
+_UNREADABLE = "the model cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class ModelView:
         Raises:
             ModelError: missing, not ONNX, unsafe paths or sizes, refused by the checker.
         """
-        return cls(files.load_model(path))
+        with reading(os.fspath(path), ModelError, _UNREADABLE):
+            return cls(files.load_model(path))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelView:
@@ -73,7 +76,8 @@ class ModelView:
         Raises:
             ModelError: the bytes are not a valid model.
         """
-        return cls(files.parse_model(data))
+        with reading("serialised model", ModelError, _UNREADABLE):
+            return cls(files.parse_model(data))
 
     def to_bytes(self) -> bytes:
         """Serialise, weights included."""
