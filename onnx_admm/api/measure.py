@@ -16,7 +16,7 @@ from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.latency import compare_latency
-from onnx_admm.runtime.sessions import open_session
+from onnx_admm.runtime.sessions import ModelSource, open_session
 
 SYNTHETIC = "synthetic"
 _MADE_UP_SAMPLES, _MADE_UP_MACS = 16, 1 << 36
@@ -47,12 +47,11 @@ class Measurement:
             OnnxAdmmError: a file cannot be read, or the runtime cannot run it.
         """
         first, second = ModelView.load(before), ModelView.load(after)
+        # Maps cannot be compared; the tensors they are made of are outputs in memory.
+        pair = (first, second) if first.has_maps and second.has_maps else (before, after)
+        squashed, is_classifier = squashed_outputs(first), gives_classes(first)
         quality = tuple(
-            replace(
-                self._quality(name, before, after, squashed_outputs(first)),
-                is_classifier=gives_classes(first),
-            )
-            for name in self.samples
+            replace(self._quality(name, pair, squashed), is_classifier=is_classifier) for name in self.samples
         )
         return Comparison(
             before=describe_model(first, before),
@@ -62,13 +61,9 @@ class Measurement:
         )
 
     def _quality(
-        self,
-        name: str,
-        before: str | os.PathLike[str],
-        after: str | os.PathLike[str],
-        squashed: frozenset[str],
+        self, name: str, models: tuple[ModelSource, ModelSource], squashed: frozenset[str]
     ) -> QualityFacts:
-        data = self.samples[name]
+        data, (before, after) = self.samples[name], models
         original = evaluate(before, data, threads=self.threads) if data.has_labels else None
         result = evaluate(after, data, reference=before, squashed=squashed, threads=self.threads)
         return QualityFacts(

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor, why_fixed
 from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.sites import label
 
 Array = npt.NDArray[Any]
@@ -145,7 +146,8 @@ def taken_names(model: ir.Model) -> set[str | None]:
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
         taken.update(value.name for node in graph for value in node.outputs)
-    return taken
+    tail = tail_of(model)
+    return taken if tail is None else taken | tail.names
 
 
 def free_name(name: str, taken: set[str | None]) -> str:

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 
 from onnx_admm.model.edit import bypass, free_name
 from onnx_admm.model.fragment import LEAST_IR_VERSION, prefers_varints
+from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.shapes import Shape, wrong_shapes
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
@@ -124,6 +125,8 @@ def shorten_value_names(view: ModelView) -> None:
     """
     model = view.graph_ir
     fixed = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
+    if (tail := tail_of(model)) is not None:
+        fixed |= tail.names
     inner = [value for value in _values(model) if value.name and value.name not in fixed]
     mentions = Counter({value: 1 + len(value.uses()) for value in inner})
     ranked = sorted(mentions, key=lambda value: -mentions[value])

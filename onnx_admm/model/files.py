@@ -16,6 +16,7 @@ from onnx_admm.model.default_inputs import list_mandatory, unlist_mandatory
 from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.file_tensor import is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_small_tensors
+from onnx_admm.model.map_tail import attach_tail, cut_tail, put_back, tail_of
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.text_fields import check_text
 from onnx_admm.model.wire import Piece, Reference, lift, spliced
@@ -68,11 +69,12 @@ def parse_model(data: bytes) -> ir.Model:
     return _to_ir(proto, where)
 
 
-def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
+def serialize_model(model: ir.Model, *, sparse: bool = True, maps: bool = False) -> bytes:
     """Serialise with every weight inside.
 
     Args:
         model: the model.
+        maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
         sparse: write what is stored sparse so; else dense, for readers that know no sparse tensors.
 
     Raises:
@@ -82,7 +84,7 @@ def serialize_model(model: ir.Model, *, sparse: bool = True) -> bytes:
         raise OutputError(
             "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
         )
-    pieces = model_pieces(model, write_sparse if sparse else forget_marks)
+    pieces = model_pieces(model, write_sparse if sparse else forget_marks, maps=maps)
     return b"".join(piece if isinstance(piece, bytes) else piece.tobytes() for piece in pieces)
 
 
@@ -90,13 +92,13 @@ def file_bytes(model: ir.Model) -> int:
     """Bytes that a file with every weight inside would have; no weight is read for it."""
     return sum(
         len(piece) if isinstance(piece, bytes) else piece.nbytes
-        for piece in model_pieces(model, write_sparse)
+        for piece in model_pieces(model, write_sparse, maps=True)
     )
 
 
 def skeleton_of(model: ir.Model) -> onnx.ModelProto:
     """The model as it would be written, with references in the place of large weights."""
-    return model_skeleton(model, write_sparse, is_large)[0]
+    return model_skeleton(model, write_sparse, is_large, maps=True)[0]
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -157,20 +159,24 @@ def _guess(data: bytes) -> str | None:
 
 
 def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
+    tail = cut_tail(proto, where)
     with reading(where, ModelError, "the graph cannot be built"):
         model = ir.from_proto(proto)
     unlist_mandatory(model)
+    attach_tail(model, tail)
     return model
 
 
 # -- writing ---------------------------------------------------------------------------------
 
 
-def model_pieces(model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None]) -> Iterator[Piece]:
-    """The serialised model, large weights as tensors."""
+def model_pieces(
+    model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None], *, maps: bool
+) -> Iterator[Piece]:
+    """The serialised model, large weights as tensors; ``maps`` as in `serialize_model`."""
     main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
     proto, contents = model_skeleton(
-        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main
+        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
     )
     return spliced(serialized(proto), contents)
 
@@ -179,6 +185,8 @@ def model_skeleton(
     model: ir.Model,
     settle_marks: Callable[[onnx.ModelProto], None],
     is_left_out: Callable[[ir.TensorProtocol], bool],
+    *,
+    maps: bool,
 ) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
     """The model's message with references in the place of some initializers, and what they refer to."""
     copy, contents = model.clone(), list[ir.TensorProtocol]()
@@ -196,6 +204,8 @@ def model_skeleton(
     list_mandatory(copy)
     proto = ir.to_proto(copy)
     settle_marks(proto)
+    if maps:
+        put_back(proto, tail_of(model))
     _leave_out_repetition(proto)
     return proto, contents
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_admm.model.file_tensor import FileTensor, bytes_of
+from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.view import ModelView
 
 
@@ -84,4 +85,5 @@ def _parts(view: ModelView) -> _Parts:
             tensor = held.as_tensor()
             if tensor.dtype != ir.DataType.STRING:
                 node.attributes.add(ir.AttrTensor("value", take(tensor, node.outputs[0].name)))
-    return _Parts(ir.to_proto(skeleton).SerializeToString(deterministic=True), notes, tensors)
+    data = ir.to_proto(skeleton).SerializeToString(deterministic=True)
+    return _Parts(data + repr(tail_of(skeleton)).encode(), notes, tensors)

@@ -155,7 +155,7 @@ def trace(view: ModelView) -> Traced:
             if value.name:
                 value.name = f"onnx_admm_{number}_{index}"
     outputs = tuple(value.name or "" for value in graph.outputs)
-    return Traced(copy.to_bytes(), tuple(places), outputs, tuple(reads))
+    return Traced(copy.to_bytes(maps=False), tuple(places), outputs, tuple(reads))
 
 
 def expose(optimised: bytes) -> bytes:

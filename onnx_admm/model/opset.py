@@ -16,6 +16,7 @@ from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model.checker import check_input, first_line
 from onnx_admm.model.default_inputs import unlist_mandatory
 from onnx_admm.model.files import serialize_model, skeleton_of
+from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
 
@@ -48,6 +49,7 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
         raise UnsupportedModel(
             "an opset the installed onnx does not know", where=where, expected=f"at most {known}"
         )
+    _check_tail(copy.graph_ir, opset, target, where)
     if _first_changed(copy.graph_ir, opset, target, everywhere=True) is None:
         _relabel(copy.graph_ir, target)
         converted = copy
@@ -116,6 +118,17 @@ def _attributes(schema: onnx.defs.OpSchema) -> dict[str, tuple[object, bool, byt
     }
 
 
+def _check_tail(model: ir.Model, opset: int, target: int, where: str) -> None:
+    """Refuse where what stands behind map outputs, which no conversion reaches, means something else."""
+    tail = tail_of(model)
+    for op_type in () if tail is None else sorted(tail.default_operators()):
+        older, newer = _schema(op_type, opset), _schema(op_type, target)
+        if older is None or newer is None or older.since_version != newer.since_version:
+            raise UnsupportedModel(
+                f"{op_type} behind a map means something else at opset {target}", where=where, hint=_HINT
+            )
+
+
 def _relabel(model: ir.Model, target: int) -> None:
     for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
         for domain in ("", "ai.onnx"):
@@ -160,6 +173,7 @@ def _restore(model: ir.Model, converted: ir.Model, target: int) -> None:
     converted.functions.update({name: function.clone() for name, function in model.functions.items()})
     converted.metadata_props.update(model.metadata_props)
     converted.graph.metadata_props.update(model.graph.metadata_props)
+    converted.graph.meta.update(model.graph.meta)
     for domain, version in model.opset_imports.items():
         converted.opset_imports.setdefault(domain, version)
     _relabel(converted, target)

@@ -110,13 +110,13 @@ def _write(model: ir.Model, output: OutputFile, inputs: Collection[Path]) -> Mod
     file, data = output.folder / output.target.name, None
     if model.graph.meta.get(EXTERNAL) or weight_bytes(model) > INLINE_LIMIT:
         proto, contents = model_skeleton(
-            model, write_sparse, lambda tensor: tensor.nbytes >= _EXTERNAL_THRESHOLD
+            model, write_sparse, lambda tensor: tensor.nbytes >= _EXTERNAL_THRESHOLD, maps=True
         )
         if contents:
             data = _write_data(proto, contents, output, inputs)
         _write_pieces(file, [serialized(proto)])
     else:
-        _write_pieces(file, model_pieces(model, write_sparse))
+        _write_pieces(file, model_pieces(model, write_sparse, maps=True))
     size = sum(path.stat().st_size for path in (file, data) if path is not None)
     return ModelFiles(file, data, size)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model.edit import NodeRef, strip_unused
+from onnx_admm.model.map_tail import drop_tail
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
@@ -39,6 +40,7 @@ def tapped(view: ModelView, names: Sequence[str]) -> ModelView:
     computed = {value.name: value for node in model.graph for value in node.outputs if value.name}
     if unknown := [name for name in names if name not in computed]:
         raise UsageError("no node of the main graph computes that value", where=", ".join(unknown))
+    drop_tail(model)
     model.graph.outputs.clear()
     for name in names:
         computed[name].shape = None  # a stored shape may be wrong, and an output's is checked

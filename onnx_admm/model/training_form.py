@@ -20,6 +20,7 @@ from onnx_admm.model.constants import why_fixed
 from onnx_admm.model.default_inputs import unlist
 from onnx_admm.model.differentiable import make_differentiable
 from onnx_admm.model.files import serialize_model
+from onnx_admm.model.map_tail import drop_tail
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.model.sites import WeightSite
@@ -106,6 +107,7 @@ def cut_at_logits(model: ModelView) -> tuple[ModelView, bool]:
         The fork, with one output, and whether a classifier's head was removed.
     """
     cut = model.fork()
+    drop_tail(cut.graph_ir)
     graph = cut.graph_ir.graph
     value, classifier = next((v for v in graph.outputs if v.producer() is not None), graph.outputs[0]), False
     while (node := value.producer()) is not None and node.op_type in _HEADS and node.inputs[0] is not None:

@@ -19,6 +19,7 @@ from onnx_admm.model.constants import constant_tensor, replace_constant, stored_
 from onnx_admm.model.decode import Decoded, Decoder
 from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite
 
@@ -79,9 +80,13 @@ class ModelView:
         with reading("serialised model", ModelError, _UNREADABLE):
             return cls(files.parse_model(data))
 
-    def to_bytes(self) -> bytes:
-        """Serialise, weights included."""
-        return files.serialize_model(self._model)
+    def to_bytes(self, *, maps: bool = True) -> bytes:
+        """Serialise, weights included.
+
+        Args:
+            maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
+        """
+        return files.serialize_model(self._model, maps=maps)
 
     def save(self, path: str | os.PathLike[str], *, inputs: Collection[Path] = ()) -> int:
         """Check and write atomically; returns the bytes on disk, external data included.
@@ -136,11 +141,24 @@ class ModelView:
         return self._model.metadata_props
 
     def signature(self) -> Signature:
-        """What a caller must give, what is given back, and which inputs have defaults."""
+        """What a caller must give, what is given back, and which inputs have defaults.
+
+        Outputs that are maps are named at their place, with what they are for a dtype.
+        """
         graph = self._model.graph
         required = tuple(_port(value) for value in graph.inputs if not value.is_initializer())
         defaults = tuple(_port(value) for value in graph.inputs if value.is_initializer())
-        return Signature(required, tuple(_port(value) for value in graph.outputs), defaults)
+        tail = tail_of(self._model)
+        shown = frozenset[str]() if tail is None else frozenset(tail.shown)
+        outputs = [_port(value) for value in graph.outputs if value.name not in shown]
+        for place, name, kind in () if tail is None else tail.contract():
+            outputs.insert(place, PortSpec(name, kind, None))
+        return Signature(required, tuple(outputs), defaults)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the file has outputs that are maps; in memory the tensors behind them are outputs."""
+        return tail_of(self._model) is not None
 
     def sites(self) -> tuple[WeightSite, ...]:
         """Every compressible weight, in graph order, subgraphs and functions included."""

@@ -62,7 +62,9 @@ def compare_latency(
     Raises:
         OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
     """
-    models = tuple(model.to_bytes() if isinstance(model, ModelView) else model for model in (before, after))
+    models = tuple(
+        model.to_bytes(maps=False) if isinstance(model, ModelView) else model for model in (before, after)
+    )
     loads_us: tuple[list[float], list[float]] = ([], [])
     opened: dict[int, Session] = {}
     for number in range(_LOADS):

@@ -49,9 +49,10 @@ class Session:
         self._options = options
         self._forgot_shapes = False
         self._session = _open(source, options)
-        self._outputs = [port.name for port in self._session.get_outputs() if port.type.startswith("tensor")]
-        if not self._outputs:
-            raise UnsupportedModel("no output of the model is a tensor")
+        ports = self._session.get_outputs()
+        self._outputs = [port.name for port in ports if port.type.startswith("tensor")]
+        if not self._outputs and not any("map(" in port.type for port in ports):
+            raise _without_tensors(ports)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -65,7 +66,13 @@ class Session:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Outputs that are tensors, in order; sequences and maps are left out."""
+        """Outputs that are tensors, in order; sequences and maps are left out.
+
+        Raises:
+            UnsupportedModel: there is none, so nothing can be compared.
+        """
+        if not self._outputs:
+            raise _without_tensors(self._session.get_outputs())
         return tuple(self._outputs)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Feeds:
@@ -81,7 +88,7 @@ class Session:
         """
         names = list(self._outputs if outputs is None else outputs)
         try:
-            arrays = self._session.run(names, dict(feeds))
+            arrays = self._session.run(names or None, dict(feeds))
         except _runtime_errors() as error:
             if _REUSE_FAILED not in str(error) or self._forgot_shapes:
                 raise _run_error(error) from error
@@ -90,7 +97,7 @@ class Session:
             self._forgot_shapes = True
             self._session = _open(_without_shapes(self._source), self._options)
             return self.run(feeds, outputs)
-        return dict(zip(names, arrays, strict=True))
+        return dict(zip(names, arrays, strict=bool(names)))
 
 
 def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True) -> Session:
@@ -138,7 +145,7 @@ def optimised_model(model: bytes) -> bytes:
 
 def _open_view(model: ModelView, options: _Options) -> Session:
     try:
-        return Session(model.to_bytes(), options)
+        return Session(model.to_bytes(maps=False) if model.has_maps else model.to_bytes(), options)
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-admm-"))
@@ -177,11 +184,19 @@ def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
     return _create(runtime, lowered, settings)
 
 
+def _without_tensors(ports: Sequence[Any]) -> UnsupportedModel:
+    return UnsupportedModel(
+        "no output of the model is a tensor, so nothing can be compared",
+        got=", ".join(f"{port.name}: {port.type}" for port in ports),
+        hint="Export the model with the tensors that they are made of as outputs.",
+    )
+
+
 def _without_shapes(source: bytes | str) -> bytes:
     """A copy that states no shapes but those of inputs and outputs."""
     view = _view(source).fork()
     forget_shapes(view)
-    return view.to_bytes()
+    return view.to_bytes(maps=False)
 
 
 def _view(source: bytes | str) -> ModelView:
