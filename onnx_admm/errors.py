@@ -12,7 +12,8 @@ OnnxAdmmError                  exit code 1
 ├── WorkError                  exit code 1: the work itself failed
 │   ├── PassRefused            a pass will not touch this model, and says why
 │   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with 0
-│   ├── TrainingError          no gradient, a non-finite loss
+│   ├── TrainingError          fine-tuning went wrong: a non-finite loss
+│   │   └── NoGradient         the training runtime cannot train this model
 │   └── OutputError            the result could not be written, or failed its own check
 └── PromiseMissed              exit code 3: finished, but a stated or default promise is not met
     └── BudgetExceeded         the user stated it: a budget, a drop, a ratio
@@ -127,7 +128,11 @@ class NothingToDo(PassRefused):
 
 
 class TrainingError(WorkError):
-    """Fine-tuning cannot start (no gradient) or went wrong (non-finite loss)."""
+    """Fine-tuning cannot start or went wrong (non-finite loss)."""
+
+
+class NoGradient(TrainingError):
+    """The training runtime cannot build or run the gradients of this model; reconstruction still can work."""
 
 
 class OutputError(WorkError):

@@ -12,7 +12,7 @@ from onnx_admm.contracts import Dataset
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import DataError, WorkError
 from onnx_admm.model import ModelView
-from onnx_admm.runtime import probe
+from onnx_admm.runtime.child_process import end_in_words
 from onnx_admm.runtime.probe import first_that_runs
 
 DIES_AT_1 = """g (float[N,length] x) => (int64[1] y) <int64[1] one = {1}, int64[1] many = {20}>
@@ -73,7 +73,7 @@ def test_a_hang_is_ended() -> None:
     [(-9, "by SIGKILL"), (-11, "by SIGSEGV"), (-99, "by signal 99"), (3, "with exit code 3")],
 )
 def test_deaths_in_words(status: int, sentence: str) -> None:
-    assert sentence in probe._cause_of_death(status)
+    assert sentence in end_in_words(status)
 
 
 def test_a_model_that_cannot_be_opened_is_no_crash() -> None:

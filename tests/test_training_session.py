@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSettings
 from onnx_admm.data import from_arrays
-from onnx_admm.errors import RecipeError, TrainingError
+from onnx_admm.errors import NoGradient, RecipeError, TrainingError
+from onnx_admm.model import training_form as training_form_module
 from onnx_admm.model.text import parse_text
+from onnx_admm.training.feeder import Feeder, Targets
+from onnx_admm.training.logits import Logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.session import OrtTrainer
 from onnx_admm.training.teacher import Teacher
@@ -23,6 +28,9 @@ MLP = """
         logits = Gemm (r, w2, b2)
         {head}
     }}"""
+
+
+SCORES = Logits(shape=(1, 3), class_axis=1, is_classifier=True, by_sample=True, fits_labels=True)
 
 
 def mlp(
@@ -265,11 +273,147 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 
 def test_losses_that_do_not_fit_the_data_are_refused() -> None:
     with pytest.raises(TrainingError, match="needs labels"):
-        loss_spec(TrainingSettings(loss="cross_entropy"), has_labels=False, classifier=True)
+        loss_spec(TrainingSettings(loss="cross_entropy"), SCORES, has_labels=False)
     with pytest.raises(RecipeError, match="unknown loss"):
-        loss_spec(TrainingSettings(loss="hinge"), has_labels=True, classifier=True)
+        loss_spec(TrainingSettings(loss="hinge"), SCORES, has_labels=True)
+    for loss in ("cross_entropy", "distillation", "blend"):
+        with pytest.raises(TrainingError, match="an output with an axis of classes"):
+            loss_spec(TrainingSettings(loss=loss), replace(SCORES, shape=(1, 1)), has_labels=True)
+    with pytest.raises(TrainingError, match="labels for what the model predicts"):
+        loss_spec(TrainingSettings(loss="blend"), replace(SCORES, fits_labels=False), has_labels=True)
 
 
 def test_the_default_loss_blends_labels_and_the_original() -> None:
-    spec = loss_spec(TrainingSettings(distillation_weight=0.3), has_labels=True, classifier=False)
+    spec = loss_spec(TrainingSettings(distillation_weight=0.3), SCORES, has_labels=True)
     assert (spec.label_weight, spec.divergence_weight, spec.squared_weight) == (0.7, 0.3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("logits", "weights"),
+    [
+        (replace(SCORES, fits_labels=False), (0.0, 1.0, 0.0)),
+        (replace(SCORES, fits_labels=False, is_classifier=False), (0.0, 0.0, 1.0)),
+        (replace(SCORES, shape=(1, 1)), (0.0, 0.0, 1.0)),
+    ],
+)
+def test_the_default_loss_goes_by_what_the_model_gives(
+    logits: Logits, weights: tuple[float, float, float]
+) -> None:
+    spec = loss_spec(TrainingSettings(), logits, has_labels=logits.fits_labels)
+    assert (spec.label_weight, spec.divergence_weight, spec.squared_weight) == weights
+
+
+@pytest.mark.parametrize(
+    ("fixed", "n", "steps"), [(48, 96, 2), (48, 100, 3), (48, 7, 1), (1, 5, 1), (20, 96, 5)]
+)
+def test_a_fixed_batch_of_any_size_trains(fixed: int, n: int, steps: int) -> None:
+    """Larger than the batch size, no divisor of the samples, larger than all of them, and 1."""
+    text = MLP.format(opset=17, head="", output=f"float[{fixed},3] logits", activation="Relu (a)")
+    model = parse_text(text.replace("[N,6]", f"[{fixed},6]"))
+    with open_run(model, samples(n=n), batch_size=32, loss="auto") as run:
+        assert np.isfinite(run.epoch(1e-2, 1e-2, seed=0))
+        assert run._feeder.steps == steps  # type: ignore[attr-defined]
+        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
+
+
+def test_an_epoch_of_a_fixed_batch_sees_every_sample() -> None:
+    text = MLP.format(opset=17, head="", output="float[16,3] logits", activation="Relu (a)")
+    data = samples(n=40)
+    whole = np.concatenate([batch.feeds["x"] for batch in data.batches(40)])
+    feeder = Feeder(
+        parse_text(text.replace("[N,6]", "[16,6]")), data, TrainingSettings(batch_size=40), Targets()
+    )
+    steps = list(feeder.epoch(0))
+    assert [len(runs) for runs in steps] == [2, 1]
+    fed = np.concatenate([feeds["x"] for runs in steps for feeds in runs])
+    assert fed.shape == (48, 6)
+    assert {row.tobytes() for row in fed} == {row.tobytes() for row in whole}
+
+
+def test_inputs_without_a_sample_axis_are_fed_one_whole_feed_at_a_time() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[6] x, float[N,2] z) => (float[N,3] y)
+        <float[2,3] w = {1, 0, 0, 0, 1, 0}, int64[2] s = {1, 6}, float[6,3] v>
+        {
+            r = Reshape (x, s)
+            a = MatMul (r, v)
+            b = MatMul (z, w)
+            y = Add (a, b)
+        }""")
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(8, 1, 2)).astype(np.float32)
+    data = from_arrays({"x": x, "z": z}, np.arange(8) % 3)
+    with open_run(model, data, loss="auto", batch_size=4) as run:
+        first = run.epoch(1e-1, 1e-1, seed=0)
+        for seed in range(6):
+            last = run.epoch(1e-1, 1e-1, seed=seed)
+    assert last < first
+
+
+def test_inputs_may_have_the_names_of_what_the_loss_reads() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,2] teacher, float[N,2] labels) => (float[N,2] y)
+        <float[2,2] w = {1.0, 0.5, -0.5, 1.0}>
+        { a = Add (teacher, labels) y = MatMul (a, w) }""")
+    x = np.eye(2, dtype=np.float32)
+    with open_run(model, from_arrays({"teacher": x, "labels": x}, np.array([1, 0])), loss="auto") as run:
+        run.epoch(1e-1, 1e-1, seed=0)
+        assert not np.array_equal(run.weights()["w"], model.read("w"))
+
+
+BRANCH = """total = ReduceSum <keepdims = 0> (x) c = Greater (total, zero)
+        r = If (c) <then_branch = t () => (float[N,12] o1) { o1 = Relu (a) },
+                   else_branch = e () => (float[N,12] o2) { o2 = Identity (a) }>"""
+WITH_CONSTANTS = MLP.replace(
+    "float[3] b2>", "float[3] b2, float zero = {{0}}, bool yes = {{1}}, int64 one = {{1}}>"
+).replace("r = {activation}", "{activation}")
+LOOP = """r = Loop (one, yes, a) <body = b (int64 i, bool go, float[N,12] s) => (bool more, float[N,12] t)
+                { more = Identity (go)  t = Neg (s) }>"""
+
+
+@pytest.mark.parametrize(("operator", "activation"), [("If", BRANCH), ("Loop", LOOP)])
+def test_a_subgraph_on_the_way_to_the_loss_is_refused_in_a_sentence(operator: str, activation: str) -> None:
+    model = parse_text(
+        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=activation)
+    )
+    with pytest.raises(NoGradient, match=f"node r: the training runtime has no gradient for {operator}"):
+        open_run(model)
+
+
+SHAPED = """sh = Shape (a) n = Size (sh) k = Cast <to = 1> (n) c = Greater (k, zero)
+        s = If (c) <then_branch = t () => (int64[2] o1) { o1 = Identity (sh) },
+                    else_branch = e () => (int64[2] o2) { o2 = Identity (sh) }>
+        r = Reshape (a, s)"""
+
+
+def test_a_subgraph_that_no_gradient_passes_is_no_hindrance() -> None:
+    model = parse_text(
+        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=SHAPED)
+    )
+    with open_run(model) as run:
+        run.epoch(1e-2, 1e-2, seed=0)
+        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
+
+
+def test_layers_behind_a_subgraph_are_trained_where_those_before_it_are_left_out() -> None:
+    model = parse_text(WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=LOOP))
+    sites = [site for site in model.sites() if site.name == "w2"]
+    with OrtTrainer().open(model, sites, samples(), TrainingSettings(batch_size=32), model) as run:
+        run.epoch(1e-2, 1e-2, seed=0)
+        assert set(run.tensors()) == {"w2", "b2"}
+        assert not np.array_equal(run.weights()["w2"], model.read("w2"))
+
+
+def test_a_runtime_that_ends_its_process_gets_a_sentence_and_costs_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_form_module, "check_differentiable", lambda *_: None)
+    model = parse_text(
+        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=BRANCH)
+    )
+    with pytest.raises(NoGradient, match="the training runtime killed its process by SIGABRT"):
+        open_run(model)
+    with open_run(mlp()) as run:
+        run.epoch(1e-2, 1e-2, seed=0)

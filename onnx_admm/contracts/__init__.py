@@ -1,7 +1,7 @@
 """The doors: what a pass, cost model, trainer and dataset promise, and the frozen data between them."""
 
 from onnx_admm.contracts.costs import FIGURES, STRUCTURES, Composition, Cost, CostModel, Treatment, WholeModel
-from onnx_admm.contracts.data import Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
 from onnx_admm.contracts.progress import Progress, SilentProgress, Task
 from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
@@ -9,6 +9,7 @@ from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSi
 
 __all__ = [
     "FIGURES",
+    "IGNORED",
     "STRUCTURES",
     "Array",
     "Batch",

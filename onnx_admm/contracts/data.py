@@ -14,13 +14,22 @@ Feeds = dict[str, Array]
 Blocks = dict[str, npt.NDArray[np.floating[Any]]]
 """Weights by site name."""
 
+IGNORED = -1
+"""A label that counts for nothing: no loss, no accuracy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some samples: one array per graph input, first axis the sample, and their labels if known."""
+    """Some samples: one array per graph input, first axis the sample, and their labels if known.
+
+    Attributes:
+        feeds: array by input name, (n, ...).
+        labels: integers, (n,): the class of each sample; or (n, ...): of each of its places (pixels, tokens),
+            in the order of the model's predictions. A negative one, such as ``IGNORED``, counts for nothing.
+    """
 
     feeds: Feeds
-    labels: Array | None = None  # int64, shape (n,)
+    labels: Array | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))

@@ -7,19 +7,21 @@ arXiv 1812.11677 section 3). ``free``, ``fixed``, ``target`` and ``rho`` are ini
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-from onnx_admm.errors import TrainingError
+from onnx_admm.errors import NoGradient, TrainingError
+from onnx_admm.model.class_axis import ClassAxis, classifier_head, first_computed
 from onnx_admm.model.constants import why_fixed
 from onnx_admm.model.default_inputs import unlist
 from onnx_admm.model.differentiable import make_differentiable
 from onnx_admm.model.files import serialize_model
+from onnx_admm.model.gradient_path import biases_beside, check_differentiable
 from onnx_admm.model.map_tail import drop_tail
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
@@ -35,9 +37,11 @@ _INITIALIZERS_ALONE = 4
 MIN_OPSET = 13
 """Gemm has a gradient from opset 11; the loss operators used here need 13."""
 
-_HEADS = {"Softmax", "LogSoftmax", "ArgMax", "Identity", "Cast", "Squeeze", "ZipMap", "TopK", "Hardmax"}
-_SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Identity", "Cast", "Hardmax"}
-_BIASED = {"Conv", "ConvTranspose", "Gemm"}
+LABELS, TEACHER = "admm::labels", "admm::teacher"
+"""Names of the inputs that the training graph has beside the model's own."""
+
+_PLAIN = {"Identity", "Cast", "Squeeze", "ZipMap"}
+_SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Hardmax", "Identity", "Cast"}
 _PREFIX = "admm::"
 
 
@@ -50,12 +54,18 @@ class LossSpec:
         divergence_weight: factor of T^2 KL(teacher || student), fed as teacher probabilities.
         squared_weight: factor of the mean squared error against the teacher's outputs.
         temperature: T of the divergence.
+        class_axis: of the logits; not negative.
+        rank: of the logits.
+        ignored_label: a label that counts for nothing.
     """
 
     label_weight: float = 0.0
     divergence_weight: float = 0.0
     squared_weight: float = 0.0
     temperature: float = 1.0
+    class_axis: int = 1
+    rank: int = 2
+    ignored_label: int = -1
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ class TrainingForm:
         proto: ModelProto bytes; its only output is the loss.
         trained: names of the trained tensors, the same as in the user's model.
         steered: parameter names that hold targets, masks and penalties.
-        inputs: what the trainer feeds beside the model's own inputs: ``labels`` and ``teacher``.
+        inputs: what the trainer feeds beside the model's own inputs: ``LABELS``, one for each place of each
+            sample, shape (places,), and ``TEACHER``, of the logits' shape.
     """
 
     proto: bytes
@@ -95,40 +106,71 @@ def rho_name(weight: str) -> str:
     return f"{_PREFIX}rho::{weight}"
 
 
-def parse_form(form: TrainingForm) -> onnx.ModelProto:
+def parse_form(proto: bytes) -> onnx.ModelProto:
     """The training graph as the protobuf the artifact builder takes."""
-    return onnx.load_from_string(form.proto)
+    return onnx.load_from_string(proto)
 
 
-def cut_at_logits(model: ModelView) -> tuple[ModelView, bool]:
-    """A fork whose first float output is taken before a closing Softmax or ArgMax.
+def cut_at_logits(model: ModelView) -> tuple[ModelView, ClassAxis | None]:
+    """A fork whose only output is what the first output is made of: the scores of a classifier.
+
+    A classifier is cut in front of its Softmax or ArgMax (see ``class_axis``). Where the classes lie along
+    several axes together, those are made one, the last.
 
     Returns:
-        The fork, with one output, and whether a classifier's head was removed.
+        The fork, and where the scores have their classes; None for any other model.
     """
     cut = model.fork()
     drop_tail(cut.graph_ir)
     graph = cut.graph_ir.graph
-    value, classifier = next((v for v in graph.outputs if v.producer() is not None), graph.outputs[0]), False
-    while (node := value.producer()) is not None and node.op_type in _HEADS and node.inputs[0] is not None:
-        classifier = classifier or node.op_type in ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
-        if node.op_type in _SHAPE_KEEPING and node.inputs[0].shape is None:
-            node.inputs[0].shape = value.shape
-        value = node.inputs[0]
+    head = classifier_head(cut.graph_ir)
+    value = first_computed(graph) if head is None else head.value
+    if head is None:
+        while (
+            (node := value.producer()) is not None and node.op_type in _PLAIN and node.inputs[0] is not None
+        ):
+            value = _unwrapped(value, node)
+    else:
+        for reader, _ in value.uses():
+            _unwrapped(reader.outputs[0], reader)
+    axis = None if head is None else head.axis
+    if axis is not None and axis.joint:
+        value, axis = _joined(graph, value, axis), replace(axis, joint=False)
     graph.outputs.clear()
     graph.outputs.append(value)
     RemoveUnusedNodesPass()(cut.graph_ir)
     if value.shape is None or value.dtype is None:
         ShapeInferencePass(data_prop=False)(cut.graph_ir)
-    return cut, classifier
+    return cut, axis
+
+
+def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
+    """What a node at the end of a graph reads, its shape and type filled in where they follow."""
+    source = node.inputs[0]
+    if source is None:
+        return value
+    if node.op_type in _SHAPE_KEEPING and source.shape is None:
+        source.shape = value.shape
+    return source
+
+
+def _joined(graph: ir.Graph, value: ir.Value, axis: ClassAxis) -> ir.Value:
+    """All axes from the class axis on as one."""
+    shape = _parameter(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
+    node = ir.node("Reshape", [value, shape])
+    graph.append(node)
+    node.outputs[0].name = f"{_PREFIX}scores"
+    node.outputs[0].type = value.type
+    return node.outputs[0]
 
 
 def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec) -> TrainingForm:
     """Build the training graph of ``model`` for ``sites`` and the biases beside them.
 
     Raises:
-        TrainingError: the model cannot be brought to an opset the training runtime loads, or a site lies
-            in a subgraph.
+        NoGradient: a site lies in a subgraph, is no float32, or does not reach the loss; or a node with a
+            subgraph is on the way to it.
+        UnsupportedModel: the model cannot be brought to an opset the training runtime loads.
     """
     cut, _ = cut_at_logits(model)
     cut = convert_opset(cut, at_least=MIN_OPSET, at_most=MAX_OPSET)
@@ -140,7 +182,8 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     cut.graph_ir.ir_version = max(cut.ir_version, _INITIALIZERS_ALONE)
     weights = [_initializer(graph, site) for site in sites]
     fixed = {name for name, value in model.graph_ir.graph.initializers.items() if why_fixed(value)}
-    biases = list(_biases(graph, fixed | {weight.name or "" for weight in weights}))
+    check_differentiable(graph, weights)
+    biases = list(biases_beside(graph, weights, fixed))
     penalties = [_steer(graph, weight) for weight in weights]
     terms, inputs = _loss_terms(graph, loss)
     total = _add_all(graph, [*terms, *penalties])
@@ -175,28 +218,14 @@ def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
 def _initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
     if not site.scope and site.name not in graph.initializers:
         what = "the weight does not reach the model's first output, the one that is trained on"
-        raise TrainingError(what, where=site.name, hint="Leave it out (`exclude` in a recipe).")
+        raise NoGradient(what, where=site.name, hint="Leave it out (`exclude` in a recipe).")
     if site.dtype != "float32":
         what = "only float32 weights can be fine-tuned"
-        raise TrainingError(what, where=site.name, got=site.dtype, hint="Use --no-fine-tune.")
+        raise NoGradient(what, where=site.name, got=site.dtype, hint="Use --no-fine-tune.")
     if site.scope:
         hint = "Leave it out (`exclude` in a recipe), or use --no-fine-tune."
-        raise TrainingError("only weights of the main graph can be fine-tuned", where=site.name, hint=hint)
+        raise NoGradient("only weights of the main graph can be fine-tuned", where=site.name, hint=hint)
     return graph.initializers[site.name]
-
-
-def _biases(graph: ir.Graph, others: set[str]) -> Iterable[ir.Value]:
-    """Float vectors added next to the weights: Conv and Gemm biases, and operands of Add; not ``others``."""
-    seen: set[str] = set()
-    for node in graph:
-        slots = node.inputs[2:3] if node.op_type in _BIASED else node.inputs if node.op_type == "Add" else ()
-        for value in slots:
-            if value is None or not value.is_initializer() or value.const_value is None:
-                continue
-            name = value.name or ""
-            if value.const_value.dtype == ir.DataType.FLOAT and name not in others and name not in seen:
-                seen.add(name)
-                yield value
 
 
 def _steer(graph: ir.Graph, weight: ir.Value) -> ir.Value:
@@ -230,18 +259,23 @@ def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[s
     terms: list[ir.Value] = []
     inputs: list[str] = []
     if loss.label_weight:
-        labels = ir.Value(name="labels", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
+        labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["places"]))
         graph.inputs.append(labels)
-        inputs.append("labels")
-        entropy = ir.node("SoftmaxCrossEntropyLoss", [logits, labels], {"reduction": "mean"}, num_outputs=2)
+        inputs.append(LABELS)
+        operands = [_class_rows(graph, logits, loss), labels]
+        entropy = ir.node(
+            "SoftmaxCrossEntropyLoss",
+            operands,
+            {"reduction": "mean", "ignore_index": loss.ignored_label},
+            num_outputs=2,
+        )
         graph.append(entropy)
         terms.append(_scaled(graph, entropy.outputs[0], loss.label_weight))
     if loss.divergence_weight or loss.squared_weight:
-        rank = len(logits.shape) if logits.shape is not None else 2
-        shape = ir.Shape(["batch", *(f"teacher_{axis}" for axis in range(1, rank))])
-        teacher = ir.Value(name="teacher", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+        shape = ir.Shape([f"{_PREFIX}teacher_{axis}" for axis in range(loss.rank)])
+        teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
         graph.inputs.append(teacher)
-        inputs.append("teacher")
+        inputs.append(TEACHER)
         terms.append(
             _divergence(graph, logits, teacher, loss)
             if loss.divergence_weight
@@ -250,12 +284,28 @@ def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[s
     return terms, inputs
 
 
+def _class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
+    """Logits (places, classes), the places of all samples in the order of their labels."""
+    if loss.rank == 2 and loss.class_axis == 1:
+        return logits
+    others = [axis for axis in range(loss.rank) if axis != loss.class_axis]
+    turned = ir.node("Transpose", [logits], {"perm": [*others, loss.class_axis]})
+    size = ir.node("Shape", [turned.outputs[0]])
+    last = _parameter(graph, f"{_PREFIX}last", np.array([loss.rank - 1], np.int64))
+    classes = ir.node("Gather", [size.outputs[0], last], {"axis": 0})
+    rest = _parameter(graph, f"{_PREFIX}rest", np.array([-1], np.int64))
+    shape = ir.node("Concat", [rest, classes.outputs[0]], {"axis": 0})
+    rows = ir.node("Reshape", [turned.outputs[0], shape.outputs[0]])
+    graph.extend([turned, size, classes, shape, rows])
+    return rows.outputs[0]
+
+
 def _divergence(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, loss: LossSpec) -> ir.Value:
-    """-T^2 mean_batch sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
+    """-T^2 mean_places sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
     cooled = _scaled(graph, logits, 1.0 / loss.temperature)
-    log_p = ir.node("LogSoftmax", [cooled], {"axis": -1})
+    log_p = ir.node("LogSoftmax", [cooled], {"axis": loss.class_axis})
     product = ir.node("Mul", [log_p.outputs[0], teacher])
-    rows = ir.node("ReduceSum", [product.outputs[0], _axes(graph, [-1])], {"keepdims": 0})
+    rows = ir.node("ReduceSum", [product.outputs[0], _axes(graph, [loss.class_axis])], {"keepdims": 0})
     mean = ir.node("ReduceMean", [rows.outputs[0]], {"keepdims": 0})
     graph.extend([log_p, product, rows, mean])
     return _scaled(graph, mean.outputs[0], -loss.divergence_weight * loss.temperature**2)

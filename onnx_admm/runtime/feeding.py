@@ -39,7 +39,7 @@ def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
     Raises:
         DataError: inputs whose first axes are fixed at different numbers.
     """
-    count, step = len(next(iter(feeds.values()))), _samples_per_run(session.input_shapes, feeds)
+    count, step = len(next(iter(feeds.values()))), _step(session.input_shapes, feeds)
     for start in range(0, count, step):
         stop = min(start + step, count)
         outputs = session.run(feed_at(session, feeds, start))
@@ -54,7 +54,18 @@ def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
 def feed_at(session: Session, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
     """What one run takes of a batch of samples, from sample ``start`` on (see ``run_samples``)."""
     shapes = session.input_shapes
-    step = _samples_per_run(shapes, feeds)
+    return feed_of(shapes, feeds, start, _step(shapes, feeds))
+
+
+def feed_of(shapes: Mapping[str, Shape], feeds: Mapping[str, Array], start: int, step: int) -> Feeds:
+    """What one run takes of a batch: ``step`` samples from ``start`` on, the last repeated if need be.
+
+    Args:
+        shapes: of the model's inputs, by name.
+        feeds: the batch.
+        start: first sample.
+        step: samples in a run.
+    """
     whole = _whole_feeds(shapes, feeds)
     return {
         name: np.asarray(array[start]) if name in whole else _padded(array[start : start + step], step)
@@ -62,11 +73,16 @@ def feed_at(session: Session, feeds: Mapping[str, Array], start: int = 0) -> Fee
     }
 
 
-def _whole_feeds(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> set[str]:
-    return {name for name, array in feeds.items() if array.ndim == len(shapes.get(name, ())) + 1}
+def fixed_step(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int | None:
+    """Samples in each run where the model's input shapes fix that; None where any number goes.
 
+    Args:
+        shapes: of the model's inputs, by name.
+        feeds: some samples.
 
-def _samples_per_run(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int:
+    Raises:
+        DataError: inputs whose first axes are fixed at different numbers.
+    """
     if _whole_feeds(shapes, feeds):
         return 1
     fixed = {name: shapes[name][0] for name in feeds if shapes.get(name)}
@@ -77,8 +93,18 @@ def _samples_per_run(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) ->
             got=", ".join(f"{name} {size}" for name, size in fixed.items()),
             hint="Give one whole feed per sample: arrays of shape (samples, *the input's shape)",
         )
-    if sizes:
-        return sizes.pop()
+    return sizes.pop() if sizes else None
+
+
+def _whole_feeds(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> set[str]:
+    return {name for name, array in feeds.items() if array.ndim == len(shapes.get(name, ())) + 1}
+
+
+def _step(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int:
+    """Samples in each run: as many as fixed, or as make up a few megabytes."""
+    fixed = fixed_step(shapes, feeds)
+    if fixed is not None:
+        return fixed
     count = len(next(iter(feeds.values())))
     sample_bytes = sum(array.nbytes for array in feeds.values()) // max(count, 1)
     return min(count, max(1, _MOST_BYTES // max(sample_bytes, 1)))

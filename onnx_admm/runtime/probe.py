@@ -7,9 +7,6 @@ a model runs with is found out by ``python -m onnx_admm.runtime.probe MODEL VERD
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +18,7 @@ import numpy as np
 from onnx_admm.contracts import Dataset, Feeds, ModelView
 from onnx_admm.errors import DataError, OnnxAdmmError, WorkError
 from onnx_admm.named_arrays import read_npz, write_npz
+from onnx_admm.runtime.child_process import run_module, text_of
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.runtime.sessions import open_session
@@ -76,41 +74,14 @@ def _run_some(attempts: Sequence[Dataset], folder: Path, limit_s: float) -> tupl
     files = [str(folder / f"{number}.npz") for number in range(len(attempts))]
     for file, attempt in zip(files, attempts, strict=True):
         write_npz(file, _first_sample(attempt))
-    # Not from the folder the user stands in (-P), but with the modules that this process sees.
-    command = [sys.executable, "-P", "-m", __spec__.name, str(folder / "model.onnx"), str(verdicts), *files]
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    nowhere = subprocess.DEVNULL
-    end = None
-    try:
-        subprocess.run(
-            command,
-            env=surroundings,
-            stdin=nowhere,
-            stdout=nowhere,
-            stderr=nowhere,
-            timeout=limit_s,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        end = f"did not end within {limit_s:g} s"
-    except subprocess.CalledProcessError as error:
-        end = _cause_of_death(error.returncode)
-    lines = verdicts.read_text(encoding="utf-8").splitlines() if verdicts.exists() else []
+    arguments = [str(folder / "model.onnx"), str(verdicts), *files]
+    end = run_module(__spec__.name, arguments, limit_s=limit_s)
+    lines = text_of(verdicts).splitlines()
     ran = _RUNS in lines
     failures = [Failure(line) for line in lines if line != _RUNS]
     if end is not None and not ran:
         failures.append(Failure(end, fatal=True))
     return failures, ran
-
-
-def _cause_of_death(status: int) -> str:
-    """A child's exit status in words; a negative one is the signal that killed it."""
-    if status >= 0:
-        return f"ended its process with exit code {status}"
-    try:
-        return f"killed its process by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed its process by signal {-status}"
 
 
 def _nothing_runs(attempts: Sequence[Dataset], failures: Sequence[Failure]) -> OnnxAdmmError:

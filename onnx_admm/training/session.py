@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from onnx_admm.contracts import Array, Blocks, Dataset, ModelView, TrainingSettings, WeightSite
 from onnx_admm.errors import TrainingError
 from onnx_admm.model.training_form import (
+    LABELS,
+    TEACHER,
     cut_at_logits,
     fixed_name,
     free_name,
@@ -19,9 +22,11 @@ from onnx_admm.model.training_form import (
     target_name,
     training_form,
 )
-from onnx_admm.runtime.sessions import open_session
-from onnx_admm.training.artifacts import open_artifacts, write_artifacts
-from onnx_admm.training.feeder import Feeder
+from onnx_admm.runtime.sessions import open_session, require_training
+from onnx_admm.training.artifacts import Request, build_artifacts
+from onnx_admm.training.bindings import TrainingSession
+from onnx_admm.training.feeder import Feeder, Targets
+from onnx_admm.training.logits import look_at_logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.teacher import Teacher
 
@@ -53,27 +58,31 @@ class OrtTrainingRun:
         reference: ModelView,
     ) -> None:
         self._model, self._sites, self._settings = model, sites, settings
-        cut, classifier = cut_at_logits(reference)
-        loss = loss_spec(settings, has_labels=data.has_labels, classifier=classifier)
+        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
+        self._threads = settings.threads or 1
+        require_training()
+        cut, axis = cut_at_logits(reference)
+        session = open_session(cut, threads=self._threads)
+        logits = look_at_logits(session, data, axis)
+        loss = loss_spec(settings, logits, has_labels=data.has_labels)
         self._form = training_form(model, sites, loss)
-        teacher: Teacher | None = None
-        if "teacher" in self._form.inputs:
-            session = open_session(cut, threads=settings.threads or 1)
-            teacher = Teacher(session, len(data), loss, augmented=bool(settings.augment))
-        self._feeder = Feeder(model, data, settings, teacher)
+        targets = Targets()
+        if TEACHER in self._form.inputs:
+            kept = {"augmented": bool(settings.augment), "by_sample": logits.by_sample}
+            targets = replace(targets, teacher=Teacher(session, len(data), loss, **kept))
+        if LABELS in self._form.inputs:
+            targets = replace(targets, classes=logits.classes)
+        self._feeder = Feeder(model, data, settings, targets)
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-admm-")
         try:
-            self._build(Path(self._folder.name))
+            self._session = self._built(Path(self._folder.name))
         except BaseException:
             self._folder.cleanup()
             raise
 
-    def _build(self, folder: Path) -> None:
-        write_artifacts(self._form, folder, self._settings.weight_decay)
-        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
-        self._state, self._module, self._optimizer = open_artifacts(folder, self._settings.threads or 1)
-        self._module.train()
-        self._order = list(self._module.input_names())
+    def _built(self, folder: Path) -> TrainingSession:
+        feeds = self._feeder.first_run()
+        return build_artifacts(Request(self._form, self._settings.weight_decay, self._threads, feeds), folder)
 
     def __enter__(self) -> OrtTrainingRun:
         return self
@@ -131,13 +140,9 @@ class OrtTrainingRun:
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
         losses = []
-        for step, parts in enumerate(self._feeder.epoch(seed)):
-            self._optimizer.set_learning_rate(
-                start_rate + (end_rate - start_rate) * step / self._feeder.steps
-            )
-            losses += [float(self._module(*(feeds[name] for name in self._order))) for feeds in parts]
-            self._optimizer.step()
-            self._module.lazy_reset_grad()
+        for step, runs in enumerate(self._feeder.epoch(seed)):
+            losses += [self._session.add_gradients(feeds) for feeds in runs]
+            self._session.step(start_rate + (end_rate - start_rate) * step / self._feeder.steps)
         mean = float(np.mean(losses))
         if not math.isfinite(mean):
             raise TrainingError(
@@ -146,7 +151,7 @@ class OrtTrainingRun:
         return mean
 
     def _get(self, name: str) -> Array:
-        return np.array(self._state.parameters[name].data)
+        return self._session.parameter(name)
 
     def _set(self, name: str, array: Array) -> None:
-        self._state.parameters[name].data = np.ascontiguousarray(array, dtype=np.float32)
+        self._session.set_parameter(name, array)

@@ -1,0 +1,256 @@
+"""Where a classifier's first output, and the scores behind it, have their classes.
+
+The rule, for the first output of the main graph that nodes compute:
+
+1. Operators that only move or convert values (``Transpose``, ``Reshape``, ``Cast``, ...) are followed back to
+   the ``Softmax``, ``LogSoftmax``, ``Hardmax``, ``ArgMax``, ``ArgMin`` or ``TopK`` in front of them, or to a
+   Softmax written out as ``Exp`` over its ``ReduceSum``. Of several in a row, the first in the graph counts.
+   Its ``axis`` is the class axis of its input, the scores. Before opset 13 ``Softmax`` works on all axes from
+   ``axis`` on together: those are one class axis.
+2. Without such an operator there is no class axis in the graph. Whoever has labels finds it by their shape:
+   axis 1 if the labels have the shape of the output without axis 1, else the last axis (``axis_by_labels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_admm.model.view import ModelView
+
+CHOOSING = {"Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK"}
+"""Operators that give or compare the scores of classes along their ``axis``."""
+
+MOVING = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose", "Expand"}
+_DEFAULT_AXIS = {"ArgMax": 0, "ArgMin": 0}
+_FLATTENING = {"Softmax", "LogSoftmax", "Hardmax"}
+_SEPARATE_AXES = 13
+"""The opset from which ``Softmax`` works on its own axis alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAxis:
+    """The class axis of a classifier.
+
+    Attributes:
+        name: of the output that has the classes.
+        scores: axis of the scores, as the operator states it (it may be negative).
+        joint: all axes of the scores from ``scores`` on are one class axis.
+        output: axis of that output where that has scores or probabilities (with ``joint`` the first of
+            several), or where it has class numbers with an axis for them, the best first; None where it has
+            class numbers without an axis, or where the graph does not tell.
+        classes: how many, where the graph tells.
+    """
+
+    name: str
+    scores: int
+    joint: bool = False
+    output: int | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A class axis and the value that holds the scores."""
+
+    value: ir.Value
+    axis: ClassAxis
+
+
+def class_axis(model: ModelView) -> ClassAxis | None:
+    """Where the first output has its classes; None where the graph does not make it a classifier."""
+    head = classifier_head(model.graph_ir)
+    return None if head is None else head.axis
+
+
+def classifier_head(model: ir.Model) -> Head | None:
+    """The scores of the classes behind the first output; see the rule at the top of this module."""
+    if not model.graph.outputs:
+        return None
+    result = first_computed(model.graph)
+    value: ir.Value | None = result
+    found: ir.Node | None = None
+    passed: list[ir.Node] = []
+    after: list[ir.Node] = []
+    while value is not None and (node := value.producer()) is not None:
+        if node.domain not in ("", "ai.onnx"):
+            break
+        if node.op_type in MOVING:
+            value = node.inputs[0] if node.inputs else None
+        elif node.op_type in CHOOSING or written_out(node) is not None:
+            found, after = node, list(passed)
+            value = _scores(node)
+        else:
+            break
+        passed.append(node)
+    if found is None or (scores := _scores(found)) is None:
+        return None
+    axis, joint = _axis(found, scores, model.opset_imports.get("", _SEPARATE_AXES))
+    if axis == 0:
+        return None
+    first = after[-1].inputs[0] if after else result
+    output = _moved(_kept(found, axis, scores), first, after)
+    classes = _extent(scores, axis, joint)
+    return Head(scores, ClassAxis(result.name or "", axis, joint=joint, output=output, classes=classes))
+
+
+def first_computed(graph: ir.Graph) -> ir.Value:
+    """The first output that nodes compute; the first where all are weights or inputs."""
+    outputs = graph.outputs
+    return next((value for value in outputs if value.producer() is not None), outputs[0])
+
+
+def written_out(node: ir.Node) -> ir.Value | None:
+    """The x of ``Exp(x) / Expand(ReduceSum(Exp(x)))``; None for any other node."""
+    if node.op_type != "Div":
+        return None
+    exponential, total = _producers(node.inputs)
+    while total is not None and total.op_type in MOVING and total.inputs[0] is not None:
+        total = total.inputs[0].producer()
+    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
+        return None
+    return exponential.inputs[0] if total.inputs[0] is node.inputs[0] else None
+
+
+def axis_by_labels(output: Sequence[int], labels: Sequence[int]) -> int | None:
+    """Class axis of an output whose labels have this shape: 1, or the last; None where neither fits.
+
+    Args:
+        output: shape of scores, (n, ...).
+        labels: shape of the labels, (n, ...). Axes of extent 1 do not count.
+    """
+    for axis in (1, len(output) - 1):
+        places = [*output[:axis], *output[axis + 1 :]]
+        if 0 < axis < len(output) and output[axis] > 1 and _same_places(places, labels):
+            return axis
+    return None
+
+
+def _same_places(places: Sequence[int], labels: Sequence[int]) -> bool:
+    first, *others = places
+    return len(labels) > 0 and first == labels[0] and _long(others) == _long(labels[1:])
+
+
+def _long(shape: Sequence[int]) -> list[int]:
+    return [extent for extent in shape if extent != 1]
+
+
+def _producers(values: Sequence[ir.Value | None]) -> list[ir.Node | None]:
+    return [None if value is None else value.producer() for value in values]
+
+
+def _scores(node: ir.Node) -> ir.Value | None:
+    """What a choosing node compares."""
+    return written_out(node) if node.op_type == "Div" else node.inputs[0]
+
+
+def _axis(node: ir.Node, scores: ir.Value, opset: int) -> tuple[int, bool]:
+    """Class axis of the scores, not negative where their rank is known; whether it is joint."""
+    rank = None if scores.shape is None else len(scores.shape)
+    flattening = opset < _SEPARATE_AXES and node.op_type in _FLATTENING
+    if node.op_type == "Div":
+        axis = _summed_axis(node)
+    else:
+        axis = node.attributes.get_int("axis", 1 if flattening else _DEFAULT_AXIS.get(node.op_type, -1))
+    if axis < 0 and rank is not None:
+        axis += rank
+    return axis, flattening and axis != -1 and (rank is None or axis != rank - 1)
+
+
+def _summed_axis(node: ir.Node) -> int:
+    """The one axis that a written-out Softmax adds up; the last where it is not one."""
+    total = node.inputs[1].producer() if node.inputs[1] is not None else None
+    while total is not None and total.op_type in MOVING and total.inputs[0] is not None:
+        total = total.inputs[0].producer()
+    axes = [] if total is None else _axes(total)
+    return axes[0] if axes is not None and len(axes) == 1 else -1
+
+
+def _axes(node: ir.Node) -> list[int] | None:
+    """The attribute or the constant second input ``axes`` of a node; None where it has none."""
+    if "axes" in node.attributes:
+        return list(node.attributes["axes"].as_ints())
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    constant = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if constant is None else [int(axis) for axis in constant.numpy().reshape(-1)]
+
+
+def _kept(node: ir.Node, axis: int, scores: ir.Value) -> int | None:
+    """Class axis of what a choosing node gives; None where it drops the axis."""
+    if node.op_type in ("ArgMax", "ArgMin") and not node.attributes.get_int("keepdims", 1):
+        return None
+    if axis >= 0:
+        return axis
+    return None if scores.shape is None else axis + len(scores.shape)
+
+
+def _moved(axis: int | None, value: ir.Value | None, nodes: Sequence[ir.Node]) -> int | None:
+    """The axis behind ``nodes`` (the last first), where it can be told.
+
+    Args:
+        axis: of ``value``, what the last of ``nodes`` reads.
+    """
+    for node in reversed(nodes):
+        if axis is None:
+            return None
+        axis = _moved_by(node, axis)
+    return axis
+
+
+def _moved_by(node: ir.Node, axis: int) -> int | None:
+    source, result = node.inputs[0], node.outputs[0]
+    before = None if source is None or source.shape is None else source.shape
+    rank = None if before is None else len(before)
+    if node.op_type in ("Identity", "Cast"):
+        return axis
+    if node.op_type == "Transpose":
+        order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
+        if order is None:
+            return None if rank is None else rank - 1 - axis
+        return list(order).index(axis)
+    if node.op_type in ("Squeeze", "Unsqueeze") and (axes := _axes(node)) is not None:
+        return _without(axes, axis, rank) if node.op_type == "Squeeze" else _among(axes, axis, rank)
+    after = result.shape
+    if before is None or after is None:
+        return None
+    return _reshaped(list(before), list(after), axis)
+
+
+def _without(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
+    if any(one < 0 for one in axes):
+        if rank is None:
+            return None
+        axes = [one + rank if one < 0 else one for one in axes]
+    return None if axis in axes else axis - sum(one < axis for one in axes)
+
+
+def _among(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
+    if any(one < 0 for one in axes):
+        if rank is None:
+            return None
+        axes = [one + rank + len(axes) if one < 0 else one for one in axes]
+    for one in sorted(axes):
+        axis += one <= axis
+    return axis
+
+
+def _reshaped(before: list[object], after: list[object], axis: int) -> int | None:
+    """Where an axis goes if a reshape only adds or drops axes of extent 1; None for any other."""
+    old = [place for place, extent in enumerate(before) if extent != 1]
+    new = [place for place, extent in enumerate(after) if extent != 1]
+    if axis not in old or len(old) != len(new):
+        return None
+    alike = all(
+        before[i] == after[j] or not (isinstance(before[i], int) and isinstance(after[j], int))
+        for i, j in zip(old, new, strict=True)
+    )
+    return new[old.index(axis)] if alike else None
+
+
+def _extent(scores: ir.Value, axis: int, joint: bool) -> int | None:
+    if scores.shape is None or joint or not -len(scores.shape) <= axis < len(scores.shape):
+        return None
+    extent = scores.shape[axis]
+    return extent if isinstance(extent, int) else None

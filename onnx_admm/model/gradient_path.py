@@ -1,0 +1,110 @@
+"""The way from trained weights to the loss: which biases are trained too, and what has no gradient there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import onnx_ir as ir
+
+from onnx_admm.errors import NoGradient
+
+_BIASED = {"Conv", "ConvTranspose", "Gemm"}
+_DISCRETE = {
+    *(
+        "And",
+        "ArgMax",
+        "ArgMin",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+    ),
+    *("NonZero", "Not", "Or", "Shape", "Size", "Xor"),
+}
+"""Operators that no gradient passes: they give numbers or truth values that move in jumps."""
+
+
+def check_differentiable(graph: ir.Graph, trained: Collection[ir.Value]) -> None:
+    """Refuse what the training runtime is known to end its process on: nodes with subgraphs.
+
+    Args:
+        graph: computes the loss and nothing else.
+        trained: weights.
+
+    Raises:
+        NoGradient: names the node.
+    """
+    for node in _nodes_behind(graph, set(trained)):
+        if _subgraphs(node):
+            raise NoGradient(
+                f"the training runtime has no gradient for {node.op_type}",
+                where=f"node {node.name}",
+                hint="Use --no-fine-tune, or leave out the layers before that node (`exclude` in a recipe).",
+            )
+
+
+def biases_beside(
+    graph: ir.Graph, weights: Collection[ir.Value], fixed: Collection[str]
+) -> Iterator[ir.Value]:
+    """Float vectors that are added behind trained weights, each once.
+
+    The bias of a Conv or Gemm whose weight is trained; an operand of an Add that a trained weight reaches.
+
+    Args:
+        graph: computes the loss and nothing else.
+        weights: trained weights.
+        fixed: names of initializers that keep their values.
+    """
+    chosen = set(weights)
+    seen = {*fixed, *(weight.name or "" for weight in weights)}
+    for node in _nodes_behind(graph, chosen):
+        if node.op_type in _BIASED:
+            slots = node.inputs[2:3] if node.inputs[1] in chosen else ()
+        else:
+            slots = node.inputs if node.op_type == "Add" else ()
+        for value in slots:
+            if value is None or not value.is_initializer() or value.const_value is None:
+                continue
+            name = value.name or ""
+            if value.const_value.dtype == ir.DataType.FLOAT and name not in seen:
+                seen.add(name)
+                yield value
+
+
+def _nodes_behind(graph: ir.Graph, sources: set[ir.Value]) -> Iterator[ir.Node]:
+    """Nodes that gradients of the values come from, in order; a node reads what its subgraphs read too."""
+    reached = set(sources)
+    for node in graph:
+        if any(value in reached for value in _reads(node)):
+            yield node
+            if node.op_type not in _DISCRETE:
+                reached.update(value for value in node.outputs if _is_real(value))
+
+
+def _is_real(value: ir.Value) -> bool:
+    """Whether a value may have real numbers; a value of unknown type may."""
+    node = value.producer()
+    if node is not None and node.op_type == "Cast":
+        return ir.DataType(node.attributes.get_int("to", ir.DataType.FLOAT)).is_floating_point()
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    yield from (value for value in node.inputs if value is not None)
+    for subgraph in _subgraphs(node):
+        for inner in subgraph.all_nodes():
+            yield from (value for value in inner.inputs if value is not None)
+        yield from subgraph.outputs
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found

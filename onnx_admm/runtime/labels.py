@@ -1,0 +1,35 @@
+"""Labels as losses and accuracies take them: class numbers, and places that count for nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import IGNORED, Array
+from onnx_admm.errors import DataError
+
+VOID = 255
+"""The label of pixels without a class in common segmentation masks (8-bit images)."""
+
+
+def known_labels(labels: Array, classes: int | None) -> npt.NDArray[np.int64]:
+    """Labels as int64, those that count for nothing as ``IGNORED``.
+
+    These are negative labels, and in dense labels (one for each place of a sample) ``VOID`` too, unless the
+    model has a class of that number.
+
+    Args:
+        labels: integers of shape (n,), or (n, ...) for dense ones.
+        classes: how many the model has; None: not known.
+
+    Raises:
+        DataError: a label the model has no class for.
+    """
+    known = labels.astype(np.int64)
+    known[known < 0] = IGNORED
+    if labels.ndim > 1 and (classes is None or classes <= VOID):
+        known[known == VOID] = IGNORED
+    if classes is not None and known.size and int(known.max()) >= classes:
+        expected = f"0 to {classes - 1}"
+        raise DataError("a label the model has no class for", got=int(known.max()), expected=expected)
+    return known

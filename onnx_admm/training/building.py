@@ -1,0 +1,74 @@
+"""The process in which the training runtime builds the gradient graph.
+
+A task is the path of a folder with ``form.onnx``, ``request.json`` and ``first.npz``; the artifacts are
+written there, or ``error.txt`` after a failure. The training runtime ends its process on some graphs, imports
+torch unless it is kept from it, and configures the root logger; a process of its own keeps all of that away
+from the caller.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from onnx_admm.model.runtime_limits import lower_ir_version
+from onnx_admm.model.training_form import parse_form
+from onnx_admm.named_arrays import read_npz
+from onnx_admm.runtime.child_process import serve
+from onnx_admm.runtime.sessions import require_training
+from onnx_admm.training.bindings import TrainingSession
+
+FORM, REQUEST, FIRST, ERROR = "form.onnx", "request.json", "first.npz", "error.txt"
+"""Names of the files that the two processes exchange."""
+
+MODELS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx")
+
+
+def build(folder: Path) -> None:
+    """Write the artifacts, open them, and make one step with the first feeds."""
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    artifacts, onnxblock = _training_package()
+    artifacts.generate_artifacts(
+        parse_form((folder / FORM).read_bytes()),
+        requires_grad=request["trained"],
+        frozen_params=request["steered"],
+        optimizer=onnxblock.optim.AdamW(weight_decay=request["weight_decay"]),
+        artifact_directory=str(folder),
+    )
+    for name in MODELS:
+        file = folder / name
+        file.write_bytes(lower_ir_version(str(file), request["max_ir"]))
+    TrainingSession(folder, request["threads"]).add_gradients(read_npz(folder / FIRST))
+
+
+def _training_package() -> tuple[Any, Any]:
+    """``onnxruntime.training``'s ``artifacts`` and ``onnxblock``, imported without torch.
+
+    The package's ``__init__`` imports torch; a stand-in package module with the same path lets its submodules
+    load alone.
+    """
+    runtime, name = require_training(), "onnxruntime.training"
+    if name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(str(runtime.__file__)).parent / "training")]
+        package.__spec__ = importlib.util.spec_from_loader(name, loader=None, is_package=True)
+        sys.modules[name] = package
+    from onnxruntime.training import artifacts, onnxblock
+
+    return artifacts, onnxblock
+
+
+def work(folder: str) -> None:
+    """Build in a folder, or say there why not."""
+    try:
+        build(Path(folder))
+    except Exception as error:  # noqa: BLE001 (the other process makes a sentence of it)
+        (Path(folder) / ERROR).write_text(str(error), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    serve(work)
