@@ -104,8 +104,9 @@ class Encode:
 
     def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
         """Put the best form into ``model``; what it holds, and every form that was tried."""
-        trials, data = [], _samples(context)
-        for candidate in sorted(self._candidates(model), key=lambda candidate: candidate.file_bytes):
+        trials, data = list[dict[str, Any]](), _samples(context)
+        candidates = list(self._candidates(model, trials))
+        for candidate in sorted(candidates, key=lambda candidate: candidate.file_bytes):
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
             if candidate.file_bytes >= file_bytes(model):
@@ -117,13 +118,15 @@ class Encode:
                 return candidate.outcome, trials
         return keep_forms(model), trials
 
-    def _candidates(self, model: ModelView) -> Iterator[_Candidate]:
+    def _candidates(self, model: ModelView, trials: list[dict[str, Any]]) -> Iterator[_Candidate]:
+        """The forms to try; those that the model cannot have are noted in ``trials``."""
         for name in ("packed", "qdq", "sparse"):
             fork = model.fork()
             try:
                 outcome = encode_rest(fork, self._encoder(name)(fork))
-            except UnsupportedModel:
-                continue  # its opset cannot be raised
+            except UnsupportedModel as error:  # its opset cannot be raised
+                trials.append({"format": name, "verdict": str(error)})
+                continue
             yield _Candidate(fork, outcome, file_bytes(fork))
 
     def _try(

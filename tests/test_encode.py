@@ -383,3 +383,30 @@ def test_lenet_with_3000_kept_ternary_weights_is_a_file_of_2500_bytes(shared: Pa
     assert file_bytes <= 2500
     assert file_bytes - report.figures["data_and_index_bytes"] <= 1000
     assert not folded_operators(tmp_path / "small.onnx", tmp_path) & DECODING
+
+
+def old_sparse(body: str, width: str, opset: int = 9) -> ModelView:
+    """A model of an old opset with a sparse weight, whose digits are decoded by operators of opset 10."""
+    text = f"""<ir_version: 4, opset_import: ["" : {opset}]>
+    old (float[n,8] x) => (float[n,{width}] y) <float[8,64] w> {{ {body} }}"""
+    view = parse_text(text, constants={"s": np.ones(64, np.float32)} if "(t, s" in body else None)
+    array = np.zeros((8, 64), np.float32)
+    array.reshape(-1)[np.random.default_rng(0).choice(512, 60, replace=False)] = 0.5
+    view.replace("w", array)
+    return view
+
+
+def test_a_symbolic_size_of_an_output_does_not_keep_newer_decoders_away() -> None:
+    reports = [encode(old_sparse("y = MatMul (x, w)", width), format="packed") for width in ("64", "h2")]
+    (fixed, first), (symbolic, second) = reports
+    assert fixed.opset == symbolic.opset == 10
+    assert first.figures["decode_bytes"] == second.figures["decode_bytes"]
+    assert symbolic.signature().outputs[0].shape == ("n", "h2")
+
+
+def test_a_model_whose_opset_cannot_be_raised_says_so() -> None:
+    body = "t = MatMul (x, w) y = BatchNormalization <spatial = 0> (t, s, s, s, s)"
+    view = old_sparse(body, "64", opset=8)
+    packed, report = encode(view, format="packed")
+    assert packed.opset == 8
+    assert any("its opset stays 8" in skip.why and "spatial = 0" in skip.why for skip in report.skipped)

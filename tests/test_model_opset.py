@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from onnx_admm.errors import UnsupportedModel
-from onnx_admm.model import ModelView, convert_opset, lower_ir_version
+from onnx_admm.model import ModelView, convert_opset, lower_ir_version, opset_steps
+from onnx_admm.model.text import parse_text
 from onnx_admm.runtime.sessions import open_session
 
 OLD = """
@@ -99,22 +100,120 @@ def test_an_attribute_of_the_newer_opset_is_not_dropped() -> None:
         convert_opset(parsed(text), at_most=21)
 
 
-def test_a_meaning_that_changes_out_of_the_converters_reach_is_refused() -> None:
-    text = """
-    <ir_version: 7, opset_import: ["" : 11]>
-    g (float[2,3,4] x, bool c) => (float[2,3,4] y)
+IN_BODIES = """
+    <ir_version: 8, opset_import: ["" : 11, "own" : 1]>
+    g (float[2,3,4] x, bool c) => (float[2,3,4] y, float[2,3,4] z)
     {
-        [choice] y = If (c) <
+        y = If (c) <
             then_branch = yes () => (float[2,3,4] p) { [soft] p = Softmax (x) },
-            else_branch = no () => (float[2,3,4] q) { q = Relu (x) }
+            else_branch = no () => (float[2,3,4] q) { [hard] q = Hardmax (x) }
         >
-    }"""
-    with pytest.raises(UnsupportedModel, match=r"node soft: Softmax in a subgraph .* opset 13"):
+        z = own.clipped (x)
+    }
+    <domain: "own", opset_import: ["" : 11]> clipped (i) => (o)
+    { s = LogSoftmax <axis = 1> (i) u = Unsqueeze <axes = [0]> (s) o = Squeeze <axes = [0]> (u) }
+"""
+
+
+@pytest.mark.parametrize("branch", [True, False])
+def test_nodes_of_subgraphs_and_functions_are_converted(branch: bool) -> None:
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32), "c": np.array(branch)}
+    old = parsed(IN_BODIES)
+    expected = open_session(old, threads=1).run(feeds)
+    raised = convert_opset(old, at_least=13)
+    proto = onnx.load_from_string(raised.to_bytes())
+    assert {o.version for f in proto.functions for o in f.opset_import} == {13}
+    got = open_session(raised, threads=1).run(feeds)
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-6)
+    assert not np.allclose(expected["y"].sum(axis=-1), 1)  # over the last axis alone it would be
+
+
+def test_an_attribute_that_a_caller_sets_is_refused() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 11, "own" : 1]> g (float[2,3] x) => (float[2,3] y)
+    { y = own.soft <a = 1> (x) }
+    <domain: "own", opset_import: ["" : 11]> soft <a> (i) => (o) { o = Softmax <axis : int = @a> (i) }"""
+    with pytest.raises(UnsupportedModel, match=r"node o \(Softmax\).*axis comes from whoever calls"):
         convert_opset(parsed(text), at_least=13)
 
 
-def test_what_the_converter_cannot_do_names_the_node() -> None:
+SIZES = """
+    <ir_version: 4, opset_import: ["" : 9]>
+    g (float[n,4,6,6] x) => (float[n,8,h2,w2] y) <float[8,4,3,3] w, float[8] b>
+    { t = Conv (x, w, b) y = Relu (t) }
+"""
+
+
+@pytest.mark.parametrize("sizes", ["n,8,h2,w2", "n,c,4,4", "m,8,4,4", "a,b,c,d", "n,8,4,4"])
+@pytest.mark.parametrize("opset", [7, 9, 11, 12])
+def test_declared_sizes_of_outputs_stay(sizes: str, opset: int) -> None:
+    text = SIZES.replace("n,8,h2,w2", sizes).replace(": 9]", f": {opset}]")
+    old = parse_text(text)
+    raised = convert_opset(old, at_least=13)
+    assert raised.signature() == old.signature()
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)}
+    before, after = (open_session(view, threads=1).run(feeds)["y"] for view in (old, raised))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_newer_form_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(edit: opset_steps.NodeEdit) -> None:
+        edit.set("axis", -1)
+
+    monkeypatch.setitem(opset_steps.STEPS, ("Softmax", 13), wrong)
+    text = """<ir_version: 7, opset_import: ["" : 11]> g (float[2,3,4] x) => (float[2,3,4] y)
+    { r = Relu (x) [soft] y = Softmax (r) }"""
+    with pytest.raises(UnsupportedModel, match=r"node soft \(Softmax\).* gives other values"):
+        convert_opset(parsed(text), at_least=13)
+
+
+REFUSED = {
+    "statistics of every activation": (
+        7,
+        "y = BatchNormalization <spatial = 0> (x, s, s, s, s)",
+        "float[2,3] x, float[3] s",
+        "spatial = 0",
+    ),
+    "a mask that is read": (10, "y, m = Dropout (x) z = Cast <to = 1> (m)", "float[2,3] x", "mask"),
+    "scales that are computed": (10, "y = Resize (x, s)", "float[2,3] x, float[2] s", "computed"),
+    "a mode that is gone": (
+        11,
+        'y = Resize <coordinate_transformation_mode = "tf_half_pixel_for_nn"> (x, r, s)',
+        "float[2,3] x, float[0] r, float[2] s",
+        "tf_half_pixel_for_nn",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_newer_form_is_refused_with_its_reason(case: str) -> None:
+    opset, body, inputs, why = REFUSED[case]
+    text = f'<ir_version: 7, opset_import: ["" : {opset}]> g ({inputs}) => (float y) {{ {body} }}'
+    with pytest.raises(UnsupportedModel, match=why):
+        convert_opset(parsed(text), at_least=21)
+
+
+def test_a_shape_that_nobody_knows_is_no_hindrance() -> None:
+    text = """<ir_version: 7, opset_import: ["" : 11, "com.microsoft" : 1]>
+    g (float[2,3,4] x) => (float[2,3,4] y) { h = com.microsoft.Gelu (x) y = Softmax (h) }"""
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)}
+    old = parsed(text)
+    before, after = (
+        open_session(v, threads=1).run(feeds)["y"] for v in (old, convert_opset(old, at_least=13))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_what_has_no_older_form_names_the_node() -> None:
     text = """<ir_version: 8, opset_import: ["" : 14]> g (float[N,4] x) => (float[N,4] y)
     { [hard] y = HardSwish (x) }"""
     with pytest.raises(UnsupportedModel, match=r"opset 14 to 13: node hard \(HardSwish\)"):
         convert_opset(parsed(text), at_most=13)
+
+
+def test_a_mask_that_nothing_reads_is_dropped() -> None:
+    text = """<ir_version: 4, opset_import: ["" : 9]> g (float[2,3] x) => (float[2,3] y)
+    { d, mask = Dropout <ratio = 0.25> (x) y = Relu (d) }"""
+    raised = convert_opset(parsed(text), at_least=13)
+    feeds = {"x": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}
+    np.testing.assert_array_equal(open_session(raised, threads=1).run(feeds)["y"], np.maximum(feeds["x"], 0))

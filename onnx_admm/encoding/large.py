@@ -38,11 +38,19 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class EncodedLarge:
-    """Rows of the weights, bytes of the constants that decode them, oldest opset that can."""
+    """Large weights that were encoded.
+
+    Attributes:
+        rows: what each takes.
+        content_bytes: of the constants that decode them.
+        oldest_opset: that can decode them.
+        opset_kept: why the model's opset could not be raised where a decoder needs it; None where it could.
+    """
 
     rows: tuple[Row, ...] = ()
     content_bytes: int = 0
     oldest_opset: int = 1
+    opset_kept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,13 +100,15 @@ def encode_large(
         weights: of its main graph.
         choose: the form of a large weight; None leaves it.
     """
-    rows, content, opset = list[Row](), 0, 1
+    rows, content, opset, why = list[Row](), 0, 1, None
     for weight in weights:
         form = choose(weight) if weight.size >= LARGE else None
         if form is not None:
             fragment = Fragment(view.opset)
             output = form.emit(fragment)
-            if not raise_opset(view, fragment.oldest_opset):
+            kept = raise_opset(view, fragment.oldest_opset)
+            if kept is not None:
+                why = kept
                 continue
             fragment.opset = view.opset
             insert_fragment(view, fragment, {weight.name: output})
@@ -106,7 +116,7 @@ def encode_large(
             rows.append(form.row)
             content += fragment.content_bytes
             opset = max(opset, fragment.oldest_opset)
-    return EncodedLarge(tuple(rows), content, opset)
+    return EncodedLarge(tuple(rows), content, opset, why)
 
 
 # -- forms -----------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     biases = _rounded(contents, bias_type)
     least = FLOAT8_SINCE if bias_type == "float8" else _PLANNED_FOR
     plan = choose_plan(others, biases.rounded, max(view.opset, least), biases.left)
-    if not raise_opset(view, plan.emit(_PLANNED_FOR)[0].oldest_opset):
+    kept = raise_opset(view, plan.emit(_PLANNED_FOR)[0].oldest_opset)
+    if kept is not None:
         plan = choose_plan(others, biases.rounded, view.opset, biases.left)
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
@@ -58,6 +59,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
             *contents.skipped,
             *biases.skipped,
             *(_skip(weight) for weight in others if weight.name not in rows),
+            *_without_newer_decoders(view, kept or encoded.opset_kept),
         ),
     )
 
@@ -70,6 +72,12 @@ def _rounded(contents: Contents, bias_type: BiasType | None) -> RoundedBiases:
     others = tuple(bias for bias in contents.biases if bias.name not in contents.roundable)
     biases = round_biases(roundable, bias_type)
     return replace(biases, left=(*biases.left, *others))
+
+
+def _without_newer_decoders(view: ModelView, why: str | None) -> tuple[Skip, ...]:
+    if why is None:
+        return ()
+    return (Skip("model", f"its opset stays {view.opset}, so that newer decoders cannot be used: {why}"),)
 
 
 def _skip(weight: Weight) -> Skip:
