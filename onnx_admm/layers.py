@@ -44,11 +44,12 @@ def usable_layers(
         sites: to look at.
         are_named: whether the user asked for them by name; then transforms are worked on too.
     """
-    left = {
-        site.name: why
-        for site in sites
-        if (why := why_left(model.read(site), is_named=are_named)) is not None
-    }
+    functions, left = model.function_scopes(), dict[str, str]()
+    for site in sites:
+        if site.scope in functions:  # a function sees nothing outside itself, so no decoder could reach it
+            left[site.name] = f"stands in the function {site.scope}, where it has no smaller form"
+        elif (why := why_left(model.read(site), is_named=are_named)) is not None:
+            left[site.name] = why
     layers = tuple(site for site in sites if site.name not in left)
     return layers, tuple(Skip(name, why) for name, why in left.items())
 

@@ -104,23 +104,25 @@ class AdmmQuantize:
     def _set(self, site: WeightSite, weight: Array, sites: tuple[WeightSite, ...]) -> LevelSet:
         mask, width = weight != 0, int(spread(self.bits, sites, "bits")[site.name])
         axis = site.out_axis if self.per_channel else None
+        scale_bits = _exact_scale_bits(weight.dtype, width)
         if mask.all() and width > 1:
-            return Levels(width, axis=axis, scale_bits=SCALE_BITS)
-        return SupportLevels(mask, width, axis=axis, scale_bits=SCALE_BITS)
+            return Levels(width, axis=axis, scale_bits=scale_bits)
+        return SupportLevels(mask, width, axis=axis, scale_bits=scale_bits)
 
     def _round(self, model: ModelView, held: HeldWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
         """Put one weight on its nearest levels; None where it lies there already."""
         site, before = held.site, held.read()
         bits, axis = int(spread(self.bits, sites, "bits")[site.name]), site.out_axis
         if bits == ByteLevels.bits and axis is not None and self.per_channel:
-            coded = ByteLevels(axis, _exact_scale_bits(before.dtype)).quantize(before)
+            coded = ByteLevels(axis, _exact_scale_bits(before.dtype, bits)).quantize(before)
             grid = ByteGrid(coded.codes, coded.along)
             if grid.holds(before):
                 return None
             held.hold_on(grid)
             return Edit(site.name, f"{bits} bits, a scale for each of {len(coded.scales)} channels")
         in_bytes = bits == ByteLevels.bits
-        levels = Levels(bits, scale_bits=SCALE_BITS) if in_bytes else self._set(site, before, sites)
+        scale_bits = _exact_scale_bits(before.dtype, bits)
+        levels = Levels(bits, scale_bits=scale_bits) if in_bytes else self._set(site, before, sites)
         after = levels.project(before)
         if np.array_equal(before, after):
             return None
@@ -198,9 +200,9 @@ def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
     return grid._replace(codes=signed).values(weights.dtype)
 
 
-def _exact_scale_bits(dtype: np.dtype[Any]) -> int:
-    """Bits of a scale whose products with bytes are exact in ``dtype``."""
-    return min(SCALE_BITS, np.finfo(dtype).nmant + 2 - ByteLevels.bits)
+def _exact_scale_bits(dtype: np.dtype[Any], bits: int) -> int:
+    """Bits of a scale whose products with codes of so many bits are exact in ``dtype``."""
+    return max(1, min(SCALE_BITS, np.finfo(dtype).nmant + 2 - bits))
 
 
 def _distinct(weights: Array) -> int:

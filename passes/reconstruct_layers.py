@@ -93,7 +93,7 @@ class ReconstructLayers:
         rows = self._reconstruct(model, seen, wanted, calibration, context)
         for site in sites:
             if site.name not in rows:
-                model.replace(site, wanted[site.name].on_tensor(site).project(model.read(site)))
+                model.replace(site, wanted[site.name].nearest(site, model.read(site)))
         edits = tuple(
             Edit(site.name, _what(after, rows.get(site.name)))
             for site in sites

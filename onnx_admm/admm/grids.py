@@ -59,15 +59,17 @@ class Grid:
 
     @cached_property
     def _judged(self) -> Labels:
-        """Rows that can only be judged together have one number: all, where a scale spans rows."""
+        """Rows that can only be judged together have one number: those of one scale, or else all."""
         rows = np.arange(len(self.labels))
+        if (self.labels == self.labels[:, :1]).all() and len(self.scales) <= len(rows):
+            return self.labels[:, 0]
         owner = np.zeros(len(self.scales), np.intp)
         owner[self.labels] = rows[:, None]
         alone = bool((owner[self.labels] == rows[:, None]).all())
         return rows if alone else np.zeros_like(rows)
 
     def improved(self, gains: Floats) -> Mask:
-        """Rows that are better off, given each row's gain; all or none where scales span rows."""
+        """Rows that are better off, given each row's gain; all of one scale, or none of them."""
         together: Mask = np.bincount(self._judged, gains, len(gains))[self._judged] > 0
         return together
 

@@ -34,8 +34,12 @@ class Layout:
     """How a stored tensor is a matrix (rows, d), ``group`` consecutive row blocks with inputs of their own.
 
     The matrix is the tensor reshaped to ``split``, its axes put in the order ``axes``, reshaped to (rows, d);
-    ``in_axis`` numbers input channels just before the last step. So many consecutive rows as ``together``
-    says share a scale where each output channel has its own.
+    ``in_axis`` numbers input channels just before the last step.
+
+    Where each output channel has a scale of its own, some rows share one all the same, so that the stored
+    tensor has scales along one axis and standard operators can decode it: as many consecutive rows as
+    ``together`` says, and the rows at the same place of each of ``blocks`` equal parts (directions, groups of
+    a ConvTranspose).
     """
 
     shape: tuple[int, ...]
@@ -45,6 +49,7 @@ class Layout:
     in_axis: int
     group: int = 1
     together: int = 1
+    blocks: int = 1
 
     @property
     def columns(self) -> int:
@@ -239,7 +244,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
         case "Gemm" | "MatMul" if len(shape) == 2:
             return _product(site, use)
         case "LSTM" | "GRU" | "RNN":
-            layout = Layout(shape, shape, (0, 1, 2), shape[0] * shape[1], 2, shape[0])
+            layout = Layout(shape, shape, (0, 1, 2), shape[0] * shape[1], 2, shape[0], blocks=shape[0])
             recurs = use.index == 2
             if recurs and not node.outputs[0].name:
                 return None
@@ -254,7 +259,7 @@ def _transposed(site: WeightSite, node: NodeRef) -> Carrier:
     c_in, c_out, *kernel = site.shape  # c_out of one group
     split = (site.group, c_in // site.group, c_out, *kernel)
     axes = (0, 2, 1, *range(3, 3 + len(kernel)))
-    layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group)
+    layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group, blocks=site.group)
     return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,19 +49,32 @@ class Wanted:
 
         Levels alone leave little to choose, and take longest.
         """
-        is_tied = self.bits != FLOAT_BITS and not self.per_channel
+        is_tied = self.bits != FLOAT_BITS and (not self.per_channel or layout.blocks > 1)
         return not is_tied and self.support_on_matrix(layout) is not None
 
     def of_row(self, layout: Layout, row: Array) -> Wanted:
         """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
+        if self._is_twofold:
+            return self.on_support((row != 0).reshape(layout.of_row.shape))
         mask = None if self.mask is None else (row != 0).reshape(layout.of_row.shape)
         return replace(self, kept=int(np.count_nonzero(row)), mask=mask)
 
-    def on_tensor(self, site: WeightSite) -> ConstraintSet:
-        """As a set of the stored tensor."""
-        if self.pattern is not None:
-            return NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis)
-        return self._set(self.mask, site.size, site.out_axis)
+    def on_support(self, mask: Mask) -> Wanted:
+        """The same levels on a support that is known, of the stored tensor."""
+        return replace(self, pattern=None, mask=mask, kept=int(np.count_nonzero(mask)))
+
+    def stages(self) -> tuple[Wanted, ...]:
+        """What is asked of the support and then of the levels, where no set here holds both: n:m and bits."""
+        return (replace(self, bits=FLOAT_BITS), self) if self._is_twofold else (self,)
+
+    def nearest(self, site: WeightSite, weights: Array) -> Array:
+        """The point of the set nearest to a stored tensor; of n:m and bits: of the levels on its n:m."""
+        if self.pattern is None:
+            return self._set(self.mask, site.shape, site.out_axis).project(weights)
+        kept = NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis).project(weights)
+        if self.bits == FLOAT_BITS:
+            return kept
+        return self.on_support(kept != 0).nearest(site, weights)
 
     def support_on_matrix(self, layout: Layout) -> ConstraintSet | None:
         """What the set asks of the support alone; None where it asks nothing."""
@@ -68,22 +82,32 @@ class Wanted:
         return None if is_free else replace(self, bits=FLOAT_BITS).on_matrix(layout)
 
     def on_matrix(self, layout: Layout) -> ConstraintSet:
-        """As a set of the matrix (rows, d)."""
+        """As a set of the matrix (rows, d); of n:m and bits: n:m alone."""
         if self.pattern is not None:
             return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
-        shape = (layout.rows // layout.together, layout.together * layout.columns)
+        rows, size = layout.rows // layout.together, layout.rows * layout.columns
+        shape: tuple[int, ...] = (rows, size // rows)
+        if layout.blocks > 1:
+            shape = (layout.blocks, rows // layout.blocks, size // rows)
         mask = None if self.mask is None else layout.matrix(self.mask).reshape(shape)
-        inside = self._set(mask, layout.rows * layout.columns, 0)
-        return inside if layout.together == 1 else Reshaped(inside, shape)
+        inside = self._set(mask, shape, len(shape) - 2)
+        return inside if shape == (layout.rows, layout.columns) else Reshaped(inside, shape)
 
-    def _set(self, mask: Mask | None, size: int, out_axis: int | None) -> ConstraintSet:
+    @property
+    def _is_twofold(self) -> bool:
+        return self.pattern is not None and self.bits != FLOAT_BITS
+
+    def _set(self, mask: Mask | None, shape: tuple[int, ...], out_axis: int | None) -> ConstraintSet:
         if self.bits == FLOAT_BITS:
             return AtMostK(self.kept) if mask is None else Support(mask)
         axis = out_axis if self.per_channel else None
         scale_bits = max(1, min(_SCALE_BITS, self.digits - self.bits))
+        is_dense = self.kept >= math.prod(shape)
+        if mask is None and is_dense and self.bits == 1:  # one bit has no level for zero
+            mask = np.ones(shape, np.bool_)
         if mask is not None:
             return SupportLevels(mask, self.bits, axis=axis, scale_bits=scale_bits)
-        if self.kept < size or self.bits == 1:  # one bit has no level for zero
+        if not is_dense:
             return SparseLevels(self.kept, self.bits, axis=axis, scale_bits=scale_bits)
         return Levels(self.bits, axis=axis, scale_bits=scale_bits)
 
@@ -105,6 +129,14 @@ class Solved:
 
 def solve_layer(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
     """All rows together, from the layer's inputs as a whole."""
+    first, *later = wanted.stages()
+    solved = _solve(moments, first, layout)
+    for stage in later:
+        solved = _solve(moments, stage.on_support(layout.tensor(solved.weights) != 0), layout)
+    return solved
+
+
+def _solve(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
     support = wanted.support_on_matrix(layout)
     problem = moments.problem if support is None else ridged(moments, support)
     found = reconstruct(problem, wanted.on_matrix(layout))

@@ -16,7 +16,7 @@ from onnx_admm.calibration.picks import Picks, picks_behind
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
 from onnx_admm.model.taps import WeightUse, tapped, weight_uses
-from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
 from onnx_admm.weight_values import why_unusable
 
@@ -251,9 +251,9 @@ class _Flow:
     """One model's inner values."""
 
     def __init__(self, model: ModelView, taps: Sequence[str], threads: int) -> None:
-        inputs = {port.name for port in model.signature().inputs}
-        self._fed = [tap for tap in taps if tap in inputs]
-        computed = [tap for tap in taps if tap not in inputs]
+        self._shapes = {port.name: port.shape or () for port in model.signature().inputs}
+        self._fed = [tap for tap in taps if tap in self._shapes]
+        computed = [tap for tap in taps if tap not in self._shapes]
         self._model = model
         self._session: Session | None = None
         if computed:
@@ -262,7 +262,8 @@ class _Flow:
     def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
         """Values by tap, one dictionary a run."""
         if self._session is None:
-            yield {name: feeds[name] for name in self._fed}
+            for fed in feeds_of_runs(self._shapes, feeds):
+                yield {name: fed[name] for name in self._fed}
             return
         for run in run_samples(self._session, feeds):
             fed = feed_at(self._session, feeds, run.start) if self._fed else {}

@@ -51,6 +51,18 @@ def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
         yield Run(start, stop, outputs)
 
 
+def feeds_of_runs(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> Iterator[Feeds]:
+    """What each run takes of a batch of samples (see ``run_samples``), where nothing needs to be run.
+
+    Args:
+        shapes: of the model's inputs, by name.
+        feeds: arrays by input, samples along the first axis.
+    """
+    count, step = len(next(iter(feeds.values()))), _step(shapes, feeds)
+    for start in range(0, count, step):
+        yield feed_of(shapes, feeds, start, step)
+
+
 def feed_at(session: Session, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
     """What one run takes of a batch of samples, from sample ``start`` on (see ``run_samples``)."""
     shapes = session.input_shapes
