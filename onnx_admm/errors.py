@@ -14,6 +14,7 @@ OnnxAdmmError                  exit code 1
 │   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with 0
 │   ├── TrainingError          fine-tuning went wrong: a non-finite loss
 │   │   └── NoGradient         the training runtime cannot train this model
+│   ├── LimitReached           more memory, time or operations than the run may take
 │   └── OutputError            the result could not be written, or failed its own check
 └── PromiseMissed              exit code 3: finished, but a stated or default promise is not met
     └── BudgetExceeded         the user stated it: a budget, a drop, a ratio
@@ -133,6 +134,10 @@ class TrainingError(WorkError):
 
 class NoGradient(TrainingError):
     """The training runtime cannot build or run the gradients of this model; reconstruction still can work."""
+
+
+class LimitReached(WorkError):
+    """The run reached a limit on memory, time or operations; see ``limits``."""
 
 
 class OutputError(WorkError):

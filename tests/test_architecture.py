@@ -14,6 +14,8 @@ import pytest
 
 LEVELS = (
     {"errors", "silence"},
+    {"limits"},
+    {"worker"},
     {"admm", "model", "name_patterns", "named_arrays", "settings", "transforms"},
     {"contracts", "weight_values"},
     {"runtime", "progress", "layers", "folding", "knapsack"},

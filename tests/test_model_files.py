@@ -110,7 +110,7 @@ def two_outputs_of_one_name(proto: onnx.ModelProto) -> None:
     ("edit", "sentence"),
     [
         (short_raw, "got 4 bytes; expected 512 bytes"),
-        (huge_shape, "do not fit shape and type"),
+        (huge_shape, "a stored tensor of too many elements"),
         (negative_shape, "negative extent"),
         (no_values, "got 0 values; expected 128"),
         (odd_type, "unknown element type"),

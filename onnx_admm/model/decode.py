@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
+from onnx_admm.limits import RunBudget, current_budget
 from onnx_admm.model.constants import constant_tensor, stored_tensor
-from onnx_admm.model.decoded_form import Shape, dtype_of, shape_of
+from onnx_admm.model.decoded_form import Form, Shape, form_of
 from onnx_admm.model.evaluate import NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.guards import expansion_limit
 
@@ -48,12 +50,42 @@ def decode_constant(view: ModelView, site: WeightSite | str) -> Decoded:
     return view.decoded(site)
 
 
+_STEP = 256
+"""Operations that a node on the way to a weight counts as, beside the elements it gives."""
+
+
 @dataclass(slots=True)
 class Workspace:
-    """What one sweep over a model has computed: intermediate arrays, and values that are not constant."""
+    """What one sweep over a model has found out, and arrays that several weights are computed from.
 
-    arrays: dict[ir.Value, npt.NDArray[Any]] = field(default_factory=dict)
+    Attributes:
+        dynamic: values that are not constant.
+        constant: values that known operators compute from constants.
+        budget: what decoding draws on.
+    """
+
     dynamic: set[ir.Value] = field(default_factory=set)
+    constant: set[ir.Value] = field(default_factory=set)
+    budget: RunBudget = field(default_factory=current_budget)
+    _shared: OrderedDict[ir.Value, npt.NDArray[Any]] = field(default_factory=OrderedDict)
+    _shared_bytes: int = 0
+
+    def shared(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        """The array behind a value, where it was kept."""
+        array = self._shared.get(value)
+        if array is not None:
+            self._shared.move_to_end(value)
+        return array
+
+    def share(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
+        """Keep an array that other weights are computed from too; the oldest go where there is no room."""
+        limit = self.budget.keep_limit // 4
+        if array.nbytes > limit or value in self._shared:
+            return
+        self._shared[value] = array
+        self._shared_bytes += array.nbytes
+        while self._shared_bytes > limit:
+            self._shared_bytes -= self._shared.popitem(last=False)[1].nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +149,28 @@ class Decoder:
             workspace.dynamic.add(value)
             return None
         if array.nbytes <= _KEPT_BYTES:
+            array = array.copy() if array.base is not None else array
             array.setflags(write=False)
             self._known[value] = (parts, array)
         return array
+
+    def told(self, value: ir.Value, workspace: Workspace) -> Form | None:
+        """Shape and type of what ``decode`` gives, as far as operators tell; None where it gives nothing."""
+        cone = cone_of(value, workspace)
+        return None if cone is None else form_of(value, cone.nodes)
 
     def form(
         self, value: ir.Value, opset: int, workspace: Workspace
     ) -> tuple[Shape, np.dtype[np.generic]] | None:
         """Shape and element type of what ``decode`` gives; a large array is seldom decoded for it."""
-        shape, dtype, cone = shape_of(value), dtype_of(value), cone_of(value, workspace)
-        if shape is not None and dtype is not None and cone is not None:
-            size = math.prod(shape)
-            if size * dtype.itemsize > _KEPT_BYTES and size <= _limit(cone):
-                return shape, dtype
+        cone = cone_of(value, workspace)
+        if cone is None:
+            return None
+        form = form_of(value, cone.nodes)
+        if form.shape is not None and form.dtype is not None:
+            size = math.prod(form.shape)
+            if size * form.dtype.itemsize > _KEPT_BYTES and size <= _limit(cone):
+                return form.shape, form.dtype
         array = self.decode(value, opset, workspace)
         return None if array is None else (array.shape, array.dtype)
 
@@ -158,6 +199,8 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
 
     The target itself may be a default.
     """
+    if stored_tensor(target) is None and not _is_constant(target, workspace):
+        return None
     nodes: dict[ir.Node, None] = {}
     leaves: dict[ir.Value, None] = {}
     pending: list[tuple[ir.Value, bool]] = [(target, False)]
@@ -170,31 +213,88 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
             continue
         elif (stored_tensor if value is target else constant_tensor)(value) is not None:
             leaves.setdefault(value)
-        elif value in workspace.dynamic or producer is None or not is_evaluable(producer):
-            workspace.dynamic.update((value, target))
+        elif value in workspace.dynamic or producer is None:
+            workspace.dynamic.add(target)
             return None
         else:
             pending.append((value, True))
             pending.extend((operand, False) for operand in producer.inputs if operand is not None)
+    workspace.budget.operate(_STEP * len(nodes), "looking for encoded weights")
     return Cone(target, tuple(nodes), tuple(leaves)) if leaves else None
 
 
-def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
-    arrays, limit = workspace.arrays, _limit(cone)
-    for leaf in cone.leaves:
-        tensor = stored_tensor(leaf)
-        if tensor is not None and leaf not in arrays:
-            arrays[leaf] = np.asarray(tensor.numpy())
-    for node in cone.nodes:
-        if all(output in arrays for output in node.outputs):
+def _is_constant(target: ir.Value, workspace: Workspace) -> bool:
+    """Whether known operators compute a value from constants; each value is looked at once in a sweep."""
+    constant, dynamic = workspace.constant, workspace.dynamic
+    pending = [target]
+    while pending and target not in dynamic:
+        value = pending[-1]
+        if value in constant or value in dynamic:
+            pending.pop()
             continue
-        inputs = [None if value is None else arrays[value] for value in node.inputs]
+        producer = value.producer()
+        if constant_tensor(value) is not None:
+            constant.add(value)
+        elif producer is None or not is_evaluable(producer):
+            dynamic.add(value)
+        else:
+            operands = [operand for operand in producer.inputs if operand is not None]
+            if any(operand in dynamic for operand in operands):
+                dynamic.add(value)
+            elif unknown := [operand for operand in operands if operand not in constant]:
+                pending.extend(unknown)
+            else:
+                constant.add(value)
+    return target not in dynamic
+
+
+def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
+    """The target's array. What its nodes compute on the way goes with its last reader."""
+    arrays: dict[ir.Value, npt.NDArray[Any]] = {}
+    nodes, inside, limit = _needed(cone, workspace, arrays), set(cone.nodes), _limit(cone)
+    readers = Counter(value for node in nodes for value in node.inputs if value is not None)
+    readers[cone.target] += 1
+    for node in nodes:
+        inputs = [None if value is None else _input(value, arrays) for value in node.inputs]
         try:
-            outputs = evaluate_node(node, inputs, opset, limit)
+            outputs = evaluate_node(node, inputs, opset, limit, workspace.budget)
         except NotEvaluated:
             return None
-        arrays.update(zip(node.outputs, outputs, strict=True))
-    return arrays[cone.target]
+        for value, array in zip(node.outputs, outputs, strict=True):
+            if any(use.node not in inside for use in value.uses()):
+                workspace.share(value, array)
+            if readers[value]:
+                arrays[value] = array
+        del inputs, outputs
+        for operand in node.inputs:
+            if operand is not None:
+                readers[operand] -= 1
+                if not readers[operand]:
+                    arrays.pop(operand, None)
+    return _input(cone.target, arrays)
+
+
+def _needed(cone: Cone, workspace: Workspace, arrays: dict[ir.Value, npt.NDArray[Any]]) -> list[ir.Node]:
+    """The nodes that lead to the target from ``arrays``, which shared ones are added to."""
+    needed, nodes = {cone.target}, list[ir.Node]()
+    for node in reversed(cone.nodes):
+        wanted = [value for value in node.outputs if value in needed]
+        for value in wanted:
+            if (array := workspace.shared(value)) is not None:
+                arrays[value] = array
+        if any(value not in arrays for value in wanted):
+            nodes.append(node)
+            needed.update(value for value in node.inputs if value is not None)
+    return nodes[::-1]
+
+
+def _input(value: ir.Value, arrays: dict[ir.Value, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    tensor = None if value in arrays else stored_tensor(value)
+    if tensor is None:
+        return arrays[value]
+    array = np.asarray(tensor.numpy())
+    arrays[value] = array
+    return array
 
 
 def _limit(cone: Cone) -> int:

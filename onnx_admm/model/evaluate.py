@@ -17,6 +17,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from onnx_admm.limits import RunBudget, current_budget
+
 Array: TypeAlias = npt.NDArray[Any]
 _Inputs: TypeAlias = Sequence[Array | None]
 
@@ -48,6 +50,12 @@ _FAILURES = (
     ValueError,
 )
 
+_COUNTED_ELEMENTS = 1 << 12
+"""Outputs from this size on are counted while they live."""
+
+_CALL = 1 << 15
+"""Operations that the call of a reference operator counts as: a model of it is made each time."""
+
 _REFERENCE_SINCE = {"DequantizeLinear": 19}
 """Where the reference implementation starts later than the operator, with types added and nothing else."""
 
@@ -63,7 +71,9 @@ def is_evaluable(node: ir.Node) -> bool:
     return node.op_type in _ELEMENTWISE or node.op_type in _MOVING or node.op_type in _SIZES
 
 
-def evaluate_node(node: ir.Node, inputs: _Inputs, opset: int, limit: int) -> list[Array]:
+def evaluate_node(
+    node: ir.Node, inputs: _Inputs, opset: int, limit: int, budget: RunBudget | None = None
+) -> list[Array]:
     """The node's outputs.
 
     Args:
@@ -71,18 +81,44 @@ def evaluate_node(node: ir.Node, inputs: _Inputs, opset: int, limit: int) -> lis
         inputs: one array per input, None where an optional input is left out.
         opset: version of the default operator set.
         limit: most elements an output may have.
+        budget: what the outputs count against, as long as they live; None for that of the run under way.
 
     Raises:
         NotEvaluated: see there.
+        LimitReached: the run has taken too much already.
     """
+    budget, what = budget or current_budget(), f"computing {node.op_type} on constants"
     try:
         size = _largest_output(node, inputs)
         if size > limit:
             raise NotEvaluated(f"{node.op_type} gives {size} elements, over {limit}")
+        budget.operate(_operations(node, inputs, size), what)
+        if size >= _COUNTED_ELEMENTS:
+            budget.reserve(size, what)
         with np.errstate(all="ignore"):
-            return [np.asarray(output) for output in _run(node, inputs, opset)]
+            outputs = [np.asarray(output) for output in _run(node, inputs, opset)]
     except _FAILURES as error:
         raise NotEvaluated(f"{node.op_type} {node.name}: {error}") from error
+    known = {id(_owner(array)) for array in inputs if array is not None}
+    for owner in map(_owner, outputs):
+        if id(owner) not in known and owner.size >= _COUNTED_ELEMENTS:
+            budget.keep(owner, what)
+    return outputs
+
+
+def _owner(array: Array) -> Array:
+    """The array whose memory a view shows."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _operations(node: ir.Node, inputs: _Inputs, size: int) -> int:
+    """Elements computed, products within a sum included."""
+    inner = 1
+    if node.op_type == "MatMul" and inputs[0] is not None and inputs[0].ndim:
+        inner = max(1, inputs[0].shape[-1])
+    return size * inner + _CALL
 
 
 def _largest_output(node: ir.Node, inputs: _Inputs) -> int:
@@ -114,10 +150,19 @@ def _expand_size(_: ir.Node, arrays: list[Array]) -> int:
     return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(int(n) for n in arrays[1])))
 
 
-def _pad_size(_: ir.Node, arrays: list[Array]) -> int:
-    pads = arrays[1].astype(object) if len(arrays) > 1 else np.zeros(2 * arrays[0].ndim, object)
-    before, after = pads[: arrays[0].ndim], pads[arrays[0].ndim :]
-    return math.prod(int(n + a + b) for n, a, b in zip(arrays[0].shape, before, after, strict=True))
+def _pad_size(node: ir.Node, arrays: list[Array]) -> int:
+    """Of the result, with sizes from an input (opset 11), an attribute (2) or one of the older name (1)."""
+    if len(arrays) > 1:
+        pads = [int(size) for size in arrays[1]]
+    else:
+        pads = [*node.attributes.get_ints("pads", node.attributes.get_ints("paddings", ()))]
+    axes = [int(axis) for axis in arrays[3]] if len(arrays) > 3 else list(range(arrays[0].ndim))
+    if len(pads) != 2 * len(axes):
+        raise ValueError(f"{len(pads)} sizes to pad {len(axes)} axes with")
+    extents = list(arrays[0].shape)
+    for place, axis in enumerate(axes):
+        extents[axis] += pads[place] + pads[place + len(axes)]
+    return math.prod(max(0, extent) for extent in extents)
 
 
 _SIZES: dict[str, Callable[[ir.Node, list[Array]], int]] = {

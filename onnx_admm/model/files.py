@@ -11,12 +11,14 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, OutputError, reading
+from onnx_admm.limits import current_budget
 from onnx_admm.model.checker import check_input, check_shapes, first_line
 from onnx_admm.model.default_inputs import list_mandatory, unlist_mandatory
 from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.file_tensor import is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.map_tail import attach_tail, cut_tail, put_back, tail_of
+from onnx_admm.model.model_size import check_size
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.text_fields import check_text
 from onnx_admm.model.wire import Piece, Reference, lift, spliced
@@ -39,14 +41,17 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """
     file, where = Path(path).absolute(), os.fspath(path)
     proto = read_skeleton(file, where)
+    current_budget().add_stored(file.stat().st_size)
+    check_size(proto, where)
     check_storage(proto, file, where)
     has_outside = _refers_outside(proto, file)
     embed_small_tensors(proto, file)
     check_input(proto, where)
     forget_marks(proto)  # in a file they are none of ours
-    densify_sparse(proto, file.parent, where)
+    dense_bytes = densify_sparse(proto, file.parent, where)
     check_shapes(proto, where)  # inference knows no shape of a sparse initializer
     model = _to_ir(proto, where)
+    current_budget().keep_with(model, dense_bytes)
     ir.external_data.set_base_dir(model.graph, file.parent)
     if has_outside:
         model.graph.meta[EXTERNAL] = True
@@ -62,11 +67,15 @@ def parse_model(data: bytes) -> ir.Model:
     """
     where = "serialised model"
     proto = _parse(data, where)
+    current_budget().add_stored(len(data))
+    check_size(proto, where)
     check_storage(proto, None, where)
     check_input(proto, where)
     forget_marks(proto)
-    densify_sparse(proto, None, where)
-    return _to_ir(proto, where)
+    dense_bytes = densify_sparse(proto, None, where)
+    model = _to_ir(proto, where)
+    current_budget().keep_with(model, dense_bytes)
+    return model
 
 
 def serialize_model(model: ir.Model, *, sparse: bool = True, maps: bool = False) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +29,11 @@ _TYPED_FIELDS = (
     "uint64_data",
     "string_data",
 )
+_MOST_AXES = 32  # numpy 1.26 has no more
+_MOST_ELEMENTS = 2**60
+_MOST_EXTENT_OF_NONE = 2**24
+"""Channels are counted and listed also where a weight holds nothing."""
+
 _FREE_BYTES = 64 * 2**20
 _EXPANSION = 1000
 _MOST_EMBEDDED = 1 << 30
@@ -137,24 +142,23 @@ def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def all_graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The main graph and every subgraph, those inside functions included."""
-    yield from _nested(proto.graph)
-    for function in proto.functions:
-        for node in function.node:
-            yield from _inner_graphs(node)
+    pending = [graph for function in reversed(proto.functions) for graph in subgraphs(function.node)]
+    pending.append(proto.graph)
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending += subgraphs(graph.node)
 
 
-def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        yield from _inner_graphs(node)
-
-
-def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield from _nested(attribute.g)
-        for graph in attribute.graphs:
-            yield from _nested(graph)
+def subgraphs(nodes: Iterable[onnx.NodeProto]) -> list[onnx.GraphProto]:
+    """Graphs directly inside nodes, the last first."""
+    found: list[onnx.GraphProto] = []
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH or attribute.HasField("g"):
+                found.append(attribute.g)
+            found += attribute.graphs
+    return found[::-1]
 
 
 def stored_tensors(proto: onnx.ModelProto) -> Iterator[StoredTensor]:
@@ -178,16 +182,36 @@ def stored_tensors(proto: onnx.ModelProto) -> Iterator[StoredTensor]:
 # -- sizes and places ------------------------------------------------------------------------
 
 
-def count_elements(dims: object, place: str) -> int:
+def count_elements(dims: Iterable[int], place: str) -> int:
     """Elements of a stored tensor.
 
     Raises:
-        ModelError: a negative extent.
+        ModelError: a negative extent, more axes or elements than an array can have, or no elements and an
+            extent that large all the same.
     """
-    extents = [int(extent) for extent in dims]  # type: ignore[attr-defined]
+    extents = [int(extent) for extent in dims]
     if any(extent < 0 for extent in extents):
         raise ModelError("a stored tensor with a negative extent", where=place, got=extents)
-    return math.prod(extents)
+    if len(extents) > _MOST_AXES:
+        raise ModelError(
+            "a stored tensor of too many axes",
+            where=place,
+            got=len(extents),
+            expected=f"at most {_MOST_AXES}",
+        )
+    elements = math.prod(extents)
+    if elements > _MOST_ELEMENTS:
+        raise ModelError(
+            "a stored tensor of too many elements", where=place, got=f"shape {extents}", expected="below 2^60"
+        )
+    if not elements and math.prod(extent for extent in extents if extent) > _MOST_EXTENT_OF_NONE:
+        raise ModelError(
+            "a stored tensor that has no elements, and an extent that is very large all the same",
+            where=place,
+            got=f"shape {extents}",
+            expected=f"at most {_MOST_EXTENT_OF_NONE} without the axes of extent 0",
+        )
+    return elements
 
 
 def _stored_bytes(data_type: int, elements: int, place: str) -> int | None:

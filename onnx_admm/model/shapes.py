@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
+from onnx_admm.limits import RunBudget, current_budget
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import ValueRef
 from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
@@ -81,9 +82,9 @@ def infer(
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),
             )
-    opset = view.opset
+    opset, budget = view.opset, current_budget()
     for _ in range(_ROUNDS):
-        if not _infer(copy) or not _fold(copy, opset):
+        if not _infer(copy) or not _fold(copy, opset, budget):
             break
     return Inference(twins, open_axes)
 
@@ -225,14 +226,16 @@ def _infer(model: ir.Model) -> bool:
     return True
 
 
-def _fold(model: ir.Model, opset: int) -> bool:
+def _fold(model: ir.Model, opset: int, budget: RunBudget) -> bool:
     """Turn small computations on constants and known shapes into constants; whether there was any."""
     changed = False
     for graph in model.graphs():
         for node in graph:
             if node.op_type == "Constant" or len(node.outputs) != 1 or not is_evaluable(node):
                 continue
-            array = _shape_value(node) if node.op_type in ("Shape", "Size") else _small_value(node, opset)
+            array = (
+                _shape_value(node) if node.op_type in ("Shape", "Size") else _small_value(node, opset, budget)
+            )
             if array is not None and array.size <= _SMALL:
                 _become_constant(node, array)
                 changed = True
@@ -250,14 +253,14 @@ def _shape_value(node: ir.Node) -> Array | None:
     return np.array(shape[start:end], np.int64)
 
 
-def _small_value(node: ir.Node, opset: int) -> Array | None:
+def _small_value(node: ir.Node, opset: int, budget: RunBudget) -> Array | None:
     tensors = [None if value is None else constant_tensor(value) for value in node.inputs]
     for value, tensor in zip(node.inputs, tensors, strict=True):
         if value is not None and (tensor is None or tensor.size > _SMALL):
             return None
     arrays = [None if tensor is None else np.asarray(tensor.numpy()) for tensor in tensors]
     try:
-        return evaluate_node(node, arrays, opset, _SMALL)[0]
+        return evaluate_node(node, arrays, opset, _SMALL, budget)[0]
     except NotEvaluated:
         return None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoder, Workspace, cone_of
-from onnx_admm.model.decoded_form import dtype_of
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
@@ -150,14 +150,14 @@ class SiteFinder:
             form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), True, True)
             self._add(node, slot, source, scope, form)
             return
-        known = dtype_of(value)
-        if known is not None and ir.DataType.from_numpy(known) not in _FLOATS:
+        told = self._decoder.told(value, self._workspace)
+        if told is None or (told.dtype is not None and not _is_float(told.dtype)):
             return
         decoded = self._decoder.form(value, self._opset, self._workspace)
         if decoded is None:
             return
         shape, dtype = decoded
-        if len(shape) >= 2 and ir.DataType.from_numpy(dtype) in _FLOATS:
+        if len(shape) >= 2 and _is_float(dtype):
             self._add(node, slot, value, scope, _Form(shape, str(dtype), False, False))
 
     def _rearranged(self, value: ir.Value) -> ir.Value | None:
@@ -203,6 +203,10 @@ def _values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:
         yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
+
+
+def _is_float(dtype: np.dtype[np.generic]) -> bool:
+    return ir.DataType.from_numpy(dtype) in _FLOATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UnsupportedModel, UsageError
+from onnx_admm.limits import current_budget
 from onnx_admm.model.constants import replace_constant, stored_tensor
 from onnx_admm.model.fragment import Array, content_bytes
 from onnx_admm.model.guards import all_graphs, all_nodes, count_elements, expansion_limit
@@ -80,25 +81,39 @@ def index_bytes(array: Array) -> int:
     return content_bytes(np.flatnonzero(array))
 
 
-def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:
+def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> int:
     """Turn every ``sparse_initializer`` and sparse Constant into a dense one with a mark (the IR knows none).
+
+    Returns:
+        Bytes of the dense tensors.
 
     Raises:
         ModelError: indices outside the shape, or a dense form out of proportion to what is stored.
+        LimitReached: all of them together take more than the run may hold.
         UnsupportedModel: a sparse tensor anywhere else.
     """
+    dense_bytes = 0
+
+    def dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+        nonlocal dense_bytes
+        place = f"{where}: sparse tensor {sparse.values.name}"
+        tensor = _dense(sparse, folder, place, dense_bytes)
+        dense_bytes += len(tensor.raw_data)
+        return tensor
+
     for graph in all_graphs(proto):
-        graph.initializer.extend(_dense(sparse, folder, where) for sparse in graph.sparse_initializer)
+        graph.initializer.extend(map(dense, graph.sparse_initializer))
         del graph.sparse_initializer[:]
     for node in all_nodes(proto):
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
-                tensor = _dense(attribute.sparse_tensor, folder, where)
+                tensor = dense(attribute.sparse_tensor)
                 attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
             elif attribute.type in _SPARSE_KINDS:
                 raise UnsupportedModel(
                     "a sparse tensor as an attribute", where=f"{where}: {node.op_type} {node.name}"
                 )
+    return dense_bytes
 
 
 def write_sparse(proto: onnx.ModelProto) -> None:
@@ -147,9 +162,9 @@ def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     )
 
 
-def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, where: str) -> onnx.TensorProto:
+def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, place: str, held: int) -> onnx.TensorProto:
+    """The dense tensor, beside so many bytes of others."""
     base = str(folder) if folder is not None else ""
-    place = f"{where}: sparse tensor {sparse.values.name}"
     values = onnx.numpy_helper.to_array(sparse.values, base)
     indices = onnx.numpy_helper.to_array(sparse.indices, base)
     shape = tuple(int(extent) for extent in sparse.dims)
@@ -162,6 +177,7 @@ def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, where: str) -> o
             got=f"shape {shape} from {stored} bytes",
             expected=f"at most {expansion_limit(stored)} bytes",
         )
+    current_budget().reserve(held + elements * values.dtype.itemsize, f"{place}: making sparse tensors dense")
     limits = np.array(shape if indices.ndim == 2 else (elements,), np.int64)
     rows = indices if indices.ndim == 2 else indices[:, None]
     fits = rows.ndim == 2 and rows.shape == (values.size, len(limits))

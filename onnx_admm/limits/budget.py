@@ -1,0 +1,267 @@
+"""What one run may take of memory and time: the limits, and the budget that counts against them.
+
+Everything that a small file can ask for without storing it (decoded weights, folded constants, sparse tensors
+made dense, made-up samples) draws on the budget of the run, so that limits hold for the sum of all of it.
+``docs/security.md`` states the figures.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from onnx_admm.errors import LimitReached, UsageError
+from onnx_admm.limits.memory import machine_bytes, resident_bytes
+
+MOST_NODES = 1_000_000
+"""Nodes, initializers and other values of one model, functions written out in place of their calls."""
+
+FREE_BYTES = 128 << 20
+"""Bytes that a run may hold of what is computed from stored constants, whatever the size of the file."""
+
+BYTES_PER_STORED_BYTE = 4000
+"""More of them, for each byte of the files that the run loads."""
+
+FREE_OPERATIONS = 1 << 32
+"""Elements that a run may compute from stored constants, whatever the size of the file."""
+
+OPERATIONS_PER_STORED_BYTE = 1 << 14
+"""More of them, for each byte of the files that the run loads."""
+
+_UNLIMITED = 1 << 62
+
+RAISE_MEMORY = "State more with --max-memory MB (max_memory_mb in Python)."
+RAISE_TIME = (
+    "Bound the time yourself with --timeout S (timeout_s in Python): then no other bound on it holds."
+)
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What a run may take.
+
+    Attributes:
+        max_memory_mb: MiB of resident memory of this process and its worker together; None for half of the
+            machine's, and for stricter defaults where a small file asks for much.
+        timeout_s: seconds; None for no limit on the run, and for defaults on its single steps.
+
+    Raises:
+        UsageError: a limit that is not positive.
+    """
+
+    max_memory_mb: int | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max memory", self.max_memory_mb), ("timeout", self.timeout_s)):
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"an impossible {name}", got=value, expected="a positive number")
+
+
+class RunBudget:
+    """What one run has taken, counted against its limits. Threads of the run share it.
+
+    Args:
+        limits: of the run.
+        outer: the budget of a run that this one is a part of; its deadline holds too.
+        in_proportion: whether what is computed from stored constants must be in proportion to them; only
+            where the budget counts the files that are loaded.
+    """
+
+    def __init__(
+        self,
+        limits: RunLimits | None = None,
+        outer: RunBudget | None = None,
+        *,
+        in_proportion: bool = True,
+    ) -> None:
+        self.limits = limits or RunLimits()
+        self._in_proportion = in_proportion
+        self._started = time.monotonic()
+        self._deadline: float | None = None if outer is None else outer._deadline
+        if self.limits.timeout_s is not None:
+            own = self._started + self.limits.timeout_s
+            self._deadline = own if self._deadline is None else min(own, self._deadline)
+        self._memory_limit = _memory_limit(self.limits)
+        self._lock = threading.RLock()
+        self._stored = self._kept = self._operations = 0
+
+    # -- limits ----------------------------------------------------------------------------
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of resident memory that the run may take; None where the machine does not tell its own."""
+        return self._memory_limit
+
+    @property
+    def keep_limit(self) -> int:
+        """Most bytes of what is computed from stored constants at any moment."""
+        limit = _UNLIMITED if self.memory_limit is None else self.memory_limit
+        if self.limits.max_memory_mb is not None or not self._in_proportion:
+            return limit
+        return min(FREE_BYTES + BYTES_PER_STORED_BYTE * self._stored, limit)
+
+    @property
+    def operation_limit(self) -> int | None:
+        """Most elements computed from stored constants; None where the run has a time limit instead."""
+        if self._deadline is not None or not self._in_proportion:
+            return None
+        return FREE_OPERATIONS + OPERATIONS_PER_STORED_BYTE * self._stored
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the time limit of the run; None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes held of what was computed from stored constants."""
+        return self._kept
+
+    @property
+    def operations(self) -> int:
+        """Elements computed from stored constants so far."""
+        return self._operations
+
+    # -- counting --------------------------------------------------------------------------
+
+    def add_stored(self, nbytes: int) -> None:
+        """Count the bytes of a file that is loaded: they decide what may be computed from it."""
+        with self._lock:
+            self._stored += nbytes
+
+    def keep(self, array: T, what: str) -> T:
+        """Count an array until it is gone.
+
+        Raises:
+            LimitReached: more than the run may hold.
+        """
+        self.reserve(array.nbytes, what)
+        self.keep_with(array, array.nbytes)
+        return array
+
+    def keep_with(self, owner: object, nbytes: int) -> None:
+        """Count bytes that live as long as ``owner``; `reserve` them before they are taken."""
+        with self._lock:
+            self._kept += nbytes
+        weakref.finalize(owner, self._release, nbytes).atexit = False
+
+    def reserve(self, nbytes: int, what: str) -> None:
+        """Refuse bytes that the run may not hold beside those it holds already; call before they are taken.
+
+        Raises:
+            LimitReached: more than the run may hold.
+        """
+        kept = self._kept
+        if kept + nbytes > self.keep_limit:
+            raise LimitReached(
+                f"{what} takes more memory than a model of this size may ask for",
+                got=f"{_mib(nbytes)} beside {_mib(kept)} held already",
+                expected=f"at most {_mib(self.keep_limit)} in all",
+                hint=RAISE_MEMORY,
+            )
+        self.check(nbytes)
+
+    def operate(self, elements: int, what: str) -> None:
+        """Count elements about to be computed from stored constants.
+
+        Raises:
+            LimitReached: more than the run may compute.
+        """
+        with self._lock:
+            self._operations += elements
+        limit = self.operation_limit
+        if limit is not None and self._operations > limit:
+            raise LimitReached(
+                f"{what} takes more operations than a model of this size may ask for",
+                got=f"more than {limit:,} elements computed from stored constants",
+                hint=RAISE_TIME,
+            )
+        self.check()
+
+    def check(self, coming: int = 0) -> None:
+        """Check the clock and the memory of the process.
+
+        Args:
+            coming: bytes about to be taken.
+
+        Raises:
+            LimitReached: a limit of the run is reached.
+        """
+        reached = self.reached(coming)
+        if reached is not None:
+            raise reached
+
+    def reached(self, coming: int = 0) -> LimitReached | None:
+        """The limit that the run has reached, or that ``coming`` more bytes would reach."""
+        remaining = self.remaining_s
+        if remaining is not None and remaining < 0:
+            return LimitReached(
+                f"the time limit of {self._deadline_s():g} s is reached",
+                hint="State more with --timeout S (timeout_s in Python).",
+            )
+        limit, taken = self.memory_limit, process_bytes()
+        if limit is None or taken is None or taken + coming <= limit:
+            return None
+        more = f", and {_mib(coming)} more are asked for" if coming else ""
+        return LimitReached(
+            f"the memory limit of {_mib(limit)} is reached",
+            got=f"{_mib(taken)} in use{more}",
+            hint=RAISE_MEMORY,
+        )
+
+    def is_far_over(self, factor: float) -> bool:
+        """Whether the process takes that many times the memory limit."""
+        limit, taken = self.memory_limit, process_bytes()
+        return limit is not None and taken is not None and taken > factor * limit
+
+    def _deadline_s(self) -> float:
+        return 0.0 if self._deadline is None else self._deadline - self._started
+
+    def _release(self, nbytes: int) -> None:
+        with self._lock:
+            self._kept -= nbytes
+
+
+def _memory_limit(limits: RunLimits) -> int | None:
+    if limits.max_memory_mb is not None:
+        return limits.max_memory_mb << 20
+    machine = machine_bytes()
+    return None if machine is None else machine // 2
+
+
+def process_bytes() -> int | None:
+    """Resident memory of this process and of the workers it keeps; None where the system does not tell."""
+    own = resident_bytes()
+    if own is None:
+        return None
+    return own + sum(resident_bytes(pid) or 0 for pid in tuple(worker_pids))
+
+
+worker_pids: set[int] = set()
+"""Processes whose memory counts as this one's."""
+
+
+def refused_memory(error: MemoryError) -> LimitReached:
+    """The sentence for memory that the system refused."""
+    detail = f" ({error})" if str(error) else ""
+    return LimitReached(
+        f"the system refuses more memory{detail}",
+        hint="Close other programs, raise the limit it sets (ulimit -v, a container's), or take a machine "
+        "with more.",
+    )
+
+
+def _mib(nbytes: int) -> str:
+    return f"{-(-nbytes // (1 << 20)):,} MiB"

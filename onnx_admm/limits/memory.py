@@ -1,0 +1,41 @@
+"""Memory of processes and of the machine, in bytes, as far as the system tells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CONTROL_GROUPS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container's limit stands, by version of control groups."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+def resident_bytes(pid: int | None = None) -> int | None:
+    """Resident memory of a process; None where the system does not tell (no ``/proc``) or it has ended.
+
+    Args:
+        pid: its number; None for this process.
+    """
+    try:
+        with open(f"/proc/{'self' if pid is None else pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def machine_bytes() -> int | None:
+    """Memory of the machine, or of the container this process runs in; None where nobody tells."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * _PAGE
+    except (AttributeError, OSError, ValueError):
+        return None
+    for file in _CONTROL_GROUPS:
+        try:
+            total = min(total, int(file.read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return total

@@ -1,0 +1,127 @@
+"""A run under limits: the budget of the run under way, and the thread that watches clock and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+
+from onnx_admm.errors import LimitReached
+from onnx_admm.limits.budget import RunBudget, RunLimits, refused_memory
+
+_current: ContextVar[RunBudget | None] = ContextVar("onnx_admm_run_budget", default=None)
+_running: list[RunBudget] = []
+"""Budgets of the runs under way, for threads that have no context of their own."""
+
+_WATCHED_EVERY_S = 0.05
+_GRACE_S = 10.0
+_FAR_OVER = 1.25
+"""Times the memory limit, from where on there is no waiting for Python to be reached."""
+
+_interrupts: set[Callable[[], None]] = set()
+
+
+class _Stopped(BaseException):
+    """Raised in the thread of a run from outside; `run_within` turns it into the limit that is reached."""
+
+
+def current_budget() -> RunBudget:
+    """The budget of the run under way; a new one that only minds the machine's memory where there is none."""
+    return _current.get() or (_running[-1] if _running else RunBudget(in_proportion=False))
+
+
+@contextmanager
+def run_within(
+    limits: RunLimits | None = None, *, abandon: Callable[[LimitReached], None] | None = None
+) -> Iterator[RunBudget]:
+    """Run the body under limits. Inside another such run and without limits of its own it is a part of that.
+
+    Args:
+        limits: of the run.
+        abandon: called in another thread where the run does not end by itself within 10 s of its time limit,
+            or is far over its memory limit, because code outside Python does not return; it ends the process.
+
+    Raises:
+        LimitReached: a limit is reached, or the system refuses memory.
+    """
+    outer = _current.get()
+    if outer is not None and limits is None:
+        yield outer
+        return
+    budget = RunBudget(limits, outer)
+    token = _current.set(budget)
+    _running.append(budget)
+    watch = _Watch(budget, abandon)
+    try:
+        try:
+            watch.start()
+            yield budget
+        finally:
+            watch.stop()
+    except _Stopped:
+        raise watch.reached or LimitReached("a limit of the run is reached") from None
+    except MemoryError as error:
+        raise refused_memory(error) from error
+    finally:
+        _running.remove(budget)
+        _current.reset(token)
+
+
+@contextmanager
+def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Have ``interrupt`` called, in another thread, when a limit is reached: it ends work outside Python."""
+    _interrupts.add(interrupt)
+    try:
+        yield
+    finally:
+        _interrupts.discard(interrupt)
+
+
+class _Watch:
+    """A thread that stops the thread it was made in when a limit is reached."""
+
+    def __init__(self, budget: RunBudget, abandon: Callable[[LimitReached], None] | None) -> None:
+        self.reached: LimitReached | None = None
+        self._budget = budget
+        self._abandon = abandon
+        self._watched = threading.get_ident()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="onnx-admm limits", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._over.set()
+            _raise_in(self._watched, None)
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while not self._over.wait(_WATCHED_EVERY_S):
+            self.reached = self._budget.reached()
+            if self.reached is not None:
+                break
+        else:
+            return
+        for interrupt in tuple(_interrupts):
+            with suppress(Exception):
+                interrupt()
+        with self._lock:
+            if not self._over.is_set():
+                _raise_in(self._watched, _Stopped)
+        waited = 0.0
+        while not self._over.wait(_WATCHED_EVERY_S):
+            waited += _WATCHED_EVERY_S
+            if self._abandon is not None and (waited > _GRACE_S or self._budget.is_far_over(_FAR_OVER)):
+                self._abandon(self.reached)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise ``error`` at its next step in Python; None takes that back."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
+    )
