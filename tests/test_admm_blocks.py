@@ -45,6 +45,17 @@ def test_one_budget_over_two_tensors_is_a_nearest_point(a: F32, b: F32, k: int, 
     assert all(np.array_equal(again[name], z[name]) for name in z)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "weight"),
+    [(np.float32, 1e30, 1e20), (np.float64, 1e300, 1e20), (np.float32, 1.0, 1e-60)],
+)
+def test_weighted_magnitudes_neither_overflow_nor_vanish(dtype: type, scale: float, weight: float) -> None:
+    a, b = np.array([1, 2], dtype) * dtype(scale), np.array([0.5, 3], dtype) * dtype(scale)
+    z = GlobalAtMostK(2, {"a": weight, "b": weight}).project({"a": a, "b": b})
+    np.testing.assert_array_equal(z["a"], a * np.array([0, 1], dtype))
+    np.testing.assert_array_equal(z["b"], b * np.array([0, 1], dtype))
+
+
 def test_ties_go_to_the_earlier_tensor() -> None:
     z = GlobalAtMostK(3).project({"late": np.ones(2), "early": np.ones(2)})
     assert z["late"].tolist() == [1, 1]

@@ -66,6 +66,22 @@ def test_n_of_m_is_a_nearest_point(v: F32, n: int, m: int) -> None:
     check(NofM(n, m), v, lambda mask: all(mask[i : i + m].sum() <= n for i in range(0, 6, m)))
 
 
+@pytest.mark.parametrize("m", [2, 3, 4, 6, 9])
+@pytest.mark.parametrize("extent", [1, 5, 7, 8])
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_short_last_group_keeps_its_own_largest_however_small(n: int, extent: int, m: int) -> None:
+    v = (1e-3 * np.random.default_rng(extent).permutation(np.arange(1, extent + 1))).astype(np.float32)
+    expected = np.zeros_like(v)
+    for start in range(0, extent, m):
+        group = v[start : start + m]
+        kept = np.argsort(-group)[:n]
+        expected[start : start + m][kept] = group[kept]
+    np.testing.assert_array_equal(NofM(n, m).project(v), expected)
+    np.testing.assert_array_equal(NofM(n, m, axis=0).project(v[:, None]), expected[:, None])
+    assert NofM(n, m).contains(expected)
+    assert NofM(n, m).contains(v) == (min(extent, m) <= n)
+
+
 @steady
 @given(tensors(3, 2), st.integers(0, 2))
 def test_n_of_m_runs_along_its_axis(v: F32, n: int) -> None:
@@ -109,10 +125,20 @@ def test_a_short_block_takes_the_remaining_axes_whole() -> None:
     np.testing.assert_array_equal(BlockK((0, 1), 1).project(v), ChannelK((1,), 1).project(v))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_norms_of_blocks_neither_overflow_nor_vanish(scale: float) -> None:
-    v = np.array([[1, 1], [2, 2], [3, 3]], np.float32) * np.float32(scale)
-    np.testing.assert_array_equal(ChannelK((0,), 1).project(v), v * [[0], [0], [1]])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(np.float32, 1e-30), (np.float32, 1e30), (np.float64, 1e-200), (np.float64, 1e200), (np.float16, 1e4)],
+)
+def test_norms_of_blocks_neither_overflow_nor_vanish(dtype: type, scale: float) -> None:
+    v = np.array([[1, 1], [2, 2], [3, 3]], dtype) * dtype(scale)
+    np.testing.assert_array_equal(ChannelK((0,), 1).project(v), v * np.array([[0], [0], [1]], dtype))
+
+
+def test_norms_of_blocks_are_summed_in_double_precision() -> None:
+    v = np.array(
+        [[1.0, 0.0], [1.0, 2.0**-13]], np.float32
+    )  # squares: 1, and 1 + 2^-26, which fp32 rounds to 1
+    assert ChannelK((0,), 1).project(v).tolist() == [[0, 0], [1, 2.0**-13]]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

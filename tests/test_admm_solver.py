@@ -199,6 +199,34 @@ def test_both_residuals_must_be_within_tolerance(primal: float, dual: float) -> 
     assert record.converged == (primal <= 2 and dual <= 1)
 
 
+@dataclass(frozen=True)
+class Constant:
+    """Answers the same weights at every iteration."""
+
+    weights: Blocks
+
+    def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
+        return self.weights
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(np.float32, 1e-30), (np.float32, 1e30), (np.float64, 1e-200), (np.float64, 1e200)]
+)
+def test_residuals_of_any_size_neither_overflow_nor_vanish(dtype: type, scale: float) -> None:
+    """What is pruned in both blocks is 3 and 4 times the scale; Z moves from 0 to 12 and 5 times."""
+    weights = {"a": np.array([12, 3], dtype) * dtype(scale), "b": np.array([4, 5], dtype) * dtype(scale)}
+    start = {name: np.zeros(2, dtype) for name in weights}
+    sets = Separable({name: AtMostK(1) for name in weights})
+    stopping = Stopping(max_iterations=1, eps_abs=0, eps_rel=0.1)
+    found = solve(Constant(weights), sets, start, rho=RhoSchedule(start=2.0), stopping=stopping)
+    [record] = found.history
+    assert record.primal == pytest.approx(5 * scale)
+    assert record.dual == pytest.approx(2 * 13 * scale)
+    assert record.primal_tolerance == pytest.approx(0.1 * np.sqrt(194) * scale)
+    assert record.dual_tolerance == pytest.approx(0.1 * 2 * 5 * scale)
+    assert found.status is Status.ITERATION_LIMIT
+
+
 @pytest.mark.parametrize("tolerance", ["eps_abs", "eps_rel"])
 def test_looser_tolerances_stop_earlier(tolerance: str) -> None:
     problem, _ = planted()

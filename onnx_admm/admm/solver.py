@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from math import inf, isfinite, sqrt
+from math import hypot, inf, isfinite, sqrt
 from typing import Protocol
 
 import numpy as np
@@ -255,20 +255,22 @@ def _record(problem: Problem, before: State, after: State, score: float | None) 
         iteration=before.iteration + 1,
         rho=problem.rho.after(before.changes),
         primal=_norm(after.w[n] - after.z[n] for n in names),
-        dual=_hypotenuse(moved),
+        dual=hypot(*moved),
         primal_tolerance=absolute + relative * max(_norm(after.w.values()), _norm(after.z.values())),
-        dual_tolerance=absolute + relative * _hypotenuse(pulls),
+        dual_tolerance=absolute + relative * hypot(*pulls),
         score=score,
         changed=sum(int(np.count_nonzero((after.z[n] != 0) != (before.z[n] != 0))) for n in names),
     )
 
 
 def _norm(blocks: Iterable[Array]) -> float:
-    return _hypotenuse(float(np.linalg.norm(block.astype(np.float64))) for block in blocks)
+    """Euclidean norm over all blocks; squares neither overflow nor vanish."""
+    return hypot(*(_block_norm(block.astype(np.float64)) for block in blocks))
 
 
-def _hypotenuse(sides: Iterable[float]) -> float:
-    return sqrt(sum(side * side for side in sides))
+def _block_norm(block: Array) -> float:
+    peak = float(np.abs(block).max(initial=0.0))
+    return peak * float(np.linalg.norm(block / peak)) if peak > 0 else 0.0
 
 
 def _rank(score: float | None) -> float:

@@ -1,0 +1,152 @@
+"""The multiple-choice knapsack, and what it does where its integer solver answers oddly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onnx_admm import knapsack
+from onnx_admm.errors import PassRefused
+from onnx_admm.knapsack import choose, choose_within, require_reach
+
+F64 = npt.NDArray[np.float64]
+
+VALUES = [np.array([10.0, 5.0, 0.0])]
+WEIGHTS = [np.array([0.0, 6.0, 10.0])]
+"""Within 9, prices alone choose the first option; the second is best."""
+
+
+def answering(*answers: Sequence[float] | None) -> Callable[..., SimpleNamespace]:
+    """A solver that gives these answers in turn, whatever it is asked."""
+    left = iter(answers)
+
+    def milp(*_: object, **__: object) -> SimpleNamespace:
+        answer = next(left)
+        return SimpleNamespace(x=None if answer is None else np.array(answer))
+
+    return milp
+
+
+def test_the_middle_option_is_found_though_no_price_chooses_it() -> None:
+    assert choose(VALUES, WEIGHTS, 9.0).tolist() == [1]
+
+
+# The solver is asked about the options that are left: here the first two (the third is over the limit).
+@pytest.mark.parametrize(
+    ("answers", "chosen"),
+    [
+        (([0, 1],), 1),
+        (([1e-9, 1 - 1e-9],), 1),
+        ((None,), 0),
+        (([1, 0],), 0),
+    ],
+    ids=["best", "nearly whole", "no answer", "no better than prices"],
+)
+def test_what_is_made_of_the_solvers_answer(
+    answers: tuple[Sequence[float] | None, ...], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knapsack, "milp", answering(*answers))
+    assert choose(VALUES, WEIGHTS, 9.0).tolist() == [chosen]
+
+
+TWO = [np.array([8.0, 4.0, 0.0]), np.array([8.0, 5.0, 0.0])]
+HEAVY = [np.array([0.0, 5.0, 8.0]), np.array([0.0, 5.0, 8.0])]
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [("fits", "second"), ("too heavy", "priced"), ("none", "priced"), ("worse", "priced")],
+)
+def test_a_choice_over_the_limit_is_never_returned(
+    second: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The solver keeps to a limit but for a millionth: it is asked once more, and then not believed."""
+    limit = 9.0
+    monkeypatch.setattr(knapsack, "milp", answering(None))
+    priced = choose(TWO, HEAVY, limit).tolist()
+    asked: list[float] = []
+    answers = {"fits": (1, 0), "too heavy": (1, 1), "none": None, "worse": (0, 0)}
+
+    def milp(value: F64, constraints: list[knapsack.LinearConstraint], **_: object) -> SimpleNamespace:
+        one_each, within = constraints
+        asked.append(float(np.max(within.ub)))
+        chosen = (1, 1) if len(asked) == 1 else answers[second]
+        if chosen is None:
+            return SimpleNamespace(x=None)
+        rows = one_each.A.toarray().astype(bool)
+        x = np.zeros(len(value))
+        for row, option in zip(rows, chosen, strict=True):
+            x[np.flatnonzero(row)[option]] = 1
+        return SimpleNamespace(x=x)
+
+    monkeypatch.setattr(knapsack, "milp", milp)
+    found = choose(TWO, HEAVY, limit).tolist()
+    assert asked == [1.0, pytest.approx(1.0 - 2e-6, abs=1e-12)]
+    assert asked[1] < 1
+    assert sum(row[index] for row, index in zip(HEAVY, found, strict=True)) <= limit
+    assert found == ([1, 0] if expected == "second" else priced)
+
+
+def test_a_limit_within_a_millionth_is_kept() -> None:
+    """Options that miss the limit by less than the solver's own tolerance."""
+    values = [np.array([1.0, 0.0]), np.array([1.0, 0.0])]
+    weights = [np.array([0.0, 1.0]), np.array([0.0, 1.0 + 1e-7])]
+    assert sum(choose(values, weights, 2.0)) == 1
+
+
+# -- several limits ---------------------------------------------------------------------------
+
+
+def within(limits: Sequence[float]) -> list[int]:
+    errors = [np.array([4.0, 1.0, 0.0]), np.array([3.0, 0.0])]
+    costs = [np.array([[1.0, 1.0], [2.0, 3.0], [3.0, 3.0]]), np.array([[1.0, 1.0], [3.0, 2.0]])]
+    return choose_within(errors, costs, np.array(limits)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("limits", "chosen"),
+    [
+        ([6, 5], [2, 1]),
+        ([5, 5], [1, 1]),
+        ([5, 4], [2, 0]),
+        ([4, 4], [2, 0]),
+        ([4, 3], [0, 1]),
+        ([2, 2], [0, 0]),
+    ],
+)
+def test_every_limit_holds_and_the_error_is_least(limits: list[float], chosen: list[int]) -> None:
+    assert within(limits) == chosen
+
+
+@pytest.mark.parametrize("limits", [[1.9, 9.0], [9.0, 1.9]])
+def test_one_limit_out_of_reach_is_enough_to_refuse(limits: list[float]) -> None:
+    with pytest.raises(PassRefused, match="no choice of treatments keeps to all budgets at once"):
+        within(limits)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_with_several_limits_a_choice_over_one_is_asked_anew_and_then_refused(
+    over: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [2.5, 9.0] if over == 0 else [9.0, 2.5]
+    heavy, light = [0, 1, 0, 0, 1], [1, 0, 0, 1, 0]  # as the options come in order of their errors
+    chosen = {"heavy": heavy, "light": light}
+    errors = [np.array([0.0, 1.0, 4.0]), np.array([0.0, 3.0])]
+    costs = [np.array([[3.0, 3.0], [2.0, 2.0], [1.0, 1.0]]), np.array([[3.0, 3.0], [1.0, 1.0]])]
+    monkeypatch.setattr(knapsack, "milp", answering(chosen["light"], chosen["heavy"]))
+    with pytest.raises(PassRefused, match="keeps to all budgets"):
+        choose_within(errors, costs, np.array(limits))
+    monkeypatch.setattr(knapsack, "milp", answering(chosen["light"], [0, 0, 1, 0, 1]))
+    assert choose_within(errors, costs, np.array(limits)).tolist() == [2, 1]
+
+
+def test_a_limit_below_the_lightest_options_is_refused_with_their_weight() -> None:
+    require_reach([np.array([3.0, 1.0]), np.array([2.0])], 3.0, "too little")
+    with pytest.raises(PassRefused, match=r"too little; got 2\.9; expected at least 3"):
+        require_reach([np.array([3.0, 1.0]), np.array([2.0])], 2.9, "too little")
+    with pytest.raises(PassRefused, match="too little"):
+        require_reach([np.array([np.nan])], 3.0, "too little")
