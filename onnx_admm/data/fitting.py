@@ -140,6 +140,33 @@ class CastSource:
         return cast
 
 
+class DecodedSource:
+    """Another source, of bytes, as the texts that they are in UTF-8."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source = source
+        self._name = name
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return np.dtype(f"U{self._source.dtype.itemsize}")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self._source.sample_shape
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def take(self, index: Index) -> Array:
+        array = self._source.take(index)
+        try:
+            texts: Array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError("bytes that are no UTF-8", where=self._name, got=error.reason) from error
+        return texts
+
+
 class FiniteSource:
     """Another source whose every sample is checked for NaN and infinity."""
 
@@ -180,6 +207,8 @@ def _cast(source: Source, port: PortSpec) -> Source:
         wanted = np.dtype(port.dtype)
     except TypeError as error:
         raise DataError("the input has a type no array holds", where=port.name, got=port.dtype) from error
+    if wanted.kind == "U":
+        return _texts(source, port)
     if source.dtype == wanted:
         return source
     if not np.issubdtype(wanted, np.number) or not _is_safe(source.dtype, wanted):
@@ -187,6 +216,21 @@ def _cast(source: Source, port: PortSpec) -> Source:
             "data of another type than the input", where=port.name, got=source.dtype, expected=wanted
         )
     return CastSource(source, wanted, port.name)
+
+
+def _texts(source: Source, port: PortSpec) -> Source:
+    """Texts as they are; bytes are decoded."""
+    if source.dtype.kind == "U":
+        return source
+    if source.dtype.kind == "S":
+        return DecodedSource(source, port.name)
+    raise DataError(
+        "data of another type than the input",
+        where=port.name,
+        got=source.dtype,
+        expected="texts",
+        hint="Store them as numpy.array([...], dtype=str).",
+    )
 
 
 def _is_safe(given: np.dtype[np.generic], wanted: np.dtype[np.generic]) -> bool:

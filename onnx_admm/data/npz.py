@@ -97,7 +97,11 @@ def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int, whe
         DataError: Python objects, an impossible shape, or not as many bytes as shape and type take.
     """
     if dtype.hasobject:
-        raise DataError("an array of Python objects", where=where)
+        raise DataError(
+            "an array of Python objects",
+            where=where,
+            hint="Store numbers of one type, or texts as numpy.array([...], dtype=str).",
+        )
     if min(shape, default=0) < 0:
         raise DataError("an impossible shape", where=where, got=shape)
     expected = math.prod(shape) * dtype.itemsize

@@ -92,13 +92,22 @@ def from_arrays(feeds: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike | None
     Raises:
         DataError: as ``SampleSet``.
     """
-    arrays = {name: np.asarray(array) for name, array in feeds.items()}
+    arrays = {name: _plain(np.asarray(array)) for name, array in feeds.items()}
     for name, array in arrays.items():
         if array.dtype == object:
-            raise DataError("an array of Python objects", where=name, expected="numbers of one type")
+            raise DataError(
+                "an array of Python objects", where=name, expected="numbers of one type, or texts alone"
+            )
         check_has_samples(name, array)
     sources = {name: ArraySource(array) for name, array in arrays.items()}
     return SampleSet(sources, None if labels is None else np.asarray(labels))
+
+
+def _plain(array: Array) -> Array:
+    """Python objects that are all texts as an array of texts; anything else as it is."""
+    if array.dtype == object and array.size and all(isinstance(item, str) for item in array.flat):
+        return array.astype(str)
+    return array
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_admm.contracts import ModelView
 from onnx_admm.data.samples import SampleSet
-from onnx_admm.data.synthetic_draws import DrawnSource
+from onnx_admm.data.synthetic_draws import Choice, DrawnSource
 from onnx_admm.data.synthetic_evidence import implied_draws
 from onnx_admm.data.synthetic_shapes import Ports, candidate_shapes
 from onnx_admm.errors import UnsupportedModel
@@ -32,6 +32,7 @@ def synthetic_dataset(
     | one long axis | a recording: spectrum ``1 / f``, deviation 0.1, within +-1 |
     | states (returned by an output, initial ones of an LSTM or GRU, or named so) | N(0, 0.1^2) |
     | masks; positions | ones; 0, 1, 2, ... |
+    | texts | those that the operators behind them list |
     | other floats | N(0, 1), smooth along the last two axes from rank 3 on |
 
     Float inputs are scaled so that the first BatchNormalization, plain or behind one Conv, meets the mean and
@@ -52,7 +53,7 @@ def synthetic_dataset(
         sizes: of dynamic dimensions, by their name in the model.
 
     Raises:
-        UnsupportedModel: an input of a type that has no random values (strings, sequences).
+        UnsupportedModel: an input of a type that has no random values (sequences, texts of no vocabulary).
         DataError: the model ran with nothing tried.
         WorkError: so it is, and a run killed its process or hung.
         RuntimeMissing: sizes have to be tried, and there is no runtime.
@@ -68,7 +69,9 @@ def synthetic_dataset(
             for number, (port, shape) in enumerate(zip(signature.inputs, shapes, strict=True)):
                 ways = draws[port.name]
                 draw = ways[min(guess, len(ways) - 1)]
-                sources[port.name] = DrawnSource(draw, shape, np.dtype(port.dtype), n, (seed, number))
+                # Texts have the length of the longest that may be drawn.
+                dtype = draw.values.dtype if isinstance(draw, Choice) and port.dtype == "str" else port.dtype
+                sources[port.name] = DrawnSource(draw, shape, np.dtype(dtype), n, (seed, number))
             attempts.append(SampleSet(sources))
     return attempts[_first_that_runs(model, attempts, tuple(sorted((sizes or {}).items())))]
 
@@ -84,7 +87,7 @@ def _first_that_runs(model: ModelView, attempts: list[SampleSet], key: tuple[tup
 
 def _check(ports: Ports) -> None:
     for port in ports:
-        if np.dtype(port.dtype if port.dtype != "unknown" else "O").kind not in "fiub":
+        if np.dtype(port.dtype if port.dtype != "unknown" else "O").kind not in "fiubU":
             raise UnsupportedModel("no random values for this type", where=port.name, got=port.dtype)
         if port.shape is None:
             raise UnsupportedModel("no random values for an input of unknown rank", where=port.name)

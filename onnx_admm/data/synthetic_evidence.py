@@ -19,6 +19,7 @@ from onnx_admm.data.synthetic_draws import (
 )
 from onnx_admm.data.synthetic_normalisation import implied_scale
 from onnx_admm.data.synthetic_shapes import extents, image_axes
+from onnx_admm.data.synthetic_texts import text_draw
 from onnx_admm.model import NodeRef, ValueRef
 
 # fmt: off
@@ -67,6 +68,8 @@ def implied_draws(view: ModelView) -> dict[str, tuple[Draw, ...]]:
 
 def _draws(port: PortSpec, value: ValueRef | None, returned: bool) -> tuple[Draw, ...]:
     kind = np.dtype(port.dtype).kind
+    if kind == "U":
+        return (text_draw(port.name, value),)
     if _MASK_NAME.search(port.name):
         return (Choice(np.ones(1)),)
     if kind == "f":

@@ -28,7 +28,10 @@ _UNREADABLE = "the model cannot be read"
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
-    """One graph input or output: name, numpy dtype name, shape with symbols (``None`` if unknown)."""
+    """One graph input or output: name, numpy dtype name (``str`` for texts), shape with symbols.
+
+    An axis of no known extent or symbol is None, and so is a shape of unknown rank.
+    """
 
     name: str
     dtype: str
@@ -319,5 +322,8 @@ def _check_free(value: ir.Value) -> None:
 
 
 def _port(value: ir.Value) -> PortSpec:
-    dtype = str(value.dtype.numpy()) if value.dtype is not None else "unknown"
+    if value.dtype is None:
+        dtype = "unknown"
+    else:
+        dtype = "str" if value.dtype == ir.DataType.STRING else str(value.dtype.numpy())
     return PortSpec(value.name or "", dtype, edit.stored_shape(value))
