@@ -47,7 +47,7 @@ def test_one_budget_over_two_tensors_is_a_nearest_point(a: F32, b: F32, k: int, 
 
 @pytest.mark.parametrize(
     ("dtype", "scale", "weight"),
-    [(np.float32, 1e30, 1e20), (np.float64, 1e300, 1e20), (np.float32, 1.0, 1e-60)],
+    [(np.float32, 1e30, 1e20), (np.float64, 1e300, 1e20), (np.float32, 1, 1.5e308), (np.float32, 1, 1e-60)],
 )
 def test_weighted_magnitudes_neither_overflow_nor_vanish(dtype: type, scale: float, weight: float) -> None:
     a, b = np.array([1, 2], dtype) * dtype(scale), np.array([0.5, 3], dtype) * dtype(scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import frexp
+from math import frexp, ldexp
 from typing import Protocol
 
 import numpy as np
@@ -70,11 +70,9 @@ class GlobalAtMostK:
             raise ValueError(f"weights for tensors that are not there: {', '.join(sorted(unknown))}")
         finite = {name: require_finite(v) for name, v in blocks.items()}
         weights = [self.weights.get(name, 1.0) for name in finite]
-        largest_power = (
-            2.0 ** frexp(max(weights, default=1.0))[1]
-        )  # a common factor, so that nothing overflows
+        exponent = frexp(max(weights, default=1.0))[1]  # a common power of two is left out: nothing overflows
         scores = [
-            np.abs(v).astype(np.float64).reshape(-1) * (weight / largest_power)
+            np.abs(v).astype(np.float64).reshape(-1) * ldexp(weight, -exponent)
             for v, weight in zip(finite.values(), weights, strict=True)
         ]
         chosen = largest(np.concatenate([np.empty(0), *scores]), self.k)
