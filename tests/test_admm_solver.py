@@ -227,6 +227,13 @@ def test_residuals_of_any_size_neither_overflow_nor_vanish(dtype: type, scale: f
     assert found.status is Status.ITERATION_LIMIT
 
 
+def test_squares_of_many_half_precision_weights_add_up() -> None:
+    weights = {"w": np.ones(70_000, np.float16)}
+    sets, stopping = Separable({"w": AtMostK(0)}), Stopping(max_iterations=1)
+    found = solve(Constant(weights), sets, weights, rho=RhoSchedule(), stopping=stopping)
+    assert found.history[0].primal == pytest.approx(np.sqrt(70_000))
+
+
 @pytest.mark.parametrize("tolerance", ["eps_abs", "eps_rel"])
 def test_looser_tolerances_stop_earlier(tolerance: str) -> None:
     problem, _ = planted()
