@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, WorkError, located
+from onnx_admm.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import check_model, settle
 
@@ -18,6 +19,9 @@ PROVENANCE = "onnx_admm.passes"
 
 MODEL = "model"
 """The layer that a pass names where it says something of the model as a whole."""
+
+UNDONE = "undone"
+"""Figure of a pass that says ``exact`` and is not: what it changed. The model before it was kept."""
 
 VALIDATION_SHARE = 0.1
 """Part of the training samples set aside to choose by where no validation set is given."""
@@ -95,6 +99,7 @@ class Pipeline:
         view = model if isinstance(model, ModelView) else ModelView.load(model)
         context = data if isinstance(data, PassContext) else open_context(view, data)
         steps: list[StepReport] = []
+        exactness = ExactnessCheck(context)
         for position, step in enumerate(self.passes):
             place = self._place(position)
             known = None if journal is None else journal.recall(position)
@@ -104,7 +109,7 @@ class Pipeline:
                 continue
             try:
                 with located(place):
-                    view, report = self._transaction(view, step, context)
+                    view, report = self._transaction(view, step, context, exactness)
             except OnnxAdmmError:
                 raise
             except Exception as error:
@@ -116,7 +121,7 @@ class Pipeline:
         return PipelineResult(view, tuple(steps))
 
     def _transaction(
-        self, model: ModelView, step: Pass, context: PassContext
+        self, model: ModelView, step: Pass, context: PassContext, exactness: ExactnessCheck
     ) -> tuple[ModelView, StepReport]:
         started = time.perf_counter()
         try:
@@ -133,9 +138,11 @@ class Pipeline:
         if altered:
             _check_result(model, fork)
             settle(fork)
-            if self.provenance:
-                earlier = model.metadata.get(PROVENANCE)
-                fork.metadata[PROVENANCE] = f"{earlier},{step.name}" if earlier else step.name
+            report = _compared(step, report, exactness, model, fork) if step.exact else report
+            altered = report.changed
+        if altered and self.provenance:
+            earlier = model.metadata.get(PROVENANCE)
+            fork.metadata[PROVENANCE] = f"{earlier},{step.name}" if earlier else step.name
         return (fork if altered else model), StepReport(step.name, report, time.perf_counter() - started)
 
     def _place(self, position: int) -> str:
@@ -167,6 +174,25 @@ def open_context(
     if validation is None:
         train, validation = split(train, VALIDATION_SHARE, seed)
     return PassContext(reference=model, train=train, validation=validation, trainer=OrtTrainer(), seed=seed)
+
+
+def _compared(
+    step: Pass, report: PassReport, exactness: ExactnessCheck, before: ModelView, after: ModelView
+) -> PassReport:
+    """The report of a pass that says ``exact``: it is undone where the outputs differ."""
+    try:
+        found = exactness.difference(before, after)
+    except NotComparable as reason:
+        skip = Skip(MODEL, f"not compared with the model before {step.name}: {reason}")
+        return replace(report, skipped=(*report.skipped, skip))
+    if found is None:
+        return report
+    why = f"the pass was undone: it changes what the model computes ({found})"
+    return PassReport(
+        changed=False,
+        skipped=(*report.skipped, Skip(found.node or MODEL, why)),
+        figures={UNDONE: str(found)},
+    )
 
 
 def _check_result(before: ModelView, after: ModelView) -> None:

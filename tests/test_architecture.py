@@ -20,7 +20,7 @@ LEVELS = (
     {"contracts", "weight_values"},
     {"runtime", "progress", "layers", "folding", "knapsack"},
     {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
-    {"calibration", "targeting"},
+    {"calibration", "exactness", "targeting"},
     {"pipeline"},
     {"passes", "cost_models"},
     {"registry"},

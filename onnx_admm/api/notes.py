@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_admm.api.measure import SYNTHETIC
-from onnx_admm.pipeline import MODEL, PipelineResult
+from onnx_admm.pipeline import MODEL, UNDONE, PipelineResult
 from onnx_admm.report import Comparison
 
 FEW_SAMPLES = 100
@@ -58,6 +58,11 @@ def outcome_notes(
         changed: whether what was written is another model than the original.
     """
     notes = [note for note in planned if changed or _FROZEN not in note]
+    notes += [
+        f"Pass {step.name} was undone: it changes what the model computes ({step.report.figures[UNDONE]})."
+        for step in result.reports
+        if UNDONE in step.report.figures
+    ]
     if not result.changed:
         notes.append(UNCHANGED)
         reasons = (skip for step in result.reports for skip in step.report.skipped if skip.layer == MODEL)

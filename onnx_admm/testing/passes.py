@@ -12,7 +12,7 @@ import numpy as np
 from onnx_admm.contracts import Feeds, ModelView, Pass, PassContext, PortSpec
 from onnx_admm.errors import OnnxAdmmError, WorkError
 from onnx_admm.model.fingerprint import fingerprint
-from onnx_admm.pipeline import Pipeline, PipelineResult
+from onnx_admm.pipeline import UNDONE, Pipeline, PipelineResult
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing.contract import demand
@@ -78,6 +78,9 @@ def _check(step: Pass, subject: str, model: ModelView, context: PassContext) -> 
     if isinstance(once, str) or isinstance(again, str):
         demand(once == again, subject, "refuses the same model with the same sentence", (once, again))
         return str(once)
+    for entry in (*once.reports, *again.reports):
+        undone = entry.report.figures.get(UNDONE)
+        demand(undone is None, subject, "is exact: outputs stay", undone)
     after = fingerprint(once.model)
     demand(after == fingerprint(again.model), subject, "gives the same model for the same seed")
     _check_figures(subject, once)

@@ -1,0 +1,190 @@
+"""Whether two models compute the same outputs, and if not, at which node they part.
+
+Both are run without graph optimisation, so that one model's fusions do not count. Rounding of reordered sums
+is allowed for: `TOLERANCE`, or ten times what the first model itself answers to a change of its inputs in the
+last digits and to the runtime's own optimisations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Feeds, ModelView
+from onnx_admm.errors import OnnxAdmmError
+from onnx_admm.model import NodeRef
+from onnx_admm.model.taps import tapped
+from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.sessions import open_session
+
+TOLERANCE, TOLERANCE_16 = 1e-4, 1e-2
+"""Norm of the error over the norm of the output; the second for weights of 16 bits."""
+
+_TOLERANCE_OF_WHOLE_NUMBERS = 0.01
+"""Share of the numbers that may differ."""
+
+_LEAST_RMS = 1e-6
+_LAST_DIGITS = 1e-6
+_NOISE = 10.0
+_MOST_EXPOSED = 4000
+
+Outputs = Sequence[Feeds]
+"""Of several runs, by name each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two models part.
+
+    Attributes:
+        output: the output that differs most; empty where the second model cannot be run.
+        share: norm of its error over its norm; infinite where shapes or infinities differ.
+        node: the first node that computes something else; None where that cannot be told.
+        op_type: its operator; empty without a node.
+        failure: why the second model cannot be run, where it cannot.
+    """
+
+    output: str
+    share: float
+    node: str | None = None
+    op_type: str = ""
+    failure: str = ""
+
+    def __str__(self) -> str:
+        if self.failure:
+            return f"the result cannot be run ({self.failure})"
+        changed = "another shape" if np.isinf(self.share) else f"an error of {self.share:.2g} of its norm"
+        where = "" if self.node is None else f" from {self.node} ({self.op_type}) on"
+        return f"output {self.output} has {changed}{where}"
+
+
+def outputs_of(model: ModelView, feeds: Mapping[str, Array], *, optimize: bool = False) -> list[Feeds]:
+    """What a model computes of a batch of samples, one item for each run.
+
+    Raises:
+        OnnxAdmmError: the runtime refuses the model or fails.
+    """
+    session = open_session(model, threads=1, optimize=optimize)
+    return [dict(run.outputs) for run in run_samples(session, feeds)]
+
+
+def find_difference(
+    before: ModelView, after: ModelView, feeds: Mapping[str, Array], expected: Outputs, got: Outputs
+) -> Difference | None:
+    """Where ``after`` computes something else than ``before``; None where both agree.
+
+    Args:
+        before, after: the models.
+        feeds: the samples.
+        expected, got: their outputs, as `outputs_of` gives them.
+    """
+    shares = _shares(expected, got)
+    suspects = {name: share for name, share in shares.items() if share > _tolerance(before, expected, name)}
+    if not suspects:
+        return None
+    noise = _own_noise(before, feeds, expected)
+    suspects = {name: share for name, share in suspects.items() if share > _NOISE * noise.get(name, 0.0)}
+    if not suspects:
+        return None
+    worst = max(suspects, key=lambda name: suspects[name])
+    node = _first_that_differs(before, after, feeds, worst)
+    if node is None:
+        return Difference(worst, suspects[worst])
+    return Difference(worst, suspects[worst], node.name, node.op_type)
+
+
+def _tolerance(model: ModelView, expected: Outputs, name: str) -> float:
+    array = expected[0][name]
+    if not np.issubdtype(array.dtype, np.floating):
+        return _TOLERANCE_OF_WHOLE_NUMBERS
+    narrow = {"float16", "bfloat16"}
+    is_narrow = str(array.dtype) in narrow or any(site.dtype in narrow for site in model.sites())
+    return TOLERANCE_16 if is_narrow else TOLERANCE
+
+
+def _shares(expected: Outputs, got: Outputs) -> dict[str, float]:
+    """Error of each output."""
+    names = expected[0].keys() & got[0].keys() if expected and got else set()
+    return {
+        name: max(_share(one[name], other[name]) for one, other in zip(expected, got, strict=True))
+        for name in sorted(names)
+    }
+
+
+def _share(expected: Array, got: Array) -> float:
+    if expected.shape != got.shape:
+        return np.inf
+    if not expected.size:
+        return 0.0
+    if not np.issubdtype(expected.dtype, np.floating):
+        return float(np.mean(expected != got))
+    left, right = expected.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(left)
+    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
+        return np.inf
+    error, norm = np.linalg.norm((left - right)[finite]), np.linalg.norm(left[finite])
+    share = float(error / max(norm, _LEAST_RMS * np.sqrt(left.size)))
+    return np.inf if np.isnan(share) else share
+
+
+def _own_noise(model: ModelView, feeds: Mapping[str, Array], expected: Outputs) -> dict[str, float]:
+    """What the model itself makes of changes in the last digits."""
+    rng = np.random.default_rng(0)
+    moved = {
+        name: (array * (1 + _LAST_DIGITS * rng.choice([-1, 1], array.shape))).astype(array.dtype)
+        if np.issubdtype(array.dtype, np.floating)
+        else array
+        for name, array in feeds.items()
+    }
+    noise: dict[str, float] = {}
+    for samples, optimize in ((moved, False), (feeds, True)):
+        try:
+            shares = _shares(expected, outputs_of(model, samples, optimize=optimize))
+        except OnnxAdmmError:
+            continue
+        noise = {name: max(share, noise.get(name, 0.0)) for name, share in shares.items()}
+    return noise
+
+
+# -- the node --------------------------------------------------------------------------------
+
+
+def _first_that_differs(
+    before: ModelView, after: ModelView, feeds: Mapping[str, Array], output: str
+) -> NodeRef | None:
+    """The node behind which what leads to ``output`` differs, while all that it reads does not."""
+    computed = [_computed(model) for model in (before, after)]
+    names = [name for name in computed[1] if name in computed[0]][:_MOST_EXPOSED]
+    try:
+        one, other = (outputs_of(tapped(model, names), feeds) for model in (before, after))
+    except OnnxAdmmError:
+        return None
+    shares = _shares(one, other)
+    agrees = {name for name, share in shares.items() if share <= TOLERANCE}
+    found, waiting, seen = None, [output], set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = computed[1].get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        read = [value.name for value in node.inputs if value is not None and value.name in computed[1]]
+        differing = [value for value in read if value not in agrees]
+        if name in shares and not differing:
+            found = node
+            break
+        waiting += differing
+    return found
+
+
+def _computed(model: ModelView) -> dict[str, NodeRef]:
+    """Nodes of the main graph that compute more than constants, by the names of their outputs."""
+    return {
+        output.name: node
+        for node in model.nodes()
+        if not node.scope and node.op_type != "Constant"
+        for output in node.outputs
+        if output.name
+    }
