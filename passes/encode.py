@@ -12,7 +12,13 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.outcome import Outcome
 from onnx_admm.encoding.packed import encode_packed
-from onnx_admm.encoding.standard_forms import encode_dense, encode_qdq, encode_rest, encode_sparse, keep_forms
+from onnx_admm.encoding.standard_forms import (
+    encode_dense,
+    encode_qdq,
+    encode_sound_rest,
+    encode_sparse,
+    keep_forms,
+)
 from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.fingerprint import same_model
@@ -36,7 +42,7 @@ class Encode:
     - ``packed``: packed codes, gaps and codebooks, decoded by standard operators that ONNX Runtime folds at
       load into plain dense weights, so that it runs as fast as before.
     - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file. What has
-      no packed or qdq form goes sparse where that is smaller.
+      no packed or qdq form goes sparse where that saves a hundredth of the file and onnx's full check passes.
 
     Zeros, codebooks and grids are found from the values alone, exactly; a weight that has none stays.
 
@@ -123,7 +129,8 @@ class Encode:
         for name in ("packed", "qdq", "sparse"):
             fork = model.fork()
             try:
-                outcome = encode_rest(fork, self._encoder(name)(fork))
+                outcome = keep_forms(fork) if name == "sparse" else self._encoder(name)(fork)
+                outcome = encode_sound_rest(fork, outcome)
             except UnsupportedModel as error:  # its opset cannot be raised
                 trials.append({"format": name, "verdict": str(error)})
                 continue

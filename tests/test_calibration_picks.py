@@ -48,13 +48,15 @@ def behind(text: str, axis: int, node: int = 0) -> Picks | None:
         ("t = Conv(x, w)\n r = Relu(t)\n y = GlobalMaxPool(r)", 1, "r"),
         ("t = Conv(x, w)\n y = ReduceMax<keepdims = 0>(t, last)", 1, "t"),
         ("t = Conv(x, w)\n y = ReduceMax<keepdims = 0>(t, second)", 1, None),  # over channels
+        ("t = Conv(x, w)\n y = ReduceMax<keepdims = 0>(t)", 1, None),  # over everything
+        ("t = Conv(x, w)\n y = ReduceMax<keepdims = 0>(t, minus)", 1, "t"),
         ("t = Conv(x, w)\n r = Relu(t)\n m = GlobalMaxPool(r)\n y = Add(m, t)", 1, None),  # seen elsewhere
         ("t = Conv(x, w)\n r = Relu(t)\n y = GlobalAveragePool(r)", 1, None),
         ("t = Conv(x, w)\n s = Softmax(t)\n y = GlobalMaxPool(s)", 1, None),  # mixes places
     ],
 )
 def test_a_maximum_over_all_places_is_found(body: str, axis: int, tap: str | None) -> None:
-    constants = "float[6, 4, 3] w, int64[1] last = {2}, int64[1] second = {1}"
+    constants = "float[6, 4, 3] w, int64[1] last = {2}, int64[1] second = {1}, int64[1] minus = {-1}"
     text = f"g (float[n, 4, 9] x) => (float y) <{constants}> {{ {body} }}"
     found = behind(text, axis)
     assert (None if found is None else found.tap) == tap
@@ -63,7 +65,48 @@ def test_a_maximum_over_all_places_is_found(body: str, axis: int, tap: str | Non
 def test_a_maximum_behind_a_product_is_over_its_places() -> None:
     body = "t = MatMul(x, w)\n y = ReduceMax(t, one)"
     text = f"g (float[n, 9, 4] x) => (float y) <float[4, 6] w, int64[1] one = {{1}}> {{ {body} }}"
-    assert behind(text, -1) == Picks("t", -1)
+    assert behind(text, -1) == Picks("t", -1, (1,))
+
+
+def places_by_hand(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Flat numbers (over samples, rows, columns) of the maxima of (n, c, rows, columns) over ``axes``."""
+    n, c, rows, columns = a.shape
+    numbers = np.arange(n * rows * columns).reshape(n, rows, columns)
+    found = []
+    for sample in range(n):
+        for lane in range(columns if axes == (2,) else rows if axes == (3,) else 1):
+            part = (slice(None), lane) if axes == (2,) else (lane,) if axes == (3,) else ()
+            where = numbers[sample][part].reshape(-1)
+            found.append([where[a[sample, k][part].reshape(-1).argmax()] for k in range(c)])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("axes", [(2,), (3,), (2, 3), (-2,), (-1, -2)])
+def test_a_maximum_over_some_axes_picks_one_place_along_them(axes: tuple[int, ...]) -> None:
+    """Its picks are those of every row or column, not of the whole."""
+    a = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    plain = tuple(sorted(axis % 4 for axis in axes))
+    places, count = Picks("a", 1, axes).places({"a": a})
+    assert count == 40
+    np.testing.assert_array_equal(places, places_by_hand(a, plain))
+    shares = Picks("a", 1, axes).shares({"a": a})
+    assert shares.sum() == pytest.approx(1)
+    counts = np.bincount(places.reshape(-1), minlength=40)
+    np.testing.assert_allclose((shares - 0.2 / 40) / 0.8 * counts.sum(), counts, atol=1e-9)
+    last = Picks("a", -1, tuple(axis - 1 for axis in plain))
+    turned = {"a": np.moveaxis(a, 1, -1)}
+    np.testing.assert_array_equal(last.places(turned)[0], places)
+    np.testing.assert_allclose(last.shares(turned), shares)
+
+
+def test_maxima_over_samples_channels_or_nothing_pick_nothing() -> None:
+    a = {"a": np.random.default_rng(0).normal(size=(2, 3, 4))}
+    assert not Picks("a", 1, (-2,)).fits(a)  # the channels, as the rank tells
+    assert not Picks("a", -1, (-3,)).fits(a)  # the samples
+    empty = {"a": np.zeros((2, 3, 0))}
+    assert not Picks("a", 1).fits(empty)
+    assert Picks("a", 1).shares(empty).shape == (0,)
+    np.testing.assert_allclose(Picks("a", 1, (-2,)).shares(a), 1 / 8)
 
 
 def test_shares_count_the_channels_that_pick_a_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +321,7 @@ def test_auto_leaves_a_sparse_file_sparse_where_nothing_is_smaller() -> None:
     assert view.to_bytes() == sparse.to_bytes()
 
 
-def test_auto_writes_sparse_what_has_no_packed_form(tmp_path: Path) -> None:
+def test_kept_weights_on_no_grid_are_stored_as_they_are_beside_their_gaps(tmp_path: Path) -> None:
     wide = (
         MLP.replace("[8,16]", "[8,99]")
         .replace("[16]", "[99]")
@@ -333,16 +334,47 @@ def test_auto_writes_sparse_what_has_no_packed_form(tmp_path: Path) -> None:
     weights = rng.standard_normal(view.read(second).shape).astype(np.float32)
     view.replace(second, weights * (rng.random(weights.shape) < 0.1))  # on no grid
     encoded, report = encode(view)
-    assert {edit.layer: edit.what == "sparse initializer" for edit in report.edits} == {
-        **{edit.layer: False for edit in report.edits},
-        second: True,
-    }
-    assert first in {edit.layer for edit in report.edits}
+    whats = {edit.layer: edit.what for edit in report.edits}
+    assert re.fullmatch(r"gaps \(Rice \d\), plain values", whats[second])
+    assert first in whats
+    (row,) = (row for row in report.figures["layers"] if row["layer"] == second)
+    assert row["data_bytes"] == 4 * row["nonzeros"] == 4 * np.count_nonzero(view.read(second))
+    assert 4 * row["nonzeros"] / 8 < row["index_bytes"] < row["elements"] / 8
     encoded.save(tmp_path / "once.onnx")
+    onnx.checker.check_model(str(tmp_path / "once.onnx"), full_check=True)
     again, repeated = encode(ModelView.load(tmp_path / "once.onnx"))
     assert not repeated.changed
     np.testing.assert_array_equal(again.read(second), view.read(second))
     np.testing.assert_array_equal(run(tmp_path / "once.onnx", feeds(view)), run(view, feeds(view)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.02, 0.001])
+def test_kept_values_come_back_to_the_bit(density: float, dtype: type) -> None:
+    kind = "float16" if dtype is np.float16 else "float"
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((300, 40)).astype(dtype) * (rng.random((300, 40)) < density)
+    text = f"g ({kind}[N,300] x) => ({kind}[N,40] y) {{ y = MatMul (x, w) }}"
+    view = parse_text(f'<ir_version: 10, opset_import: ["" : 17]> {text}', constants={"w": weight})
+    encoded, report = encode(view, format="packed")
+    np.testing.assert_array_equal(encoded.read("w"), weight)
+    assert len(encoded.to_bytes()) < len(view.to_bytes()) * (density * 1.1 + 0.13) + 900
+    assert ("plain values" in report.edits[0].what) == (np.count_nonzero(weight) > 256)
+
+
+def test_auto_takes_no_sparse_form_that_onnx_refuses(tmp_path: Path) -> None:
+    """Double weights have no packed form here; the sparse one would be smaller, and fail the full check."""
+    text = "g (double[N,64] x) => (double[N,64] y) { y = MatMul (x, w) }"
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((64, 64)) * (rng.random((64, 64)) < 0.1)
+    view = parse_text(f'<ir_version: 10, opset_import: ["" : 17]> {text}', constants={"w": weight})
+    encoded, report = encode(view)
+    assert not report.changed
+    assert report.figures["format"] == "dense"
+    encoded.save(tmp_path / "out.onnx")
+    onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
+    asked, _ = encode(view, format="sparse")
+    assert len(asked.to_bytes()) < len(view.to_bytes()) / 4
 
 
 def test_auto_never_writes_a_larger_file() -> None:

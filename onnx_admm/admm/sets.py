@@ -5,6 +5,7 @@ Decided once, for every set here and in ``levels`` and ``blocks``:
 - the input is never changed and the result has its shape and dtype;
 - ties go to the lowest flat index (C order);
 - a budget of 0 keeps nothing, one that covers everything keeps everything;
+- a tensor without elements is its own nearest point;
 - non-finite or non-floating input is a ``ValueError``: a nearest point would mean nothing.
 """
 
@@ -119,6 +120,8 @@ class BlockK:
         """Keep the k tiles of largest norm."""
         v = require_finite(v)
         extents = self._extents(v.shape)
+        if v.size == 0:
+            return v.copy()
         mask = largest(_tile_sums(_scaled_squares(v), extents), self.k)
         for axis, extent in enumerate(extents):
             mask = np.repeat(mask, extent, axis=axis).take(range(v.shape[axis]), axis=axis)

@@ -212,6 +212,8 @@ class Calibration:
         weights = carrier.layout.matrix(self.original.read(layer.site)).astype(np.float32)
         parts: list[PickedRows] = []
         for before, after in self._flows(compressed, [layer]):
+            if not (layer.picks.fits(before) and layer.picks.fits(after)):
+                return None
             (best, count), (rivals, _) = layer.picks.places(before), layer.picks.places(after)
             at = np.unique([best, rivals])
             x, x0 = (carrier.design(values, Chosen(at, count)) for values in (after, before))

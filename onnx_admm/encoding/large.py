@@ -19,6 +19,7 @@ from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.contents import LARGE
 from onnx_admm.encoding.delivery import Member
 from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
+from onnx_admm.encoding.kept_values_coder import kept_values_coder
 from onnx_admm.encoding.outcome import Row, stored_row
 from onnx_admm.encoding.plain_coder import ByteCoder
 from onnx_admm.encoding.solo_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
@@ -129,7 +130,8 @@ def packed_alone(weight: Weight) -> Alone | None:
         row = stored_row(on_bytes, ByteCoder.label, ByteCoder.bits)
         return Alone(row, lambda fragment: ByteCoder().emit(fragment, on_bytes))
     member = _by_levels(weight) if weight.is_exact and weight.size <= MOST_ELEMENTS else None
-    best = min(_forms(member), key=lambda form: form.bits, default=None) if member is not None else None
+    forms = _kept_values(weight) if member is None else _forms(member)
+    best = min(forms, key=lambda form: form.bits, default=None)
     return best if best is not None and 8 * _LEAST_BYTES <= best.bits < 8 * weight.nbytes else None
 
 
@@ -160,6 +162,13 @@ def _forms(member: Member) -> Iterator[Alone]:
     for word_bits in WORD_BITS:
         if len(every) <= 1 << word_bits:
             yield _digits(member, count, DenseCoder(tuple(map(float, every)), word_bits))
+
+
+def _kept_values(weight: Weight) -> Iterator[Alone]:
+    """Gaps and the values as they are, of a weight that has too many for a codebook."""
+    coder = kept_values_coder(weight)
+    if coder is not None:
+        yield Alone(coder.row(weight), lambda fragment: coder.emit(fragment, weight))
 
 
 def _digits(member: Member, count: int, coder: DenseCoder) -> Alone:

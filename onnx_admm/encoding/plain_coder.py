@@ -1,4 +1,4 @@
-"""Weights stored one by one: all zeros, whole bytes with a scale, or half floats."""
+"""Weights stored one by one: all zeros, whole bytes with a scale, half floats, or kept values as they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.delivery import FLOAT, Array, stored_floats, to_type
+from onnx_admm.encoding.kept_values_coder import KeptValuesCoder, kept_values_coder
+from onnx_admm.encoding.outcome import Row, stored_row
 from onnx_admm.model.fragment import Fragment
 
 
@@ -53,7 +55,14 @@ class HalfCoder:
         return fragment.add("Cast", fragment.constant(weight.values, np.float16), to=FLOAT)
 
 
-PlainCoder = ZeroCoder | ByteCoder | HalfCoder
+PlainCoder = ZeroCoder | ByteCoder | HalfCoder | KeptValuesCoder
+
+
+def plain_row(coder: PlainCoder, weight: Weight) -> Row:
+    """What a weight takes in a form of its own."""
+    if isinstance(coder, KeptValuesCoder):
+        return coder.row(weight)
+    return stored_row(weight, coder.label, coder.bits)
 
 
 def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
@@ -65,6 +74,8 @@ def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
         coders.append(ByteCoder())
     if weight.dtype == np.float32 and holds_half(weight.values):
         coders.append(HalfCoder())
+    if weight.levels is None and (kept := kept_values_coder(weight)) is not None:
+        coders.append(kept)
     return tuple(coders)
 
 

@@ -8,7 +8,7 @@ from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.delivery import Member, deliver
 from onnx_admm.encoding.dense_coder import DenseCoder
 from onnx_admm.encoding.outcome import Row, stored_row
-from onnx_admm.encoding.plain_coder import PlainCoder
+from onnx_admm.encoding.plain_coder import PlainCoder, plain_row
 from onnx_admm.encoding.sparse_coder import SparseCoder
 from onnx_admm.encoding.vector_coder import VectorCoder
 from onnx_admm.model.fragment import Fragment
@@ -77,7 +77,7 @@ class Plan:
     def rows(self) -> tuple[Row, ...]:
         """How each weight is stored."""
         grouped = [_member_row(group.coder, member) for group in self.groups for member in group.members]
-        plain = [stored_row(item.weight, item.coder.label, item.coder.bits) for item in self.plain]
+        plain = [plain_row(item.coder, item.weight) for item in self.plain]
         if self.pool is None:
             return (*grouped, *plain)
         coder = self.pool.coder

@@ -40,44 +40,61 @@ class SoloCoder(GapCoder):
         positions = np.flatnonzero(member.units)
         codes = np.searchsorted(np.array(self.levels, np.float32), member.units[positions])
         ones, lows = split_gaps(positions, self.low_bits)
-        numbers = self._numbers(fragment, lows | codes << self.low_bits)
-        where = self._ones(fragment, ones)
+        width = self.low_bits + self.code_bits
+        numbers = _numbers(fragment, lows | codes << self.low_bits, width)
+        where = _ones(fragment, ones)
         if self.low_bits:
             step = fragment.constant(1 << self.low_bits, np.int32)
             low = fragment.add("Mod", numbers, step)
             numbers = fragment.add("Div", numbers, step)
-            sums = fragment.add("CumSum", low, fragment.constant(0, np.int32))
-            where = fragment.add("Sub", fragment.add("Mul", where, step), sums)
+            where = _with_remainders(fragment, where, low, step)
         values = fragment.add("Gather", fragment.constant(self.levels, np.float32), numbers)
         length = len(member.units)
         zeros = fragment.add("ConstantOfShape", fragment.constant([length], np.int64))
         row = fragment.add("ScatterElements", zeros, where, values)
         return deliver(fragment, row, [member], [length])[member.weight.name]
 
-    def _numbers(self, fragment: Fragment, numbers: Ints) -> str:
-        """Name of the numbers, int32: remainders in the low bits, codes above them."""
-        width, count = self.low_bits + self.code_bits, len(numbers)
-        planes = np.stack([pack_bits(numbers >> place & 1) for place in range(width)])
-        whole = 8 * planes.shape[1]
-        bits = _bits(fragment, planes[:, :, None])
-        square = fragment.add("Reshape", bits, fragment.constant([width, whole], np.int64))
-        places = fragment.constant(powers(2, width), np.int32)
-        row = fragment.add("MatMul", places, fragment.add("Cast", square, to=INT32))
-        if whole == count:
-            return row
-        bounds = (fragment.constant([0], np.int64), fragment.constant([count], np.int64))
-        return fragment.add("Slice", row, *bounds)
 
-    @staticmethod
-    def _ones(fragment: Fragment, ones: Ints) -> str:
-        """Name of where the ones of the unary bitmap stand, int32."""
-        unary = np.zeros(int(ones[-1]) + 1, np.uint8)
-        unary[ones] = 1
-        blob = pack_bits(unary)
-        bits = flatten(fragment, _bits(fragment, blob[:, None]), 8 * len(blob))
-        bitmap = fragment.add("Cast", bits, to=INT32)
-        _, where = fragment.add_many("TopK", [bitmap, fragment.constant([len(ones)], np.int64)], 2)
-        return fragment.add("Cast", where, to=INT32)
+def emit_positions(fragment: Fragment, positions: Ints, low_bits: int) -> str:
+    """Append the decoder of rising positions alone; name of the positions, int32."""
+    ones, lows = split_gaps(positions, low_bits)
+    where = _ones(fragment, ones)
+    if not low_bits:
+        return where
+    step = fragment.constant(1 << low_bits, np.int32)
+    return _with_remainders(fragment, where, _numbers(fragment, lows, low_bits), step)
+
+
+def _with_remainders(fragment: Fragment, where: str, low: str, step: str) -> str:
+    """Name of ``s t_i - (v_0 + ... + v_i)``."""
+    sums = fragment.add("CumSum", low, fragment.constant(0, np.int32))
+    return fragment.add("Sub", fragment.add("Mul", where, step), sums)
+
+
+def _numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
+    """Name of numbers of ``width`` bits, int32."""
+    count = len(numbers)
+    planes = np.stack([pack_bits(numbers >> place & 1) for place in range(width)])
+    whole = 8 * planes.shape[1]
+    bits = _bits(fragment, planes[:, :, None])
+    square = fragment.add("Reshape", bits, fragment.constant([width, whole], np.int64))
+    places = fragment.constant(powers(2, width), np.int32)
+    row = fragment.add("MatMul", places, fragment.add("Cast", square, to=INT32))
+    if whole == count:
+        return row
+    bounds = (fragment.constant([0], np.int64), fragment.constant([count], np.int64))
+    return fragment.add("Slice", row, *bounds)
+
+
+def _ones(fragment: Fragment, ones: Ints) -> str:
+    """Name of where the ones of the unary bitmap stand, int32."""
+    unary = np.zeros(int(ones[-1]) + 1, np.uint8)
+    unary[ones] = 1
+    blob = pack_bits(unary)
+    bits = flatten(fragment, _bits(fragment, blob[:, None]), 8 * len(blob))
+    bitmap = fragment.add("Cast", bits, to=INT32)
+    _, where = fragment.add_many("TopK", [bitmap, fragment.constant([len(ones)], np.int64)], 2)
+    return fragment.add("Cast", where, to=INT32)
 
 
 def _bits(fragment: Fragment, blob: Array) -> str:

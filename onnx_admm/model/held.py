@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_admm.model import files
+from onnx_admm.model import checker, files
 from onnx_admm.model.checker import check_output
 from onnx_admm.model.constants import constant_tensor, replace_constant
 from onnx_admm.model.file_tensor import spill, spilled
@@ -29,6 +29,11 @@ def check_model(view: ModelView, where: str) -> None:
         OutputError: the checker refuses it.
     """
     check_output(files.skeleton_of(view.graph_ir), where)
+
+
+def passes_full_check(view: ModelView) -> bool:
+    """Whether onnx's full check passes the model as it would be written; no large weight is read for it."""
+    return checker.passes_full_check(files.skeleton_of(view.graph_ir))
 
 
 def settle(view: ModelView) -> None:
