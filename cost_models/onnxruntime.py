@@ -41,6 +41,7 @@ class OnnxRuntimeCostModel:
 
     name: ClassVar[str] = "onnxruntime"
     figures: ClassVar[tuple[str, ...]] = ("latency_s",)
+    is_this_machine: ClassVar[bool] = True
 
     threads: int = 1
 

@@ -32,7 +32,8 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         1: "the work failed",
         2: "wrong usage or input",
         3: "a stated or default promise is not met (accuracy drop, budget, outputs that change too much, "
-        "a result larger than the original); nothing is written without --keep",
+        "a result larger than the original, or slower where speed was asked for); "
+        "nothing is written without --keep",
         130: "interrupted (Ctrl-C)",
         143: "interrupted (SIGTERM)",
     }

@@ -58,6 +58,37 @@ def test_over_budget_is_written_when_kept(net: Path, samples: Path, tmp_path: Pa
     assert (tmp_path / "small.onnx").exists()
 
 
+def test_wrecked_outputs_are_not_written(net: Path, tmp_path: Path) -> None:
+    """Without labels a result must keep 10 dB; weights times -1 leave nothing."""
+    small = tmp_path / "small.onnx"
+    small.write_text("what was there")
+    with pytest.raises(
+        PromiseMissed, match=r"scores changes too much on 16 synthetic samples; got -.*--data"
+    ):
+        compress(net, small, **running(Shrink(factor=-1.0)), report=tmp_path / "report.json")
+    assert small.read_text() == "what was there"
+    report = Report.from_json((tmp_path / "report.json").read_text())
+    assert not report.written
+    missed = next(promise for promise in report.comparison.promises if not promise.met)
+    assert (missed.name, missed.required, missed.stated) == ("sqnr_db", 10.0, False)
+    with pytest.raises(PromiseMissed, match="The result was kept") as caught:
+        compress(net, small, **running(Shrink(factor=-1.0)), keep=True)
+    assert caught.value.exit_code == 3
+    assert ModelView.load(small).read("w1").any()
+
+
+def test_with_labels_only_the_stated_drop_counts(net: Path, samples: Path, tmp_path: Path) -> None:
+    """The outputs are others altogether, and the stated drop is kept to."""
+    report = compress(
+        net, tmp_path / "small.onnx", **running(Shrink(factor=5.0)), data=samples, max_drop=100.0
+    )
+    assert report.written
+    quality = report.comparison.quality[0]
+    assert quality.sqnr_db is not None
+    assert quality.sqnr_db < 0.0
+    assert [promise.name for promise in report.comparison.promises] == ["max_drop", "size"]
+
+
 def test_within_budget(net: Path, samples: Path, tmp_path: Path) -> None:
     compress(net, tmp_path / "small.onnx", **running(Shrink(factor=1.0)), data=samples, max_drop=0.0)
     assert (tmp_path / "small.onnx").exists()

@@ -10,14 +10,20 @@ import numpy as np
 import pytest
 from test_report import comparison, facts, labelled, report
 
+from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.measure import Measurement
-from onnx_admm.contracts import ModelView
+from onnx_admm.contracts import ModelView, PassReport
 from onnx_admm.data import fit_dataset, open_dataset
 from onnx_admm.errors import BudgetExceeded, DataError, PromiseMissed
 from onnx_admm.model.scores import gives_classes, squashed_outputs
 from onnx_admm.model.text import parse_text
-from onnx_admm.report import Comparison, Promise, QualityFacts, Report, to_json
+from onnx_admm.pipeline import PipelineResult, StepReport
+from onnx_admm.recipe import Recipe
+from onnx_admm.report import Comparison, Promise, QualityFacts, Report, Timing, to_json
 from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,3] y)'
+LINEAR = "<float[2,3] w> { y = MatMul (x, w) }"
 
 
 def outputs(
@@ -132,6 +138,43 @@ def test_a_larger_file() -> None:
     assert Gate().judge(larger) == ()
 
 
+def test_a_slower_result_where_speed_was_asked_for() -> None:
+    def timed(ratio: float) -> Comparison:
+        timing = Timing(
+            before_us=100.0,
+            after_us=100 * ratio,
+            ratio=ratio,
+            before_load_ms=1.0,
+            after_load_ms=1.0,
+            threads=1,
+        )
+        return Comparison(**(vars(comparison()) | {"timing": timing}))
+
+    assert sentence(Gate(slower=False), timed(1.1)) is None
+    text = sentence(Gate(slower=False), timed(1.2)) or ""
+    assert "slower than the original on this machine" in text
+    assert "got 1.2 times the original's latency; expected at most 1.1" in text
+    assert Gate().judge(timed(9.0)) == ()
+
+
+def test_budgets_are_promises() -> None:
+    figures = {"budget": {"macs": {"asked": 0.5, "reached": 0.49}, "latency": {"asked": 0.5, "reached": 0.6}}}
+    met = PassReport(True, figures=figures)
+    unmet = PassReport(True, unmet="not reachable: the best found is ...")
+    result = PipelineResult(
+        parse_text(HEAD + LINEAR), (StepReport("a", met, 0.0), StepReport("b", unmet, 0.0))
+    )
+    found = budget_promises(result)
+    assert [(promise.required, promise.got, promise.met) for promise in found] == [
+        (None, None, False), (0.5, 0.49, True), (0.5, 0.6, False),
+    ]  # fmt: skip
+    assert str(found[0].error()) == "not reachable: the best found is ..."
+    here, elsewhere = (Recipe((), cost_model=name) for name in ("onnxruntime", "roofline:raspberry-pi-4"))
+    assert asks_speed_here(result, here)
+    assert not asks_speed_here(result, elsewhere)
+    assert not asks_speed_here(PipelineResult(result.model, result.reports[1:]), here)
+
+
 def test_the_report_carries_its_promises() -> None:
     kept = Promise(name="size", what="w", required=2.0, got=1.0, unit="bytes", met=True, stated=False)
     missed = Promise(name="budget", what="too much", met=False, stated=True)
@@ -176,9 +219,6 @@ def measured(folder: Path, text: str, factor: float) -> QualityFacts:
     data = open_dataset(folder / "d.npz", ModelView.load(before))
     found = Measurement(samples={"data": fit_dataset(data, ModelView.load(before))}, threads=1)
     return found.compare(before, after).quality[0]
-
-
-HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,3] y)'
 
 
 def test_values_near_zero_are_judged_with_a_floor(tmp_path: Path) -> None:

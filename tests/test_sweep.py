@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_a_file_that_another_one_beats_is_not_on_the_frontier() -> None:
     assert all(each.on_frontier for each in alike)
 
 
+def test_a_file_that_was_not_written_is_on_no_frontier() -> None:
+    best = replace(point(10, 0.1, 0.0), missed="the outputs change too much")
+    assert [each.on_frontier for each in with_frontier([best, point(100, 0.5, 1.0)])] == [False, True]
+
+
 def test_without_classes_the_noise_of_the_outputs_decides() -> None:
     points = with_frontier([point(100, 0.5, None, sqnr=30.0), point(100, 0.5, None, sqnr=20.0)])
     assert [each.on_frontier for each in points] == [True, False]
@@ -70,6 +76,21 @@ def test_files_and_table(run: RunCommand, net: Path, samples: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["sweep.csv", *(row["file"] for row in rows)]
     )
+
+
+def test_a_file_that_misses_a_promise_is_not_written(run: RunCommand, net: Path) -> None:
+    """Without labels, the outputs change too much; no file is left, so the sweep ends with 3."""
+    folder = net.parent / "swept"
+    code, _, err = run(
+        "sweep", net, "--cost-model", "macs", "--bind", "N=1", "--shares", "0.05",
+        "--out", folder, "--threads", 1,
+    )  # fmt: skip
+    assert code == 3
+    assert "output scores changes too much" in err
+    (wrecked,) = csv.DictReader((folder / "sweep.csv").read_text().splitlines())
+    assert "output scores changes too much" in wrecked["missed"]
+    assert wrecked["on_frontier"] == "False"
+    assert [path.name for path in folder.iterdir()] == ["sweep.csv"]
 
 
 def test_no_budget_in_reach_ends_with_3(run: RunCommand, net: Path, samples: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
@@ -24,8 +25,8 @@ from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model, profile_file
-from onnx_admm.report import Comparison, ModelFacts, Promise, Report, StepFacts, describe_model, to_json
-from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
+from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
+from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 Source = Dataset | str | os.PathLike[str]
@@ -137,11 +138,15 @@ class Compression:
             check_runs(source, saved.model, next(iter(judged.values())))
             if self.test is not None:
                 judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
-            comparison = Measurement(samples=judged, threads=self.threads, progress=self.progress).compare(
-                source, saved.model
-            )
+            is_timed = asks_speed_here(result, plan.recipe)
+            comparison = Measurement(
+                samples=judged,
+                threads=self.threads,
+                progress=self.progress,
+                slowest=SLOWDOWN if is_timed else None,
+            ).compare(source, saved.model)
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
-            promises = (*_budgets(result), *self._gate(changed).judge(comparison))
+            promises = (*budget_promises(result), *self._gate(changed, is_timed).judge(comparison))
             comparison = replace(comparison, promises=promises)
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
@@ -267,9 +272,9 @@ class Compression:
         """Whether nothing is asked for but a smaller file."""
         return self.recipe is None and self.prune is None and self.bits is None and not self.budget
 
-    def _gate(self, changed: bool) -> Gate:
+    def _gate(self, changed: bool, is_timed: bool) -> Gate:
         floor = ROUNDED if self._asks_nothing else WRECKED
-        return Gate(max_drop=self.max_drop, floor=floor, larger=not changed)
+        return Gate(max_drop=self.max_drop, floor=floor, larger=not changed, slower=not is_timed)
 
     def _save(self, result: PipelineResult, results: ResultFiles, plan: Plan) -> tuple[ModelFiles, bool]:
         """Write the candidate; return its files, and whether it is another model than the original.
@@ -342,15 +347,6 @@ def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **s
 def _resumed(journal: Checkpoints) -> tuple[str, ...]:
     done, total = journal.found(), len(journal.names)
     return (f"{done} of {total} passes were taken from {journal.folder}.",) if done else ()
-
-
-def _budgets(result: PipelineResult) -> tuple[Promise, ...]:
-    """Budgets that a pass could not meet."""
-    return tuple(
-        Promise(name="budget", what=step.report.unmet, met=False, stated=True)
-        for step in result.reports
-        if step.report.unmet is not None
-    )
 
 
 def _step_facts(step: StepReport) -> StepFacts:

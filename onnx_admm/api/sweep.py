@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx_admm.api.compress import Compression
 from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Pass
-from onnx_admm.errors import BudgetExceeded, UsageError
+from onnx_admm.errors import BudgetExceeded, PromiseMissed, UsageError
 from onnx_admm.model.atomic_output import write_bytes, write_text
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
@@ -57,10 +57,12 @@ class Sweep:
     def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
         """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
 
-        Layers are measured once, at the first budget. A budget that no treatment reaches ends the ladder.
+        Layers are measured once, at the first budget. A budget that no treatment reaches ends the ladder. A
+        file that misses a promise (see ``report.gate``) is not written; its figures are.
 
         Raises:
             UsageError: no cost model, a figure it does not give, an impossible share, nothing to plot with.
+            PromiseMissed: no file could be written.
             OnnxAdmmError: from a run; the files written before it stay.
         """
         figure = self._figure()
@@ -88,7 +90,7 @@ class Sweep:
                 exclude=(),
                 report=None,
                 max_drop=None,
-                keep=True,
+                keep=False,
             )
             try:
                 report = job.run(source, place / name)
@@ -101,6 +103,8 @@ class Sweep:
             write_text(table, to_csv(with_frontier(points)))
         if not points:
             raise BudgetExceeded(end or "no budget was tried")
+        if all(point.missed is not None for point in points):
+            raise PromiseMissed(points[0].missed or "", hint=f"No file was written; {table} has the figures.")
         if self.plot is not None:
             write_bytes(Path(self.plot), draw(with_frontier(points), Path(self.plot).suffix))
         return Swept(points=with_frontier(points), table=table, end=end)
@@ -170,4 +174,5 @@ def _point(name: str, figure: str, share: float, report: Report, step: StepFacts
         drop_points=quality.drop_points,
         sqnr_db=quality.sqnr_db,
         latency_ratio=None if comparison.timing is None else comparison.timing.ratio,
+        missed=report.exceeded,
     )

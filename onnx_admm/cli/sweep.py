@@ -56,7 +56,8 @@ def sweep(
     """Compress a model under a ladder of budgets.
 
     A file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The layers
-    are measured once. A budget that no treatment reaches ends the ladder.
+    are measured once. A budget that no treatment reaches ends the ladder. A file that misses a promise (the
+    outputs change too much, for one) is not written; the table has its figures.
 
     \b
       onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep
@@ -92,4 +93,8 @@ def sweep(
         show([sweep_table(done.points)])
         if done.end is not None:
             show([Text(f"The ladder ended: {done.end}")])
-        show([Text(f"{len(done.points)} files and {done.table} written.")])
+        for point in done.points:
+            if point.missed is not None:
+                show([Text(f"{point.file} was not written: {point.missed}")])
+        written = sum(point.missed is None for point in done.points)
+        show([Text(f"{written} files and {done.table} written.")])

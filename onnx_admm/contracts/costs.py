@@ -81,7 +81,8 @@ class CostModel(Protocol):
     """Prices rows: a frozen dataclass whose fields are the keys of its profile.
 
     What a model costs is the sum of its rows; a cost model that composes them otherwise also has the members
-    of `Composition`.
+    of `Composition`. One that is about the machine it runs on has a member ``is_this_machine`` that is True:
+    a result with a budget for its latency must then not be slower than the original when it is timed.
     """
 
     name: ClassVar[str]

@@ -25,6 +25,7 @@ class Point:
             classes.
         sqnr_db: of the outputs.
         latency_ratio: measured here, over the original's.
+        missed: the sentence of a promise that the file misses (see ``gate``), so that it was not written.
         on_frontier: whether no other file is as small, as cheap and as accurate.
     """
 
@@ -39,13 +40,22 @@ class Point:
     drop_points: float | None
     sqnr_db: float | None
     latency_ratio: float | None
+    missed: str | None = None
     on_frontier: bool = True
 
 
 def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points, each marked by whether it is on the frontier of size, cost and accuracy."""
+    """The points, each marked by whether it is on the frontier of size, cost and accuracy.
+
+    Files that were not written are on no frontier.
+    """
+    written = [point for point in points if point.missed is None]
     return tuple(
-        replace(point, on_frontier=not any(_beats(other, point) for other in points)) for point in points
+        replace(
+            point,
+            on_frontier=point.missed is None and not any(_beats(other, point) for other in written),
+        )
+        for point in points
     )
 
 

@@ -4,7 +4,7 @@
 - With labels, or with a stated drop, nothing else is asked of the outputs: their error is only reported.
 - Without, the outputs must keep a signal-to-noise ratio, and a classifier its predictions: at least
   `WRECKED`, and `ROUNDED` where nothing was asked for beside a smaller file (``docs/defaults.md``).
-- The file must not be larger than the original.
+- The file must not be larger than the original, nor slower where less latency on this machine was asked for.
 
 The error of an output is judged with a floor (`QualityFacts.judged_db`): values near zero change by a
 multiple of themselves for nothing. An output whose shape changes with the data has no error; most samples
@@ -31,7 +31,14 @@ _FEWEST_PREDICTIONS = 4
 _ROUNDING = 1e-3
 """Accuracies are quotients of counts: a thousandth of a point forgives their rounding alone."""
 
-_CHANGED_HINT = "Ask for less, or give samples (--data), labelled ones for a stated drop (--max-drop)."
+SLOWDOWN = 1.1
+"""Times the original's latency that count as not slower: what timing in turns is off by on a busy machine."""
+
+_LESS = "Ask for less, or give "
+_CHANGED_HINTS = {
+    "synthetic": f"{_LESS}samples (--data), labelled ones for a stated drop (--max-drop).",
+    "": f"{_LESS}labels and a stated drop (--max-drop).",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +72,14 @@ class Gate:
         min_ratio: how many times smaller the file must be.
         floor: what is asked of the outputs where there are no labels; None: nothing.
         larger: whether the file may be larger than the original.
+        slower: whether it may be slower; False where less latency on this machine was asked for.
     """
 
     max_drop: float | None = None
     min_ratio: float | None = None
     floor: Floor | None = None
     larger: bool = True
+    slower: bool = True
 
     def judge(self, comparison: Comparison) -> tuple[Promise, ...]:
         """Every promise that holds for the result, judged on the first of its samples.
@@ -94,6 +103,17 @@ class Gate:
                 got=comparison.file_ratio,
                 unit="times smaller",
                 met=comparison.file_ratio >= self.min_ratio,
+                stated=True,
+            )
+        if not self.slower and comparison.timing is not None:
+            yield Promise(
+                name="latency",
+                what="the result is slower than the original on this machine, and speed was asked for",
+                required=SLOWDOWN,
+                got=comparison.timing.ratio,
+                unit="times the original's latency",
+                bound="at most",
+                met=comparison.timing.ratio <= SLOWDOWN,
                 stated=True,
             )
         if not self.larger:
@@ -141,7 +161,7 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
             unit="% of the samples keep it",
             met=share >= _LEAST_SHAPES,
             stated=False,
-            hint=_CHANGED_HINT,
+            hint=_changed_hint(quality),
         )
     worst = min(quality.judged_db, key=lambda name: quality.judged_db[name], default=None)
     found = None if worst is None else quality.judged_db[worst]
@@ -155,7 +175,7 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
             unit="dB signal to noise",
             met=found >= floor.least_db or agrees,
             stated=False,
-            hint=_CHANGED_HINT,
+            hint=_changed_hint(quality),
         )
     if agreement is None or (floor.either and found is not None):
         return
@@ -168,8 +188,12 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
         unit="% of the predictions stay",
         met=same or agreement >= floor.least_agreement,
         stated=False,
-        hint=_CHANGED_HINT,
+        hint=_changed_hint(quality),
     )
+
+
+def _changed_hint(quality: QualityFacts) -> str:
+    return _CHANGED_HINTS.get(quality.data, _CHANGED_HINTS[""])
 
 
 def _samples(quality: QualityFacts) -> str:

@@ -114,7 +114,7 @@ def sweep_table(points: Sequence[Point]) -> Table:
             _UNKNOWN if point.drop_points is None else f"{point.drop_points:.2f} points",
             _UNKNOWN if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
             _UNKNOWN if point.latency_ratio is None else f"{point.latency_ratio:.2f}x",
-            "yes" if point.on_frontier else "no",
+            "not written" if point.missed is not None else "yes" if point.on_frontier else "no",
         )
     return table
 

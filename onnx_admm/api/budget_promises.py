@@ -1,0 +1,55 @@
+"""What was asked of a pass with a budget, and what it reached, as promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnx_admm.pipeline import PipelineResult
+from onnx_admm.recipe import Recipe
+from onnx_admm.registry import cost_model
+from onnx_admm.report import Promise
+
+_LATENCY = "latency"
+_ROUNDING = 1e-6
+
+
+def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
+    """Each budget: first the sentences of passes that could not meet theirs, then the figures."""
+    sentences = (step.report.unmet for step in result.reports)
+    missed = [
+        Promise(name="budget", what=sentence, met=False, stated=True)
+        for sentence in sentences
+        if sentence is not None
+    ]
+    return (*missed, *(_promise(figure, row) for figure, row in _budgets(result)))
+
+
+def asks_speed_here(result: PipelineResult, recipe: Recipe) -> bool:
+    """Whether a budget is for the latency on this machine: the cost model says that it times it here."""
+    if recipe.cost_model is None or not any(figure == _LATENCY for figure, _ in _budgets(result)):
+        return False
+    return bool(getattr(cost_model(recipe.cost_model), "is_this_machine", False))
+
+
+def _promise(figure: str, row: Mapping[str, float]) -> Promise:
+    return Promise(
+        name="budget",
+        what=f"the budget for {figure} is not met",
+        required=row["asked"],
+        got=row["reached"],
+        unit="of the original's cost",
+        bound="at most",
+        met=row["reached"] <= row["asked"] * (1 + _ROUNDING),
+        stated=True,
+    )
+
+
+def _budgets(result: PipelineResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Figures of budgets that passes report: what was asked and what was reached."""
+    for step in result.reports:
+        found = step.report.figures.get("budget")
+        if isinstance(found, Mapping):
+            for figure, row in found.items():
+                if isinstance(row, Mapping) and {"asked", "reached"} <= row.keys():
+                    yield figure, row
