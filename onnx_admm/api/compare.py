@@ -62,6 +62,7 @@ def compare(
     else:
         samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
     measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
-    found = measurement.compare(Path(before), Path(after))
+    with files.blamed():
+        found = measurement.compare(Path(before), Path(after))
     files.raise_if_changed()
     return found

@@ -135,6 +135,8 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _flush() -> None:
@@ -143,7 +145,7 @@ def _flush() -> None:
     Raises:
         OSError: stdout cannot be written, on a full disk for one.
     """
-    if sys.stdout is not None and not sys.stdout.closed:
+    if not sys.stdout.closed:
         try:
             sys.stdout.flush()
         except OSError:
