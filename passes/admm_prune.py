@@ -9,20 +9,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
-from onnx_admm.admm.sets import AtMostK, ChannelK, ConstraintSet, NofM
+from onnx_admm.admm.blocks import GlobalAtMostK, JointChannels, JointSet, Separable
+from onnx_admm.admm.sets import AtMostK, NofM
 from onnx_admm.admm.solver import Record
 from onnx_admm.budget import global_density, parse_pattern, require_budget
+from onnx_admm.channel_pruning import prunable_channels
 from onnx_admm.contracts import (
     Edit,
     ModelView,
     PassContext,
     PassReport,
+    Skip,
     Task,
     TrainingRun,
     WeightSite,
 )
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
 
@@ -41,6 +43,8 @@ class AdmmPrune:
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
         structure: ``element``, or ``channel``: whole output channels, ``layers`` being shares of channels.
+            Those that are outputs of the model stay; layers whose outputs are added keep the same ones, as
+            many as the largest of their shares says (see ``channel_pruning``).
         epochs: of ADMM, over all steps; one epoch is one W-step.
         steps: partial prunings in sequence, each from the last.
         retrain_epochs: masked epochs after the last step; each earlier step gets one.
@@ -73,12 +77,12 @@ class AdmmPrune:
         require_budget(self)
         if self.structure not in ("element", "channel"):
             raise PassRefused("unknown structure", got=self.structure, expected="element or channel")
-        sites, _ = choose_layers(model, self.include, self.exclude)
+        sites, _ = self._layers(model)
         self.budget(sites, model, context)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        sites, skipped = choose_layers(model, self.include, self.exclude)
+        sites, skipped = self._layers(model)
         before = {site.name: model.read(site) for site in sites}
         figures: dict[str, Any] = {}
         if context.trainer is None or context.train is None:
@@ -93,6 +97,17 @@ class AdmmPrune:
             if not np.array_equal(before[name], after[name])
         )
         return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
+
+    def _layers(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+        """The layers to prune; of whole channels, those whose channels may go."""
+        sites, skipped = choose_layers(model, self.include, self.exclude)
+        if self.structure != "channel" or self.pattern is not None:
+            return sites, skipped
+        tied, left = prunable_channels(model, sites)
+        names = {name for group in tied for name in group.axes}
+        if not names:
+            raise NothingToDo("no channels can be pruned", got=f"{left[0].layer}: {left[0].why}")
+        return tuple(site for site in sites if site.name in names), (*skipped, *left)
 
     # -- fine-tuning -------------------------------------------------------------------------
 
@@ -154,23 +169,43 @@ class AdmmPrune:
         if self.pattern is not None:
             n, m = parse_pattern(self.pattern)
             return Separable({site.name: NofM(n, m, axis=_in_axis(site)) for site in sites})
-        if self.layers is not None:
-            densities = spread(self.layers, sites, "layers")
-            return Separable({site.name: self._set(site, partial(densities[site.name])) for site in sites})
-        density = global_density(self, sites, context.reference)
         if self.structure == "channel":
-            return Separable({site.name: self._set(site, partial(density)) for site in sites})
+            return self._channels(sites, model, context, partial)
+        if self.layers is not None:
+            densities = self._shares(sites)
+            return Separable(
+                {site.name: AtMostK(round(site.size * partial(densities[site.name]))) for site in sites}
+            )
+        density = global_density(self, sites, context.reference)
         here = sum(site.size for site in sites)
         return GlobalAtMostK(int(here * partial(density)), _evened(sites, model))
 
-    def _set(self, site: WeightSite, density: float) -> ConstraintSet:
-        if not 0 <= density <= 1:
-            raise PassRefused("impossible share to keep", where=site.name, got=density, expected="0 to 1")
-        if self.structure == "channel":
-            if site.out_axis is None:
-                raise PassRefused("a reshape hides the output channels", where=site.name)
-            return ChannelK((site.out_axis,), max(1, round(site.shape[site.out_axis] * density)))
-        return AtMostK(round(site.size * density))
+    def _channels(
+        self,
+        sites: tuple[WeightSite, ...],
+        model: ModelView,
+        context: PassContext,
+        partial: Callable[[float], float],
+    ) -> JointChannels:
+        tied, _ = prunable_channels(model, sites)
+        everything, _ = choose_layers(model, self.include, self.exclude)
+        if self.layers is None:
+            density = global_density(self, everything, context.reference)
+            densities = dict.fromkeys((site.name for site in sites), density)
+        else:
+            densities = self._shares(everything)
+        shares = [max(densities[name] for name in group.axes) for group in tied]
+        kept = [
+            max(1, round(group.channels * partial(share))) for group, share in zip(tied, shares, strict=True)
+        ]
+        return JointChannels(tied, kept, _evened(sites, model))
+
+    def _shares(self, sites: tuple[WeightSite, ...]) -> dict[str, float]:
+        densities = spread(self.layers or (), sites, "layers")
+        for name, density in densities.items():
+            if not 0 <= density <= 1:
+                raise PassRefused("impossible share to keep", where=name, got=density, expected="0 to 1")
+        return densities
 
 
 def _geometric(share: float) -> Callable[[float], float]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from onnx_admm.admm.blocks import GlobalAtMostK, Separable
+from onnx_admm.admm.blocks import GlobalAtMostK, JointChannels, Separable, TiedChannels
 from onnx_admm.admm.byte_levels import ByteLevels
 from onnx_admm.admm.demands import cells_of, demands_of
 from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
@@ -97,3 +97,8 @@ def test_empty_tensors_beside_others_keep_their_place() -> None:
     each = Separable({"a": AtMostK(1), "none": NofM(2, 4), "b": Levels(2)})
     assert each.contains(each.project(blocks))
     assert GlobalAtMostK(3).project({}) == {}
+    tied = JointChannels([TiedChannels(4, {"none": 1, "rows": 0})], [2])
+    rows = {"none": np.empty((0, 4)), "rows": np.arange(8.0).reshape(4, 2)}
+    np.testing.assert_array_equal(tied.project(rows)["rows"], [[0, 0], [0, 0], [4, 5], [6, 7]])
+    assert tied.contains(tied.project(rows))
+    assert not tied.contains(rows)

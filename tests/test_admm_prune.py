@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import TWO_GEMMS, context_of_gemms
 
-from onnx_admm.contracts import ModelView, TrainingSettings
-from onnx_admm.errors import PassRefused
+from onnx_admm.contracts import ModelView, PassContext, TrainingSettings
+from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
+from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.training.session import OrtTrainer
 
@@ -116,3 +117,79 @@ def test_impossible_settings_are_refused_in_a_sentence(settings: dict[str, objec
     model = mlp()
     with pytest.raises(PassRefused, match=sentence):
         AdmmPrune(**settings).requires(model, context_of_gemms(model))  # type: ignore[arg-type]
+
+
+RESIDUAL = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[N,4,8,8] x) => (float[N,5] y)
+<float[12,4,3,3] first, float[12,12,3,3] inner, float[12,12,3,3] outer, float[12,1,3,3] depth,
+ float[8,12,1,1] wide, float[5,8] classes>
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, first)
+    b = Conv <pads = [1, 1, 1, 1]> (a, inner)
+    c = Relu (b)
+    d = Conv <pads = [1, 1, 1, 1]> (c, outer)
+    e = Add (a, d)
+    f = Conv <group = 12> (e, depth)
+    h = Conv (f, wide)
+    r = Relu (h)
+    p = GlobalAveragePool (r)
+    q = Flatten (p)
+    y = Gemm <transB = 1> (q, classes)
+}
+"""
+
+
+def alive(model: ModelView, name: str, axis: int = 0) -> list[int]:
+    rows = np.moveaxis(model.read(name), axis, 0)
+    return np.flatnonzero(rows.reshape(len(rows), -1).any(axis=1)).tolist()
+
+
+def test_output_classes_stay_and_unknown_channels_too() -> None:
+    model = parse_text(RESIDUAL)
+    report = AdmmPrune(keep=0.5, structure="channel").run(fork := model.fork(), PassContext(reference=model))
+    reasons = {skip.layer: skip.why for skip in report.skipped}
+    assert reasons == {
+        "first": "Conv f is grouped or transposes its input",
+        "outer": "Conv f is grouped or transposes its input",
+        "depth": "where the channels of this Conv go is not known",
+        "classes": "its channels are an output of the model",
+    }
+    assert len(alive(fork, "inner")) == 6
+    assert len(alive(fork, "wide")) == 4
+    for name in reasons:
+        np.testing.assert_array_equal(fork.read(name), model.read(name))
+
+
+def test_channels_that_are_added_go_together() -> None:
+    text = RESIDUAL.replace("f = Conv <group = 12> (e, depth)", "f = Relu (e)").replace(
+        "float[12,1,3,3] depth,\n ", ""
+    )
+    model = parse_text(text)
+    weights = {name: model.read(name) for name in ("first", "outer")}
+    weights["first"][3] *= 9  # a channel that one branch alone wants counts for both
+    weights["outer"] *= 0.01
+    model.write_back(weights)
+    step = AdmmPrune(layers={"*": 1.0, "first": 0.25, "outer": 0.5, "classes": 0.2}, structure="channel")
+    report = step.run(fork := model.fork(), PassContext(reference=model))
+    assert alive(fork, "first") == alive(fork, "outer")
+    assert len(alive(fork, "first")) == 6
+    assert 3 in alive(fork, "first")
+    assert len(alive(fork, "classes")) == 5
+    scale = {name: 1 / np.square(array).mean() for name, array in weights.items()}
+    norms = sum(scale[name] * np.square(array).sum(axis=(1, 2, 3)) for name, array in weights.items())
+    assert alive(fork, "first") == sorted(np.argsort(-norms)[:6].tolist())
+    assert {skip.layer for skip in report.skipped} == {"classes"}
+    DropDeadChannels().run(fork, PassContext(reference=model))
+    assert fork.site("first").shape[0] == 6
+    left_out = AdmmPrune(keep=0.5, structure="channel", exclude=("outer",))
+    reasons = {skip.layer: skip.why for skip in left_out.run(model, PassContext(reference=model)).skipped}
+    assert reasons["first"] == "its channels are added to those of outer, which stay"
+
+
+def test_a_model_whose_channels_are_all_outputs_is_left() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,6] x) => (float[N,4] y) <float[6,4] w> { y = MatMul (x, w) }""")
+    with pytest.raises(NothingToDo, match="no channels can be pruned; got w: its channels are an output of"):
+        AdmmPrune(keep=0.5, structure="channel").requires(model, PassContext(reference=model))

@@ -19,7 +19,7 @@ LEVELS = (
     {"admm", "model", "name_patterns", "named_arrays", "settings", "transforms"},
     {"contracts", "weight_values"},
     {"runtime", "progress", "layers", "folding", "knapsack"},
-    {"encoding", "training", "data", "budget", "allocation", "sensitivity", "pricing"},
+    {"encoding", "training", "data", "budget", "allocation", "channel_pruning", "sensitivity", "pricing"},
     {"calibration", "exactness", "targeting"},
     {"pipeline"},
     {"passes", "cost_models"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import frexp, ldexp
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_admm.admm.sets import Blocks, ConstraintSet, keep, largest, require_count, require_finite
 
@@ -85,6 +86,71 @@ class GlobalAtMostK:
     def contains(self, blocks: Blocks) -> bool:
         """Whether the nonzeros of all tensors add up to at most k."""
         return sum(int(np.count_nonzero(z)) for z in blocks.values()) <= self.k
+
+
+@dataclass(frozen=True, slots=True)
+class TiedChannels:
+    """Tensors that share channels.
+
+    Attributes:
+        channels: how many there are.
+        axes: the axis that numbers them, by tensor.
+    """
+
+    channels: int
+    axes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointChannels:
+    """Of each group of tensors that share channels, at most so many channels with a nonzero in any of them.
+
+    Projection: ``min sum_l s_l^2 ||z_l - v_l||^2  s.t.  z_l = 0 outside the channels that its group keeps``:
+    the k channels of largest weighted norm over the tensors of the group stay. Ties go to the lower number.
+
+    Args:
+        groups: tensors with the channels they share; each tensor in one group.
+        kept: channels that stay, by group.
+        weights: ``s_l > 0`` by name, 1 where not given.
+    """
+
+    groups: Sequence[TiedChannels]
+    kept: Sequence[int]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.groups) != len(self.kept):
+            raise ValueError(f"{len(self.groups)} groups of channels and {len(self.kept)} counts")
+        for count in self.kept:
+            require_count(count, "kept")
+
+    def project(self, blocks: Blocks) -> Blocks:
+        """Keep the channels of largest joint norm."""
+        _require_names([name for group in self.groups for name in group.axes], blocks)
+        found: Blocks = {}
+        for group, count in zip(self.groups, self.kept, strict=True):
+            rows = {name: _rows(require_finite(blocks[name]), axis) for name, axis in group.axes.items()}
+            norms = [np.square(row * self.weights.get(name, 1.0)).sum(axis=1) for name, row in rows.items()]
+            chosen = largest(np.sum(norms, axis=0), count)
+            for name, axis in group.axes.items():
+                v = blocks[name]
+                along = chosen.reshape([-1 if i == axis % v.ndim else 1 for i in range(v.ndim)])
+                found[name] = keep(v, along)
+        return {name: found[name] for name in blocks}
+
+    def contains(self, blocks: Blocks) -> bool:
+        """Whether no group has more channels with a nonzero."""
+        for group, count in zip(self.groups, self.kept, strict=True):
+            alive = [_rows(blocks[name], axis).any(axis=1) for name, axis in group.axes.items()]
+            if np.count_nonzero(np.any(alive, axis=0)) > count:
+                return False
+        return True
+
+
+def _rows(v: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
+    """A row of each channel."""
+    moved = np.moveaxis(v, axis, 0)
+    return moved.reshape(len(moved), v.size // max(len(moved), 1)).astype(np.float64)
 
 
 def _require_names(expected: Iterable[str], blocks: Blocks) -> None:

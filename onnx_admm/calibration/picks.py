@@ -76,7 +76,7 @@ class Picks:
         return shares
 
     def _lanes(self, values: Mapping[str, Array]) -> tuple[Array, Positions]:
-        """What each maximum is over, (maxima, c, places), and the numbers of these places, (maxima, places)."""
+        """What each maximum is over, (maxima, c, places), and these places' numbers, (maxima, places)."""
         array = values[self.tap]
         rank, channel = array.ndim, self.channel_axis % array.ndim
         spatial = [axis for axis in range(1, rank) if axis != channel]
