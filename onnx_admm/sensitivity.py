@@ -27,10 +27,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
+from onnx_admm.model.class_axis import ClassAxis, class_axis
 from onnx_admm.model.open_weights import open_weights
 from onnx_admm.model.scores import score_name, with_scores
-from onnx_admm.runtime.evaluation import predictions
 from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.predictions import predictions
 from onnx_admm.runtime.sessions import Session, open_session
 
 _LEAST_SQUASHED = 1e-3
@@ -81,6 +82,7 @@ class OutputProbe:
         threads: int = 0,
     ) -> None:
         self._model, self._threads = with_scores(model), threads
+        self._classes = class_axis(model)
         opened, self._inputs = open_weights(self._model, names)
         self._session = open_session(opened, threads=threads)
         self._reference = None if reference is None else with_scores(reference)
@@ -94,12 +96,12 @@ class OutputProbe:
         """
         session, extra = self._exchanged(weights)
         sums: dict[str, _Sums] = {}
-        agreed = _Agreement()
+        agreed = _Agreement(self._classes)
         for run in self._runs:
             outputs = session.run({**run.feed, **extra})
             for name, expected in run.expected.items():
                 sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
-            first = session.output_names[0]
+            first = session.output_names[0] if self._classes is None else self._classes.name
             agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array))
         floats = {name: total for name, total in sums.items() if total.of_floats}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
@@ -193,21 +195,22 @@ class _Sums:
 
 @dataclass
 class _Agreement:
+    classes: ClassAxis | None
     agreed: int = 0
-    samples: int = 0
+    compared: int = 0
     classifies: bool = True
 
     def add(self, expected: Array, got: Array) -> None:
-        right, found = predictions(expected), predictions(got)
+        right, found = predictions(expected, self.classes), predictions(got, self.classes)
         if right is None or found is None or right.shape != found.shape:
             self.classifies = False
             return
         self.agreed += int(np.count_nonzero(right == found))
-        self.samples += len(right)
+        self.compared += right.size
 
     @property
     def share(self) -> float | None:
-        return self.agreed / self.samples if self.classifies and self.samples else None
+        return self.agreed / self.compared if self.classifies and self.compared else None
 
 
 def _cut(got: Array, expected: Array) -> Array:

@@ -26,6 +26,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
+from onnx_admm.model.fingerprint import same_model
 from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
 
 
@@ -83,6 +84,7 @@ class AdmmPrune:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = self._layers(model)
+        original = model.fork()
         before = {site.name: model.read(site) for site in sites}
         figures: dict[str, Any] = {}
         if context.trainer is None or context.train is None:
@@ -96,7 +98,7 @@ class AdmmPrune:
             for name in after
             if not np.array_equal(before[name], after[name])
         )
-        return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
+        return PassReport(not same_model(original, model), edits, skipped, figures)
 
     def _layers(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """The layers to prune; of whole channels, those whose channels may go."""

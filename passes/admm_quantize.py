@@ -22,6 +22,7 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
+from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import ByteGrid, HeldWeight, held_weights
 from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
@@ -91,6 +92,7 @@ class AdmmQuantize:
                 edit for site in sites if (edit := self._round(model, held[site], sites)) is not None
             )
             return PassReport(bool(edits), edits, skipped)
+        original = model.fork()
         before = {site.name: model.read(site) for site in sites}
         sets = {site.name: self._set(site, before[site.name], sites) for site in sites}
         figures = self._fine_tune(model, sites, sets, context)
@@ -99,7 +101,7 @@ class AdmmQuantize:
             for site in sites
             if not np.array_equal(before[site.name], after := model.read(site))
         )
-        return PassReport(bool(edits) or bool(figures), edits, skipped, figures)
+        return PassReport(not same_model(original, model), edits, skipped, figures)
 
     def _set(self, site: WeightSite, weight: Array, sites: tuple[WeightSite, ...]) -> LevelSet:
         mask, width = weight != 0, int(spread(self.bits, sites, "bits")[site.name])

@@ -23,6 +23,7 @@ from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import file_bytes
+from onnx_admm.model.scores import output_roles
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 
@@ -140,8 +141,9 @@ class Encode:
         self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext
     ) -> dict[str, Any]:
         try:
-            before = evaluate(model, data) if data.has_labels else None
-            after = evaluate(candidate.model, data, reference=model)
+            roles = output_roles(model)
+            before = evaluate(model, data, roles=roles) if data.has_labels else None
+            after = evaluate(candidate.model, data, reference=model, roles=roles)
             figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
             if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:
                 return figures | {"verdict": "changes the outputs"}

@@ -8,6 +8,7 @@ from typing import ClassVar
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_layers
+from onnx_admm.model.fingerprint import same_model
 from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 
@@ -53,6 +54,7 @@ class FineTune:
         sites, skipped = choose_layers(model, self.include, self.exclude)
         if self.epochs == 0:
             return PassReport(False, (), skipped)
+        before = model.fork()
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
             hold_zeros(run, run.weights())
@@ -61,5 +63,6 @@ class FineTune:
             phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
             scores = phase.carry_out(run, validation_score(context), task)
             model.write_back(run.tensors())
-        edits = tuple(Edit(site.name, "trained, zeros held") for site in sites)
-        return PassReport(True, edits, skipped, {"retraining": list(scores)})
+        changed = not same_model(before, model)
+        edits = tuple(Edit(site.name, "trained, zeros held") for site in sites if changed)
+        return PassReport(changed, edits, skipped, {"retraining": list(scores)})

@@ -17,6 +17,7 @@ from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
 from onnx_admm.layers import choose_layers
 from onnx_admm.model import node_profiles
 from onnx_admm.model.fingerprint import same_model
+from onnx_admm.model.scores import output_roles
 from onnx_admm.pricing import for_model, price
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.sensitivity import OutputProbe
@@ -242,9 +243,11 @@ class _Work:
         if self.context.max_drop is None or self.context.validation is None:
             return None
         threads, data = self.context.settings.threads, self.context.validation
-        after = evaluate(made, data, reference=self.context.reference, threads=threads)
+        reference = self.context.reference
+        roles = output_roles(reference)
+        after = evaluate(made, data, reference=reference, roles=roles, threads=threads)
         if after.accuracy is not None:
-            before = evaluate(self.context.reference, data, threads=threads)
+            before = evaluate(reference, data, roles=roles, threads=threads)
             return 100.0 * ((before.accuracy or 0.0) - after.accuracy)
         if after.agreement is None:
             raise PassRefused(

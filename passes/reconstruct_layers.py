@@ -20,6 +20,7 @@ from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrate
 from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
+from onnx_admm.model.fingerprint import same_model
 
 _MOST_GROUPS = 32
 _PROBE_SAMPLES = 128
@@ -99,7 +100,7 @@ class ReconstructLayers:
             for site in sites
             if not np.array_equal(calibration.original.read(site), after := model.read(site))
         )
-        return PassReport(bool(edits), edits, skipped, {"layers": rows})
+        return PassReport(not same_model(calibration.original, model), edits, skipped, {"layers": rows})
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -197,8 +198,10 @@ def _store(model: ModelView, layer: CalibratedLayer, weights: Array, bias_shift:
     layout = layer.carriers[0].layout
     model.replace(layer.site, layout.tensor(weights))
     if layer.bias is not None:
-        bias = layer.bias.read(layout.rows) + bias_shift
-        layer.bias.store(model, bias.astype(layer.site.dtype))
+        before = layer.bias.read(layout.rows)
+        after = (before + bias_shift).astype(layer.site.dtype)
+        if not np.array_equal(after, before.astype(layer.site.dtype)):
+            layer.bias.store(model, after)
 
 
 def _what(after: Array, row: Mapping[str, Any] | None) -> str:

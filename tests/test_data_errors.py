@@ -113,12 +113,14 @@ ONE, TWO = "float[N,2] x", "float[N,2] left, float[N,2] right"
         (
             ONE,
             {"x": floats(3, 2), "labels": floats(3)},
-            "labels: not class labels; got float32 of shape (3,); expected integers of shape (samples,)",
+            "labels: not class labels; got float32 of shape (3,); expected integers of shape (samples,), "
+            "or (samples, ...) where each place has a class",
         ),
         (
             ONE,
             {"x": floats(3, 2), "labels": np.array([0, -1, 2])},
-            "labels: a negative label; got -1; expected 0 or more",
+            "labels: a negative label; got -1; expected 0 or more. `ignore_label` in [preprocessing] "
+            "names a label that counts for nothing.",
         ),
     ],
 )

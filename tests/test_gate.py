@@ -15,7 +15,8 @@ from onnx_admm.api.measure import Measurement
 from onnx_admm.contracts import ModelView, PassReport
 from onnx_admm.data import fit_dataset, open_dataset
 from onnx_admm.errors import BudgetExceeded, DataError, PromiseMissed
-from onnx_admm.model.scores import gives_classes, squashed_outputs
+from onnx_admm.model.class_axis import class_axis
+from onnx_admm.model.scores import squashed_outputs
 from onnx_admm.model.text import parse_text
 from onnx_admm.pipeline import PipelineResult, StepReport
 from onnx_admm.recipe import Recipe
@@ -266,5 +267,5 @@ def test_outputs_whose_shape_depends_on_the_data(tmp_path: Path) -> None:
 )
 def test_what_the_end_of_a_model_says(nodes: str, classes: bool, squashed: set[str]) -> None:
     view = parse_text(f"{HEAD}<float[2,3] w = {{1, 1, 1, 1, 1, 1}}> {{ {nodes} }}")
-    assert gives_classes(view) is classes
+    assert (class_axis(view) is not None) is classes
     assert squashed_outputs(view) == squashed

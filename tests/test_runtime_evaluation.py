@@ -11,7 +11,8 @@ import pytest
 from onnx_admm.data import Preprocessing, from_arrays, open_dataset
 from onnx_admm.errors import DataError
 from onnx_admm.model import ModelView
-from onnx_admm.runtime.evaluation import SQNR_LIMIT_DB, evaluate, predictions
+from onnx_admm.runtime.evaluation import SQNR_LIMIT_DB, evaluate
+from onnx_admm.runtime.predictions import predictions
 
 SCORES = np.array([[0, 2, 1], [5, 1, 1], [0, 0, 9], [1, 7, 2], [3, 3, 1]], np.float32)
 CLASSES = [1, 0, 2, 1, 0]  # the first of equals

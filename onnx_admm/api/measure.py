@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OutputError
-from onnx_admm.model.scores import gives_classes, squashed_outputs
+from onnx_admm.model.scores import OutputRoles, output_roles
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.feeding import run_samples
@@ -53,9 +53,10 @@ class Measurement:
         first, second = ModelView.load(before), ModelView.load(after)
         # Maps cannot be compared; the tensors they are made of are outputs in memory.
         pair = (first, second) if first.has_maps and second.has_maps else (before, after)
-        squashed, is_classifier = squashed_outputs(first), gives_classes(first)
+        roles = output_roles(first)
         quality = tuple(
-            replace(self._quality(name, pair, squashed), is_classifier=is_classifier) for name in self.samples
+            replace(self._quality(name, pair, roles), is_classifier=roles.classes is not None)
+            for name in self.samples
         )
         return Comparison(
             before=describe_model(first, before),
@@ -65,11 +66,16 @@ class Measurement:
         )
 
     def _quality(
-        self, name: str, models: tuple[ModelSource, ModelSource], squashed: frozenset[str]
+        self,
+        name: str,
+        models: tuple[ModelSource, ModelSource],
+        roles: OutputRoles,
     ) -> QualityFacts:
         data, (before, after) = self.samples[name], models
-        original = evaluate(before, data, threads=self.threads) if data.has_labels else None
-        result = evaluate(after, data, reference=before, squashed=squashed, threads=self.threads)
+        original = None
+        if data.has_labels:
+            original = evaluate(before, data, roles=roles, threads=self.threads)
+        result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
         return QualityFacts(
             data=name,
             samples=result.samples,

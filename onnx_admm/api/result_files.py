@@ -90,5 +90,4 @@ def open_results(
     with ExitStack() as stack:
         output = stack.enter_context(prepare_output(target))
         told = None if report is None else stack.enter_context(prepare_output(report))
-        with files.blamed():
-            yield ResultFiles(files, output, told)
+        yield ResultFiles(files, output, told)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnx_admm.calibration.draws import Positions
 from onnx_admm.contracts import Dataset, PassContext
 from onnx_admm.data import synthetic_dataset
+from onnx_admm.model.class_axis import class_axis
 from onnx_admm.runtime.evaluation import predicted_classes
 
 _LOOKED_AT = 4
@@ -21,8 +22,8 @@ _LOOKED_AT = 4
 def calibration_samples(context: PassContext, count: int) -> Dataset:
     """``count`` samples of the training data, or all of fewer; random inputs where there is no data.
 
-    Drawn by ``context.seed``, and kept in their order. Where the original is a classifier its predictions,
-    not the labels, say which are drawn.
+    Drawn by ``context.seed``, and kept in their order. Where the original takes each sample for one class,
+    its predictions, not the labels, say which are drawn: of each class as many.
     """
     train = context.train
     if train is None:
@@ -31,7 +32,12 @@ def calibration_samples(context: PassContext, count: int) -> Dataset:
     if len(order) > count:
         order = order[: _LOOKED_AT * count]
         seen = train.select(order)
-        classes = predicted_classes(context.reference, seen, threads=context.settings.threads)
+        classes = predicted_classes(
+            context.reference,
+            seen,
+            classes=class_axis(context.reference),
+            threads=context.settings.threads,
+        )
         turns = np.arange(len(order)) if classes is None else in_turn(classes)
         order = order[turns[:count]]
     return train.select(np.sort(order))

@@ -47,7 +47,7 @@ def from_iterable(
         check_names(tuple(arrays), ports)
         stacked = _is_stack(arrays, ports)
         if labels is not None:
-            rows.setdefault(LABELS, []).append(labels.reshape(-1))
+            rows.setdefault(LABELS, []).append(np.atleast_1d(labels))
         for name, array in arrays.items():
             rows.setdefault(name, []).append(array if stacked else array[None])
         count += 1

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, ModelView, PortSpec
+from onnx_admm.data.labels import check_labels
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource, Index, Source
 from onnx_admm.data.stored_rows import StoredRows
@@ -40,6 +41,8 @@ def fit_samples(samples: SampleSet, model: ModelView) -> SampleSet:
     """
     ports = _ports(model)
     check_names(samples.input_names, ports)
+    if samples.all_labels is not None:
+        check_labels(samples.all_labels, model)
     return samples.over({name: fit_source(samples.sources[name], port) for name, port in ports.items()})
 
 

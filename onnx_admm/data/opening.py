@@ -117,7 +117,7 @@ def _open_arrays(
             if sources[name].dtype == np.uint8 and _takes_floats(port):
                 stored = stored_order(sources[name].sample_shape, port, preprocessing)
                 sources[name] = PixelSource(sources[name], stored, port, preprocessing)
-    return fit_samples(SampleSet(sources, labels), model)
+    return fit_samples(SampleSet(sources, labels, ignore_label=_ignored(preprocessing)), model)
 
 
 def _open_idx(images: Path, model: ModelView, preprocessing: Preprocessing | None) -> Dataset:
@@ -128,7 +128,7 @@ def _open_idx(images: Path, model: ModelView, preprocessing: Preprocessing | Non
     beside = labels_file(images)
     source = PixelSource(ArraySource(pixels), "NHW", port, preprocessing)
     labels = None if beside is None else read_idx(beside)
-    return fit_samples(SampleSet({port.name: source}, labels), model)
+    return fit_samples(SampleSet({port.name: source}, labels, ignore_label=_ignored(preprocessing)), model)
 
 
 def _open_images(path: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part) -> Dataset:
@@ -139,7 +139,9 @@ def _open_images(path: Path, model: ModelView, preprocessing: Preprocessing | No
     source = PixelSource(images, "NHWC", port, preprocessing)
     hint = None if size else "Resize: size = [height, width] in the preprocessing"
     check_shape(source.sample_shape, port, hint)
-    return fit_samples(SampleSet({port.name: source}, tree.labels), model)
+    return fit_samples(
+        SampleSet({port.name: source}, tree.labels, ignore_label=_ignored(preprocessing)), model
+    )
 
 
 def _image_port(model: ModelView, preprocessing: Preprocessing | None, where: Path) -> PortSpec:
@@ -160,6 +162,10 @@ def _image_port(model: ModelView, preprocessing: Preprocessing | None, where: Pa
             "scale = 1 for the pixels themselves, mean and std where the model needs them",
         )
     return ports[0]
+
+
+def _ignored(preprocessing: Preprocessing | None) -> int | None:
+    return None if preprocessing is None else preprocessing.ignore_label
 
 
 def _takes_floats(port: PortSpec) -> bool:

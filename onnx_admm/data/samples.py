@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Array, Batch, Dataset
+from onnx_admm.data.labels import Labels
 from onnx_admm.data.sources import ArraySource, Index, Source
 from onnx_admm.errors import DataError
 
@@ -24,11 +25,18 @@ class SampleSet:
     """
 
     def __init__(
-        self, sources: Mapping[str, Source], labels: Array | None = None, *, index: Index | None = None
+        self,
+        sources: Mapping[str, Source],
+        labels: Array | Labels | None = None,
+        *,
+        index: Index | None = None,
+        ignore_label: int | None = None,
     ) -> None:
         self._sources = dict(sources)
         count = _common_length(self._sources)
-        self._labels = None if labels is None else class_labels(labels, count)
+        if labels is not None and not isinstance(labels, Labels):
+            labels = Labels(labels, count, ignore_label)
+        self._labels: Labels | None = labels
         self._index = np.arange(count, dtype=np.int64) if index is None else index
         if not len(self._index):
             raise DataError("the data holds no samples")
@@ -50,8 +58,13 @@ class SampleSet:
 
     @property
     def labels(self) -> npt.NDArray[np.int64] | None:
-        """Labels of the samples in view, shape (n,)."""
-        return None if self._labels is None else self._labels[self._index]
+        """Labels of the samples in view, (n,), or (n, ...) with one for each place."""
+        return None if self._labels is None else self._labels.take(self._index)
+
+    @property
+    def all_labels(self) -> Labels | None:
+        """Labels of every sample, in view or not."""
+        return self._labels
 
     def __len__(self) -> int:
         return len(self._index)
@@ -62,7 +75,7 @@ class SampleSet:
         for start in range(0, len(order), size):
             part = order[start : start + size]
             feeds = {name: source.take(part) for name, source in self._sources.items()}
-            yield Batch(feeds, None if self._labels is None else self._labels[part])
+            yield Batch(feeds, None if self._labels is None else self._labels.take(part))
 
     def select(self, indices: Array) -> SampleSet:
         """A view of the samples at ``indices``, in that order; nothing is read.
@@ -81,13 +94,20 @@ class SampleSet:
         return SampleSet(sources, self._labels, index=self._index)
 
 
-def from_arrays(feeds: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike | None = None) -> SampleSet:
+def from_arrays(
+    feeds: Mapping[str, npt.ArrayLike],
+    labels: npt.ArrayLike | None = None,
+    *,
+    ignore_label: int | None = None,
+) -> SampleSet:
     """A dataset from arrays in memory.
 
     Args:
         feeds: one array per graph input name, first axis the sample; one whole feed per sample
             (shape ``(n, *input shape)``) where the input has no sample axis.
-        labels: class of each sample, integers of shape (n,).
+        labels: class of each sample, integers of shape (n,); or of each place of each sample, (n, ...).
+        ignore_label: a label that counts for nothing; in dense labels -1, -100 and, where the model has no
+            such class, 255 do too.
 
     Raises:
         DataError: as ``SampleSet``.
@@ -100,7 +120,8 @@ def from_arrays(feeds: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike | None
             )
         check_has_samples(name, array)
     sources = {name: ArraySource(array) for name, array in arrays.items()}
-    return SampleSet(sources, None if labels is None else np.asarray(labels))
+    classes = None if labels is None else np.asarray(labels)
+    return SampleSet(sources, classes, ignore_label=ignore_label)
 
 
 def _plain(array: Array) -> Array:
@@ -114,7 +135,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     """Cut a dataset in two disjoint views that cover it: (train, validation).
 
     Validation gets ``round(fraction * n)`` samples, at least one, and train keeps at least one. Where
-    labels are at hand without reading samples, each class gives its share (largest remainders first).
+    labels are at hand without reading samples, one a sample, each class gives its share (largest remainders
+    first).
 
     Args:
         dataset: what to cut; nothing of it is read.
@@ -129,7 +151,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     if len(dataset) < 2:
         raise DataError("too few samples to hold some back", got=len(dataset), expected="at least 2")
     wanted = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
-    labels = dataset.labels if isinstance(dataset, SampleSet) else None
+    known = dataset.all_labels if isinstance(dataset, SampleSet) else None
+    labels = dataset.labels if isinstance(dataset, SampleSet) and known and not known.dense else None
     groups = np.zeros(len(dataset), dtype=np.int64) if labels is None else labels
     held = _stratified(groups, wanted, np.random.default_rng(seed))
     return dataset.select(np.flatnonzero(~held)), dataset.select(np.flatnonzero(held))
@@ -143,27 +166,6 @@ def check_has_samples(name: str, array: Array) -> None:
     """
     if array.ndim == 0:
         raise DataError("a single number", where=name, expected="an array whose first axis counts samples")
-
-
-def class_labels(labels: Array, count: int) -> npt.NDArray[np.int64]:
-    """Labels as int64 of shape (count,).
-
-    Raises:
-        DataError: not integers, another length, or negative.
-    """
-    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if not np.issubdtype(flat.dtype, np.integer) or flat.ndim != 1:
-        raise DataError(
-            "not class labels",
-            where="labels",
-            got=f"{labels.dtype} of shape {labels.shape}",
-            expected="integers of shape (samples,)",
-        )
-    if len(flat) != count:
-        raise DataError("labels of the wrong length", where="labels", got=len(flat), expected=count)
-    if count and int(flat.min()) < 0:
-        raise DataError("a negative label", where="labels", got=int(flat.min()), expected="0 or more")
-    return flat.astype(np.int64)
 
 
 def _common_length(sources: Mapping[str, Source]) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -25,6 +26,7 @@ CHOOSING = {"Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK"}
 
 MOVING = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose", "Expand"}
 _DEFAULT_AXIS = {"ArgMax": 0, "ArgMin": 0}
+_SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Hardmax", "Identity", "Cast"}
 _FLATTENING = {"Softmax", "LogSoftmax", "Hardmax"}
 _SEPARATE_AXES = 13
 """The opset from which ``Softmax`` works on its own axis alone."""
@@ -38,15 +40,18 @@ class ClassAxis:
         name: of the output that has the classes.
         scores: axis of the scores, as the operator states it (it may be negative).
         joint: all axes of the scores from ``scores`` on are one class axis.
-        output: axis of that output where that has scores or probabilities (with ``joint`` the first of
-            several), or where it has class numbers with an axis for them, the best first; None where it has
-            class numbers without an axis, or where the graph does not tell.
+        gives: what the output has: a score for each class, the numbers of the likeliest classes, or something
+            that does not tell the likeliest class.
+        output: axis of that output where it has scores (with ``joint`` the first of several), or along which
+            class numbers are ranked; negative where the rank is not known; None where class numbers have no
+            such axis, or the graph does not tell.
         classes: how many, where the graph tells.
     """
 
     name: str
     scores: int
     joint: bool = False
+    gives: Literal["scores", "numbers", "nothing"] = "scores"
     output: int | None = None
     classes: int | None = None
 
@@ -71,29 +76,28 @@ def classifier_head(model: ir.Model) -> Head | None:
         return None
     result = first_computed(model.graph)
     value: ir.Value | None = result
-    found: ir.Node | None = None
-    passed: list[ir.Node] = []
-    after: list[ir.Node] = []
+    found: ir.Value | None = None
+    passed: list[ir.Value] = []
     while value is not None and (node := value.producer()) is not None:
         if node.domain not in ("", "ai.onnx"):
             break
+        passed.append(value)
         if node.op_type in MOVING:
             value = node.inputs[0] if node.inputs else None
         elif node.op_type in CHOOSING or written_out(node) is not None:
-            found, after = node, list(passed)
+            found = value
             value = _scores(node)
         else:
             break
-        passed.append(node)
-    if found is None or (scores := _scores(found)) is None:
+    choosing = None if found is None else found.producer()
+    if found is None or choosing is None or (scores := _scores(choosing)) is None:
         return None
-    axis, joint = _axis(found, scores, model.opset_imports.get("", _SEPARATE_AXES))
+    axis, joint = _axis(choosing, scores, model.opset_imports.get("", _SEPARATE_AXES))
     if axis == 0:
         return None
-    first = after[-1].inputs[0] if after else result
-    output = _moved(_kept(found, axis, scores), first, after)
+    gives, output = _given(passed[: passed.index(found) + 1], axis, joint=joint)
     classes = _extent(scores, axis, joint)
-    return Head(scores, ClassAxis(result.name or "", axis, joint=joint, output=output, classes=classes))
+    return Head(scores, ClassAxis(result.name or "", axis, joint, gives, output, classes))
 
 
 def first_computed(graph: ir.Graph) -> ir.Value:
@@ -148,7 +152,7 @@ def _scores(node: ir.Node) -> ir.Value | None:
 
 def _axis(node: ir.Node, scores: ir.Value, opset: int) -> tuple[int, bool]:
     """Class axis of the scores, not negative where their rank is known; whether it is joint."""
-    rank = None if scores.shape is None else len(scores.shape)
+    rank = _rank(scores)
     flattening = opset < _SEPARATE_AXES and node.op_type in _FLATTENING
     if node.op_type == "Div":
         axis = _summed_axis(node)
@@ -177,48 +181,92 @@ def _axes(node: ir.Node) -> list[int] | None:
     return None if constant is None else [int(axis) for axis in constant.numpy().reshape(-1)]
 
 
-def _kept(node: ir.Node, axis: int, scores: ir.Value) -> int | None:
-    """Class axis of what a choosing node gives; None where it drops the axis."""
-    if node.op_type in ("ArgMax", "ArgMin") and not node.attributes.get_int("keepdims", 1):
-        return None
-    if axis >= 0:
-        return axis
-    return None if scores.shape is None else axis + len(scores.shape)
-
-
-def _moved(axis: int | None, value: ir.Value | None, nodes: Sequence[ir.Node]) -> int | None:
-    """The axis behind ``nodes`` (the last first), where it can be told.
+def _given(
+    values: Sequence[ir.Value], axis: int, *, joint: bool
+) -> tuple[Literal["scores", "numbers", "nothing"], int | None]:
+    """What the output has, and along which axis.
 
     Args:
-        axis: of ``value``, what the last of ``nodes`` reads.
+        values: from the output back to what the first choosing node gives.
+        axis: class axis of the scores.
+        joint: it stands for all axes from there on.
     """
-    for node in reversed(nodes):
-        if axis is None:
-            return None
-        axis = _moved_by(node, axis)
-    return axis
+    place: int | None = axis
+    gives: Literal["scores", "numbers", "nothing"] = "scores"
+    for value in reversed(values):
+        node = value.producer()
+        if node is None:
+            break
+        if node.op_type in ("ArgMax", "ArgMin"):
+            gives = "numbers"
+            place = place if node.attributes.get_int("keepdims", 1) else None
+        elif node.op_type == "TopK":
+            if value.index() == 0:
+                return "nothing", None
+            gives = "numbers"
+        elif node.op_type in MOVING and place is not None:
+            place = _moved_by(node, place, joint=joint)
+    return gives, place
 
 
-def _moved_by(node: ir.Node, axis: int) -> int | None:
-    source, result = node.inputs[0], node.outputs[0]
-    before = None if source is None or source.shape is None else source.shape
-    rank = None if before is None else len(before)
+def _moved_by(node: ir.Node, axis: int, *, joint: bool) -> int | None:
+    """Where a moving node puts an axis; None where that cannot be told."""
     if node.op_type in ("Identity", "Cast"):
         return axis
+    source, result = node.inputs[0], node.outputs[0]
+    rank = None if source is None else _rank(source)
+    if joint or source is None or (axis < 0 and rank is None):
+        return None
+    axis += (rank or 0) if axis < 0 else 0
     if node.op_type == "Transpose":
-        order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
+        order = _order(node)
         if order is None:
             return None if rank is None else rank - 1 - axis
-        return list(order).index(axis)
+        return order.index(axis) if axis in order else None
     if node.op_type in ("Squeeze", "Unsqueeze") and (axes := _axes(node)) is not None:
         return _without(axes, axis, rank) if node.op_type == "Squeeze" else _among(axes, axis, rank)
-    after = result.shape
+    before, after = _shape(source), result.shape
     if before is None or after is None:
         return None
     return _reshaped(list(before), list(after), axis)
 
 
+def _order(node: ir.Node) -> list[int] | None:
+    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
+
+
+def _rank(value: ir.Value) -> int | None:
+    """Rank, also from a Transpose before or behind the value, or from what keeps its shape."""
+    shape, producer = _shape(value), value.producer()
+    if shape is not None:
+        return len(shape)
+    neighbours = [user for user, _ in value.uses()] + ([] if producer is None else [producer])
+    orders = [_order(node) for node in neighbours if node.op_type == "Transpose"]
+    known = next((order for order in orders if order is not None), None)
+    if known is not None:
+        return len(known)
+    kept = (_rank(user.outputs[0]) for user, _ in value.uses() if user.op_type in _SHAPE_KEEPING)
+    return next((rank for rank in kept if rank is not None), None)
+
+
+def _shape(value: ir.Value) -> ir.Shape | None:
+    """Shape, also from before or behind nodes that keep it."""
+    before: ir.Value | None = value
+    while before is not None and before.shape is None:
+        node = before.producer()
+        before = node.inputs[0] if node is not None and node.op_type in _SHAPE_KEEPING else None
+    return _shape_behind(value) if before is None else before.shape
+
+
+def _shape_behind(value: ir.Value) -> ir.Shape | None:
+    if value.shape is not None:
+        return value.shape
+    kept = (_shape_behind(user.outputs[0]) for user, _ in value.uses() if user.op_type in _SHAPE_KEEPING)
+    return next((shape for shape in kept if shape is not None), None)
+
+
 def _without(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
+    """Where an axis is after a Squeeze of ``axes``."""
     if any(one < 0 for one in axes):
         if rank is None:
             return None
@@ -227,6 +275,7 @@ def _without(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
 
 
 def _among(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
+    """Where an axis is after an Unsqueeze that puts in ``axes``."""
     if any(one < 0 for one in axes):
         if rank is None:
             return None
@@ -250,7 +299,8 @@ def _reshaped(before: list[object], after: list[object], axis: int) -> int | Non
 
 
 def _extent(scores: ir.Value, axis: int, joint: bool) -> int | None:
-    if scores.shape is None or joint or not -len(scores.shape) <= axis < len(scores.shape):
+    shape = _shape(scores)
+    if shape is None or joint or not -len(shape) <= axis < len(shape):
         return None
-    extent = scores.shape[axis]
+    extent = shape[axis]
     return extent if isinstance(extent, int) else None

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
+from onnx_admm.model.class_axis import CHOOSING, MOVING, ClassAxis, class_axis, written_out
 from onnx_admm.model.view import ModelView
 
-_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh", "ArgMax", "ArgMin", "Hardmax"}
-_CHOOSING = {"Softmax", "LogSoftmax", "ArgMax", "ArgMin", "Hardmax", "Div"}
-"""Of what `_source` follows, the operators that give or compare the probabilities of classes."""
+_SQUASHING = {*CHOOSING - {"TopK"}, "Sigmoid", "HardSigmoid", "Tanh"}
 
-_MOVING = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose", "Expand"}
+
+@dataclass(frozen=True, slots=True)
+class OutputRoles:
+    """What the outputs of a model are, as far as the graph tells.
+
+    Attributes:
+        classes: where the classes are; None where the graph makes it no classifier.
+        squashed: outputs that a Softmax, a Sigmoid or the like gives.
+    """
+
+    classes: ClassAxis | None = None
+    squashed: frozenset[str] = frozenset()
+
+
+def output_roles(view: ModelView) -> OutputRoles:
+    """What the outputs of a model are."""
+    return OutputRoles(class_axis(view), squashed_outputs(view))
 
 
 def with_scores(view: ModelView) -> ModelView:
@@ -37,18 +54,6 @@ def squashed_outputs(view: ModelView) -> frozenset[str]:
     return frozenset(output.name or "" for output in outputs if _score(output) is not None)
 
 
-def gives_classes(view: ModelView) -> bool:
-    """Whether the first output is what a Softmax, ArgMax or the like gives, at most moved afterwards."""
-    outputs = view.graph_ir.graph.outputs
-    value = outputs[0] if outputs else None
-    while value is not None and (node := value.producer()) is not None:
-        source = _source(node)
-        if source is not None and node.op_type in _CHOOSING:
-            return True
-        value = source if node.op_type in _MOVING else None
-    return False
-
-
 def score_name(output: str) -> str:
     """How an output's score is called."""
     return f"{output}::score"
@@ -59,7 +64,7 @@ def _score(output: ir.Value) -> ir.Value | None:
     value, score = output, output
     while (node := value.producer()) is not None and (source := _source(node)) is not None:
         value = source
-        if node.op_type not in _MOVING:
+        if node.op_type not in MOVING:
             score = source
     return None if score is output or score.producer() is None else score
 
@@ -69,15 +74,5 @@ def _source(node: ir.Node) -> ir.Value | None:
     if node.domain not in ("", "ai.onnx") or not node.inputs:
         return None
     if node.op_type == "Div":
-        return _written_out(node)
-    return node.inputs[0] if node.op_type in _SQUASHING | _MOVING else None
-
-
-def _written_out(node: ir.Node) -> ir.Value | None:
-    """The x of ``Exp(x) / Expand(ReduceSum(Exp(x)))``; None for any other quotient."""
-    exponential, total = (None if value is None else value.producer() for value in node.inputs)
-    while total is not None and total.op_type in _MOVING and total.inputs[0] is not None:
-        total = total.inputs[0].producer()
-    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
-        return None
-    return exponential.inputs[0] if total.inputs[0] is node.inputs[0] else None
+        return written_out(node)
+    return node.inputs[0] if node.op_type in _SQUASHING | MOVING else None

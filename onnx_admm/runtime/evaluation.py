@@ -7,11 +7,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from onnx_admm.contracts import Array, Dataset
+from onnx_admm.contracts import IGNORED, Array, Dataset
 from onnx_admm.errors import DataError
+from onnx_admm.model.class_axis import ClassAxis
+from onnx_admm.model.scores import OutputRoles
 from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.labels import known_labels
+from onnx_admm.runtime.predictions import Classes, class_count, predictions, same_places
 from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 
 SQNR_LIMIT_DB = 200.0
@@ -27,8 +30,9 @@ class Quality:
     """What was measured.
 
     Attributes:
-        accuracy: share of samples whose prediction is the label, 0 to 1; None without labels or classes.
-        agreement: share whose prediction is the reference's, 0 to 1; None without reference or classes.
+        accuracy: share of labels that are predicted, 0 to 1; None without labels or classes. A label is for
+            a sample, or for a place of a sample (pixel, token); those that count for nothing are left out.
+        agreement: share of predictions that are the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
         sqnr_by_output: the same for each float output by itself.
@@ -53,77 +57,71 @@ def evaluate(
     data: Dataset,
     *,
     reference: ModelSource | Session | None = None,
-    squashed: Collection[str] = (),
+    roles: OutputRoles | None = None,
     batch_size: int = 256,
     threads: int = 0,
 ) -> Quality:
     """Run ``data`` through a model, and through a reference beside it, a batch at a time.
 
-    The prediction is read from the first output (see ``predictions``).
+    Predictions are read from the first output, or from the one that ``roles`` names (see ``predictions``).
 
     Args:
         model: what to measure; an open session is used as it is.
         data: samples; labels are used where there are some.
         reference: the model whose predictions and outputs count as right.
-        squashed: outputs of a Softmax, a Sigmoid and the like, which have a floor of their own.
+        roles: where the classes are, and which outputs have a floor of their own, as ``output_roles`` reads
+            it off the graph.
         batch_size: samples held in memory at once.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
-        DataError: no samples, or a label the model has no class for.
+        DataError: no samples, a label the model has no class for, dense labels of another shape than the
+            predictions, or labels that all count for nothing.
         OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
     """
+    roles = OutputRoles() if roles is None else roles
+    classes = roles.classes
     session = _session(model, threads)
     original = _session(reference, threads) if reference is not None else None
-    tally = _Tally()
+    tally = _Tally(classes)
     for batch in data.batches(batch_size):
         runs = run_samples(session, batch.feeds)
         originals = run_samples(original, batch.feeds) if original is not None else None
         for run in runs:
             labels = batch.labels[run.start : run.stop] if batch.labels is not None else None
-            tally.add(run.stop - run.start, session.output_names[0], run.outputs, labels)
-            if originals is not None and original is not None:
-                tally.compare(run.outputs, next(originals).outputs, original.output_names[0])
+            output = session.output_names[0] if classes is None else classes.name
+            tally.add(run.stop - run.start, run.outputs[output], labels)
+            if originals is not None:
+                tally.compare(run.outputs, next(originals).outputs, output)
     if not tally.samples:
         raise DataError("no samples to evaluate on")
-    return tally.quality(data.has_labels, original is not None, squashed)
-
-
-def predictions(output: Array) -> npt.NDArray[np.int64] | None:
-    """The class of each sample, or None where the output is no classifier's.
-
-    Scores ``(n, c)`` with ``c >= 2``, trailing axes of size 1 dropped: argmax over ``c`` (the first of
-    equals). Integers ``(n,)`` or ``(n, 1)``: the class itself. Anything else: None.
-    """
-    squeezed = output
-    while squeezed.ndim > 2 and squeezed.shape[-1] == 1:
-        squeezed = squeezed[..., 0]
-    if np.issubdtype(squeezed.dtype, np.integer):
-        if squeezed.ndim == 2 and squeezed.shape[1] == 1:
-            squeezed = squeezed[:, 0]
-        return squeezed.astype(np.int64) if squeezed.ndim == 1 else None
-    if squeezed.ndim != 2 or squeezed.shape[1] < 2 or not np.issubdtype(squeezed.dtype, np.floating):
-        return None
-    classes: npt.NDArray[np.int64] = np.argmax(squeezed, axis=1).astype(np.int64)
-    return classes
+    return tally.quality(data.has_labels, original is not None, roles.squashed)
 
 
 def predicted_classes(
-    model: ModelSource | Session, data: Dataset, *, batch_size: int = 64, threads: int = 0
-) -> npt.NDArray[np.int64] | None:
-    """What a model takes samples for, (n,), read as in ``evaluate``; None where it is no classifier.
+    model: ModelSource | Session,
+    data: Dataset,
+    *,
+    classes: ClassAxis | None = None,
+    batch_size: int = 64,
+    threads: int = 0,
+) -> Classes | None:
+    """What a model takes samples for, (n,), read as in ``evaluate``.
+
+    None where it is no classifier, or predicts more than one class for a sample.
 
     Raises:
         OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
     """
     session = _session(model, threads)
-    found: list[npt.NDArray[np.int64]] = []
+    output = session.output_names[0] if classes is None else classes.name
+    found: list[Classes] = []
     for batch in data.batches(batch_size):
         for run in run_samples(session, batch.feeds):
-            classes = predictions(run.outputs[session.output_names[0]])
-            if classes is None or len(classes) != run.stop - run.start:
+            chosen = predictions(run.outputs[output], classes)
+            if chosen is None or chosen.size != run.stop - run.start:
                 return None
-            found.append(classes)
+            found.append(chosen.reshape(-1))
     return np.concatenate(found) if found else None
 
 
@@ -135,31 +133,45 @@ def _session(model: ModelSource | Session, threads: int) -> Session:
 class _Tally:
     """Running sums over the batches."""
 
+    classes: ClassAxis | None
     samples: int = 0
     right: int = 0
+    labelled: int = 0
     agreed: int = 0
+    compared: int = 0
     classifies: bool = True
+    fits_labels: bool = True
     errors: dict[str, _OutputError] = field(default_factory=dict)
     """Of each float output."""
 
-    _classes: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    _found: Classes | None = field(default=None, repr=False)
+    _labels: tuple[int, ...] | None = None
 
-    def add(self, count: int, output: str, outputs: Mapping[str, Array], labels: Array | None) -> None:
-        found = predictions(outputs[output])
-        self._classes = found if found is not None and len(found) == count else None
-        self.classifies &= self._classes is not None
+    def add(self, count: int, output: Array, labels: Array | None) -> None:
+        self._labels = None if labels is None else labels.shape
+        found = predictions(output, self.classes, self._labels)
+        self._found = found if found is not None and found.ndim and len(found) == count else None
+        self.classifies &= self._found is not None
         self.samples += count
-        if labels is not None and self._classes is not None:
-            _check_labels(labels, outputs[output])
-            self.right += int(np.count_nonzero(self._classes == labels))
+        if labels is not None and self._found is not None:
+            self._count(output, labels, self._found)
+
+    def _count(self, output: Array, labels: Array, found: Classes) -> None:
+        placed = same_places(labels, found)
+        if placed is None:
+            self.fits_labels = False
+            return
+        known = known_labels(placed, class_count(output, self.classes, self._labels))
+        self.labelled += int(np.count_nonzero(known != IGNORED))
+        self.right += int(np.count_nonzero((found == known) & (known != IGNORED)))
 
     def compare(self, outputs: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> None:
-        classes = predictions(expected[output])
-        count = 0 if self._classes is None else len(self._classes)
-        if self._classes is None or classes is None or len(classes) != count:
+        right, found = predictions(expected[output], self.classes, self._labels), self._found
+        if found is None or right is None or right.shape != found.shape:
             self.classifies = False
         else:
-            self.agreed += int(np.count_nonzero(self._classes == classes))
+            self.agreed += int(np.count_nonzero(found == right))
+            self.compared += found.size
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
@@ -167,9 +179,12 @@ class _Tally:
     def quality(self, has_labels: bool, has_reference: bool, squashed: Collection[str]) -> Quality:
         errors = self.errors
         signal, noise = (sum(getattr(e, side) for e in errors.values()) for side in ("signal", "noise"))
+        scored = self.classifies and self.fits_labels and has_labels
+        if scored and not self.labelled:
+            raise DataError("every label counts for nothing", where="labels")
         return Quality(
-            accuracy=self.right / self.samples if self.classifies and has_labels else None,
-            agreement=self.agreed / self.samples if self.classifies and has_reference else None,
+            accuracy=self.right / self.labelled if scored else None,
+            agreement=self.agreed / self.compared if self.classifies and has_reference else None,
             sqnr_db=_decibels(signal, noise) if errors else None,
             samples=self.samples,
             sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in errors.items()},
@@ -232,12 +247,3 @@ def _decibels(signal: float, noise: float) -> float:
     if signal == 0.0 or math.isinf(noise):
         return -SQNR_LIMIT_DB
     return float(np.clip(10.0 * math.log10(signal / noise), -SQNR_LIMIT_DB, SQNR_LIMIT_DB))
-
-
-def _check_labels(labels: Array, scores: Array) -> None:
-    if np.issubdtype(scores.dtype, np.floating) and len(labels) and int(labels.max()) >= scores.shape[1]:
-        raise DataError(
-            "a label the model has no class for",
-            got=int(labels.max()),
-            expected=f"0 to {scores.shape[1] - 1}",
-        )

@@ -13,7 +13,8 @@ from onnx_admm.admm.blocks import JointSet
 from onnx_admm.admm.schedule import RhoSchedule
 from onnx_admm.admm.solver import Record, Stopping, solve
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
-from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.model.scores import output_roles
+from onnx_admm.runtime.evaluation import Quality, evaluate
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,22 @@ class Drawing:
 
 
 def validation_score(context: PassContext) -> Score | None:
-    """Accuracy on the validation samples, or agreement with the reference, or SQNR, as far as known."""
+    """Accuracy on the validation samples, or agreement with the reference, or SQNR, as far as known.
+
+    The standard error is that of one independent prediction a sample: those of one image's pixels are not.
+    """
     validation = context.validation
     if validation is None or len(validation) == 0:
         return None
-    threads = context.settings.threads
+    threads, roles = context.settings.threads, output_roles(context.reference)
+
+    def measured(model: ModelView, reference: ModelView | None) -> Quality:
+        return evaluate(model, validation, reference=reference, roles=roles, threads=threads)
 
     def score(model: ModelView) -> Estimate:
-        reference = None if validation.has_labels else context.reference
-        quality = evaluate(model, validation, reference=reference, threads=threads)
+        quality = measured(model, None) if validation.has_labels else None
+        if quality is None or quality.accuracy is None:
+            quality = measured(model, context.reference)
         for share in (quality.accuracy, quality.agreement):
             if share is not None:
                 return Estimate(share, sqrt(share * (1 - share) / len(validation)))
