@@ -81,6 +81,16 @@ def test_outputs_that_change_much_on_random_inputs_get_a_note(
     assert report.comparison.quality[0].sqnr_by_output.keys() == {"scores"}
 
 
+def test_lost_accuracy_gets_a_note_where_no_drop_is_stated(net: Path, samples: Path, tmp_path: Path) -> None:
+    settings = running(Shrink(factor=-1.0), data=samples)
+    notes = compress(net, tmp_path / "small.onnx", **settings).notes
+    fallen = [note for note in notes if "Accuracy fell by more than half, to " in note]
+    assert fallen
+    assert "from 100.0%" in fallen[0]
+    report = compress(net, tmp_path / "small.onnx", **settings, max_drop=100.0)
+    assert not any("Accuracy fell" in note for note in report.notes)
+
+
 def test_the_report_repeats_the_run(
     net: Path, samples: Path, tmp_path: Path, scale_is_registered: None
 ) -> None:

@@ -255,6 +255,26 @@ def test_outputs_whose_shape_depends_on_the_data(tmp_path: Path) -> None:
     assert text.startswith("output y changes its shape on too many of 8 data samples; got 0 %")
 
 
+def test_label_maps_are_judged_by_their_elements(tmp_path: Path) -> None:
+    """Two of three columns of the weight decide for themselves; the sign of the third changes its label."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (bool[N,3] y) '
+        "<float[2,3] w = {1, 1, 1, 1, 1, 1}, float z = {0}> { s = MatMul (x, w) y = Greater (s, z) }"
+    )
+    before, after = pair(tmp_path, text, 1.0)
+    view = ModelView.load(after)
+    view.write_back({"w": np.array([[1, 1, -1], [1, 1, -1]], np.float32)})
+    view.save(after)
+    np.savez(tmp_path / "d.npz", x=np.ones((8, 2), np.float32))
+    data = open_dataset(tmp_path / "d.npz", ModelView.load(before))
+    found = Measurement(samples={"data": data}, threads=1).compare(before, after)
+    assert found.quality[0].same_elements == {"y": pytest.approx(2 / 3)}
+    assert sentence(Gate(floor=WRECKED), found) is None
+    assert "too many elements of output y change on 8 data samples; got 66.67 %" in (
+        sentence(Gate(floor=ROUNDED), found) or ""
+    )
+
+
 @pytest.mark.parametrize(
     ("nodes", "classes", "squashed"),
     [

@@ -86,6 +86,7 @@ class Measurement:
             sqnr_by_output=result.sqnr_by_output,
             judged_db=result.judged_db,
             same_shape=result.same_shape,
+            same_elements=result.same_elements,
         )
 
     def _timing(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Timing | None:

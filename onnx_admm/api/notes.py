@@ -26,6 +26,11 @@ FRAGILE = (
     "rounded weights into another answer. Compare the two on real samples: onnx-admm compare IN OUT --data D."
 )
 
+_FALLEN = (
+    "Accuracy fell by more than half, to {after:.1%} from {before:.1%}; with --max-drop such a result is "
+    "not written."
+)
+
 _FROZEN = (
     "initializers that were listed as inputs are constants now, and a caller can no longer override them"
 )
@@ -71,7 +76,18 @@ def outcome_notes(
         notes.append(NOT_SMALLER)
     elif comparison.after.file_bytes >= comparison.before.file_bytes:
         notes.append(LARGER)
+    notes += _accuracy_note(comparison)
     judged = comparison.quality[0]
     if judged.data == SYNTHETIC and judged.sqnr_db is not None and judged.sqnr_db < FRAGILE_DB:
         notes.append(FRAGILE)
     return tuple(notes)
+
+
+def _accuracy_note(comparison: Comparison) -> list[str]:
+    """Say that most right predictions are gone, where nobody stated how many may go."""
+    judged = comparison.quality[0]
+    before, after = judged.accuracy_before, judged.accuracy_after
+    is_stated = any(promise.name == "max_drop" for promise in comparison.promises)
+    if before is None or after is None or is_stated or 2 * after >= before:
+        return []
+    return [_FALLEN.format(before=before, after=after)]

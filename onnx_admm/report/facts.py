@@ -100,6 +100,7 @@ class QualityFacts:
             whose output has another shape are left out.
         same_shape: share of the samples on which an output keeps its shape; outputs that always do are left
             out.
+        same_elements: share of the elements of each output that is no float that stay the same.
         is_classifier: whether the model ends in a Softmax or ArgMax: predictions count for themselves.
     """
 
@@ -112,6 +113,7 @@ class QualityFacts:
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
     judged_db: Mapping[str, float] = field(default_factory=dict)
     same_shape: Mapping[str, float] = field(default_factory=dict)
+    same_elements: Mapping[str, float] = field(default_factory=dict)
     is_classifier: bool = False
 
     @property

@@ -177,6 +177,8 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
             stated=False,
             hint=_changed_hint(quality),
         )
+    if found is None and quality.agreement is None and quality.same_elements:
+        yield _elements(quality, floor)
     if agreement is None or (floor.either and found is not None):
         return
     same = found is not None and found >= HARDLY_CHANGED_DB and not quality.is_classifier
@@ -187,6 +189,22 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
         got=100 * agreement,
         unit="% of the predictions stay",
         met=same or agreement >= floor.least_agreement,
+        stated=False,
+        hint=_changed_hint(quality),
+    )
+
+
+def _elements(quality: QualityFacts, floor: Floor) -> Promise:
+    """For a model without float outputs whose whole numbers are no classes either: label maps, indices."""
+    worst = min(quality.same_elements, key=lambda name: quality.same_elements[name])
+    share = quality.same_elements[worst]
+    return Promise(
+        name="elements",
+        what=f"too many elements of output {worst} change on {_samples(quality)}",
+        required=100 * floor.least_agreement,
+        got=100 * share,
+        unit="% of the elements stay",
+        met=share >= floor.least_agreement,
         stated=False,
         hint=_changed_hint(quality),
     )

@@ -13,8 +13,8 @@ class Promise:
     """One promise and what became of it.
 
     Attributes:
-        name: ``max_drop``, ``min_ratio``, ``budget``, ``latency``, ``size``, ``sqnr_db``, ``agreement`` or
-            ``shape``.
+        name: ``max_drop``, ``min_ratio``, ``budget``, ``latency``, ``size``, ``sqnr_db``, ``agreement``,
+            ``elements`` or ``shape``.
         what: the sentence of its miss, without figures.
         required: the bound; None where ``what`` states it.
         got: what was measured, in the same unit; None where ``what`` states it.

@@ -41,6 +41,7 @@ class Quality:
             output has another shape than the reference's are left out.
         same_shape: share of the samples whose output has the reference's shape; outputs for which that is
             always so are left out.
+        same_elements: share of the elements of each output that is no float that are the reference's.
     """
 
     accuracy: float | None
@@ -50,6 +51,7 @@ class Quality:
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
     judged_db: Mapping[str, float] = field(default_factory=dict)
     same_shape: Mapping[str, float] = field(default_factory=dict)
+    same_elements: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -144,6 +146,9 @@ class _Tally:
     errors: dict[str, _OutputError] = field(default_factory=dict)
     """Of each float output."""
 
+    equal: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each other output: how many elements are the reference's, and how many there are."""
+
     _found: Classes | None = field(default=None, repr=False)
     _labels: tuple[int, ...] | None = None
 
@@ -175,6 +180,10 @@ class _Tally:
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
+            else:
+                same, count = self.equal.get(name, (0, 0))
+                equal = _equal_elements(expected[name], outputs[name])
+                self.equal[name] = same + equal, count + expected[name].size
 
     def quality(self, has_labels: bool, has_reference: bool, squashed: Collection[str]) -> Quality:
         errors = self.errors
@@ -190,6 +199,7 @@ class _Tally:
             sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in errors.items()},
             judged_db={name: e.judged_db(name in squashed) for name, e in errors.items() if e.compared},
             same_shape={name: e.compared / e.runs for name, e in errors.items() if e.compared < e.runs},
+            same_elements={name: same / count for name, (same, count) in self.equal.items() if count},
         )
 
 
@@ -239,6 +249,11 @@ def _energies(expected: Array, got: Array) -> tuple[float, float]:
     difference = np.where(equal, 0.0, np.where(finite, wanted, 0.0) - np.where(finite, met, 0.0))
     kept = np.where(finite, wanted, 0.0)
     return float(np.vdot(kept, kept)), float(np.vdot(difference, difference))
+
+
+def _equal_elements(expected: Array, got: Array) -> int:
+    """How many elements are the same; none where the shape is another."""
+    return int(np.count_nonzero(expected == got)) if expected.shape == got.shape else 0
 
 
 def _decibels(signal: float, noise: float) -> float:
