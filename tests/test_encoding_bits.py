@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_admm.encoding.bits import (
+    MOST_LOW_BITS,
     digits_per_word,
+    gap_sums,
     low_planes,
     pack_bits,
     pack_digits,
@@ -53,6 +55,32 @@ def test_positions_are_the_ones_less_the_running_sum_of_remainders(
     assert ((lows >= 0) & (lows < 1 << low_bits)).all()
     assert (np.diff(ones) >= 1).all()
     assert ((ones << low_bits) - np.cumsum(lows)).tolist() == positions
+
+
+def test_the_first_bit_is_the_lowest_of_its_byte() -> None:
+    assert pack_bits(np.array([1, 0, 1, 0, 0, 0, 0, 0, 1])).tolist() == [5, 1]
+
+
+@pytest.mark.parametrize(("word_bits", "dtype", "word"), [(8, np.uint8, 0xFE), (16, np.uint16, 0xBCFE)])
+def test_words_have_their_width_and_the_first_digit_lowest(word_bits: int, dtype: type, word: int) -> None:
+    digits = np.array([14, 15, 12, 11][: word_bits // 4])
+    packed = pack_digits(digits, 16, word_bits)
+    assert (packed.dtype, packed.tolist()) == (dtype, [word])
+
+
+def test_bits_of_a_code_are_remainders_and_bitmap() -> None:
+    """Gaps 3 and 7 by fours: quotients 1 and 2, so ones at 1 and 3; two remainders of two bits."""
+    assert rice_bits(np.array([3, 10]), 2) == 2 * 2 + 3 + 1
+    assert rice_bits(np.array([], np.int64), 5) == 0
+
+
+@given(POSITIONS)
+def test_gap_sums_tell_the_bits_of_every_parameter(positions: list[int]) -> None:
+    array = np.array(positions)
+    sums = list(gap_sums(array))
+    assert len(sums) == MOST_LOW_BITS + 1
+    for low_bits, most in enumerate(sums):
+        assert len(positions) * low_bits + most + 1 == rice_bits(array, low_bits)
 
 
 @given(POSITIONS)

@@ -37,6 +37,18 @@ def test_a_grid_whose_smallest_code_is_large_is_found() -> None:
     assert made.grid.scale == np.float32(0.125)
 
 
+@pytest.mark.parametrize("largest", [126, 127, 128, 129, 255, 256])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_codes_are_bytes_and_end_at_127(largest: int, sign: int) -> None:
+    """With a code of 128, int8 would hold -128."""
+    made = weight([1, sign * largest])
+    by_channel = weight([[1, sign * largest], [sign * largest, 1]]).channel_grid
+    assert (made.grid is not None) == (by_channel is not None) == (largest <= 127)
+    if made.grid is not None and by_channel is not None:
+        assert made.grid.codes.tolist() == [1, sign * largest]
+        assert by_channel.codes.tolist() == [[1, sign * largest], [sign * largest, 1]]
+
+
 def test_values_off_every_grid_have_none() -> None:
     made = weight(np.random.default_rng(0).standard_normal(50))
     assert made.grid is None
@@ -94,6 +106,12 @@ def test_rounded_vectors_lie_on_one_grid_near_the_values(values: list[float]) ->
     if largest > 1e-30:
         coders = exact_vector_coders(rounded, 17)
         assert coders[0].stored == "int8"
+
+
+def test_rounded_vectors_use_every_byte_from_minus_127_to_127() -> None:
+    (rounded,) = round_vectors((weight(np.arange(-127, 128) / 127),), "int8")
+    assert rounded.grid is not None
+    assert rounded.grid.codes.tolist() == list(range(-127, 128))
 
 
 def test_rounding_to_16_bits_gives_half_floats() -> None:
