@@ -55,7 +55,7 @@ def test_what_is_made_of_the_solvers_answer(
 
 TWO = [np.array([8.0, 3.1, 0.0]), np.array([9.0, 4.6, 0.0])]
 HEAVY = [np.array([0.0, 5.0, 8.0]), np.array([0.0, 4.0, 8.0])]
-"""Within 9.2, prices choose [0, 2] of value 8, and [1, 1] of value 7.7 is best; the search gets every option."""
+"""Within 9.2, prices choose [0, 2] of value 8; [1, 1] of value 7.7 is best. The search gets every option."""
 
 
 @pytest.mark.parametrize(
