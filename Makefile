@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types unit wheel wheel-tests test-lowest test-models clean
+.PHONY: help demo test lint types unit wheel wheel-tests test-lowest test-models faults clean
 
 # Fine-tuning needs 3.11 or 3.12; the lowest versions are tested on the lowest Python, compressed models on 3.13
 # where there is one.
@@ -29,6 +29,7 @@ help:
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy --strict over the three packages, and that it finds a planted error in each"
 	@echo "make unit         the tests against the checkout (ARGS='-k solver' for some of them)"
+	@echo "make faults  every file-system call of a run fails or ends the process, in each way: minutes"
 	@echo "make clean        remove environments, builds and the demo"
 
 # -- what people run -------------------------------------------------------------------------
@@ -49,6 +50,9 @@ types: .venv/.ready
 
 unit: .venv/.ready
 	.venv/bin/python -m pytest $(ARGS)
+
+faults: .venv/.ready
+	ONNX_ADMM_ALL_FAULTS=1 .venv/bin/python -m pytest tests/faults $(ARGS)
 
 wheel-tests: .venv-wheel/.ready .venv-runtime/.ready wheel
 	scripts/test_wheel.sh $(ARGS)

@@ -10,7 +10,12 @@ import pytest
 
 from onnx_admm.errors import LimitReached, UsageError
 from onnx_admm.limits import RunBudget, RunLimits, current_budget, run_within
-from onnx_admm.limits.budget import BYTES_PER_STORED_BYTE, FREE_BYTES, FREE_OPERATIONS
+from onnx_admm.limits.budget import (
+    BYTES_PER_STORED_BYTE,
+    FREE_BYTES,
+    FREE_OPERATIONS,
+    process_bytes,
+)
 
 
 def test_arrays_count_while_they_live() -> None:
@@ -73,9 +78,27 @@ def test_a_time_limit_ends_a_loop_that_never_asks() -> None:
 
 
 def test_a_memory_limit_ends_a_run_that_takes_more() -> None:
-    sentence = r"the memory limit of 20 MiB is reached; got \d+ MiB in use"
-    with pytest.raises(LimitReached, match=sentence), run_within(RunLimits(max_memory_mb=20)):
-        spin_for(20)
+    taken = process_bytes()
+    assert taken is not None
+    limit = (taken >> 20) + 64
+    held: list[np.ndarray] = []
+
+    def take() -> None:
+        for _ in range(2000):
+            held.append(np.ones(1 << 17))
+            time.sleep(0.01)
+
+    sentence = rf"the memory limit of {limit} MiB is reached; got \d+ MiB in use"
+    with pytest.raises(LimitReached, match=sentence), run_within(RunLimits(max_memory_mb=limit)):
+        take()
+    assert len(held) < 400
+
+
+def test_a_run_that_is_over_its_limits_does_not_begin() -> None:
+    began = False
+    with pytest.raises(LimitReached, match="the memory limit of 5 MiB"), run_within(RunLimits(5)):
+        began = True
+    assert not began
 
 
 def test_a_large_request_is_refused_before_it_is_made() -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import MLP
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel, UsageError
-from onnx_admm.model import ModelView, files, saving
+from onnx_admm.model import ModelView, file_tensor, files, saving
 from onnx_admm.model.text import parse_text
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -294,6 +294,46 @@ def test_what_is_not_a_weight_survives(tmp_path: Path) -> None:
     assert [function.name for function in saved.functions] == ["project"]
     assert {p.key: p.value for p in saved.metadata_props} == {"k": "v"}
     assert {(o.domain, o.version) for o in saved.opset_import} == {("", 17), ("own", 1)}
+
+
+@pytest.fixture
+def hub_cache(tiny_mlp: ModelView, tmp_path: Path) -> Path:
+    """A model and its weights as caches lay them out: links in one folder to files of another."""
+    blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "r1"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    tiny_mlp.save(tmp_path / "plain.onnx")
+    proto = onnx.load(tmp_path / "plain.onnx")
+    onnx.save(proto, blobs / "aa11", save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    (blobs / "model.onnx_data").rename(blobs / "bb22")
+    (snapshot / "model.onnx").symlink_to("../../blobs/aa11")
+    (snapshot / "model.onnx_data").symlink_to("../../blobs/bb22")
+    return snapshot / "model.onnx"
+
+
+@pytest.mark.parametrize("kept_in_files", [100, 1 << 20])
+def test_links_of_a_cache_load(
+    hub_cache: Path, tiny_mlp: ModelView, monkeypatch: pytest.MonkeyPatch, kept_in_files: int
+) -> None:
+    monkeypatch.setattr(file_tensor, "KEPT_IN_FILES_FROM_BYTES", kept_in_files)
+    view = ModelView.load(hub_cache)
+    for name in ("w1", "w2"):
+        np.testing.assert_array_equal(view.read(name), tiny_mlp.read(name))
+
+
+def test_a_link_out_of_the_cache_is_refused_until_its_folder_is_trusted(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    data = hub_cache.parent / "model.onnx_data"
+    data.resolve().rename(elsewhere / "cc33")
+    data.unlink()
+    data.symlink_to(elsewhere / "cc33")
+    with pytest.raises(ModelError, match=r"behind a link out of the model's folder.*set ONNX_ADMM_TRUSTED"):
+        ModelView.load(hub_cache)
+    monkeypatch.setenv("ONNX_ADMM_TRUSTED_FOLDERS", f"{tmp_path / 'other'}{os.pathsep}{elsewhere}")
+    ModelView.load(hub_cache)
 
 
 def data_file(model: Path) -> Path:

@@ -5,14 +5,17 @@ from onnx_admm.api.compare import compare
 from onnx_admm.api.compress import Compression, Plan, compress
 from onnx_admm.api.inspect import inspect_costs, inspect_model
 from onnx_admm.api.sweep import Sweep
+from onnx_admm.limits import RunLimits, run_within
 
 __all__ = [
     "Compression",
     "Plan",
+    "RunLimits",
     "Sweep",
     "annotate",
     "compare",
     "compress",
     "inspect_costs",
     "inspect_model",
+    "run_within",
 ]

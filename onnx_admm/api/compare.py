@@ -10,9 +10,11 @@ from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset
 from onnx_admm.errors import UsageError
+from onnx_admm.limits import in_a_run
 from onnx_admm.report import Comparison
 
 
+@in_a_run
 def compare(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
@@ -62,6 +64,7 @@ def compare(
     else:
         samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
     measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
-    found = measurement.compare(Path(before), Path(after))
+    with files.blamed():
+        found = measurement.compare(Path(before), Path(after))
     files.raise_if_changed()
     return found

@@ -21,6 +21,7 @@ from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
+from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
@@ -85,6 +86,7 @@ class Compression:
     executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
+    @in_a_run
     def plan(self, source: str | os.PathLike[str]) -> Plan:
         """Read and check everything that a run would read first; run nothing.
 
@@ -115,6 +117,7 @@ class Compression:
             frozen=frozen,
         )
 
+    @in_a_run
     def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
         """Compress ``source`` into ``target``.
 
@@ -326,20 +329,32 @@ class Plan:
     frozen: tuple[str, ...] = ()
 
 
-def compress(source: str | os.PathLike[str], target: str | os.PathLike[str], **settings: Any) -> Report:
+def compress(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    max_memory_mb: int | None = None,
+    timeout_s: float | None = None,
+    **settings: Any,
+) -> Report:
     """Compress a model file: ``compress("net.onnx", "small.onnx", data="train.npz", prune="85x", bits=3)``.
 
     Args:
         source: the model.
         target: where the result goes; never the source.
+        max_memory_mb: MiB that the process may take, its worker included; see `limits.RunLimits`.
+        timeout_s: seconds that the run may take; None for no limit.
         settings: attributes of `Compression`.
 
     Raises:
+        LimitReached: the run reached one of these limits, or a default one.
         PromiseMissed: the result misses a promise (BudgetExceeded: a stated one); it was not written unless
             ``keep``.
         OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
     """
-    report = Compression(**settings).run(source, target)
+    stated = max_memory_mb is not None or timeout_s is not None
+    with run_within(RunLimits(max_memory_mb, timeout_s) if stated else None):
+        report = Compression(**settings).run(source, target)
     report.raise_if_missed()
     return report
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 
 from onnx_admm.contracts import CostModel, ModelView
+from onnx_admm.limits import in_a_run
 from onnx_admm.report import CostFacts, ModelFacts, describe_costs, describe_model
 
 
+@in_a_run
 def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
     """Operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight, and the file's totals.
 
@@ -18,6 +20,7 @@ def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
     return describe_model(ModelView.load(path), path)
 
 
+@in_a_run
 def inspect_costs(
     path: str | os.PathLike[str],
     cost_model: CostModel,

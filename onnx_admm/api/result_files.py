@@ -90,4 +90,5 @@ def open_results(
     with ExitStack() as stack:
         output = stack.enter_context(prepare_output(target))
         told = None if report is None else stack.enter_context(prepare_output(report))
-        yield ResultFiles(files, output, told)
+        with files.blamed():
+            yield ResultFiles(files, output, told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,15 @@ class RunFiles:
                     where=path,
                     hint="Run again while no other process writes the file.",
                 )
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Have a failure name the input that changed meanwhile, where one did: it is the likely cause."""
+        try:
+            yield
+        except Exception:
+            self.raise_if_changed()
+            raise
 
     def _check_place(self, output: _Named) -> None:
         target = followed(output.path)

@@ -11,6 +11,7 @@ from onnx_admm.api.compress import Compression
 from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Pass
 from onnx_admm.errors import BudgetExceeded, PromiseMissed, UsageError
+from onnx_admm.limits import in_a_run
 from onnx_admm.model.atomic_output import write_bytes, write_text
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model
@@ -54,6 +55,7 @@ class Sweep:
     shares: Sequence[float] = field(default=SHARES)
     plot: str | os.PathLike[str] | None = None
 
+    @in_a_run
     def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
         """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
 

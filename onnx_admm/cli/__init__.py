@@ -24,9 +24,10 @@ from onnx_admm.cli.annotate import annotate
 from onnx_admm.cli.compare import compare
 from onnx_admm.cli.compress import compress
 from onnx_admm.cli.inspect import inspect
+from onnx_admm.cli.limits import with_limits
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
-from onnx_admm.errors import EXIT_CODES, OnnxAdmmError
+from onnx_admm.errors import EXIT_CODES, LimitReached, OnnxAdmmError
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
@@ -43,8 +44,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (compress, sweep, inspect, annotate, compare, plugins):
-    app.command(no_args_is_help=command is not plugins, epilog=_EXIT_CODES)(command)
+for command in (compress, sweep, inspect, annotate, compare):
+    limited = with_limits(command, lambda reached: _abandon(reached))
+    app.command(no_args_is_help=True, epilog=_EXIT_CODES)(limited)
+app.command(epilog=_EXIT_CODES)(plugins)
 
 
 def _show_version(wanted: bool) -> None:
@@ -115,6 +118,12 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _abandon(reached: LimitReached) -> NoReturn:
+    """End the process at once: a limit is reached, and code outside Python does not return."""
+    _say(f"error: {reached} The run did not end by itself; {_what_was_written()}")
+    os._exit(reached.exit_code)
+
+
 def _what_was_written() -> str:
     """Say which output files are in place; true at every moment of a run."""
     writer = sys.modules.get(_WRITER)  # not loaded: nothing was written
@@ -135,6 +144,8 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _flush() -> None:
@@ -143,7 +154,7 @@ def _flush() -> None:
     Raises:
         OSError: stdout cannot be written, on a full disk for one.
     """
-    if sys.stdout is not None and not sys.stdout.closed:
+    if not sys.stdout.closed:
         try:
             sys.stdout.flush()
         except OSError:

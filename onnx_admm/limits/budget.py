@@ -90,9 +90,11 @@ class RunBudget:
         self._in_proportion = in_proportion
         self._started = time.monotonic()
         self._deadline: float | None = None if outer is None else outer._deadline
+        self._timeout_s: float = 0.0 if outer is None else outer._timeout_s
         if self.limits.timeout_s is not None:
             own = self._started + self.limits.timeout_s
-            self._deadline = own if self._deadline is None else min(own, self._deadline)
+            if self._deadline is None or own < self._deadline:
+                self._deadline, self._timeout_s = own, self.limits.timeout_s
         self._memory_limit = _memory_limit(self.limits)
         self._lock = threading.RLock()
         self._stored = self._kept = self._operations = 0
@@ -137,9 +139,14 @@ class RunBudget:
     # -- counting --------------------------------------------------------------------------
 
     def add_stored(self, nbytes: int) -> None:
-        """Count the bytes of a file that is loaded: they decide what may be computed from it."""
+        """Count the bytes of a file that is loaded: they decide what may be computed from it.
+
+        Raises:
+            LimitReached: a limit of the run is reached.
+        """
         with self._lock:
             self._stored += nbytes
+        self.check()
 
     def keep(self, array: T, what: str) -> T:
         """Count an array until it is gone.
@@ -208,7 +215,7 @@ class RunBudget:
         remaining = self.remaining_s
         if remaining is not None and remaining < 0:
             return LimitReached(
-                f"the time limit of {self._deadline_s():g} s is reached",
+                f"the time limit of {self._timeout_s:g} s is reached",
                 hint="State more with --timeout S (timeout_s in Python).",
             )
         limit, taken = self.memory_limit, process_bytes()
@@ -220,14 +227,6 @@ class RunBudget:
             got=f"{_mib(taken)} in use{more}",
             hint=RAISE_MEMORY,
         )
-
-    def is_far_over(self, factor: float) -> bool:
-        """Whether the process takes that many times the memory limit."""
-        limit, taken = self.memory_limit, process_bytes()
-        return limit is not None and taken is not None and taken > factor * limit
-
-    def _deadline_s(self) -> float:
-        return 0.0 if self._deadline is None else self._deadline - self._started
 
     def _release(self, nbytes: int) -> None:
         with self._lock:

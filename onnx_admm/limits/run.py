@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 from onnx_admm.errors import LimitReached
-from onnx_admm.limits.budget import RunBudget, RunLimits, refused_memory
+from onnx_admm.limits.budget import RunBudget, RunLimits, process_bytes, refused_memory
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _current: ContextVar[RunBudget | None] = ContextVar("onnx_admm_run_budget", default=None)
 _running: list[RunBudget] = []
@@ -17,8 +22,9 @@ _running: list[RunBudget] = []
 
 _WATCHED_EVERY_S = 0.05
 _GRACE_S = 10.0
-_FAR_OVER = 1.25
-"""Times the memory limit, from where on there is no waiting for Python to be reached."""
+_TOLD_AGAIN_S = 2.0
+_GROWN_BYTES = 256 << 20
+"""Bytes, or a quarter, beyond what was in use at the limit, from where on there is no more waiting."""
 
 _interrupts: set[Callable[[], None]] = set()
 
@@ -40,8 +46,8 @@ def run_within(
 
     Args:
         limits: of the run.
-        abandon: called in another thread where the run does not end by itself within 10 s of its time limit,
-            or is far over its memory limit, because code outside Python does not return; it ends the process.
+        abandon: called in another thread where the run does not end by itself within 10 s, or goes on to take
+            memory, because code outside Python does not return; it ends the process.
 
     Raises:
         LimitReached: a limit is reached, or the system refuses memory.
@@ -56,6 +62,7 @@ def run_within(
     watch = _Watch(budget, abandon)
     try:
         try:
+            budget.check()
             watch.start()
             yield budget
         finally:
@@ -64,9 +71,24 @@ def run_within(
         raise watch.reached or LimitReached("a limit of the run is reached") from None
     except MemoryError as error:
         raise refused_memory(error) from error
+    except RecursionError as error:
+        raise LimitReached(
+            "something in the model or its data is nested deeper than a run follows"
+        ) from error
     finally:
         _running.remove(budget)
         _current.reset(token)
+
+
+def in_a_run(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function run under the default limits, or as a part of the run it is called in."""
+
+    @functools.wraps(function)
+    def limited(*args: P.args, **options: P.kwargs) -> R:
+        with run_within():
+            return function(*args, **options)
+
+    return limited
 
 
 @contextmanager
@@ -98,7 +120,8 @@ class _Watch:
         with self._lock:
             self._over.set()
             _raise_in(self._watched, None)
-        self._thread.join(timeout=1.0)
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         while not self._over.wait(_WATCHED_EVERY_S):
@@ -110,13 +133,16 @@ class _Watch:
         for interrupt in tuple(_interrupts):
             with suppress(Exception):
                 interrupt()
-        with self._lock:
-            if not self._over.is_set():
-                _raise_in(self._watched, _Stopped)
-        waited = 0.0
-        while not self._over.wait(_WATCHED_EVERY_S):
+        waited, taken = 0.0, process_bytes() or 0
+        while not self._over.is_set():
+            if waited % _TOLD_AGAIN_S < _WATCHED_EVERY_S:  # it may have come up in a callback, and be lost
+                with self._lock:
+                    if not self._over.is_set():
+                        _raise_in(self._watched, _Stopped)
+            self._over.wait(_WATCHED_EVERY_S)
             waited += _WATCHED_EVERY_S
-            if self._abandon is not None and (waited > _GRACE_S or self._budget.is_far_over(_FAR_OVER)):
+            grown = (process_bytes() or 0) > taken + max(_GROWN_BYTES, taken // 4)
+            if self._abandon is not None and (waited > _GRACE_S or grown) and not self._over.is_set():
                 self._abandon(self.reached)
 
 

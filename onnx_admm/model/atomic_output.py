@@ -21,8 +21,11 @@ from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.model.external_files import external_locations, is_used_nearby
 from onnx_admm.model.output_lock import OutputLock
 
-_PLACED = ".placed"
-"""Ending of an empty file in the work folder that names a data file placed for a commit to come."""
+_UNLESS_USED = ".unless-used"
+"""Ending of an empty file in the work folder that names a data file beside the output.
+
+The data file goes when the work is over, unless the output refers to it then: one that was placed for a
+commit that did not come, or the one that the earlier output used."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class OutputFile:
                 if prepared is not None:
                     _take_over(prepared, self.target)
                     _synchronise(prepared)
+            for path in obsolete:
+                self._remove_unless_used(path.name)
             if data is not None:
                 self._place(data)
             facts = os.stat(file)
@@ -105,17 +110,13 @@ class OutputFile:
                 f"the file is in place, but the disk did not confirm it ({error.strerror or error})",
                 where=self.named,
             ) from error
-        for path in obsolete:
-            if not is_used_nearby(path):
-                with contextlib.suppress(OSError):
-                    path.unlink()
 
     def _place(self, data: Path) -> None:
         """Give a data file its name beside the target; one that stands there has the same content."""
         place = self.target.parent / data.name
         if os.path.lexists(place):
             return
-        (self.folder / f"{data.name}{_PLACED}").touch()
+        self._remove_unless_used(data.name)
         try:
             os.link(data, place)
         except FileExistsError:
@@ -127,6 +128,10 @@ class OutputFile:
         else:
             data.unlink()
         _synchronise(self.target.parent)
+
+    def _remove_unless_used(self, name: str) -> None:
+        """Note a data file beside the output that goes when the work is over, or with the next run."""
+        (self.folder / f"{name}{_UNLESS_USED}").touch()
 
 
 @contextmanager
@@ -217,12 +222,13 @@ def _release(lock: OutputLock, target: Path) -> None:
 
 
 def _remove_unreferenced(lock: OutputLock, target: Path) -> None:
-    """Remove data files that were placed for a commit that did not come."""
+    """Remove the data files that were noted and that neither the output nor a model beside it uses."""
     if not lock.is_ours():
         return
-    placed = [path.name.removesuffix(_PLACED) for path in lock.leftovers() if path.name.endswith(_PLACED)]
-    used = external_locations(target) if placed and target.exists() else frozenset()
-    for name in placed:
+    notes = (path.name for path in lock.leftovers() if path.name.endswith(_UNLESS_USED))
+    noted = [name.removesuffix(_UNLESS_USED) for name in notes]
+    used = external_locations(target) if noted and target.exists() else frozenset()
+    for name in noted:
         path = target.parent / name
         if used is not None and name not in used and not is_used_nearby(path):
             with contextlib.suppress(OSError):

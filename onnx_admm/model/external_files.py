@@ -15,6 +15,8 @@ from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.guards import stored_tensors
 from onnx_admm.model.wire import lift
 
+_LONGEST_STEM = 220  # characters; file names have 255 bytes at most
+
 _MOST_NEIGHBOURS, _MOST_BYTES = 200, 64 << 20
 """Model files of a folder that are searched for a name, and bytes of each."""
 
@@ -60,10 +62,21 @@ def data_files_of_output(target: Path) -> tuple[Path, ...]:
     """
     if not target.is_file():
         return ()
-    own = re.compile(re.escape(target.name) + r"(\.[0-9a-f]{8})?\.data")
+    own = re.compile(rf"{re.escape(data_stem(target))}\.[0-9a-f]{{8}}\.data|{re.escape(target.name)}\.data")
     names = (name for name in external_locations(target) or () if own.fullmatch(name))
     files = (target.parent / name for name in sorted(names))
     return tuple(file for file in files if file.is_file() and not file.is_symlink())
+
+
+def data_stem(target: Path) -> str:
+    """Return what the names of an output's data files begin with: its own name, where a model can hold it.
+
+    A model file holds UTF-8 alone, and a data file's name is longer than the output's.
+    """
+    name = target.name
+    if not name.isascii():
+        name = name.encode("ascii", "replace").decode().replace("?", "_")
+    return name[:_LONGEST_STEM]
 
 
 def is_used_nearby(data: Path) -> bool:

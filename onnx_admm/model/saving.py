@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_admm.errors import OutputError
 from onnx_admm.model.atomic_output import OutputFile, prepare_output
 from onnx_admm.model.checker import check_output
-from onnx_admm.model.external_files import data_files_of_output, same_file
+from onnx_admm.model.external_files import data_files_of_output, data_stem, same_file
 from onnx_admm.model.file_tensor import FileTensor, is_large
 from onnx_admm.model.files import (
     EXTERNAL,
@@ -146,12 +146,9 @@ def _write_data(
 
 def _data_name(output: OutputFile, prepared: Path, digest: str, inputs: Collection[Path]) -> str:
     """Return a name beside the target that nothing uses, or that the same content has there already."""
-    name = output.target.name
-    if not name.isascii():  # a model file holds UTF-8 alone, and not every file name is
-        name = name.encode("ascii", "replace").decode().replace("?", "_")
     earlier = data_files_of_output(output.target)
     for start in range(0, len(digest) - 7):
-        place = output.target.with_name(f"{name}.{digest[start : start + 8]}.data")
+        place = output.target.with_name(f"{data_stem(output.target)}.{digest[start : start + 8]}.data")
         if not os.path.lexists(place):
             return place.name
         is_earlier = same_file(place, earlier) and not same_file(place, inputs)

@@ -1,0 +1,52 @@
+"""``--max-memory`` and ``--timeout``: limits that every command which does work takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from onnx_admm.errors import LimitReached
+from onnx_admm.limits import RunLimits, run_within
+
+_MAX_MEMORY = typer.Option(
+    "--max-memory",
+    metavar="MB",
+    help="Most memory of the whole process, in MB of 2^20 bytes: the run ends with exit code 1 when it "
+    "is reached. Default: half of the machine's, and less for small files (docs/security.md).",
+)
+_TIMEOUT = typer.Option(
+    "--timeout",
+    metavar="S",
+    help="Most seconds of the whole run: it ends with exit code 1 when they are over. Default: none.",
+)
+_OPTIONS = {"max_memory": Annotated[int | None, _MAX_MEMORY], "timeout": Annotated[float | None, _TIMEOUT]}
+
+
+def with_limits(command: Callable[..., None], abandon: Callable[[LimitReached], None]) -> Callable[..., None]:
+    """Give a command the options of limits, and run it under them.
+
+    Args:
+        command: a command; its parameters stay.
+        abandon: ends the process with a sentence where code outside Python does not return.
+    """
+
+    @functools.wraps(command)
+    def limited(
+        *args: Any, max_memory: int | None = None, timeout: float | None = None, **options: Any
+    ) -> None:
+        with run_within(RunLimits(max_memory, timeout), abandon=abandon):
+            command(*args, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _OPTIONS.items()
+    ]
+    parameters = [*signature.parameters.values(), *more]
+    limited.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    limited.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return limited
