@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_admm.contracts import Cost, LayerProfile, Treatment
 from onnx_admm.encoding.accounting import gap_bits
+from onnx_admm.ranges import NonNegative, Positive
 
 _PLOTTED = (
     (0.1, 0.07),
@@ -69,9 +70,9 @@ class AdmmNnCostModel:
 
     curve: Literal["published", "analytic"] = "published"
     dense_fallback: bool = True
-    dense_gmac_s: float = 1.0
-    k: float = 0.776
-    q: float = 1.0225
+    dense_gmac_s: Positive = 1.0
+    k: Positive = 0.776
+    q: NonNegative = 1.0225
 
     def __post_init__(self) -> None:
         if not self.dense_gmac_s > 0:

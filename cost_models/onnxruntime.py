@@ -13,6 +13,7 @@ from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, Us
 from onnx_admm.model import node_profiles
 from onnx_admm.model.kernels import Place, kernels_of, layer_model, trace
 from onnx_admm.model.shapes import bind_extents
+from onnx_admm.ranges import Threads
 from onnx_admm.runtime.sessions import optimised_model
 from onnx_admm.runtime.timing import Timing, every_value
 from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_timing
@@ -43,7 +44,7 @@ class OnnxRuntimeCostModel:
     figures: ClassVar[tuple[str, ...]] = ("latency_s",)
     is_this_machine: ClassVar[bool] = True
 
-    threads: int = 1
+    threads: Threads = 1
 
     def __post_init__(self) -> None:
         if self.threads < 1:

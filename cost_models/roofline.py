@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import Cost, LayerProfile, Operand, Treatment
 from onnx_admm.errors import UnpricedOperator
+from onnx_admm.ranges import NonNegative, Positive, PositiveShare, Width
 
 _GIGA, _MICRO, _PICO = 1e9, 1e-6, 1e-12
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv"}
@@ -37,8 +38,8 @@ class SparseKernel:
     structure: str = "unstructured"
     operators: tuple[str, ...] = ()
     pointwise: bool = False
-    speedup: tuple[tuple[float, float], ...]
-    index_bits: float = 0.0
+    speedup: tuple[tuple[PositiveShare, Positive], ...]
+    index_bits: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         Treatment(structure=self.structure)
@@ -84,15 +85,15 @@ class RooflineCostModel:
     name: ClassVar[str] = "roofline"
 
     device: str
-    peak_gmac_s: Mapping[str, float]
-    bandwidth_gb_s: float
-    overhead_us: float = 0.0
-    weight_bits: tuple[int, ...] = (8, 16, 32)
+    peak_gmac_s: Mapping[str, Positive]
+    bandwidth_gb_s: Positive
+    overhead_us: NonNegative = 0.0
+    weight_bits: tuple[Width, ...] = (8, 16, 32)
     fused: tuple[str, ...] = ("Add", "BatchNormalization", "Clip", "LeakyRelu", "Relu")
     sparse: tuple[SparseKernel, ...] = ()
-    energy_pj_mac: Mapping[str, float] = field(default_factory=dict)
-    energy_pj_byte: float | None = None
-    uncertainty: float = 0.5
+    energy_pj_mac: Mapping[str, NonNegative] = field(default_factory=dict)
+    energy_pj_byte: NonNegative | None = None
+    uncertainty: NonNegative = 0.5
 
     def __post_init__(self) -> None:
         if not self.peak_gmac_s or not all(peak > 0 for peak in self.peak_gmac_s.values()):

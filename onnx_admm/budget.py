@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from onnx_admm import ranges
 from onnx_admm.contracts import ModelView, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers
@@ -74,6 +75,12 @@ def global_density(asked: Budgeted, sites: Sequence[WeightSite], reference: Mode
     original, _ = choose_layers(reference, asked.include, asked.exclude)
     here = sum(site.size for site in sites)
     total = max(sum(site.size for site in original), here)
+    if not density * total >= 1:
+        raise PassRefused(
+            "not a single weight would be kept",
+            got=f"a share of {density:g} of {total} weights",
+            expected=f"a pruning ratio of at most {total}",
+        )
     return min(1.0, density * total / here)
 
 
@@ -83,9 +90,9 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     Raises:
         PassRefused: not N:M with 0 < N < M.
     """
-    kept, _, group = pattern.partition(":")
-    if not (kept.isdigit() and group.isdigit() and 0 < int(kept) < int(group)):
+    found = ranges.parse_pattern(pattern)
+    if found is None:
         raise PassRefused(
             "impossible pattern", where="pattern", got=pattern, expected="N:M with 0 < N < M, such as 2:4"
         )
-    return int(kept), int(group)
+    return found

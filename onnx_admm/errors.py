@@ -155,6 +155,18 @@ class BudgetExceeded(PromiseMissed):
     """The promise was stated by the user: a budget, a drop of accuracy, a ratio."""
 
 
+class Interrupted(SystemExit):
+    """The user ended the program by a signal; never caught where code of plug-ins is, unlike `SystemExit`."""
+
+
+class RunStopped(BaseException):
+    """Raised in the thread of a run from outside, to end it; only who started the run catches it."""
+
+
+STOPS = (Interrupted, RunStopped, KeyboardInterrupt)
+"""What ends a run from outside, and is no fault of the code it is raised in."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Put ``place`` before the place that an error from inside names: a pass before its layer."""
@@ -188,14 +200,14 @@ def reading(
 
     Raises:
         UsageError: of class ``kind``.
-        WorkError: there is not enough memory.
+        LimitReached: there is not enough memory.
     """
     try:
         yield
     except OnnxAdmmError:
         raise
     except MemoryError as error:
-        raise WorkError("not enough memory to read this", where=where) from error
+        raise LimitReached("not enough memory to read this", where=where) from error
     except Exception as error:
         raise kind(f"{what} ({reason_of(error)})", where=where, hint=hint) from error
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport, Skip
-from onnx_admm.errors import NothingToDo, OnnxAdmmError, WorkError, located
+from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import check_model, settle
+from onnx_admm.ranges import check_ranges
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
@@ -101,6 +102,8 @@ class Pipeline:
         steps: list[StepReport] = []
         exactness = ExactnessCheck(context)
         for position, step in enumerate(self.passes):
+            check_ranges(step, self._place(position))
+        for position, step in enumerate(self.passes):
             place = self._place(position)
             known = None if journal is None else journal.recall(position)
             if known is not None:
@@ -110,9 +113,9 @@ class Pipeline:
             try:
                 with located(place):
                     view, report = self._transaction(view, step, context, exactness)
-            except OnnxAdmmError:
+            except (OnnxAdmmError, *STOPS):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 fault = f"{type(error).__name__}: {error}"
                 raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
             if journal is not None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from onnx_admm.contracts import Progress, SilentProgress, Task
+from onnx_admm.printable import printable
 
 
 class _Bar:
@@ -23,7 +24,7 @@ class _Bar:
         """Move on; a note stays until the next."""
         self._bars.advance(self._task, steps)
         if note:
-            self._bars.update(self._task, note=note)
+            self._bars.update(self._task, note=printable(note))
 
 
 class TerminalProgress:
@@ -39,7 +40,7 @@ class TerminalProgress:
         outermost = self._bars is None
         bars = self._bars or self._open()
         self._bars = bars
-        entry = bars.add_task(title, total=total, note="")
+        entry = bars.add_task(printable(title), total=total, note="")
         try:
             yield _Bar(bars, entry)
         finally:
@@ -50,11 +51,11 @@ class TerminalProgress:
 
     def _open(self) -> Bars:
         bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             transient=True,
         )

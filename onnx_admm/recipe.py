@@ -25,7 +25,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -33,7 +33,8 @@ import tomli_w
 from onnx_admm.contracts import Pass, TrainingSettings
 from onnx_admm.errors import RecipeError, located
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.registry import cost_model, pass_class
+from onnx_admm.ranges import MOST_EPOCHS, MOST_EXTENT, parse_pattern
+from onnx_admm.registry import build_plugin, cost_model, pass_class
 from onnx_admm.settings import build, check_keys, parse_toml, read_toml, unbuild
 
 if TYPE_CHECKING:
@@ -162,9 +163,12 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     prune = None if flags.prune is None else parse_prune(flags.prune)
     if flags.bits is not None and not 1 <= flags.bits <= 8:
         raise RecipeError("impossible number of bits", where="--bits", got=flags.bits, expected="1 to 8")
-    if flags.epochs is not None and flags.epochs < 0:
+    if flags.epochs is not None and not 0 <= flags.epochs <= MOST_EPOCHS:
         raise RecipeError(
-            "impossible number of epochs", where="--epochs", got=flags.epochs, expected="0 or more"
+            "impossible number of epochs",
+            where="--epochs",
+            got=flags.epochs,
+            expected=f"0 to {MOST_EPOCHS}",
         )
     plain = prune is None and flags.bits is None and not flags.budget
     steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
@@ -236,16 +240,15 @@ def parse_prune(text: str) -> dict[str, Any]:
         "(between 0 and 1) or a pattern such as 2:4 (2 kept of every 4)",
     )
     if ":" in text:
-        kept, _, of = text.partition(":")
-        if not (kept.isdecimal() and of.isdecimal() and 0 < int(kept) < int(of)):
+        if (pattern := parse_pattern(text)) is None:
             raise impossible
-        return {"pattern": f"{int(kept)}:{int(of)}"}
+        return {"pattern": f"{pattern[0]}:{pattern[1]}"}
     try:
         number = Decimal(text.removesuffix("x"))
     except InvalidOperation:
         raise impossible from None
     if text.endswith("x"):
-        if not (number.is_finite() and number > 1):
+        if not (number.is_finite() and number > 1 and isfinite(float(number))):
             raise impossible
         return {"ratio": float(number)}
     if not (number.is_finite() and 0 < number < 1):
@@ -262,7 +265,8 @@ def _parse_step(table: Mapping[str, Any], place: str) -> Pass:
     with located(place):
         cls = pass_class(name)
     settings = {key: value for key, value in table.items() if key != "name"}
-    return build(cls, settings, f"{place} ({name})")
+    made: Pass = build_plugin(cls, settings, f"{place} ({name})")
+    return made
 
 
 def _parse_preprocessing(table: object, place: str) -> Preprocessing | None:
@@ -287,6 +291,11 @@ def _parse_bindings(table: object, place: str) -> dict[str, int]:
     if not isinstance(table, Mapping):
         raise RecipeError("not a table of extents", where=place, got=repr(table), expected="such as N = 1")
     for axis, extent in table.items():
-        if not isinstance(extent, int) or isinstance(extent, bool):
-            raise RecipeError("not an extent", where=f"{place}, key '{axis}'", got=repr(extent))
+        if not isinstance(extent, int) or isinstance(extent, bool) or not 1 <= extent <= MOST_EXTENT:
+            raise RecipeError(
+                "not an extent",
+                where=f"{place}, key '{axis}'",
+                got=repr(extent),
+                expected=f"a whole number from 1 to {MOST_EXTENT}",
+            )
     return dict(table)

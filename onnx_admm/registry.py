@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from onnx_admm.contracts import CostModel, Pass
-from onnx_admm.errors import OnnxAdmmError, RecipeError, UsageError, located
+from onnx_admm.errors import STOPS, OnnxAdmmError, RecipeError, UsageError, located
 from onnx_admm.settings import build, did_you_mean, merge, parse_toml, read_toml, required_keys
 
 
@@ -82,26 +84,19 @@ class Registry:
         found = PlugIn(self.kind, entry.name, entry.value, _distribution(entry), "")
         try:
             loaded = self._load(entry)
+            with _plugin_code(self._place(entry)):
+                return replace(found, summary=_summary(loaded), profiles=tuple(shipped_profiles(loaded)))
         except OnnxAdmmError as error:
             return replace(found, problem=str(error))
-        return replace(found, summary=_summary(loaded), profiles=tuple(shipped_profiles(loaded)))
+
+    def _place(self, entry: EntryPoint) -> str:
+        return f"{self.kind} '{entry.name}' of {_distribution(entry)}"
 
     def _load(self, entry: EntryPoint) -> Any:
-        place = f"{self.kind} '{entry.name}' of {_distribution(entry)}"
-        try:
-            with located(place):
-                loaded = entry.load()
-        except OnnxAdmmError:
-            raise
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-            raise UsageError(
-                "the plug-in cannot be loaded",
-                where=place,
-                got=fault,
-                hint="Repair or uninstall that package.",
-            ) from error
-        missing = [member for member in self.members if not hasattr(loaded, member)]
+        place = self._place(entry)
+        with _plugin_code(place):
+            loaded = entry.load()
+            missing = [member for member in self.members if not hasattr(loaded, member)]
         if not inspect.isclass(loaded) or missing:
             raise UsageError(
                 f"the plug-in is no {self.kind}",
@@ -114,6 +109,35 @@ class Registry:
 
 PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
 COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "figures", "estimate"))
+
+
+@contextmanager
+def _plugin_code(place: str, what: str = "the plug-in cannot be loaded") -> Iterator[None]:
+    """Turn whatever code of a plug-in raises into a sentence; one that ends the program too.
+
+    Raises:
+        UsageError: names the plug-in and what it raised.
+    """
+    try:
+        with located(place):
+            yield
+    except (OnnxAdmmError, *STOPS):
+        raise
+    except BaseException as error:
+        fault = f"{type(error).__name__}{': ' if str(error) else ''}{error}"
+        hint = "Repair or uninstall that package."
+        raise UsageError(what, where=place, got=fault, hint=hint) from error
+
+
+def build_plugin(cls: type, settings: object, place: str) -> Any:
+    """Return an object of a plug-in's class, made from a table of settings.
+
+    Raises:
+        RecipeError: an unknown or missing key, an impossible value.
+        UsageError: the class raises anything else.
+    """
+    with _plugin_code(place, "the plug-in cannot be made with these settings"):
+        return build(cls, settings, place)
 
 
 def pass_class(name: str) -> type[Pass]:
@@ -144,7 +168,7 @@ def cost_model(spec: str) -> CostModel:
             expected=f"a TOML file or one of {', '.join(tags)}",
             hint=f"Such as {name}:{next(iter(tags))}.",
         )
-    made: CostModel = build(cls, table, f"cost model '{spec}'")
+    made: CostModel = build_plugin(cls, table, f"cost model '{spec}'")
     return made
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 
-from onnx_admm.errors import RecipeError, located
+from onnx_admm.errors import RecipeError, located, reason_of
 
 _T = TypeVar("_T")
+
+MOST_BYTES = 4 * 2**20
+"""Size of a TOML file; the parser takes some hundred times as much memory."""
+
+_MOST_DOTS = 100
+"""Parts of a dotted key; the parser's time grows with their square."""
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -25,20 +31,30 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         RecipeError: it cannot be read, or is not TOML.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"cannot read the file ({error.strerror})", where=str(path)) from error
+    if len(content) > MOST_BYTES:
+        raise RecipeError(
+            "too large for a file of settings", where=str(path), expected=f"at most {MOST_BYTES} bytes"
+        )
+    try:
+        return parse_toml(content.decode(), str(path))
     except UnicodeDecodeError as error:
         raise RecipeError("not a text file", where=str(path)) from error
-    return parse_toml(text, str(path))
 
 
 def parse_toml(text: str, place: str) -> dict[str, Any]:
     """TOML text as a table; raises as `read_toml`."""
+    if any(part.count(".") > _MOST_DOTS for line in text.splitlines() for part in line.split(",")):
+        raise RecipeError("not TOML that can be read (a key of too many parts)", where=place)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"not TOML: {error}", where=place) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, arrays in arrays
+        raise RecipeError(f"not TOML that can be read ({reason_of(error)})", where=place) from error
 
 
 def merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -60,6 +76,7 @@ def build(cls: type[_T], table: object, place: str) -> _T:
     if not isinstance(table, Mapping):
         raise RecipeError("not a table of settings", where=place, got=repr(table))
     check_keys(table, _keys(cls, place), place)
+    check_finite(table, place)
     try:
         with located(place):
             # By way of JSON: strict about types, yet an array may become a tuple.
@@ -67,6 +84,22 @@ def build(cls: type[_T], table: object, place: str) -> _T:
     except pydantic.ValidationError as error:
         raise _refusal(error, place) from error
     return made
+
+
+def check_finite(table: object, place: str, key: str = "") -> None:
+    """Refuse a number that is not finite, anywhere in a table: TOML can state nan and inf.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    if isinstance(table, float) and not math.isfinite(table):
+        raise RecipeError("a number that is not finite", where=f"{place}, key '{key}'", got=table)
+    if isinstance(table, Mapping):
+        for name, value in table.items():
+            check_finite(value, place, str(name))
+    elif isinstance(table, list | tuple):
+        for value in table:
+            check_finite(value, place, key)
 
 
 def required_keys(cls: type) -> set[str]:

@@ -27,6 +27,7 @@ from onnx_admm.contracts import (
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.model.fingerprint import same_model
+from onnx_admm.ranges import Epochs, NonNegative, Positive, PositiveShare, Ratio, Rounds
 from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
 
 
@@ -58,18 +59,18 @@ class AdmmPrune:
     idempotent: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
-    ratio: float | None = None
-    keep: float | None = None
+    ratio: Ratio | None = None
+    keep: PositiveShare | None = None
     pattern: str | None = None
     layers: PerLayer | None = None
     structure: str = "element"
-    epochs: int = 8
-    steps: int = 1
-    retrain_epochs: int = 4
-    rho_start: float = 1e-5
-    rho_end: float = 1e-3
-    learning_rate: float = 1e-3
-    end_rate: float = 1e-5
+    epochs: Epochs = 8
+    steps: Rounds = 1
+    retrain_epochs: Epochs = 4
+    rho_start: Positive = 1e-5
+    rho_end: Positive = 1e-3
+    learning_rate: Positive = 1e-3
+    end_rate: NonNegative = 1e-5
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

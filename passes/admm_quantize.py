@@ -24,6 +24,7 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import ByteGrid, HeldWeight, held_weights
+from onnx_admm.ranges import Epochs, NonNegative, Positive, PositiveShare
 from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
@@ -61,14 +62,14 @@ class AdmmQuantize:
 
     bits: PerLayer = 8
     per_channel: bool = False
-    epochs: int = 4
-    fractions: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0)
-    round_epochs: int = 1
-    retrain_epochs: int = 1
-    rho_start: float = 1e-4
-    rho_end: float = 2e-3
-    learning_rate: float = 5e-4
-    end_rate: float = 1e-5
+    epochs: Epochs = 4
+    fractions: tuple[PositiveShare, ...] = (0.5, 0.75, 0.9, 1.0)
+    round_epochs: Epochs = 1
+    retrain_epochs: Epochs = 1
+    rho_start: Positive = 1e-4
+    rho_end: Positive = 2e-3
+    learning_rate: Positive = 5e-4
+    end_rate: NonNegative = 1e-5
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

@@ -17,6 +17,7 @@ from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.layers import choose_sites, usable_layers
 from onnx_admm.model.strange import strange_constants
+from onnx_admm.ranges import Positive, Samples, Share
 from onnx_admm.sensitivity import Effect, OutputProbe
 
 _FLOATS = ("float16", "float32", "float64")
@@ -67,10 +68,10 @@ class ChooseTreatments:
     idempotent: ClassVar[bool] = True
     exact: ClassVar[bool] = False
 
-    least_sqnr_db: float = 22.0
-    least_agreement: float = 0.99
-    blind_sqnr_db: float = 30.0
-    samples: int = 32
+    least_sqnr_db: Positive = 22.0
+    least_agreement: Share = 0.99
+    blind_sqnr_db: Positive = 30.0
+    samples: Samples = 32
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

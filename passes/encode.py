@@ -24,6 +24,7 @@ from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, Unsupport
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.held import file_bytes
 from onnx_admm.model.scores import output_roles
+from onnx_admm.ranges import Finite, Positive
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 
@@ -62,10 +63,10 @@ class Encode:
     idempotent: ClassVar[bool] = True
     format: Literal["auto", "dense", "qdq", "sparse", "packed"] = "auto"
     _: KW_ONLY
-    bias_bits: int | None = None
+    bias_bits: Literal[8, 16] | None = None
     float8_biases: bool = False
-    slowdown: float = 1.1
-    least_sqnr_db: float = 40.0
+    slowdown: Positive = 1.1
+    least_sqnr_db: Finite = 40.0
 
     @property
     def exact(self) -> bool:

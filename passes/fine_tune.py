@@ -9,6 +9,7 @@ from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import choose_layers
 from onnx_admm.model.fingerprint import same_model
+from onnx_admm.ranges import Epochs, NonNegative, Positive
 from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 
@@ -33,9 +34,9 @@ class FineTune:
     idempotent: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
-    epochs: int = 4
-    learning_rate: float = 3e-4
-    end_rate: float = 5e-6
+    epochs: Epochs = 4
+    learning_rate: Positive = 3e-4
+    end_rate: NonNegative = 5e-6
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

@@ -19,6 +19,7 @@ from onnx_admm.model import node_profiles
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.scores import output_roles
 from onnx_admm.pricing import for_model, price
+from onnx_admm.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.sensitivity import OutputProbe
 from onnx_admm.targeting.figures import parse_budgets, require_given
@@ -65,12 +66,12 @@ class MeetBudget:
     exact: ClassVar[bool] = False
 
     budget: tuple[str, ...] = ()
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
-    rounds: int = 8
-    epochs: int = 0
-    learning_rate: float = 3e-4
-    end_rate: float = 5e-6
-    samples: int = 512
+    bits: tuple[Bits, ...] = (2, 3, 4, 5, 6, 8)
+    rounds: Rounds = 8
+    epochs: Epochs = 0
+    learning_rate: Positive = 3e-4
+    end_rate: NonNegative = 5e-6
+    samples: Samples = 512
     measured: Measured | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

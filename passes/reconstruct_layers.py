@@ -21,6 +21,7 @@ from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport,
 from onnx_admm.errors import PassRefused
 from onnx_admm.layers import PerLayer, choose_layers, spread
 from onnx_admm.model.fingerprint import same_model
+from onnx_admm.ranges import NonNegative, PositiveShare, Ratio, Samples
 
 _MOST_GROUPS = 32
 _PROBE_SAMPLES = 128
@@ -55,14 +56,14 @@ class ReconstructLayers:
     idempotent: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
-    ratio: float | None = None
-    keep: float | None = None
+    ratio: Ratio | None = None
+    keep: PositiveShare | None = None
     pattern: str | None = None
     layers: PerLayer | None = None
     bits: PerLayer | None = None
     per_channel: bool = True
-    samples: int = 512
-    ridge: float | None = None
+    samples: Samples = 512
+    ridge: NonNegative | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 LEVELS = (
-    {"errors", "silence"},
+    {"errors", "printable", "silence"},
     {"limits"},
     {"worker"},
-    {"admm", "model", "name_patterns", "named_arrays", "settings", "transforms"},
+    {"admm", "model", "name_patterns", "named_arrays", "ranges", "settings", "transforms"},
     {"contracts", "weight_values"},
     {"runtime", "progress", "layers", "folding", "knapsack"},
     {"encoding", "training", "data", "budget", "allocation", "channel_pruning", "sensitivity", "pricing"},

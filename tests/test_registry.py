@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from conftest import RunCommand
 from fake_plugins import Scale, register
 
+from onnx_admm.contracts import ModelView
 from onnx_admm.cost_models.storage import StorageCostModel
-from onnx_admm.errors import RecipeError, UsageError
+from onnx_admm.errors import STOPS, RecipeError, UsageError, WorkError
+from onnx_admm.recipe import Recipe
 from onnx_admm.registry import COST_MODELS, PASSES, cost_model, pass_class
 
 GROUP = PASSES.group
@@ -75,6 +79,14 @@ def test_two_packages_of_one_name_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         (THIRD_PARTY, "Absent", "AttributeError"),
         (THIRD_PARTY, "NoRun", "NoRun without run"),
         ("number = 3", "number", "the plug-in is no pass"),
+        ("import sys; sys.exit('licence expired')", "X", "SystemExit: licence expired"),
+        ("raise SystemExit", "X", "the plug-in cannot be loaded; got SystemExit. Repair"),
+        ("raise BaseException('odd')", "X", "BaseException: odd"),
+        (
+            "class M(type):\n    def __getattr__(cls, key): raise ValueError(key)\nclass X(metaclass=M): ...",
+            "X",
+            "ValueError: name",
+        ),
     ],
 )
 def test_broken_plugin_is_a_sentence(
@@ -96,6 +108,83 @@ def test_listing_shows_what_works_and_what_does_not(monkeypatch: pytest.MonkeyPa
     assert listed["fine"].problem is None
     assert listed["fine"].distribution == "listed-party 1.2.3"
     assert "AttributeError" in (listed["gone"].problem or "")
+
+
+QUITTER = """
+from dataclasses import dataclass
+import sys
+
+@dataclass(frozen=True)
+class Quits:
+    name, idempotent, exact = "quits", True, True
+    when: str = "made"
+
+    def __post_init__(self):
+        if self.when == "made":
+            sys.exit(0)
+
+    def requires(self, model, context):
+        sys.exit(0)
+
+    def run(self, model, context): ...
+"""
+
+
+@pytest.fixture
+def quitters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two plug-ins that end the program: one as it is imported, one as it is made or run."""
+    entries = {GROUP: {"at_import": "quits_at_import:X"}, COST_MODELS.group: {"also": "quits_at_import:X"}}
+    register(monkeypatch, tmp_path, entries, distribution="quits-at-import", module="raise SystemExit(0)")
+    register(
+        monkeypatch, tmp_path, {GROUP: {"quits": "quitter:Quits"}}, distribution="quitter", module=QUITTER
+    )
+
+
+def test_one_that_ends_the_program_is_listed_as_broken_and_the_others_are_shown(
+    run: RunCommand, quitters: None
+) -> None:
+    code, out, err = run("plugins")
+    assert (code, err) == (0, "")
+    for name in ("at_import", "also"):
+        row = (
+            rf"{name} quits_at_import:X quits-at-import 1\.2\.3 broken: [^:]*: the plug-in cannot be loaded; "
+        )
+        assert re.search(rf"{row}got SystemExit: 0\. ", " ".join(out.split()))
+    shown = re.findall(r"^(?:pass|cost model) +(\S+)", out, re.MULTILINE)
+    assert {"admm_prune", "encode", "quits", "storage", "macs"} <= set(shown)
+
+
+def test_only_who_asks_for_it_meets_it(run: RunCommand, quitters: None, net: Path) -> None:
+    assert run("inspect", net, "--cost-model", "storage")[0] == 0
+    code, out, err = run("inspect", net, "--cost-model", "also")
+    assert (code, out) == (2, "")
+    assert "cost model 'also' of quits-at-import 1.2.3: the plug-in cannot be loaded" in err
+
+
+@pytest.mark.parametrize(("when", "error"), [("made", UsageError), ("run", WorkError)])
+def test_one_that_ends_the_program_later_is_a_sentence_too(
+    quitters: None, tiny_mlp: ModelView, when: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"quits.*SystemExit"):
+        Recipe.parse({"pass": [{"name": "quits", "when": when}]}).pipeline().run(tiny_mlp)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_an_interruption_is_none_of_its_faults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: type[BaseException]
+) -> None:
+    source = (
+        f"from onnx_admm.errors import STOPS\nraise next(s for s in STOPS if s.__name__ == '{stop.__name__}')"
+    )
+    register(
+        monkeypatch,
+        tmp_path,
+        {GROUP: {"slow": f"slow_{stop.__name__}:X"}},
+        distribution=f"slow-{stop.__name__}",
+        module=source,
+    )
+    with pytest.raises(stop):
+        pass_class("slow")
 
 
 # -- cost models by what users write ---------------------------------------------------------

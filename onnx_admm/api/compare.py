@@ -11,6 +11,7 @@ from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
+from onnx_admm.ranges import MOST_THREADS, check_number
 from onnx_admm.report import Comparison
 
 
@@ -44,6 +45,7 @@ def compare(
     files.read(preprocessing, "the preprocessing")
     files.check()
     settings = None if preprocessing is None else as_preprocessing(preprocessing)
+    check_number(threads, 0, MOST_THREADS, "--threads")
     first, second = ModelView.load(before).signature(), ModelView.load(after).signature()
     for kind, left, right in (
         ("inputs", first.inputs, second.inputs),

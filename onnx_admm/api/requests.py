@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_admm.errors import UsageError
+from onnx_admm.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.registry import cost_model
 from onnx_admm.targeting.figures import parse_budgets, require_given
 
@@ -39,12 +40,10 @@ def check_request(job: Compression) -> None:
         _check_budget(job)
     if job.data is None and job.validation is None and job.max_drop is not None:
         raise UsageError("nothing to measure a drop on", where="--max-drop", hint="Give --data or --val.")
-    if job.max_drop is not None and not job.max_drop >= 0:
-        raise UsageError("impossible budget", where="--max-drop", got=job.max_drop, expected="0 or more")
-    if job.threads < 0 or job.seed < 0:
-        raise UsageError("--seed and --threads are 0 or more", got=f"{job.seed} and {job.threads}")
-    if job.memory_mb < 1:
-        raise UsageError("no memory to work in", where="--memory", got=job.memory_mb, expected="1 or more")
+    check_number(job.max_drop, 0, 100, "--max-drop")
+    check_number(job.seed, 0, MOST_SEED, "--seed")
+    check_number(job.threads, 0, MOST_THREADS, "--threads")
+    check_number(job.memory_mb, 1, MOST_MEBIBYTES, "--memory")
 
 
 def _check_budget(job: Compression) -> None:

@@ -27,7 +27,8 @@ from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.limits import with_limits
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
-from onnx_admm.errors import EXIT_CODES, LimitReached, OnnxAdmmError
+from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError
+from onnx_admm.printable import printable
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
@@ -115,7 +116,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, lambda number, frame: os._exit(128 + number))
     _say(f"interrupted: {_what_was_written()}")
-    sys.exit(128 + number)
+    raise Interrupted(128 + number)
 
 
 def _abandon(reached: LimitReached) -> NoReturn:
@@ -165,7 +166,7 @@ def _flush() -> None:
 def _say(sentence: str) -> None:
     """Print a sentence to stderr, where there is one."""
     with contextlib.suppress(OSError, ValueError):
-        typer.echo(sentence, err=True)
+        typer.echo(printable(sentence), err=True)
 
 
 def _complain(arguments: Sequence[str], sentence: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_admm.cli.console import say
 from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 
@@ -30,4 +31,4 @@ def annotate(
 
     facts = api.annotate(source, target, find(cost_model), parse_bindings(bind or ()))
     nodes = {(row.scope, row.node) for row in facts.rows}
-    typer.echo(f"{target} written: {len(nodes)} nodes priced by '{cost_model}', {len(facts.unpriced)} not.")
+    say(f"{target} written: {len(nodes)} nodes priced by '{cost_model}', {len(facts.unpriced)} not.")

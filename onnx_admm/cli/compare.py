@@ -44,12 +44,11 @@ def compare(
       onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
     """
     from onnx_admm import api
-    from onnx_admm.errors import UsageError
+    from onnx_admm.ranges import check_number
     from onnx_admm.report.gate import Gate
 
-    for flag, bound in (("--max-drop", max_drop), ("--min-ratio", min_ratio)):
-        if bound is not None and not bound >= 0:
-            raise UsageError("impossible budget", where=flag, got=bound, expected="0 or more")
+    check_number(max_drop, 0, 100, "--max-drop")
+    check_number(min_ratio, 0, 1e9, "--min-ratio")
     found = api.compare(
         before,
         after,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnx_admm.cli.console import progress_bars, show
+from onnx_admm.cli.console import progress_bars, say, show
 from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ def compress(
     ] = 0,
     jobs: Annotated[
         int,
-        typer.Option("--jobs", metavar="N", min=1, help="Layers worked on at once; same bytes for any N."),
+        typer.Option(
+            "--jobs", metavar="N", min=1, max=1024, help="Layers worked on at once; same bytes for any N."
+        ),
     ] = 1,
     memory: Annotated[
         int, typer.Option("--memory", metavar="MB", help="Memory for what is kept of the samples, in MiB.")
@@ -212,9 +214,10 @@ def _show_plan(job: Compression, source: Path, *, quiet: bool) -> None:
     if quiet:
         return
     show([model_table(plan.facts)])
-    typer.echo(f"\n{plan.recipe.dump()}")
+    for line in ("", *plan.recipe.dump().split("\n")):
+        say(line)
     for title, samples in (("train", plan.train), ("validation", plan.validation)):
-        typer.echo(f"{title}: {'no samples' if samples is None else f'{len(samples):,} samples'}")
+        say(f"{title}: {'no samples' if samples is None else f'{len(samples):,} samples'}")
     for note in plan.notes:
-        typer.echo(f"Note: {note}")
-    typer.echo("Dry run: nothing was run or written.")
+        say(f"Note: {note}")
+    say("Dry run: nothing was run or written.")

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import typer
+
+from onnx_admm.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -16,12 +20,20 @@ _PIPE_WIDTH = 160
 
 
 def show(parts: Iterable[RenderableType]) -> None:
-    """Print tables and sentences to stdout."""
+    """Print tables and sentences to stdout; text is printed as it is, control characters escaped."""
     from rich.console import Console
 
-    console = Console(width=None if _is_terminal() else _PIPE_WIDTH, highlight=False, markup=False)
+    from onnx_admm.report.plain_table import line
+
+    width = None if _is_terminal() else _PIPE_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part)
+        console.print(line(part) if isinstance(part, str) else part)
+
+
+def say(sentence: str) -> None:
+    """Print one line to stdout; control characters are escaped."""
+    typer.echo(printable(sentence))
 
 
 def _is_terminal() -> bool:

@@ -61,13 +61,11 @@ def inspect(
 
         typer.echo(to_json(facts), nl=False)
         return
-    from rich.text import Text
-
     from onnx_admm.report.tables import model_table
 
     origin = f", made by {facts.provenance}" if facts.provenance else ""
     summary = f"{facts.path}: {facts.file_bytes:,} bytes, opset {facts.opset}, IR {facts.ir_version}{origin}"
-    show([Text(summary), model_table(facts)])
+    show([summary, model_table(facts)])
 
 
 def _show_costs(facts: CostFacts, *, as_json: bool) -> None:

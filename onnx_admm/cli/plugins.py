@@ -14,11 +14,10 @@ def plugins() -> None:
     \b
       onnx-admm plugins
     """
-    from rich.table import Table
-
     from onnx_admm.registry import COST_MODELS, PASSES
+    from onnx_admm.report.plain_table import PlainTable
 
-    table = Table("kind", "name", "class", "package", "what it does", box=None, pad_edge=False)
+    table = PlainTable("kind", "name", "class", "package", "what it does")
     for registry in (PASSES, COST_MODELS):
         for plugin in registry.plugins():
             summary = plugin.summary if plugin.problem is None else f"broken: {plugin.problem}"

@@ -86,15 +86,13 @@ def sweep(
         ) from error
     done = Sweep(job=job, figure=figure, shares=ladder, plot=plot).run(source, out)
     if not quiet:
-        from rich.text import Text
-
         from onnx_admm.report.tables import sweep_table
 
         show([sweep_table(done.points)])
         if done.end is not None:
-            show([Text(f"The ladder ended: {done.end}")])
+            show([f"The ladder ended: {done.end}"])
         for point in done.points:
             if point.missed is not None:
-                show([Text(f"{point.file} was not written: {point.missed}")])
+                show([f"{point.file} was not written: {point.missed}"])
         written = sum(point.missed is None for point in done.points)
-        show([Text(f"{written} files and {done.table} written.")])
+        show([f"{written} files and {done.table} written."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
     bindings = {}
     for text in texts:
         axis, _, extent = text.rpartition("=")
-        if not axis or not extent.strip().isdecimal():
+        if not axis or not re.fullmatch(r"\d{1,18}", extent.strip(), re.ASCII):
             raise UsageError(
                 "not a binding", where="--bind", got=repr(text), expected="such as N=1 or x[1]=160"
             )

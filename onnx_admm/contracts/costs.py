@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import LayerProfile, ModelView
+from onnx_admm.ranges import parse_pattern
 
 STRUCTURES = ("unstructured", "block", "channel")
 """How zeros may lie, beside patterns such as ``2:4``."""
@@ -43,10 +44,7 @@ class Treatment:
     @property
     def pattern(self) -> tuple[int, int] | None:
         """N and M where the structure is N:M."""
-        kept, _, of = self.structure.partition(":")
-        if kept.isdecimal() and of.isdecimal() and 0 < int(kept) < int(of):
-            return int(kept), int(of)
-        return None
+        return parse_pattern(self.structure)
 
 
 @dataclass(frozen=True, slots=True)

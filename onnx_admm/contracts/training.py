@@ -9,6 +9,7 @@ from typing import Protocol
 from onnx_admm.contracts.data import Array, Blocks, Dataset
 from onnx_admm.errors import RecipeError
 from onnx_admm.model import ModelView, WeightSite
+from onnx_admm.ranges import NonNegative, Positive, Rounds, Samples, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +27,20 @@ class TrainingSettings:
         augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
         average_epochs: a retraining keeps the mean of the weights after so many epochs, the last ones
             (Izmailov et al., arXiv 1803.05407); 1: the weights themselves.
-        threads: intra-op threads; 0 lets the runtime choose.
+        threads: Threadsra-op threads; 0 lets the runtime choose.
 
     Raises:
         RecipeError: a setting that no training can run with.
     """
 
     loss: str = "auto"
-    distillation_weight: float = 0.5
-    temperature: float = 2.0
-    batch_size: int = 64
-    epoch_samples: int | None = None
-    weight_decay: float = 0.0
+    distillation_weight: Share = 0.5
+    temperature: Positive = 2.0
+    batch_size: Samples = 64
+    epoch_samples: Samples | None = None
+    weight_decay: NonNegative = 0.0
     augment: tuple[str, ...] = ()
-    average_epochs: int = 1
+    average_epochs: Rounds = 1
     threads: int = 0
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_admm.contracts import Array
+from onnx_admm.data.images import MOST_PIXELS
 from onnx_admm.errors import RecipeError
 from onnx_admm.settings import build, read_toml
 
@@ -45,12 +47,17 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for key, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
-            if not values or not np.all(np.isfinite(values)):
+            if not values or not np.all(np.isfinite(_single(values))):
                 raise RecipeError("a number that is not finite, or none", where=key, got=list(values))
-        if 0.0 in self.std:
+        if 0.0 in _single(self.std):
             raise RecipeError("a zero, and pixels are divided by it", where="std", got=list(self.std))
-        if self.size is not None and min(self.size) < 1:
-            raise RecipeError("an empty image", where="size", got=list(self.size))
+        if self.size is not None and (min(self.size) < 1 or math.prod(self.size) > MOST_PIXELS):
+            raise RecipeError(
+                "an empty image, or one too large",
+                where="size",
+                got=list(self.size),
+                expected=f"1 to {MOST_PIXELS} pixels",
+            )
 
     def apply(self, pixels: Array, channel_axis: int | None) -> Array:
         """The formula, on a batch whose channels lie along ``channel_axis`` (None: there is one channel)."""
@@ -76,3 +83,9 @@ def as_preprocessing(source: Preprocessing | str | os.PathLike[str]) -> Preproce
         return source
     table = read_toml(source)
     return build(Preprocessing, table.get("preprocessing", table), os.fspath(source))
+
+
+def _single(values: tuple[float, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return the numbers as they are computed with."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(values, np.float64).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from onnx_admm.contracts import PortSpec
@@ -85,4 +86,4 @@ def _size(extent: Extent, size: int, sizes: Mapping[str, int]) -> int:
     if extent in sizes:
         return sizes[extent]
     terms = [term.strip() for term in extent.split("+")]
-    return sum(int(term) if term.isdecimal() else sizes.get(term, size) for term in terms)
+    return sum(int(term) if re.fullmatch("[0-9]{1,9}", term) else sizes.get(term, size) for term in terms)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
-from onnx_admm.errors import LimitReached
+from onnx_admm.errors import LimitReached, RunStopped
 from onnx_admm.limits.budget import RunBudget, RunLimits, process_bytes, refused_memory
 
 P = ParamSpec("P")
@@ -29,7 +29,7 @@ _GROWN_BYTES = 256 << 20
 _interrupts: set[Callable[[], None]] = set()
 
 
-class _Stopped(BaseException):
+class _Stopped(RunStopped):
     """Raised in the thread of a run from outside; `run_within` turns it into the limit that is reached."""
 
 

@@ -23,6 +23,7 @@ Shape = tuple[int | None, ...]
 _SMALL = 4096  # elements of a shape computation; anything larger is data
 _BIG_BYTES = 1024  # weights above this are left out of what shape inference is given
 _ROUNDS = 64
+_MOST_EXTENT = 2**31 - 1  # of a bound axis
 _ANY_EXTENT = 640  # of open axes: a multiple of what most models halve, and large enough for their kernels
 
 
@@ -170,8 +171,10 @@ def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int |
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
             raise UsageError("no input has that open axis", where=name, expected=f"one of {known}")
-        if extent < 1:
-            raise UsageError("an axis needs a positive extent", where=name, got=extent)
+        if not 1 <= extent <= _MOST_EXTENT:
+            raise UsageError(
+                "an axis needs a positive extent", where=name, got=extent, expected=f"1 to {_MOST_EXTENT}"
+            )
     batch = {symbol: first_axis for (_, axis), (_, symbol) in open_axes.items() if axis == 0 and symbol}
     left = []
     for (value, axis), (place, symbol) in open_axes.items():

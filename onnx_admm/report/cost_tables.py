@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from onnx_admm.contracts import Cost
 from onnx_admm.pricing import Unpriced
 from onnx_admm.report.costs import CostFacts, CostRowFacts
+from onnx_admm.report.plain_table import PlainTable, line
 
 _TITLES = {
     "latency_s": "latency",
@@ -29,23 +28,23 @@ def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
     """Layer by layer, other nodes by operator, the total, and what to know of it."""
     yield costs_table(facts)
     title = _TITLES[facts.figure]
-    yield Text(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
+    yield line(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
     doubt = facts.total.uncertainty
     give_or_take = "" if doubt is None else f", give or take {100 * doubt:.0f} %"
-    yield Text(f"The total is {facts.composition}{give_or_take}.")
-    yield Text(f"'{facts.cost_model}' assumes: {facts.assumes}.")
+    yield line(f"The total is {facts.composition}{give_or_take}.")
+    yield line(f"'{facts.cost_model}' assumes: {facts.assumes}.")
     if facts.unpriced:
-        yield Text(f"Not priced, not in the total: {_unpriced(facts.unpriced)}.")
+        yield line(f"Not priced, not in the total: {_unpriced(facts.unpriced)}.")
 
 
-def costs_table(facts: CostFacts) -> Table:
+def costs_table(facts: CostFacts) -> PlainTable:
     """A row for each weight and each operator without: figures, shares, break-even ratio, gains.
 
     Ratios and gains are in one figure; gains are factors on it.
     """
     scales = {name: _scale(facts, name) for name in facts.figures}
     gains = list(dict.fromkeys(what for row in facts.rows for what in row.gains))
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("layer", overflow="fold")
     table.add_column("op")
     for name, (_, unit) in scales.items():
@@ -57,9 +56,9 @@ def costs_table(facts: CostFacts) -> Table:
         if row.weight:
             figures = _figures([row], scales)
             factors = [_factor(row.cost, row.gains.get(what), facts.figure) for what in gains]
-            table.add_row(Text(row.weight), row.op_type, *figures, _ratio(row.break_even), *factors)
+            table.add_row(row.weight, row.op_type, *figures, _ratio(row.break_even), *factors)
     for op_type, rows in _by_operator(facts):
-        table.add_row(Text(f"{len(rows)} without weights"), op_type, *_figures(rows, scales))
+        table.add_row(f"{len(rows)} without weights", op_type, *_figures(rows, scales))
     total = [
         cell
         for name, (scale, _) in scales.items()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from onnx_admm.report.facts import Comparison, ModelFacts, QualityFacts, Report, StepFacts
 from onnx_admm.report.frontier import Point
+from onnx_admm.report.plain_table import PlainTable, line
 
 _UNKNOWN = "-"
 
@@ -22,15 +21,15 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
         yield steps_table(report.steps)
         yield from (budget_table(step) for step in report.steps if _has_budget(step))
     for note in report.notes:
-        yield Text(f"Note: {note}")
+        yield line(f"Note: {note}")
     if report.written:
-        yield Text(f"{report.comparison.after.path} written in {report.seconds:.1f} s.")
+        yield line(f"{report.comparison.after.path} written in {report.seconds:.1f} s.")
 
 
 def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
     """Two models side by side."""
     before, after = comparison.before, comparison.after
-    table = Table("", "before", "after", "", title=None, box=None, pad_edge=False)
+    table = PlainTable("", "before", "after", "")
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("file bytes", *_counts(before.file_bytes, after.file_bytes), _times(comparison.file_ratio))
@@ -55,9 +54,9 @@ def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
     yield table
 
 
-def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
+def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> PlainTable:
     """Layer by layer, and the sum; ``names`` to call the layers by instead of their own."""
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("layer", overflow="fold")
     for name in ("op", "shape"):
         table.add_column(name)
@@ -66,7 +65,7 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
     for layer, name in zip(facts.layers, names or [layer.weight for layer in facts.layers], strict=True):
         sizes = layer.sizes
         table.add_row(
-            Text(name),
+            name,
             layer.op_type,
             "x".join(map(str, layer.shape)),
             *_counts(layer.parameters, layer.nonzeros, layer.bits, layer.macs),
@@ -85,27 +84,27 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> Table:
     return table
 
 
-def steps_table(steps: Iterable[StepFacts]) -> Table:
+def steps_table(steps: Iterable[StepFacts]) -> PlainTable:
     """Pass by pass: what changed, what was left alone and why; ``budget_table`` has budgets."""
-    table = Table("pass", "layer", "what happened", box=None, pad_edge=False)
+    table = PlainTable("pass", "layer", "what happened")
     for step in steps:
         outcome = "changed the model" if step.changed else "changed nothing"
         table.add_row(step.name, "", f"{outcome}, {step.seconds:.1f} s")
         edits = () if _has_budget(step) else step.edits.items()
         for layer, what in (*edits, *((name, f"left: {why}") for name, why in step.skipped.items())):
-            table.add_row("", Text(layer), Text(what))
+            table.add_row("", layer, what)
     return table
 
 
-def sweep_table(points: Sequence[Point]) -> Table:
+def sweep_table(points: Sequence[Point]) -> PlainTable:
     """File by file: the budget, what was reached, and whether another file beats it."""
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("file", overflow="fold")
     for name in ("asked", "reached", "bytes", "weights", "accuracy", "lost", "SQNR", "latency", "frontier"):
         table.add_column(name, justify="right")
     for point in points:
         table.add_row(
-            Text(point.file),
+            point.file,
             f"{point.asked:g}x",
             f"{point.reached:.3g}x",
             f"{point.file_bytes:,}",
@@ -123,10 +122,10 @@ def _has_budget(step: StepFacts) -> bool:
     return all(isinstance(step.figures.get(key), Mapping) for key in ("layers", "budget"))
 
 
-def budget_table(step: StepFacts) -> Table:
+def budget_table(step: StepFacts) -> PlainTable:
     """Layer by layer what a pass with a budget made of it, at what price, and why."""
     layers, budget = step.figures["layers"], step.figures["budget"]
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("layer", overflow="fold")
     for name in ("kept", "bits", *(f"{figure}, % of all" for figure in budget), "break-even"):
         table.add_column(name, justify="right")
@@ -139,12 +138,12 @@ def budget_table(step: StepFacts) -> Table:
         ]
         ratio = row["break_even"]
         table.add_row(
-            Text(name),
+            name,
             _percent(row["density"]),
             str(row["bits"]),
             *shares,
             "never" if ratio is None else f"{ratio:.3g}x",
-            Text(row["why"]),
+            row["why"],
         )
     return table
 
@@ -157,7 +156,7 @@ def _names(comparison: Comparison) -> list[str] | None:
     return [layer.weight for layer in before]
 
 
-def _add_quality(table: Table, quality: QualityFacts) -> None:
+def _add_quality(table: PlainTable, quality: QualityFacts) -> None:
     title = f"{quality.data}, {quality.samples:,} samples"
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
         accuracies = (_percent(quality.accuracy_before), _percent(quality.accuracy_after))
@@ -168,7 +167,7 @@ def _add_quality(table: Table, quality: QualityFacts) -> None:
         table.add_row(f"output SQNR ({title})", "", f"{quality.sqnr_db:.1f} dB")
     if len(quality.sqnr_by_output) > 1:
         for output, figure in quality.sqnr_by_output.items():
-            table.add_row(Text(f"  of {output}"), "", f"{figure:.1f} dB")
+            table.add_row(f"  of {output}", "", f"{figure:.1f} dB")
 
 
 def _counts(*figures: int | None) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from onnx_admm.contracts import Cost, CostModel, LayerProfile, Treatment
 from onnx_admm.errors import UsageError
 from onnx_admm.settings import did_you_mean
 
+_LEAST_SHARE = Decimal("1e-9")
+
 WEIGHTS = "weights"
 """Nonzeros: a figure that needs no cost model."""
 
@@ -96,7 +98,7 @@ def _share(amount: str, text: str, where: str) -> float:
         number = Decimal(amount.removesuffix("x"))
     except InvalidOperation:
         number = Decimal(0)
-    if not number.is_finite() or number <= 0 or number == 1:
+    if not number.is_finite() or not _LEAST_SHARE <= number <= 1 / _LEAST_SHARE or number == 1:
         expected = "a share below 1x (latency=0.5x) or how many times less (size=20x)"
         raise UsageError("impossible budget", where=where, got=repr(text), expected=expected)
     return float(number if number < 1 else 1 / number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -51,7 +52,7 @@ def _parse(name: str) -> Augmentation:
     kind, _, amount = name.partition(":")
     if kind == "flip" and not amount:
         return flip
-    if kind in ("shift", "crop") and amount.isdigit():
+    if kind in ("shift", "crop") and re.fullmatch(r"[0-9]{1,4}", amount):
         move, pixels = (shift if kind == "shift" else crop), int(amount)
         return lambda batch, rng: move(batch, rng, pixels)
     raise RecipeError("unknown augmentation", got=name, expected="shift:PIXELS, crop:PIXELS or flip")
