@@ -10,6 +10,7 @@ import numpy as np
 from onnx_admm.admm.blocks import Separable
 from onnx_admm.admm.byte_levels import ByteLevels
 from onnx_admm.admm.levels import Levels, Quantized, SupportLevels
+from onnx_admm.admm.sets import pruned_support
 from onnx_admm.contracts import (
     Array,
     Blocks,
@@ -105,12 +106,13 @@ class AdmmQuantize:
         return PassReport(not same_model(original, model), edits, skipped, figures)
 
     def _set(self, site: WeightSite, weight: Array, sites: tuple[WeightSite, ...]) -> LevelSet:
-        mask, width = weight != 0, int(spread(self.bits, sites, "bits")[site.name])
+        mask, width = pruned_support(weight), int(spread(self.bits, sites, "bits")[site.name])
         axis = site.out_axis if self.per_channel else None
         scale_bits = _exact_scale_bits(weight.dtype, width)
-        if mask.all() and width > 1:
+        if mask is None and width > 1:
             return Levels(width, axis=axis, scale_bits=scale_bits)
-        return SupportLevels(mask, width, axis=axis, scale_bits=scale_bits)
+        support = np.ones(weight.shape, np.bool_) if mask is None else mask  # one bit has no level for zero
+        return SupportLevels(support, width, axis=axis, scale_bits=scale_bits)
 
     def _round(self, model: ModelView, held: HeldWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
         """Put one weight on its nearest levels; None where it lies there already."""

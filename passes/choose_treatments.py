@@ -17,6 +17,7 @@ from onnx_admm.encoding.treatments import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.layers import choose_sites, usable_layers
 from onnx_admm.model.strange import strange_constants
+from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.ranges import Positive, Samples, Share
 from onnx_admm.sensitivity import Effect, OutputProbe
 
@@ -35,6 +36,8 @@ _TELLING = 100
 
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
+_CHOSEN = "was chosen in an earlier run; start from the original to choose again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChooseTreatments:
@@ -52,8 +55,8 @@ class ChooseTreatments:
     and so do all outputs on made-up inputs where samples are given, since these show only what is in them.
 
     Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
-    included by name. A model that holds quantised weights or integer operators is left alone: its other
-    weights were left for a reason.
+    included by name. So is each weight that lies on a grid already, and each constant of an integer operator;
+    the others are worked on. A model that this pass has worked on before is left as it is.
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep.
@@ -92,12 +95,16 @@ class ChooseTreatments:
         sites, skipped = self._sites(model)
         strange = strange_constants(model)
         skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
-        quantised = next((constant.node for constant in strange if constant.is_integer), None)
-        quantised = quantised or _quantised(model)
-        if quantised is not None:
-            why = f"the model is quantised already ({quantised}); start from the original to choose again"
-            return PassReport(False, (), (*skipped, *(Skip(site.name, why) for site in sites)))
-        layers = {site.name: Treated(model.read(site), site.out_axis) for site in sites}
+        if not self.include and self.name in model.metadata.get(PROVENANCE, "").split(","):
+            return PassReport(False, (), (*skipped, *(Skip(site.name, _CHOSEN) for site in sites)))
+        weights = {site.name: model.read(site) for site in sites}
+        quantised = {name: levels for name, array in weights.items() if (levels := _levels(array))}
+        skipped += tuple(Skip(name, f"lies on {levels} levels already") for name, levels in quantised.items())
+        layers = {
+            site.name: Treated(weights[site.name], site.out_axis)
+            for site in sites
+            if site.name not in quantised
+        }
         if not layers:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
@@ -228,23 +235,16 @@ class _Samples:
 # -- what is there ---------------------------------------------------------------------------
 
 
-def _quantised(model: ModelView) -> str | None:
-    """A weight that lies on few levels or a grid; None where there is none.
+def _levels(weight: npt.NDArray[np.floating]) -> int | None:
+    """Return the most levels that a channel of a weight on a grid has; None for a weight on no grid.
 
-    Tables of ones and zeros do not count, nor do weights so small that any has few values.
+    Weights so small that any has few values do not count, nor do tables of ones and zeros.
     """
-    for site in model.sites():
-        if site.dtype not in _FLOATS or site.fixed is not None:
-            continue
-        if not site.editable:
-            if model.decoded(site).stored_bits < 16:
-                return site.name
-            continue
-        weight = Weight(site.name, model.read(site))
-        grid = (weight.grid or weight.channel_grid) if site.size >= _QUANTISED_ELEMENTS else None
-        if grid is not None and len(grid.levels) >= _QUANTISED_LEVELS:
-            return site.name
-    return None
+    if weight.size < _QUANTISED_ELEMENTS:
+        return None
+    found = Weight("", weight)
+    grid = found.grid or found.channel_grid
+    return None if grid is None or len(grid.levels) < _QUANTISED_LEVELS else len(grid.levels)
 
 
 def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:

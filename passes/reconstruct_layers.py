@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.sets import Mask
+from onnx_admm.admm.sets import pruned_support
 from onnx_admm.allocation import FLOAT_BITS, densities
 from onnx_admm.budget import given_budgets, global_density, parse_pattern
 from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
@@ -152,7 +152,7 @@ class ReconstructLayers:
         return {
             site.name: Wanted(
                 kept=round(site.size * shares.get(site.name, 1.0)),
-                mask=None if shares or pattern else _zeros(calibration.original.read(site)),
+                mask=None if shares or pattern else pruned_support(calibration.original.read(site)),
                 bits=int(bits.get(site.name, FLOAT_BITS)),
                 digits=np.finfo(site.dtype).nmant + 1,
                 per_channel=self.per_channel,
@@ -181,12 +181,6 @@ class ReconstructLayers:
             surfaces = measured_surfaces(sites, seen, trial, densities=tried)
         curves = {name: surface.pruned for name, surface in surfaces.items()}
         return densities(curves, {site.name: site.size for site in sites}, density)
-
-
-def _zeros(weights: Array) -> Mask | None:
-    """Where a weight is not zero; None where none is."""
-    mask: Mask = weights != 0
-    return None if mask.all() else mask
 
 
 def _solve(moments: Mapping[str, Moments], wanted: Mapping[str, Wanted], layer: CalibratedLayer) -> Solved:

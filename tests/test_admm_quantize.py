@@ -75,3 +75,14 @@ def test_impossible_settings_are_refused_in_a_sentence(settings: dict[str, objec
     model = parse_text(TWO_GEMMS)
     with pytest.raises(PassRefused, match=sentence):
         AdmmQuantize(**settings).requires(model, context_of_gemms(model))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("zeros", [3, 25])
+def test_a_few_exact_zeros_ask_for_no_index(zeros: int) -> None:
+    model = parse_text(TWO_GEMMS)
+    weight = model.read("w1")
+    weight.flat[:zeros] = 0.0
+    model.replace("w1", weight)
+    AdmmQuantize(bits=4, per_channel=False).run(model, context_of_gemms(model))
+    levels = len(np.unique(model.read("w1")))
+    assert levels <= 16, "zero is one of the levels, and not a seventeenth value"

@@ -84,7 +84,42 @@ def test_a_second_run_changes_nothing_and_says_why() -> None:
     assert not report.changed
     assert twice.to_bytes() == once.to_bytes()
     assert {skip.layer for skip in report.skipped} == {"first", "last", "faint"}
-    assert all("quantised already" in skip.why for skip in report.skipped)
+    assert all(re.fullmatch(r"lies on \d+ levels already", skip.why) for skip in report.skipped)
+
+
+def test_a_model_that_was_worked_on_is_left_also_where_weights_lie_on_no_grid() -> None:
+    model = parse_text(CHAIN)
+    model.metadata["onnx_admm.passes"] = "fold_bias,choose_treatments"
+    after, report = chosen(model)
+    assert not report.changed
+    assert after.to_bytes() == model.to_bytes()
+    assert {skip.why.partition(";")[0] for skip in report.skipped} == {"was chosen in an earlier run"}
+    assert chosen(model, include=("first",))[1].changed
+
+
+@pytest.mark.parametrize(
+    ("constant", "name"),
+    [
+        (np.arange(16, dtype=np.float32).reshape(1, 16), "distribution"),
+        (np.tile(np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], np.float32), (2, 2)), "sobel"),
+        (np.where(np.arange(64).reshape(8, 8) % 3 == 0, 1.0, -1.0).astype(np.float32), "signs"),
+    ],
+)
+def test_one_constant_on_a_grid_does_not_stop_the_others(constant: np.ndarray, name: str) -> None:
+    rows, columns = constant.shape
+    model = parse_text(f"""
+    <ir_version: 10, opset_import: ["" : 17]>
+    net (float[N,32] x) => (float[N,{columns}] y)
+    <float[32,{rows}] learned, float[{rows},{columns}] {name}>
+    {{
+        a = MatMul (x, learned)
+        y = MatMul (a, {name})
+    }}""")
+    model.replace(name, constant)
+    after, report = chosen(model)
+    assert {edit.layer for edit in report.edits} == {"learned"}
+    np.testing.assert_array_equal(after.read(name), constant)
+    assert re.fullmatch(r"lies on \d+ levels already", {s.layer: s.why for s in report.skipped}[name])
 
 
 def test_weights_inside_subgraphs_are_rounded_too() -> None:

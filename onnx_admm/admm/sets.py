@@ -24,6 +24,28 @@ Blocks = dict[str, Array]
 """Tensors by name."""
 
 
+LEAST_ZEROS = 0.1
+"""Share of zeros from which on they count as pruned.
+
+Below it an index of where they stand takes more bytes than the levels save that need no zero.
+"""
+
+
+def pruned_support(weights: Array) -> Mask | None:
+    """Return where a pruned weight is not zero; None for a weight of which zeros are no share.
+
+    A few exact zeros are values like others: to keep them apart takes an index of all weights.
+
+    Example:
+        >>> pruned_support(np.array([0.0, 0.0, 1.0]))
+        array([False, False,  True])
+        >>> pruned_support(np.array([0.0, *[1.0] * 99])) is None
+        True
+    """
+    mask: Mask = weights != 0
+    return mask if np.count_nonzero(mask) <= (1 - LEAST_ZEROS) * mask.size and mask.size else None
+
+
 class ConstraintSet(Protocol):
     """A closed set of tensors that is easy to project on."""
 

@@ -19,6 +19,7 @@ from onnx_admm.model.file_tensor import is_large, leave_in_files
 from onnx_admm.model.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.map_tail import attach_tail, cut_tail, put_back, tail_of
 from onnx_admm.model.model_size import check_size
+from onnx_admm.model.node_order import sort_nodes
 from onnx_admm.model.sparse_storage import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.text_fields import check_text
 from onnx_admm.model.wire import Piece, Reference, lift, spliced
@@ -44,6 +45,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     current_budget().add_stored(file.stat().st_size)
     check_size(proto, where)
     check_storage(proto, file, where)
+    sort_nodes(proto)
     has_outside = _refers_outside(proto, file)
     embed_small_tensors(proto, file)
     check_input(proto, where)
@@ -70,6 +72,7 @@ def parse_model(data: bytes) -> ir.Model:
     current_budget().add_stored(len(data))
     check_size(proto, where)
     check_storage(proto, None, where)
+    sort_nodes(proto)
     check_input(proto, where)
     forget_marks(proto)
     dense_bytes = densify_sparse(proto, None, where)
