@@ -31,8 +31,9 @@ def answering(*answers: Sequence[float] | None) -> Callable[..., SimpleNamespace
     return milp
 
 
-def test_the_middle_option_is_found_though_no_price_chooses_it() -> None:
-    assert choose(VALUES, WEIGHTS, 9.0).tolist() == [1]
+@pytest.mark.parametrize("middle", [0.5, 5.0, 9.0, 9.9])
+def test_the_middle_option_is_found_though_no_price_chooses_it(middle: float) -> None:
+    assert choose([np.array([10.0, middle, 0.0])], WEIGHTS, 9.0).tolist() == [1]
 
 
 # The solver is asked about the options that are left: here the first two (the third is over the limit).
