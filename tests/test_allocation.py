@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from onnx_admm import allocation
 from onnx_admm.allocation import Curve, Option, densities, least_cost, least_error
 from onnx_admm.errors import PassRefused
 from onnx_admm.knapsack import GAP
@@ -113,6 +114,22 @@ def test_kept_weights_add_up_to_the_budget(extents: list[int], keep: float, seed
         count == pytest.approx(round(count)) and 0 <= count <= sizes[name] for name, count in kept.items()
     )
     assert sum(map(round, kept.values())) == round(keep * sum(extents))
+
+
+def test_weights_left_over_go_where_each_of_them_helps_most() -> None:
+    """``full`` has room for one weight more, worth 0.5; ten more of ``steep`` are worth 1 together."""
+    curves = {"flat": Curve((0.0, 1.0), (1.0, 1.0)), "full": Curve((0.9, 1.0), (0.5, 0.0))}
+    curves["steep"] = Curve((0.1, 0.11, 1.0), (2.0, 1.0, 0.0))
+    kept = {"flat": 100, "full": 9, "steep": 100}
+    allocation._spend(kept, curves, {"flat": 1000, "full": 10, "steep": 1000}, budget=219)
+    assert kept == {"flat": 100, "full": 10, "steep": 109}
+
+
+def test_no_density_below_the_lowest_measured_is_chosen() -> None:
+    curves, sizes = {"a": Curve((0.1, 1.0), (1.0, 0.0))}, {"a": 15}
+    assert densities(curves, sizes, 2 / 15) == {"a": 2 / 15}
+    with pytest.raises(PassRefused, match=r"expected at least 0\.1333"):
+        densities(curves, sizes, 1 / 15)
 
 
 def test_the_sensitive_layer_keeps_more() -> None:
