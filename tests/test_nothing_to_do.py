@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,25 @@ ASKED = {
 }
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and samples, made once: no weights, none that may change, dense ones, packed ones."""
+    place = tmp_path_factory.mktemp("models")
+    samples = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    np.savez(place / "d.npz", x=samples)
+    output = "(float[N,32] y, float[16,32] a) <float[16,32] a>"
+    parse_text(f"{HEAD} => (float[N,16] y) {{ y = Relu (x) }}").save(place / "plain.onnx")
+    parse_text(f"{HEAD} => {output} {{ y = MatMul (x, a) }}").save(place / "out.onnx")
+    parse_text(LAYERS).save(place / "layers.onnx")
+    Compression(threads=1, format="packed").run(place / "layers.onnx", place / "packed.onnx")
+    return place
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with these files."""
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    np.savez("d.npz", x=np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32))
-    parse_text(f"{HEAD} => (float[N,16] y) {{ y = Relu (x) }}").save("plain.onnx")
-    parse_text(f"{HEAD} => (float[N,32] y, float[16,32] a) <float[16,32] a> {{ y = MatMul (x, a) }}").save(
-        "out.onnx"
-    )
-    parse_text(LAYERS).save("layers.onnx")
-    Compression(threads=1, format="packed").run("layers.onnx", "packed.onnx")
     return tmp_path
 
 
