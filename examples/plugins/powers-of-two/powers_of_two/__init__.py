@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
-from onnx_admm.errors import PassRefused
+from onnx_admm.errors import NothingToDo
 from onnx_admm.layers import choose_sites
 
 
@@ -33,7 +33,7 @@ class PowersOfTwo:
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         if not model.sites():
-            raise PassRefused("no layer to round", expected="a model with weights")
+            raise NothingToDo("no layer to round", expected="a model with weights")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         chosen, skipped = choose_sites(model.sites(), self.include, self.exclude, subgraphs=True)
