@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types unit wheel wheel-tests test-lowest test-models faults clean
+.PHONY: help demo test lint types unit wheel wheel-tests test-lowest test-models faults fuzz clean
 
 # Fine-tuning needs 3.11 or 3.12; the lowest versions are tested on the lowest Python, compressed models on 3.13
 # where there is one.
@@ -19,13 +19,14 @@ RUNTIME_PYTHON ?= $(or $(shell scripts/find_python.sh 3.13),$(PYTHON))
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
 # Tests are small: a pool of BLAS threads only slows them.
-unit wheel-tests test-lowest test-models: export OMP_NUM_THREADS := 1
+unit wheel-tests test-lowest test-models fuzz: export OMP_NUM_THREADS := 1
 
 help:
 	@echo "make demo         train LeNet-5 from scratch and compress it: demo/lenet5-small.onnx, demo/report.json"
 	@echo "make test         everything CI checks: lint, types, the wheel's tests, a current ONNX Runtime, test-lowest"
 	@echo "make test-lowest  the core of the tests with the lowest declared version of every dependency"
 	@echo "make test-models  the bare command on every real model: those too slow for make test"
+	@echo "make fuzz         mutants of every file format for MINUTES=10, each judged: a result or a sentence"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy --strict over the three packages, and that it finds a planted error in each"
 	@echo "make unit         the tests against the checkout (ARGS='-k solver' for some of them)"
@@ -62,6 +63,9 @@ test-lowest: .venv-lowest/.ready wheel
 
 test-models: .venv/.ready
 	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m every_model $(ARGS)
+
+fuzz: .venv/.ready
+	.venv/bin/python tests/fuzz/fuzz_run.py --minutes $(or $(MINUTES),10) $(ARGS)
 
 wheel: .venv/.ready
 	rm -rf dist build

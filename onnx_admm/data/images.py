@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +138,7 @@ class ImageSource:
         name = self._tree.names[i]
         with reading(name, DataError, "not a readable image"), warnings.catch_warnings():
             warnings.simplefilter("ignore", image.DecompressionBombWarning)  # an error below
-            with image.open(io.BytesIO(self._tree.read(name)), formats=_FORMATS) as picture:
+            with _opened(image, self._tree.read(name), name) as picture:
                 _check_pixels(picture.size, name)
                 picture = picture.convert("L" if self._mode == "L" else "RGB")
                 if self._size is not None and picture.size != self._size[::-1]:
@@ -146,6 +146,15 @@ class ImageSource:
                 pixels = np.asarray(picture, dtype=np.uint8)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return pixels[:, :, ::-1] if self._mode == "BGR" else pixels
+
+
+def _opened(image: ModuleType, content: bytes, name: str) -> Any:
+    try:
+        return image.open(io.BytesIO(content), formats=_FORMATS)
+    except image.UnidentifiedImageError as error:
+        raise DataError(
+            "not a readable image", where=name, got="another kind of file", expected=", ".join(_FORMATS)
+        ) from error
 
 
 def _check_pixels(size: tuple[int, int], where: str) -> None:
