@@ -12,7 +12,9 @@ from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.held import weight_bytes
 from onnx_admm.runtime.equivalence import Difference, find_difference, outputs_of
 
-SAMPLES = 2
+SAMPLES, ENOUGH_MACS = 2, 1 << 31
+"""Samples, as long as they take no more multiply-accumulates; one where a single one takes more."""
+
 MOST_MACS = 1 << 36
 """Multiply-accumulates of one sample up to which a model is run between passes: some ten seconds."""
 
@@ -69,7 +71,7 @@ class ExactnessCheck:
             macs = macs_per_sample(model, data)
             if macs > MOST_MACS:
                 raise NotComparable(f"one sample takes {macs / 1e9:.3g} billion multiply-accumulates")
-            count = min(SAMPLES, len(data), max(1, MOST_MACS // macs))
+            count = min(SAMPLES, len(data), max(1, ENOUGH_MACS // macs))
             self._feeds = next(iter(data.select(np.arange(count)).batches(count))).feeds
         return self._feeds
 

@@ -15,7 +15,7 @@ from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, Pass
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.registry import COST_MODELS, PASSES, cost_model
-from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family
+from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family, varied_family
 
 SETTINGS: dict[str, list[dict[str, object]]] = {
     "admm_prune": [{"ratio": 4.0}, {"keep": 0.5}, {"pattern": "1:2"}],
@@ -26,21 +26,63 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
 """What to run the built-in passes with; a pass that is not here runs with its defaults."""
 
 
-def built_in_passes() -> list[object]:
+VARIED_SETTINGS: dict[str, list[dict[str, object]]] = {
+    **SETTINGS,
+    "choose_treatments": [],  # takes seconds, and says of each layer what others say too
+    "encode": [
+        *({"format": name} for name in ("qdq", "sparse", "packed")),
+        {"format": "packed", "bias_bits": 16},
+        {"format": "packed", "bias_bits": 8, "float8_biases": True},
+    ],
+}
+"""The same on models of more opsets and ranks."""
+
+
+def built_in_passes(choice: dict[str, list[dict[str, object]]]) -> list[object]:
     """Every pass this project registers, with each of its settings."""
     cases = []
     for plugin in PASSES.plugins():
         if plugin.distribution.startswith("onnx-admm "):
-            for settings in SETTINGS.get(plugin.name, [{}]):
+            for settings in choice.get(plugin.name, [{}]):
                 label = "-".join([plugin.name, *(f"{key}={value}" for key, value in settings.items())])
                 cases.append(pytest.param(plugin.name, settings, id=label))
     return cases
 
 
-@pytest.mark.parametrize(("name", "settings"), built_in_passes())
+@pytest.mark.parametrize(("name", "settings"), built_in_passes(SETTINGS))
 def test_every_built_in_pass_keeps_the_contract(name: str, settings: dict[str, object]) -> None:
     outcomes = check_pass(PASSES.get(name)(**settings))
     assert set(outcomes) == set(model_family())
+
+
+EXPECTED = {
+    ("fold_batchnorm", "convolution_of_rank_3"): "changed",
+    ("fold_batchnorm", "convolution_of_rank_5"): "changed",
+    ("fold_batchnorm", "half_precision"): "changed",
+    ("fold_batchnorm", "product_with_a_vector"): "unchanged",
+    ("fold_batchnorm", "transposed_in_groups"): "changed",
+    ("fold_bias", "convolution_of_rank_5"): "changed",
+    ("drop_dead_channels", "gemm_with_a_column"): "unchanged",
+    ("drop_dead_channels", "gemm_with_a_scalar"): "changed",
+    ("share_scales", "chain_of_scales"): "changed",
+}
+"""What must become of a model, so that the promises are not kept by doing nothing."""
+
+
+@pytest.mark.parametrize(("name", "settings"), built_in_passes(VARIED_SETTINGS))
+def test_every_setting_keeps_the_contract_whatever_the_opset_and_rank(
+    name: str, settings: dict[str, object]
+) -> None:
+    family = varied_family()
+    assert {view.opset for view in family.values()} >= {7, 9, 11, 12, 13, 14, 15, 17, 21}
+    assert {view.ir_version for view in family.values()} >= {3, 4, 6, 8, 10}
+    outcomes = check_pass(PASSES.get(name)(**settings), models=family)
+    assert set(outcomes) == set(family)
+    for (expected_of, model), outcome in EXPECTED.items():
+        if expected_of == name:
+            assert outcomes[model] == outcome, model
+    if name == "encode" and settings.get("format") in ("packed", "qdq"):
+        assert sum(outcome == "changed" for outcome in outcomes.values()) > 10
 
 
 def built_in_cost_models() -> list[str]:

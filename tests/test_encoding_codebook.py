@@ -134,3 +134,10 @@ def test_float8_keeps_three_bits_of_each_number_from_opset_19_on() -> None:
     assert "float8" not in [coder.stored for coder in exact_vector_coders((rounded,), 18)]
     (same,) = round_vectors((weight([500.0]),), "float8")
     assert same.values[0] == 500.0
+
+
+def test_a_row_beyond_a_types_range_is_not_taken_for_exact() -> None:
+    assert "float16" not in {coder.stored for coder in exact_vector_coders((weight([1e5, 0.5]),), 17)}
+    assert {"float8", "float16"}.isdisjoint(
+        coder.stored for coder in exact_vector_coders((weight([-1e9, 0.3]),), 19)
+    )

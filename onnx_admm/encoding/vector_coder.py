@@ -8,6 +8,7 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.delivery import FLOAT
@@ -62,7 +63,7 @@ def exact_vector_coders(vectors: Sequence[Weight], opset: int) -> tuple[VectorCo
     row = Weight("", np.concatenate([vector.flat for vector in vectors]))
     coders = [] if row.grid is None else [VectorCoder("int8", np.float32(row.grid.scale))]
     floats: tuple[BiasType, ...] = ("float8", "float16") if opset >= FLOAT8_SINCE else ("float16",)
-    coders += [VectorCoder(kind) for kind in floats if np.array_equal(_rounded(row, kind).flat, row.flat)]
+    coders += [VectorCoder(kind) for kind in floats if np.array_equal(_cast(row, kind), row.flat)]
     return tuple(coders)
 
 
@@ -82,9 +83,14 @@ def round_vectors(vectors: Sequence[Weight], stored: BiasType) -> tuple[Weight, 
 
 
 def _rounded(vector: Weight, stored: BiasType) -> Weight:
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = vector.values.astype(_DTYPES[stored]).astype(np.float32)
+    values = _cast(vector, stored).reshape(vector.shape)
     return Weight(vector.name, values) if np.isfinite(values).all() else vector
+
+
+def _cast(vector: Weight, stored: BiasType) -> npt.NDArray[np.float32]:
+    """What the type makes of the values in a row; infinite or NaN where they are too large for it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return vector.flat.astype(_DTYPES[stored]).astype(np.float32)
 
 
 def _round_up(value: float) -> np.float32:

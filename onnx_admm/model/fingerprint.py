@@ -25,8 +25,8 @@ class _Parts(NamedTuple):
 def fingerprint(view: ModelView) -> str:
     """A digest of graph, weights and metadata.
 
-    How a tensor is held (raw bytes, typed fields, a file beside the model) and what one inside a Constant
-    node is called do not count.
+    How a tensor is held (raw bytes, typed fields, a file beside the model), what one inside a Constant node
+    is called and in which order initializers and shapes of values stand do not count.
     """
     parts, digest = _parts(view), _Digest()
     for note, tensor in zip(parts.notes, parts.tensors, strict=True):
@@ -85,5 +85,11 @@ def _parts(view: ModelView) -> _Parts:
             tensor = held.as_tensor()
             if tensor.dtype != ir.DataType.STRING:
                 node.attributes.add(ir.AttrTensor("value", take(tensor, node.outputs[0].name)))
-    data = ir.to_proto(skeleton).SerializeToString(deterministic=True)
-    return _Parts(data + repr(tail_of(skeleton)).encode(), notes, tensors)
+    proto = ir.to_proto(skeleton)
+    proto.graph.initializer.sort(key=lambda tensor: tensor.name)
+    proto.graph.value_info.sort(key=lambda info: info.name)
+    data = proto.SerializeToString(deterministic=True)
+    pairs = sorted(zip(notes, tensors, strict=True), key=lambda pair: pair[0])
+    return _Parts(
+        data + repr(tail_of(skeleton)).encode(), [note for note, _ in pairs], [held for _, held in pairs]
+    )

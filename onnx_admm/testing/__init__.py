@@ -11,5 +11,6 @@ from onnx_admm.testing.contract import ContractBroken
 from onnx_admm.testing.cost_models import check_cost_model, layers
 from onnx_admm.testing.models import model_family
 from onnx_admm.testing.passes import check_pass
+from onnx_admm.testing.varied_models import varied_family
 
-__all__ = ["ContractBroken", "check_cost_model", "check_pass", "layers", "model_family"]
+__all__ = ["ContractBroken", "check_cost_model", "check_pass", "layers", "model_family", "varied_family"]
