@@ -17,6 +17,7 @@ from onnx_admm.api import annotate, compare, compress
 from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import ModelView
 from onnx_admm.errors import UsageError, WorkError
+from onnx_admm.model import saving
 from onnx_admm.registry import cost_model
 
 
@@ -106,6 +107,16 @@ def test_external_weights_are_safe_wherever_they_lie(external: Path, run: RunCom
     ModelView.load(external.parent / "small.onnx")
     annotate(external, external.parent / "small.onnx", cost_model("storage"))
     assert data.read_bytes() == before
+
+
+def test_the_longer_name_of_a_data_file_is_no_growth(
+    external: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "_EXTERNAL_THRESHOLD", 0)
+    target = external.parent / f"{'long' * 20}.onnx"
+    report = compress(external, target, recipe=recipe, threads=1)
+    assert report.written
+    assert report.comparison.after.file_bytes > report.comparison.before.file_bytes
 
 
 def test_results_that_fall_together_are_refused(net: Path) -> None:

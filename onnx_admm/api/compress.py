@@ -22,6 +22,7 @@ from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, Silen
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
+from onnx_admm.model.external_files import growth_by_names
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
@@ -149,7 +150,8 @@ class Compression:
                 slowest=SLOWDOWN if is_timed else None,
             ).compare(source, saved.model)
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
-            promises = (*budget_promises(result), *self._gate(changed, is_timed).judge(comparison))
+            gate = self._gate(changed, is_timed, growth_by_names(plan.source, saved.model))
+            promises = (*budget_promises(result), *gate.judge(comparison))
             comparison = replace(comparison, promises=promises)
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
@@ -275,9 +277,11 @@ class Compression:
         """Whether nothing is asked for but a smaller file."""
         return self.recipe is None and self.prune is None and self.bits is None and not self.budget
 
-    def _gate(self, changed: bool, is_timed: bool) -> Gate:
+    def _gate(self, changed: bool, is_timed: bool, naming: int) -> Gate:
         floor = ROUNDED if self._asks_nothing else WRECKED
-        return Gate(max_drop=self.max_drop, floor=floor, larger=not changed, slower=not is_timed)
+        return Gate(
+            max_drop=self.max_drop, floor=floor, larger=not changed, naming=naming, slower=not is_timed
+        )
 
     def _save(self, result: PipelineResult, results: ResultFiles, plan: Plan) -> tuple[ModelFiles, bool]:
         """Write the candidate; return its files, and whether it is another model than the original.

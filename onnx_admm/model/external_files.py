@@ -15,6 +15,9 @@ from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.guards import stored_tensors
 from onnx_admm.model.wire import lift
 
+_LENGTH_BYTES = 4
+"""Bytes by which the lengths of a location and of the messages around it may grow with it."""
+
 _LONGEST_STEM = 220  # characters; file names have 255 bytes at most
 
 _MOST_NEIGHBOURS, _MOST_BYTES = 200, 64 << 20
@@ -26,19 +29,34 @@ def external_locations(path: Path) -> frozenset[str] | None:
 
     The names are as they stand in the file: relative to its folder, and not checked.
     """
+    named = _locations(path)
+    return None if named is None else frozenset(location for location in named if location)
+
+
+def growth_by_names(before: Path, after: Path) -> int:
+    """Return the bytes, at most, by which a model file grows since its data file has a longer name.
+
+    Each external tensor has the name, and the lengths of the messages around it grow too.
+    """
+    old, new = _locations(before) or [], _locations(after) or []
+    longer = sum(len(location.encode()) for location in new) - sum(len(location.encode()) for location in old)
+    return longer + _LENGTH_BYTES * len(new) if longer > 0 else 0
+
+
+def _locations(path: Path) -> list[str] | None:
+    """The location of each external tensor; None where the file cannot be read."""
     try:
         with FileBytes(path) as data:
             proto = onnx.load_from_string(lift(data, ""))
     except (OSError, ValueError, ModelError, google.protobuf.message.DecodeError):
         return None
-    entries = (
+    return [
         entry.value
         for found in stored_tensors(proto)
         if found.tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in found.tensor.external_data
         if entry.key == "location"
-    )
-    return frozenset(location for location in entries if location)
+    ]
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -72,6 +72,7 @@ class Gate:
         min_ratio: how many times smaller the file must be.
         floor: what is asked of the outputs where there are no labels; None: nothing.
         larger: whether the file may be larger than the original.
+        naming: bytes by which it may be, since the name of its data file is longer.
         slower: whether it may be slower; False where less latency on this machine was asked for.
     """
 
@@ -79,6 +80,7 @@ class Gate:
     min_ratio: float | None = None
     floor: Floor | None = None
     larger: bool = True
+    naming: int = 0
     slower: bool = True
 
     def judge(self, comparison: Comparison) -> tuple[Promise, ...]:
@@ -125,7 +127,7 @@ class Gate:
                 got=after,
                 unit="bytes",
                 bound="at most",
-                met=after <= before,
+                met=after <= before + self.naming,
                 stated=False,
                 hint="Use the original, or another --format.",
             )
