@@ -53,8 +53,11 @@ def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     producer = value.producer()
     if producer is not None and producer.op_type == "Constant" and producer.domain in ("", "ai.onnx"):
         stored = producer.attributes.get("value")
-        if stored is not None and not stored.is_ref():
-            return stored.as_tensor()  # the library's way names it after the value, and the file grows
+        if stored is not None and not stored.is_ref() and stored.type == ir.AttributeType.TENSOR:
+            # ``get_const_tensor`` names the tensor after the value, and the file grows; ``as_tensor`` checks
+            # its type, which takes longer than all else here.
+            tensor: ir.TensorProtocol = stored.value
+            return tensor
         return ir.convenience.get_const_tensor(value)
     return None
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
-from onnx_admm.limits import RunBudget, current_budget
-from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import ValueRef
-from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
-from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.shape_propagation import ShapePropagation, extents, is_standard
 from onnx_admm.model.view import ModelView
 
 Shape = tuple[int | None, ...]
 
-_SMALL = 4096  # elements of a shape computation; anything larger is data
-_BIG_BYTES = 1024  # weights above this are left out of what shape inference is given
-_ROUNDS = 64
 _MOST_EXTENT = 2**31 - 1  # of a bound axis
 _ANY_EXTENT = 640  # of open axes: a multiple of what most models halve, and large enough for their kernels
 
@@ -70,9 +62,6 @@ def infer(
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
     copy = view.fork().graph_ir
-    copy.ir_version = max(
-        copy.ir_version, LEAST_IR_VERSION
-    )  # else inference looks at listed initializers alone
     twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
     open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
     _forget(copy)
@@ -83,10 +72,7 @@ def infer(
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),
             )
-    opset, budget = view.opset, current_budget()
-    for _ in range(_ROUNDS):
-        if not _infer(copy) or not _fold(copy, opset, budget):
-            break
+    ShapePropagation(copy, view.opset).run()
     return Inference(twins, open_axes)
 
 
@@ -121,7 +107,7 @@ def leave_out_implied_shapes(view: ModelView) -> None:
     twins = infer(view).twins
     for value in _values(view.graph_ir):
         node, twin = value.producer(), twins[value]
-        if node is None or not _is_standard(node) or value.shape is None or value.is_graph_output():
+        if node is None or not is_standard(node) or value.shape is None or value.is_graph_output():
             continue
         if twin.shape == value.shape and twin.type == value.type:
             value.shape = value.type = None
@@ -190,103 +176,13 @@ def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int |
 
 
 def _forget(model: ir.Model) -> None:
-    """Drop stored shapes of what standard operators compute, and weights too big for a shape computation."""
+    """Drop stored shapes of what standard operators compute."""
     for graph in model.graphs():
         for node in graph:
-            if _is_standard(node):
+            if is_standard(node):
                 for value in node.outputs:
                     value.shape = None
-    graph = model.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _BIG_BYTES:
-            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-            del graph.initializers[name]
-            value.const_value = None
-            if not value.is_graph_input():
-                graph.inputs.append(value)
-
-
-def _is_standard(node: ir.Node) -> bool:
-    return node.domain in ("", "ai.onnx") and bool(onnx.defs.has(node.op_type, ""))
-
-
-# -- inferring -------------------------------------------------------------------------------
-
-
-def _infer(model: ir.Model) -> bool:
-    """One run of ONNX shape inference into ``model``; False where it gives up."""
-    try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=False, data_prop=False)
-    except (onnx.shape_inference.InferenceError, ValueError):
-        return False
-    inferred = ir.from_proto(proto)
-    for value, twin in zip(_values(model), _values(inferred), strict=True):
-        if twin.shape is not None:
-            value.shape = twin.shape
-        if twin.type is not None:
-            value.type = twin.type
-    return True
-
-
-def _fold(model: ir.Model, opset: int, budget: RunBudget) -> bool:
-    """Turn small computations on constants and known shapes into constants; whether there was any."""
-    changed = False
-    for graph in model.graphs():
-        for node in graph:
-            if node.op_type == "Constant" or len(node.outputs) != 1 or not is_evaluable(node):
-                continue
-            array = (
-                _shape_value(node) if node.op_type in ("Shape", "Size") else _small_value(node, opset, budget)
-            )
-            if array is not None and array.size <= _SMALL:
-                _become_constant(node, array)
-                changed = True
-    return changed
-
-
-def _shape_value(node: ir.Node) -> Array | None:
-    source = node.inputs[0]
-    shape = None if source is None or source.shape is None else known(extents(source))
-    if shape is None:
-        return None
-    if node.op_type == "Size":
-        return np.array(math.prod(shape), np.int64)
-    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
-    return np.array(shape[start:end], np.int64)
-
-
-def _small_value(node: ir.Node, opset: int, budget: RunBudget) -> Array | None:
-    tensors = [None if value is None else constant_tensor(value) for value in node.inputs]
-    for value, tensor in zip(node.inputs, tensors, strict=True):
-        if value is not None and (tensor is None or tensor.size > _SMALL):
-            return None
-    arrays = [None if tensor is None else np.asarray(tensor.numpy()) for tensor in tensors]
-    try:
-        return evaluate_node(node, arrays, opset, _SMALL, budget)[0]
-    except NotEvaluated:
-        return None
-
-
-def _become_constant(node: ir.Node, array: Array) -> None:
-    node.op_type = "Constant"
-    node.resize_inputs(0)
-    node.attributes.clear()
-    node.attributes.add(ir.AttrTensor("value", ir.tensor(np.ascontiguousarray(array).reshape(array.shape))))
-    node.outputs[0].shape = ir.Shape(array.shape)
 
 
 def _dims(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return value.shape.dims if value.shape is not None else ()
-
-
-def extents(value: ir.Value) -> Shape:
-    """The value's shape, None for unknown extents; () where it has none, so look first."""
-    return tuple(extent if isinstance(extent, int) else None for extent in _dims(value))
-
-
-def known(shape: Shape | None) -> tuple[int, ...] | None:
-    """The shape where every extent is known, else None."""
-    if shape is None or any(extent is None for extent in shape):
-        return None
-    return tuple(extent for extent in shape if extent is not None)
