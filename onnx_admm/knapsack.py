@@ -21,7 +21,6 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnx_admm.errors import PassRefused
-from onnx_admm.silence import quiet_stdout
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -163,17 +162,16 @@ class _Knapsack:
         entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
         one_each = csr_array(entries, shape=(len(self.values), len(rows)))
         for limit in (1.0, 1.0 - _TIGHTER):
-            with quiet_stdout():  # its search leaves lines of its own there
-                found = milp(
-                    value,
-                    integrality=np.ones(len(rows), np.int64),
-                    bounds=Bounds(0, 1),
-                    constraints=[
-                        LinearConstraint(one_each, 1, 1),
-                        LinearConstraint(weight[None], -np.inf, limit),
-                    ],
-                    options={"mip_rel_gap": GAP},
-                )
+            found = milp(
+                value,
+                integrality=np.ones(len(rows), np.int64),
+                bounds=Bounds(0, 1),
+                constraints=[
+                    LinearConstraint(one_each, 1, 1),
+                    LinearConstraint(weight[None], -np.inf, limit),
+                ],
+                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+            )
             if found.x is None:
                 break
             taken = found.x > 0.5

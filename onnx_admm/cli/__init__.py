@@ -29,6 +29,7 @@ from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
 from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError
 from onnx_admm.printable import printable
+from onnx_admm.runtime.installed import quiet_default_logger
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if argv is None else list(argv)
     kept = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     _forget_written()
+    quiet_default_logger()
     try:
         try:
             app(args=arguments, prog_name="onnx-admm")

@@ -151,6 +151,8 @@ def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
         return value
     if node.op_type in _SHAPE_KEEPING and source.shape is None:
         source.shape = value.shape
+    if node.op_type in _SHAPE_KEEPING - {"Cast"} and source.type is None:
+        source.type = value.type
     return source
 
 

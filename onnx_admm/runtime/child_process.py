@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from onnx_admm.limits import interruptible
+
 
 def run_module(module: str, arguments: Sequence[str], *, limit_s: float | None = None) -> str | None:
     """Run ``python -m module arguments`` to its end.
@@ -76,10 +78,11 @@ class KeptProcess:
             if stdin is None or stdout is None:
                 raise RuntimeError("the process has no pipes")
             try:
-                stdin.write(task.encode() + b"\n")
-                stdin.flush()
-                if stdout.readline():
-                    return None
+                with interruptible(process.kill):
+                    stdin.write(task.encode() + b"\n")
+                    stdin.flush()
+                    if stdout.readline():
+                        return None
             except BrokenPipeError:
                 pass
             except BaseException:  # an interruption; its answer must not be taken for that of the next task

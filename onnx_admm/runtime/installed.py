@@ -17,6 +17,21 @@ NO_RUNTIME = (
 )
 
 
+_FATAL = 4
+_quiet = False
+
+
+def quiet_default_logger() -> None:
+    """Keep the runtime's default logger from writing to stderr, in this whole process, once it is imported.
+
+    For programs that own their process, as the command line does. Sessions are quiet without it.
+    """
+    global _quiet
+    _quiet = True
+    if (runtime := sys.modules.get("onnxruntime")) is not None:
+        runtime.set_default_logger_severity(_FATAL)
+
+
 @functools.cache
 def installed_runtimes() -> dict[str, str]:
     """Version by name of every distribution that writes into the package folder ``onnxruntime/``.
@@ -83,7 +98,9 @@ def _is_installed(name: str) -> bool:
 def _import(name: str) -> ModuleType:
     try:
         runtime: Any = importlib.import_module("onnxruntime")
-        runtime.set_default_logger_severity(4)
+        sessions = runtime.InferenceSession  # a folder of that name without the package imports, too
+        if _quiet and sessions:
+            runtime.set_default_logger_severity(_FATAL)
     except (ImportError, AttributeError) as error:
         raise RuntimeMissing(
             f"{name} is installed but does not import ({error})",
