@@ -6,21 +6,21 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
-
-from onnx_admm.contracts import Dataset, Edit, ModelView, PassReport, Skip
-from onnx_admm.errors import OutputError
+from onnx_admm.api.digests import file_digest
+from onnx_admm.contracts import Edit, ModelView, PassReport, Skip
+from onnx_admm.errors import OnnxAdmmError, OutputError, UsageError
 from onnx_admm.model.atomic_output import write_text
+from onnx_admm.model.external_files import external_files
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.pipeline import StepReport
 from onnx_admm.recipe import Recipe
 from onnx_admm.runtime.sessions import runtime_versions
+from onnx_admm.runtime.timing_cache import are_current, forget_used_timings, used_timings
 
-_SAMPLES = 256
 _KEY = 12
 
 
@@ -28,39 +28,44 @@ _KEY = 12
 class Checkpoints:
     """A `pipeline.Journal` in a folder: ``01-admm_prune-<key>.onnx``, and beside it what the pass said.
 
-    A key is a digest of all that the model after a pass depends on: the original, the data, the seed, the
-    settings, the passes so far, the versions. So one folder serves any number of runs, and a run that differs
-    finds nothing of another.
+    A key is a digest of all that the model after a pass depends on: the contents of the original, of the data
+    and of the target's profile, the seed, the settings, the passes so far, the versions. So one folder serves
+    any number of runs, and a run that differs finds nothing of another. The report beside a model states the
+    key, the digests of the model's files, the measured times it rests on, and a digest of itself.
 
     Attributes:
         folder: where they lie.
         names: of the files of each pass, without ending.
+        keys: of each pass.
+        stale: positions whose result was chosen by times that do not hold any more.
     """
 
     folder: Path
     names: tuple[str, ...]
+    keys: tuple[str, ...]
+    stale: set[int] = field(default_factory=set)
 
     @classmethod
-    def of(
-        cls, folder: Path, model: ModelView, data: Iterable[Dataset | None], recipe: Recipe, run: object
-    ) -> Checkpoints:
+    def of(cls, folder: Path, model: ModelView, data: Iterable[str], recipe: Recipe, run: object) -> Self:
         """The checkpoints of one run.
 
         Args:
             folder: where they lie.
             model: the original.
-            data: samples to train on and to choose by.
+            data: digests of what else is read: samples to train on and to choose by, the target's profile.
             recipe: what is run.
             run: anything else the result depends on (seed, threads); its ``repr`` counts.
         """
+        forget_used_timings()
         table = recipe.table()
         steps = table.pop("pass")
-        first = [fingerprint(model), *map(_samples_digest, data), repr(table), repr(run)]
-        key, names = _digest(*first, repr(runtime_versions())), []
+        first = [fingerprint(model), *data, repr(table), repr(run)]
+        key, keys, names = _digest(*first, repr(runtime_versions())), [], []
         for number, step in enumerate(steps, 1):
             key = _digest(key, repr(step))
+            keys.append(key)
             names.append(f"{number:02}-{step['name']}-{key[:_KEY]}")
-        return cls(folder, tuple(names))
+        return cls(folder, tuple(names), tuple(keys))
 
     def make_folder(self) -> None:
         """Make the folder, before any work is done for it.
@@ -78,17 +83,28 @@ class Checkpoints:
             ) from error
 
     def recall(self, position: int) -> tuple[ModelView, StepReport] | None:
-        """The model after a pass and the pass's report, if an earlier run got there."""
+        """The model after a pass and the pass's report, if an earlier run got there.
+
+        A result that was chosen by times that were measured anew since is none, nor is any behind it.
+
+        Raises:
+            UsageError: a checkpoint is damaged, or not what was written.
+        """
         said = self._beside(position, "json")
-        if not said.exists():
+        if not said.exists() or any(stale <= position for stale in self.stale):
             return None
         try:
-            content = json.loads(said.read_text(encoding="utf-8"))
-            report = _report(content["report"])
-            return ModelView.load(self._beside(position, "onnx")), StepReport(
-                content["name"], report, content["seconds"]
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = _verified(said, self.keys[position])
+            if not are_current(content["timings"]):
+                self.stale.add(position)
+                return None
+            model = self._beside(position, "onnx")
+            for name, digest in content["files"].items():
+                if file_digest(model.with_name(name)) != digest:
+                    raise ValueError(f"{name} is not the file that was written")
+            step = StepReport(content["name"], _report(content["report"]), content["seconds"])
+            return ModelView.load(model), step
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OnnxAdmmError) as error:
             raise _unusable(said, error) from error
 
     def keep(self, position: int, model: ModelView, step: StepReport) -> None:
@@ -97,13 +113,32 @@ class Checkpoints:
         Raises:
             OutputError: the disk refuses.
         """
-        model.save(self._beside(position, "onnx"))
-        write_text(self._beside(position, "json"), json.dumps(asdict(step)) + "\n")
+        place = self._beside(position, "onnx")
+        model.save(place)
+        files = (place, *external_files(place))
+        content = {
+            **asdict(step),
+            "key": self.keys[position],
+            "files": {file.name: file_digest(file) for file in files},
+            "timings": used_timings(),
+        }
+        text = json.dumps({**content, "digest": _content_digest(content)})
+        write_text(self._beside(position, "json"), text + "\n")
 
     def found(self) -> int:
         """How many passes from the first one on an earlier run has done."""
-        there = [self._beside(position, "json").exists() for position in range(len(self.names))]
+        there = [self._holds(position) for position in range(len(self.names))]
         return there.index(False) if False in there else len(there)
+
+    def _holds(self, position: int) -> bool:
+        """Whether the report of a pass is there, and the times it rests on still hold."""
+        said = self._beside(position, "json")
+        if not said.exists():
+            return False
+        try:
+            return are_current(_verified(said, self.keys[position])["timings"])
+        except (OSError, ValueError, KeyError):
+            return True  # `recall` says what is wrong with it
 
     def _beside(self, position: int, ending: str) -> Path:
         return self.folder / f"{self.names[position]}.{ending}"
@@ -125,28 +160,32 @@ def _report(table: dict[str, Any]) -> PassReport:
     )
 
 
-def _samples_digest(data: Dataset | None) -> str:
-    """Of how many samples there are and of some of them, spread evenly."""
-    if data is None:
-        return ""
-    some = np.unique(np.linspace(0, len(data) - 1, min(_SAMPLES, len(data))).astype(np.int64))
-    digest = hashlib.sha256(str(len(data)).encode())
-    for batch in data.select(some).batches(len(some)):
-        for name, array in sorted(batch.feeds.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(b"" if batch.labels is None else np.ascontiguousarray(batch.labels).tobytes())
-    return digest.hexdigest()
-
-
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _unusable(said: Path, error: Exception) -> OutputError:
-    return OutputError(
-        "a checkpoint cannot be read",
+def _verified(file: Path, key: str) -> dict[str, Any]:
+    """Content of a checkpoint's report.
+
+    Raises:
+        ValueError: it is damaged, or of another run.
+    """
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.pop("digest", None) != _content_digest(content):
+        raise ValueError("its digest does not fit its content")
+    if content["key"] != key:
+        raise ValueError("it was written for another run")
+    return content
+
+
+def _content_digest(content: dict[str, Any]) -> str:
+    return _digest(json.dumps(content, sort_keys=True))
+
+
+def _unusable(said: Path, error: Exception) -> UsageError:
+    return UsageError(
+        "a checkpoint is damaged",
         where=said,
-        got=f"{type(error).__name__}: {error}",
+        got=str(error),
         hint="Delete it, and the pass is run again.",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
+from onnx_admm.api.digests import digests_of, source_digest
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
 from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
@@ -244,7 +245,12 @@ class Compression:
         if self.resume is None:
             return None
         run = (self.seed, self.threads, self.max_drop, self.memory_mb)
-        data = (plan.train, plan.validation)
+        profile = None if plan.recipe.cost_model is None else profile_file(plan.recipe.cost_model)
+        data = (
+            source_digest(self.data, plan.train),
+            source_digest(self.data if self.validation is None else self.validation, plan.validation),
+            *(() if profile is None else digests_of([profile]).values()),
+        )
         journal = Checkpoints.of(Path(self.resume), plan.model, data, plan.recipe, run)
         journal.make_folder()
         return journal

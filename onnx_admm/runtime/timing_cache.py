@@ -19,6 +19,9 @@ from onnx_admm.runtime.timing import Timing, time_call, time_kernels, time_switc
 _MEMORY: dict[Path, dict[str, Timing]] = {}
 """What was read or measured by this process, by file."""
 
+_USED: dict[str, dict[str, list[float]]] = {}
+"""What was asked for, by name of the file."""
+
 
 def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Timing | None]:
     """Times of kernels, measured where they are not known; None for one that does not run alone."""
@@ -27,7 +30,11 @@ def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Timin
     if missing:
         measured = zip(missing, time_kernels(list(missing.values()), threads), strict=True)
         keep_timings(threads, {key: timing for key, timing in measured if timing is not None})
-    return [None if kernel is None else known.get(kernel.key) for kernel in kernels]
+    found = [None if kernel is None else known.get(kernel.key) for kernel in kernels]
+    for kernel, timing in zip(kernels, found, strict=True):
+        if kernel is not None and timing is not None:
+            _note_use(kernel.key, threads, timing)
+    return found
 
 
 def call_timing(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int) -> Timing:
@@ -45,7 +52,32 @@ def _known_or(key: str, threads: int, measure: Callable[[], Timing]) -> Timing:
     known = known_timings(threads)
     if key not in known:
         keep_timings(threads, {key: measure()})
+    _note_use(key, threads, known[key])
     return known[key]
+
+
+def _note_use(key: str, threads: int, timing: Timing) -> None:
+    _USED.setdefault(cache_file(threads).stem, {})[key] = [timing.seconds, timing.spread]
+
+
+def used_timings() -> dict[str, dict[str, list[float]]]:
+    """Return seconds and spread by kernel, by name of the cache file, of all times asked for lately."""
+    return {name: dict(timings) for name, timings in _USED.items()}
+
+
+def forget_used_timings() -> None:
+    """Start a new list of used times."""
+    _USED.clear()
+
+
+def are_current(timings: Mapping[str, Mapping[str, Sequence[float]]]) -> bool:
+    """Whether times are those that the cache has now; what it does not have counts as equal."""
+    for name, used in timings.items():
+        known = _read(cache_folder() / "timings" / f"{name}.json") if used else {}
+        for key, pair in used.items():
+            if key in known and [known[key].seconds, known[key].spread] != list(pair):
+                return False
+    return True
 
 
 def cache_folder() -> Path:
