@@ -113,5 +113,5 @@ def _integers(value: ir.Value) -> Shape | None:
 def _broadcast(shapes: list[Shape]) -> Shape | None:
     try:
         return np.broadcast_shapes(*shapes)
-    except ValueError:
+    except (ValueError, RuntimeError, OverflowError):  # numpy knows 32 axes here, and extents of 63 bits
         return None
