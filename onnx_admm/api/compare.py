@@ -13,6 +13,7 @@ from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
 from onnx_admm.ranges import MOST_THREADS, check_number
 from onnx_admm.report import Comparison
+from onnx_admm.runtime.probe import check_first_run
 
 
 @in_a_run
@@ -58,13 +59,15 @@ def compare(
                 got=", ".join(port.name for port in right),
                 expected=", ".join(port.name for port in left),
             )
-    model = ModelView.load(before)
+    model, other = ModelView.load(before), ModelView.load(after)
     if data is None:
         samples: dict[str, Dataset] = {SYNTHETIC: made_up(model, 0)}
     elif isinstance(data, Dataset):
         samples = {"data": fit_dataset(data, model)}
     else:
         samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
+    for view in (model, other):
+        check_first_run(view, next(iter(samples.values())))
     measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
     with files.blamed():
         found = measurement.compare(Path(before), Path(after))

@@ -30,6 +30,7 @@ from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model, profile_file
 from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate
+from onnx_admm.runtime.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 Source = Dataset | str | os.PathLike[str]
@@ -238,6 +239,7 @@ class Compression:
     def _samples(self, plan: Plan) -> dict[str, Dataset]:
         """What the result is judged by, but for the test samples."""
         if plan.validation is not None:
+            check_first_run(plan.model, plan.validation)
             return {"validation": plan.validation}
         return {SYNTHETIC: made_up(plan.model, self.seed)}
 

@@ -11,6 +11,7 @@ import typer
 
 from onnx_admm.errors import LimitReached
 from onnx_admm.limits import RunLimits, run_within
+from onnx_admm.worker import warm_up
 
 _MAX_MEMORY = typer.Option(
     "--max-memory",
@@ -23,6 +24,9 @@ _TIMEOUT = typer.Option(
     metavar="S",
     help="Most seconds of the whole run: it ends with exit code 1 when they are over. Default: none.",
 )
+_WORKER_MODULES = ("onnx_admm.model.native_checks",)
+"""What the worker imports while this process imports what the command needs."""
+
 _OPTIONS = {"max_memory": Annotated[int | None, _MAX_MEMORY], "timeout": Annotated[float | None, _TIMEOUT]}
 
 
@@ -38,7 +42,9 @@ def with_limits(command: Callable[..., None], abandon: Callable[[LimitReached], 
     def limited(
         *args: Any, max_memory: int | None = None, timeout: float | None = None, **options: Any
     ) -> None:
-        with run_within(RunLimits(max_memory, timeout), abandon=abandon):
+        limits = RunLimits(max_memory, timeout)
+        warm_up(_WORKER_MODULES)
+        with run_within(limits, abandon=abandon):
             command(*args, **options)
 
     signature = inspect.signature(command, eval_str=True)

@@ -77,8 +77,6 @@ def synthetic_dataset(
 
 
 def _first_that_runs(model: ModelView, attempts: list[SampleSet], key: tuple[tuple[str, int], ...]) -> int:
-    if len(attempts) == 1:
-        return 0
     known = _chosen.setdefault(model, {})
     if key not in known:
         known[key] = first_that_runs(model, attempts)

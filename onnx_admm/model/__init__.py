@@ -1,13 +1,40 @@
-"""The only room that touches ONNX protobufs and the ONNX IR."""
+"""The only package that touches ONNX protobufs and the ONNX IR.
 
-from onnx_admm.model.decode import Decoded, decode_constant
-from onnx_admm.model.edit import NodeRef, ValueRef
-from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.profiles import LayerProfile, Operand, layer_profiles, node_profiles
-from onnx_admm.model.runtime_limits import lower_ir_version
-from onnx_admm.model.shapes import infer_shapes
-from onnx_admm.model.sites import WeightSite
-from onnx_admm.model.view import ModelView, PortSpec, Signature
+What it exports is imported on first use: the worker process runs one of its modules and needs no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_admm.model.decode import Decoded, decode_constant
+    from onnx_admm.model.edit import NodeRef, ValueRef
+    from onnx_admm.model.opset import convert_opset
+    from onnx_admm.model.profiles import LayerProfile, Operand, layer_profiles, node_profiles
+    from onnx_admm.model.runtime_limits import lower_ir_version
+    from onnx_admm.model.shapes import infer_shapes
+    from onnx_admm.model.sites import WeightSite
+    from onnx_admm.model.view import ModelView, PortSpec, Signature
+
+_MODULES = {
+    "Decoded": "decode",
+    "LayerProfile": "profiles",
+    "ModelView": "view",
+    "NodeRef": "edit",
+    "Operand": "profiles",
+    "PortSpec": "view",
+    "Signature": "view",
+    "ValueRef": "edit",
+    "WeightSite": "sites",
+    "convert_opset": "opset",
+    "decode_constant": "decode",
+    "infer_shapes": "shapes",
+    "layer_profiles": "profiles",
+    "lower_ir_version": "runtime_limits",
+    "node_profiles": "profiles",
+}
 
 __all__ = [
     "Decoded",
@@ -26,3 +53,10 @@ __all__ = [
     "lower_ir_version",
     "node_profiles",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,4 +1,4 @@
-"""The ONNX checker, with its findings as this project's errors and its chatter kept off the terminal."""
+"""The ONNX checker, with its findings as this project's errors; its C++ code runs in the worker process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import onnx
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel
 from onnx_admm.model.guards import all_graphs, all_nodes
+from onnx_admm.model.onnx_worker import refusal, shape_refusal
 from onnx_admm.model.sparse_storage import densify_sparse
-from onnx_admm.silence import quiet_stdout
-
-_REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
 
 def check_input(proto: onnx.ModelProto, where: str) -> None:
@@ -24,21 +22,20 @@ def check_input(proto: onnx.ModelProto, where: str) -> None:
     Raises:
         UnsupportedModel: an operator that no operator set of the default domain has.
         ModelError: anything else the checker refuses.
+        LimitReached: the checker takes too much time or memory.
     """
-    strangers = _unknown_nodes(proto)
-    try:
-        with quiet_stdout(when=bool(strangers)):
-            onnx.checker.check_model(_self_contained(proto))
-    except _REFUSALS as error:
-        reason = first_line(error)
-        for node in strangers:
-            if node.op_type in reason:
-                raise UnsupportedModel(
-                    f"operator {node.op_type} is in no ONNX operator set (opset {_opset(proto)})",
-                    where=f"{where}: node {node.name or (node.output[0] if node.output else '')}",
-                    hint="Export the model with standard operators, or put this one in a domain of its own.",
-                ) from error
-        raise ModelError(f"not a valid ONNX model ({reason})", where=where) from error
+    why = refusal(_self_contained(proto), full=False, where=where)
+    if why is None:
+        return
+    reason = first_line(why)
+    for node in _unknown_nodes(proto):
+        if node.op_type in reason:
+            raise UnsupportedModel(
+                f"operator {node.op_type} is in no ONNX operator set (opset {_opset(proto)})",
+                where=f"{where}: node {node.name or (node.output[0] if node.output else '')}",
+                hint="Export the model with standard operators, or put this one in a domain of its own.",
+            )
+    raise ModelError(f"not a valid ONNX model ({reason})", where=where)
 
 
 def check_shapes(proto: onnx.ModelProto, where: str) -> None:
@@ -46,20 +43,19 @@ def check_shapes(proto: onnx.ModelProto, where: str) -> None:
 
     Raises:
         ModelError: what inputs, outputs and operators declare is contradictory without them too.
+        LimitReached: shape inference takes too much time or memory.
     """
-    try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-    except onnx.shape_inference.InferenceError:
-        for graph in all_graphs(proto):
-            del graph.value_info[:]
-        try:
-            onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-        except onnx.shape_inference.InferenceError as error:
-            raise ModelError(
-                f"the shapes it declares contradict one another ({_inference_reason(error)})",
-                where=where,
-                hint="Export the model again, or correct the shapes of its outputs.",
-            ) from error
+    if shape_refusal(proto, where) is None:
+        return
+    for graph in all_graphs(proto):
+        del graph.value_info[:]
+    why = shape_refusal(proto, where)
+    if why is not None:
+        raise ModelError(
+            f"the shapes it declares contradict one another ({_inference_reason(why)})",
+            where=where,
+            hint="Export the model again, or correct the shapes of its outputs.",
+        )
 
 
 def check_output(proto: onnx.ModelProto, where: str) -> None:
@@ -67,31 +63,23 @@ def check_output(proto: onnx.ModelProto, where: str) -> None:
 
     Raises:
         OutputError: the checker refuses it.
+        LimitReached: the checker takes too much time or memory.
     """
-    subject = _self_contained(proto)
-    try:
-        with quiet_stdout():
-            if any(graph.sparse_initializer for graph in all_graphs(subject)):
-                onnx.checker.check_model(
-                    subject
-                )  # of sparse tensors shape inference knows no shape (onnx 1.23)
-                if subject is proto:
-                    subject = onnx.ModelProto()
-                    subject.CopyFrom(proto)
-                densify_sparse(subject, None, where)
-            onnx.checker.check_model(subject, full_check=True)
-    except _REFUSALS as error:
-        raise OutputError(f"the checker refuses the result ({first_line(error)})", where=where) from error
+    subject, why = _self_contained(proto), None
+    if any(graph.sparse_initializer for graph in all_graphs(subject)):
+        why = refusal(subject, full=False, where=where)  # shape inference knows no sparse ones (onnx 1.23)
+        if subject is proto:
+            subject = onnx.ModelProto()
+            subject.CopyFrom(proto)
+        densify_sparse(subject, None, where)
+    why = why or refusal(subject, full=True, where=where)
+    if why is not None:
+        raise OutputError(f"the checker refuses the result ({first_line(why)})", where=where)
 
 
 def passes_full_check(proto: onnx.ModelProto) -> bool:
     """Whether onnx's own full check passes a model; it passes no sparse initializer (onnx 1.23)."""
-    try:
-        with quiet_stdout():
-            onnx.checker.check_model(_self_contained(proto), full_check=True)
-    except _REFUSALS:
-        return False
-    return True
+    return refusal(_self_contained(proto), full=True, where="the model") is None
 
 
 def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -125,14 +113,14 @@ def _lies_outside(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception | str) -> str:
     """The first line of a message that may have many."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _inference_reason(error: Exception) -> str:
-    return first_line(error).rpartition("Inference error(s): ")[2]
+def _inference_reason(text: str) -> str:
+    return first_line(text).rpartition("Inference error(s): ")[2]
 
 
 def _unknown_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -61,11 +61,15 @@ class Workspace:
     Attributes:
         dynamic: values that are not constant.
         constant: values that known operators compute from constants.
+        forms: shapes and types of values.
+        cones: what values are computed from; None of those that are not constant.
         budget: what decoding draws on.
     """
 
     dynamic: set[ir.Value] = field(default_factory=set)
     constant: set[ir.Value] = field(default_factory=set)
+    forms: dict[ir.Value, Form] = field(default_factory=dict)
+    cones: dict[ir.Value, Cone | None] = field(default_factory=dict)
     budget: RunBudget = field(default_factory=current_budget)
     _shared: OrderedDict[ir.Value, npt.NDArray[Any]] = field(default_factory=OrderedDict)
     _shared_bytes: int = 0
@@ -156,8 +160,7 @@ class Decoder:
 
     def told(self, value: ir.Value, workspace: Workspace) -> Form | None:
         """Shape and type of what ``decode`` gives, as far as operators tell; None where it gives nothing."""
-        cone = cone_of(value, workspace)
-        return None if cone is None else form_of(value, cone.nodes)
+        return form_of(value, workspace.forms) if is_computed(value, workspace) else None
 
     def form(
         self, value: ir.Value, opset: int, workspace: Workspace
@@ -166,7 +169,7 @@ class Decoder:
         cone = cone_of(value, workspace)
         if cone is None:
             return None
-        form = form_of(value, cone.nodes)
+        form = form_of(value, workspace.forms)
         if form.shape is not None and form.dtype is not None:
             size = math.prod(form.shape)
             if size * form.dtype.itemsize > _KEPT_BYTES and size <= _limit(cone):
@@ -199,8 +202,14 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
 
     The target itself may be a default.
     """
-    if stored_tensor(target) is None and not _is_constant(target, workspace):
+    if target in workspace.dynamic or not is_computed(target, workspace):
         return None
+    if target not in workspace.cones:
+        workspace.cones[target] = _cone(target, workspace)
+    return workspace.cones[target]
+
+
+def _cone(target: ir.Value, workspace: Workspace) -> Cone | None:
     nodes: dict[ir.Node, None] = {}
     leaves: dict[ir.Value, None] = {}
     pending: list[tuple[ir.Value, bool]] = [(target, False)]
@@ -223,8 +232,10 @@ def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
     return Cone(target, tuple(nodes), tuple(leaves)) if leaves else None
 
 
-def _is_constant(target: ir.Value, workspace: Workspace) -> bool:
-    """Whether known operators compute a value from constants; each value is looked at once in a sweep."""
+def is_computed(target: ir.Value, workspace: Workspace) -> bool:
+    """Whether a value is stored, or known operators compute it from constants."""
+    if stored_tensor(target) is not None:
+        return True
     constant, dynamic = workspace.constant, workspace.dynamic
     pending = [target]
     while pending and target not in dynamic:

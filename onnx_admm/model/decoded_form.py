@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.constants import constant_tensor, stored_tensor
 
 Shape = tuple[int, ...]
 
@@ -32,27 +32,34 @@ class Form:
 _UNKNOWN = Form()
 
 
-def form_of(target: ir.Value, nodes: Iterable[ir.Node]) -> Form:
+def form_of(target: ir.Value, forms: dict[ir.Value, Form]) -> Form:
     """The form of a constant, or of what operators of decoders make of constants.
 
     Args:
         target: the value.
-        nodes: all that it is computed from, each behind those it reads.
+        forms: those that are known already; the ones found on the way are added.
     """
-    forms: dict[ir.Value, Form] = {}
-    for node in nodes:
-        inputs = [value for value in node.inputs if value is not None]
-        for value in inputs:
-            if value not in forms:
-                forms[value] = _stored_form(value)
-        form = Form(_shape(node, inputs, forms), _dtype(node, inputs, forms)) if inputs else _UNKNOWN
-        forms.update(dict.fromkeys(node.outputs, form))
-    return forms.get(target) or _stored_form(target)
+    pending = [target]
+    while pending:
+        value = pending[-1]
+        if value in forms:
+            pending.pop()
+            continue
+        node, stored = value.producer(), _stored_form(value)
+        inputs = [] if node is None else [operand for operand in node.inputs if operand is not None]
+        if stored is not None or node is None or not inputs:
+            forms[value] = stored or _UNKNOWN
+        elif unknown := [operand for operand in inputs if operand not in forms]:
+            pending += unknown
+        else:
+            form = Form(_shape(node, inputs, forms), _dtype(node, inputs, forms))
+            forms.update(dict.fromkeys(node.outputs, form))
+    return forms[target]
 
 
-def _stored_form(value: ir.Value) -> Form:
-    tensor = constant_tensor(value)
-    return _UNKNOWN if tensor is None else Form(tuple(tensor.shape.numpy()), tensor.dtype.numpy())
+def _stored_form(value: ir.Value) -> Form | None:
+    tensor = stored_tensor(value)
+    return None if tensor is None else Form(tuple(tensor.shape.numpy()), tensor.dtype.numpy())
 
 
 def _shape(node: ir.Node, inputs: list[ir.Value], forms: Mapping[ir.Value, Form]) -> Shape | None:

@@ -13,6 +13,7 @@ from onnx_admm.limits import current_budget
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.onnx_worker import inferred_shapes
 
 _SMALL = 4096  # elements of a shape computation; anything larger is data
 _DATA_BYTES = 1024  # constants up to this size are shown to the inference of a node
@@ -125,8 +126,10 @@ class ShapePropagation:
             graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in node.outputs if value.name)
             model = onnx.ModelProto(ir_version=self._ir_version, opset_import=self._imports, graph=graph)
             model.functions.extend(self._called(node))
-            inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=False)
         except _FAILURES:
+            return False
+        inferred = inferred_shapes(model)
+        if inferred is None:
             return False
         types = {value.name: value.type for value in inferred.graph.output}
         for value in node.outputs:

@@ -1,119 +1,145 @@
-"""First runs of a model in a process of their own: one that crashes or hangs takes nobody along.
+"""First runs of a model in the worker process: one that crashes, hangs or fills the memory harms nobody.
 
-Some models kill the process they run in on a shape they were not made for (an integer division by zero
-among their shape computations is enough), and where no process is left nobody can catch anything. So what
-a model runs with is found out by ``python -m onnx_admm.runtime.probe MODEL VERDICTS FEEDS...``.
+Some models kill the process they run in on a shape they were not made for (an integer division by zero among
+their shape computations is enough), some never end, and the runtime computes constants as it opens a model,
+whatever memory they take. So a model nobody has run yet runs there first, on one sample.
 """
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from onnx_admm.contracts import Dataset, Feeds, ModelView
-from onnx_admm.errors import DataError, OnnxAdmmError, WorkError
-from onnx_admm.named_arrays import read_npz, write_npz
-from onnx_admm.runtime.child_process import run_module, text_of
-from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.errors import DataError, LimitReached, OnnxAdmmError, WorkError
+from onnx_admm.limits import current_budget
+from onnx_admm.limits.budget import RAISE_MEMORY, RAISE_TIME
+from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.installed import require_runtime
-from onnx_admm.runtime.sessions import open_session
+from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
-LIMIT_S = 120.0
-"""Seconds the attempts of one process may take, its start and the opening of the model included."""
+LIMIT_S = 30.0
+"""Processor seconds that the attempts on a model may take in all; more for large files."""
 
-_RUNS = "runs"
+_BYTES_PER_S = 4 << 20
+_BYTES_PER_BYTE_FED = 32
+_TASKS = "onnx_admm.runtime.first_runs"
+_NOTHING = "the model runs with none of the inputs tried"
+_HINT = "Give some real samples"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt came to nothing; ``fatal`` where it took its process along."""
+    """Why an attempt came to nothing; ``end`` where it took its process along or was ended."""
 
     why: str
-    fatal: bool = False
+    feeds: str
+    end: WorkerEnded | None = None
 
 
-def first_that_runs(model: ModelView, attempts: Sequence[Dataset], *, limit_s: float = LIMIT_S) -> int:
-    """Index of the first dataset whose first sample the model runs with, found out in another process.
+def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None) -> int:
+    """Index of the first dataset whose first sample the model runs with, found out in the worker process.
 
-    The likeliest comes first, so that one has a process to itself. The rest share the next one, until an
-    attempt kills it or hangs; then another goes on behind that attempt.
+    Attempts are drawn, written and tried one at a time, the likeliest first.
 
     Args:
         model: what to run.
-        attempts: data that fits the model's inputs.
-        limit_s: seconds a process may take for its attempts; the one it is at then counts as hung.
+        attempts: data that fits the model's inputs; at least one.
+        limit_s: processor seconds for all attempts; None for 30, and one more for each 4 MiB of the model.
 
     Raises:
         RuntimeMissing: no runtime, or two.
         DataError: the runtime refuses every attempt; the message is that of the last.
-        WorkError: an attempt killed its process or hung, and no other ran; names shapes and signal.
+        WorkError: an attempt killed its process, and no other ran; names shapes and signal.
+        LimitReached: an attempt took too much time or memory, and no other ran.
     """
     require_runtime()
     failures: list[Failure] = []
     with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
-        model.save(Path(name) / "model.onnx")
-        while len(failures) < len(attempts):
-            more, ran = _run_some(
-                attempts[len(failures) :] if failures else attempts[:1], Path(name), limit_s
-            )
-            failures += more
-            if ran:
-                return len(failures)
-    raise _nothing_runs(attempts, failures)
+        file = Path(name) / "model.onnx"
+        size = model.save(file)
+        left = LIMIT_S + size / _BYTES_PER_S if limit_s is None else limit_s
+        for number, attempt in enumerate(attempts):
+            current_budget().check()
+            started = time.monotonic()
+            failure = _attempt(file, size, attempt, left)
+            if failure is None:
+                return number
+            failures.append(failure)
+            left -= time.monotonic() - started
+            if left <= 0:
+                break
+    raise _nothing_runs(failures)
 
 
-def _run_some(attempts: Sequence[Dataset], folder: Path, limit_s: float) -> tuple[list[Failure], bool]:
-    """One process: the attempts that failed, and whether the one behind them ran."""
-    verdicts = folder / "verdicts.txt"
-    verdicts.unlink(missing_ok=True)
-    files = [str(folder / f"{number}.npz") for number in range(len(attempts))]
-    for file, attempt in zip(files, attempts, strict=True):
-        write_npz(file, _first_sample(attempt))
-    arguments = [str(folder / "model.onnx"), str(verdicts), *files]
-    end = run_module(__spec__.name, arguments, limit_s=limit_s)
-    lines = text_of(verdicts).splitlines()
-    ran = _RUNS in lines
-    failures = [Failure(line) for line in lines if line != _RUNS]
-    if end is not None and not ran:
-        failures.append(Failure(end, fatal=True))
-    return failures, ran
+def check_first_run(model: ModelView, data: Dataset) -> None:
+    """Run a model on one sample in the worker process, before anybody runs it in this one.
+
+    A model or a sample that the runtime merely refuses passes: the run in this process says why.
+
+    Raises:
+        RuntimeMissing: no runtime, or two.
+        WorkError: the run killed the worker.
+        LimitReached: the run took too much time or memory.
+    """
+    require_runtime()
+    with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
+        file = Path(name) / "model.onnx"
+        size = model.save(file)
+        failure = _attempt(file, size, data, LIMIT_S + size / _BYTES_PER_S)
+    if failure is not None and failure.end is not None:
+        raise _ended("the model does not run", failure, failure.end)
 
 
-def _nothing_runs(attempts: Sequence[Dataset], failures: Sequence[Failure]) -> OnnxAdmmError:
-    nothing, hint = "the model runs with none of the inputs tried", "Give some real samples"
-    fatal = [number for number, failure in enumerate(failures) if failure.fatal]
-    if not fatal:
-        return DataError(f"{nothing}; the last failed so: {failures[-1].why}", hint=hint)
-    feeds, why = _first_sample(attempts[fatal[-1]]), failures[fatal[-1]].why
+def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | None:
+    """Run one attempt; why it failed."""
+    feeds = _first_sample(attempt)
+    fed = sum(array.nbytes for array in feeds.values())
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-    return WorkError(f"{nothing}; a run on {shapes} {why}", hint=hint)
+    usual = TaskLimits.for_bytes(size)
+    limits = TaskLimits(usual.memory_bytes + _BYTES_PER_BYTE_FED * fed, seconds)
+    path = file.with_name("feeds.npz")
+    write_npz(str(path), feeds)
+    try:
+        why, _ = run_task(f"{_TASKS}:run", {"model": str(file), "feeds": str(path)}, limits=limits)
+        if why is None:
+            with contextlib.suppress(TaskFailed, WorkerEnded):
+                run_task(f"{_TASKS}:forget", {})
+            return None
+        return Failure(str(why), shapes)
+    except TaskFailed as error:
+        return Failure(str(error), shapes)
+    except WorkerEnded as error:
+        return Failure(error.how, shapes, error)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _nothing_runs(failures: list[Failure]) -> OnnxAdmmError:
+    ended = [failure for failure in failures if failure.end is not None]
+    if not ended:
+        return DataError(f"{_NOTHING}; the last failed so: {failures[-1].why}", hint=_HINT)
+    last = ended[-1]
+    return _ended(_NOTHING, last, last.end)
+
+
+def _ended(what: str, failure: Failure, end: WorkerEnded | None) -> OnnxAdmmError:
+    """The error for a run that ended the worker."""
+    sentence = f"{what}; a run on {failure.feeds} {failure.why}"
+    match end:
+        case WorkerEnded(kind="memory"):
+            return LimitReached(sentence, hint=RAISE_MEMORY)
+        case WorkerEnded(kind="time"):
+            return LimitReached(sentence, hint=RAISE_TIME)
+        case _:
+            return WorkError(sentence, hint=_HINT)
 
 
 def _first_sample(attempt: Dataset) -> Feeds:
     return next(attempt.select(np.zeros(1, np.int64)).batches(1)).feeds
-
-
-def _work(model: str, verdicts: str, files: Sequence[str]) -> None:
-    """The other process: one line for each attempt, up to the first that runs."""
-    session = None
-    with open(verdicts, "w", encoding="utf-8", buffering=1) as report:
-        for file in files:
-            arrays = read_npz(file)
-            try:
-                session = session or open_session(model, threads=1)
-                for _ in run_samples(session, arrays):
-                    pass
-            except OnnxAdmmError as error:
-                report.write(f"{' '.join(str(error).split())}\n")
-            else:
-                report.write(f"{_RUNS}\n")
-                return
-
-
-if __name__ == "__main__":
-    _work(sys.argv[1], sys.argv[2], sys.argv[3:])
