@@ -15,6 +15,7 @@ from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.digests import digests_of, source_digest
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
+from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
 from onnx_admm.api.result_files import ResultFiles, open_results
@@ -46,7 +47,8 @@ class Compression:
         test: samples read once, at the end, for the report.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
-        fine_tune: train or not; None trains where there is data and something to train for.
+        fine_tune: train or not; None trains where there is data and something to train for; a model that the
+            runtime cannot train is rebuilt layer by layer instead, with a note.
         preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
@@ -97,7 +99,7 @@ class Compression:
             UsageError: whatever a run would refuse before it starts.
         """
         check_request(self)
-        recipe = self._settled_recipe()
+        recipe = self.settled_recipe()
         model = ModelView.load(source)
         frozen = frozen_defaults(model, recipe.freeze_defaults)
         notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
@@ -108,7 +110,7 @@ class Compression:
         if train is not None and validation is None:
             train, validation = split(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
-            recipe = self._settled_recipe(len(train))
+            recipe = self.settled_recipe(len(train))
         return Plan(
             source=Path(source),
             model=model,
@@ -137,9 +139,7 @@ class Compression:
             require_runtime()
             plan = self.plan(source)
             judged = self._samples(plan)
-            journal = self._journal(plan)
-            notes = () if journal is None else _resumed(journal)
-            result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
+            plan, result = run_passes(self, plan, self._run_passes)
             saved, changed = self._save(result, results, plan)
             check_runs(source, saved.model, next(iter(judged.values())))
             if self.test is not None:
@@ -157,7 +157,7 @@ class Compression:
             comparison = replace(comparison, promises=promises)
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
-            notes = (*notes, *outcome_notes(plan.notes, result, comparison, changed=changed))
+            notes = outcome_notes(plan.notes, result, comparison, changed=changed)
             if saved.data is not None and written:
                 notes = (*notes, f"The weights lie in {Path(target).with_name(saved.data.name)}, beside it.")
             frozen = plan.frozen if changed else ()
@@ -187,7 +187,7 @@ class Compression:
 
     # -- before the work ---------------------------------------------------------------------
 
-    def _settled_recipe(self, samples: int | None = None) -> Recipe:
+    def settled_recipe(self, samples: int | None = None) -> Recipe:
         """The recipe that repeats this run with the same data, once the number of its samples is known."""
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
@@ -258,6 +258,12 @@ class Compression:
         return journal
 
     # -- the work ----------------------------------------------------------------------------
+
+    def _run_passes(self, plan: Plan) -> tuple[Plan, PipelineResult]:
+        journal = self._journal(plan)
+        notes = () if journal is None else _resumed(journal)
+        result = plan.recipe.pipeline().run(plan.model, self._context(plan), journal)
+        return replace(plan, notes=(*notes, *plan.notes)), result
 
     def _context(self, plan: Plan) -> PassContext:
         trainer = None
