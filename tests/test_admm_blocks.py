@@ -45,6 +45,12 @@ def test_one_budget_over_two_tensors_is_a_nearest_point(a: F32, b: F32, k: int, 
     assert all(np.array_equal(again[name], z[name]) for name in z)
 
 
+@pytest.mark.parametrize(("weight", "kept"), [(1.0, "a"), (1.9, "a"), (2.1, "b"), (30.0, "b")])
+def test_what_a_unit_of_error_counts_decides_which_tensor_keeps(weight: float, kept: str) -> None:
+    z = GlobalAtMostK(1, {"b": weight}).project({"a": np.array([2.0]), "b": np.array([-1.0])})
+    assert [name for name in z if z[name].any()] == [kept]
+
+
 @pytest.mark.parametrize(
     ("dtype", "scale", "weight"),
     [(np.float32, 1e30, 1e20), (np.float64, 1e300, 1e20), (np.float32, 1, 1.5e308), (np.float32, 1, 1e-60)],

@@ -309,3 +309,11 @@ def test_without_a_zero_all_other_widths_use_every_code(bits: int, highest: int)
     assert Levels(bits, zero=False).codes == CodeRange(1, highest)
     assert SupportLevels(EVERY, bits).codes == CodeRange(1, highest)
     assert SparseLevels(1, bits).codes == CodeRange(0, highest)
+
+
+def test_slices_below_the_least_peak_count_as_zeros() -> None:
+    """Below 2^-100 float32 has no room for exact scales."""
+    for factor, counts in ((2.0**-100, True), (2.0**-101, False)):
+        magnitudes = np.array([1.0, 0.7, 0.3]) * factor
+        assert (best_scale([(magnitudes, CodeRange(0, 3))], 11) > 0) == counts
+        assert Levels(3, scale_bits=11).project(magnitudes).any() == counts
