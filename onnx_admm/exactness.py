@@ -10,6 +10,7 @@ from onnx_admm.contracts import Dataset, Feeds, ModelView, PassContext
 from onnx_admm.data import macs_per_sample, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.held import weight_bytes
+from onnx_admm.runtime.child_outputs import outputs_in_child
 from onnx_admm.runtime.equivalence import Difference, find_difference, outputs_of
 
 SAMPLES, ENOUGH_MACS = 2, 1 << 31
@@ -18,8 +19,8 @@ SAMPLES, ENOUGH_MACS = 2, 1 << 31
 MOST_MACS = 1 << 36
 """Multiply-accumulates of one sample up to which a model is run between passes: some ten seconds."""
 
-MOST_BYTES = 1 << 26
-"""Bytes of weights up to which it is: two models and what the runtime makes of them lie in memory."""
+OWN_PROCESS_BYTES, MOST_BYTES = 1 << 26, 1 << 30
+"""Bytes of weights from which on a model is run in a process of its own, and up to which it is run at all."""
 
 
 class NotComparable(Exception):
@@ -58,7 +59,8 @@ class ExactnessCheck:
             raise NotComparable(str(error)) from error
         except OnnxAdmmError as error:
             return Difference("", np.inf, failure=str(error))
-        found = find_difference(before, after, feeds, expected, got)
+        run = outputs_in_child if _is_large(before) else outputs_of
+        found = find_difference(before, after, feeds, expected, got, run)
         self._outputs = [(after, got)] if found is None else [(before, expected)]
         return found
 
@@ -82,4 +84,8 @@ class ExactnessCheck:
         for known, outputs in self._outputs:
             if known is model:
                 return outputs
-        return outputs_of(model, feeds)
+        return outputs_in_child(model, feeds) if _is_large(model) else outputs_of(model, feeds)
+
+
+def _is_large(model: ModelView) -> bool:
+    return weight_bytes(model) > OWN_PROCESS_BYTES

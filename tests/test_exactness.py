@@ -11,13 +11,16 @@ import pytest
 from conftest import CONV_NET
 
 from onnx_admm import exactness
-from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.contracts import Feeds, ModelView, PassContext, PassReport
+from onnx_admm.errors import WorkError
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.model.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
 from onnx_admm.passes.fold_bias import FoldBias
 from onnx_admm.pipeline import UNDONE, Pipeline, PipelineResult
+from onnx_admm.runtime.child_outputs import outputs_in_child
+from onnx_admm.runtime.equivalence import outputs_of
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,36 @@ def test_a_model_that_cannot_be_run_is_left_uncompared_with_the_reason() -> None
     assert any("not compared" in skip.why and "no random values" in skip.why for skip in step.report.skipped)
 
 
-def test_a_large_model_is_left_uncompared_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_model_is_left_uncompared_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exactness, "MOST_BYTES", 100)
     (step,) = run([Scales("w1")], parse_text(NORMS)).reports
     assert any("not compared" in skip.why and "weights take" in skip.why for skip in step.report.skipped)
+
+
+def test_a_large_model_is_run_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def in_child(model: ModelView, feeds: Feeds, *, optimize: bool = False) -> list[Feeds]:
+        runs.append(model)
+        return outputs_of(model, feeds, optimize=optimize)
+
+    monkeypatch.setattr(exactness, "OWN_PROCESS_BYTES", 100)
+    monkeypatch.setattr(exactness, "outputs_in_child", in_child)
+    result = run([FoldBatchNorm(), Scales("w2")], parse_text(NORMS))
+    assert [step.report.changed for step in result.reports] == [True, False]
+    assert [skip.layer for skip in result.reports[1].report.skipped] == ["second"]
+    assert len(runs) == 3 + 2 + 2  # each model once, two for noise, two for the node
+
+
+def test_outputs_of_another_process_are_the_same() -> None:
+    view = parse_text(NORMS)
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)}
+    (own,), (other,) = outputs_of(view, feeds), outputs_in_child(view, feeds)
+    assert own.keys() == other.keys() == {"y", "z"}
+    for name, array in own.items():
+        np.testing.assert_array_equal(other[name], array)
+    with pytest.raises(WorkError, match="does not take these inputs"):
+        outputs_in_child(view, {"x": feeds["x"][:, :2]})
 
 
 def test_rounded_biases_are_not_compared() -> None:

@@ -175,7 +175,6 @@ REFUSED = {
         "spatial = 0",
     ),
     "a mask that is read": (10, "y, m = Dropout (x) z = Cast <to = 1> (m)", "float[2,3] x", "mask"),
-    "scales that are computed": (10, "y = Resize (x, s)", "float[2,3] x, float[2] s", "computed"),
     "a mode that is gone": (
         11,
         'y = Resize <coordinate_transformation_mode = "tf_half_pixel_for_nn"> (x, r, s)',
@@ -217,3 +216,19 @@ def test_a_mask_that_nothing_reads_is_dropped() -> None:
     raised = convert_opset(parsed(text), at_least=13)
     feeds = {"x": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}
     np.testing.assert_array_equal(open_session(raised, threads=1).run(feeds)["y"], np.maximum(feeds["x"], 0))
+
+
+@pytest.mark.parametrize("scales", [(1, 1, 2, 1.5), (1, 1, 0.75, 0.6), (1, 1, 1.7, 0.75), (1, 1, 1, 1)])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("target", [11, 13, 19])
+def test_computed_scales_of_a_resize_may_enlarge_and_shrink(
+    scales: tuple[float, ...], mode: str, target: int
+) -> None:
+    text = f"""<ir_version: 5, opset_import: ["" : 10]> g (float[1,2,7,8] x, float[4] s) => (float[1,2,p,q] y)
+    {{ y = Resize <mode = "{mode}"> (x, s) }}"""
+    x = np.random.default_rng(0).normal(size=(1, 2, 7, 8)).astype(np.float32)
+    feeds = {"x": x, "s": np.array(scales, np.float32)}
+    old = parsed(text)
+    raised = convert_opset(old, at_least=target)
+    before, after = (open_session(view, threads=1, optimize=False).run(feeds)["y"] for view in (old, raised))
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)

@@ -111,7 +111,7 @@ class NodeEdit:
         inner = self._fresh(
             self.node.op_type, self.node.inputs, {a.name: a for a in self.node.attributes.values()}
         )
-        inner.name, self.node.name = self.node.name, f"{label(self.node)}_{op_type}"
+        inner.name, self.node.name = label(self.node), f"{label(self.node)}_{op_type}"
         self._graph.insert_before(self.node, inner)
         self.before.append(inner)
         self.node.op_type = op_type
@@ -248,15 +248,20 @@ def _resize_11(edit: NodeEdit) -> None:
     if mode != "nearest" or edit.origin == "Upsample":
         edit.set("nearest_mode", "floor")
         return
+    if scales is not None and not (np.any(scales < 1) and np.any(scales > 1)):
+        edit.set("nearest_mode", "ceil" if np.any(scales < 1) else "floor")
+        return
+    edit.set("nearest_mode", "floor")
+    one = np.ones(1, np.float32)
     if scales is None:
-        raise NoStep("whether it enlarges or shrinks is computed")
-    shrinks, enlarges = bool(np.any(scales < 1)), bool(np.any(scales > 1))
-    edit.set("nearest_mode", "ceil" if shrinks and not enlarges else "floor")
-    if shrinks and enlarges:
-        edit.feed(2, np.maximum(scales, np.float32(1)))
-        rest = edit.put("Constant", [], {"value": ir.tensor(np.minimum(scales, np.float32(1)))})
-        attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil"}
-        edit.put_behind("Resize", [edit.node.inputs[1], rest], attributes)
+        unit = edit.put("Constant", [], {"value": ir.tensor(one)})
+        enlarging, shrinking = edit.put("Max", [given, unit]), edit.put("Min", [given, unit])
+    else:
+        enlarging = edit.put("Constant", [], {"value": ir.tensor(np.maximum(scales, one))})
+        shrinking = edit.put("Constant", [], {"value": ir.tensor(np.minimum(scales, one))})
+    edit.feed(2, enlarging)
+    attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil"}
+    edit.put_behind("Resize", [edit.node.inputs[1], shrinking], attributes)
 
 
 def _resize_13(edit: NodeEdit) -> None:

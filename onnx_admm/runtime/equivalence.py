@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +33,15 @@ _MOST_EXPOSED = 4000
 
 Outputs = Sequence[Feeds]
 """Of several runs, by name each."""
+
+
+class Runner(Protocol):
+    """Computes what a model makes of a batch of samples; raises OnnxAdmmError where it cannot."""
+
+    def __call__(
+        self, model: ModelView, feeds: Mapping[str, Array], *, optimize: bool = False
+    ) -> list[Feeds]:
+        """One item for each run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +81,31 @@ def outputs_of(model: ModelView, feeds: Mapping[str, Array], *, optimize: bool =
 
 
 def find_difference(
-    before: ModelView, after: ModelView, feeds: Mapping[str, Array], expected: Outputs, got: Outputs
+    before: ModelView,
+    after: ModelView,
+    feeds: Mapping[str, Array],
+    expected: Outputs,
+    got: Outputs,
+    run: Runner = outputs_of,
 ) -> Difference | None:
     """Where ``after`` computes something else than ``before``; None where both agree.
 
     Args:
         before, after: the models.
         feeds: the samples.
-        expected, got: their outputs, as `outputs_of` gives them.
+        expected, got: their outputs.
+        run: what computed them.
     """
     shares = _shares(expected, got)
     suspects = {name: share for name, share in shares.items() if share > _tolerance(before, expected, name)}
     if not suspects:
         return None
-    noise = _own_noise(before, feeds, expected)
+    noise = _own_noise(before, feeds, expected, run)
     suspects = {name: share for name, share in suspects.items() if share > _NOISE * noise.get(name, 0.0)}
     if not suspects:
         return None
     worst = max(suspects, key=lambda name: suspects[name])
-    node = _first_that_differs(before, after, feeds, worst)
+    node = _first_that_differs(before, after, feeds, worst, run)
     if node is None:
         return Difference(worst, suspects[worst])
     return Difference(worst, suspects[worst], node.name, node.op_type)
@@ -129,7 +145,9 @@ def _share(expected: Array, got: Array) -> float:
     return np.inf if np.isnan(share) else share
 
 
-def _own_noise(model: ModelView, feeds: Mapping[str, Array], expected: Outputs) -> dict[str, float]:
+def _own_noise(
+    model: ModelView, feeds: Mapping[str, Array], expected: Outputs, run: Runner
+) -> dict[str, float]:
     """What the model itself makes of changes in the last digits."""
     rng = np.random.default_rng(0)
     moved = {
@@ -141,7 +159,7 @@ def _own_noise(model: ModelView, feeds: Mapping[str, Array], expected: Outputs) 
     noise: dict[str, float] = {}
     for samples, optimize in ((moved, False), (feeds, True)):
         try:
-            shares = _shares(expected, outputs_of(model, samples, optimize=optimize))
+            shares = _shares(expected, run(model, samples, optimize=optimize))
         except OnnxAdmmError:
             continue
         noise = {name: max(share, noise.get(name, 0.0)) for name, share in shares.items()}
@@ -152,13 +170,13 @@ def _own_noise(model: ModelView, feeds: Mapping[str, Array], expected: Outputs) 
 
 
 def _first_that_differs(
-    before: ModelView, after: ModelView, feeds: Mapping[str, Array], output: str
+    before: ModelView, after: ModelView, feeds: Mapping[str, Array], output: str, run: Runner
 ) -> NodeRef | None:
     """The node behind which what leads to ``output`` differs, while all that it reads does not."""
     computed = [_computed(model) for model in (before, after)]
     names = [name for name in computed[1] if name in computed[0]][:_MOST_EXPOSED]
     try:
-        one, other = (outputs_of(tapped(model, names), feeds) for model in (before, after))
+        one, other = (run(tapped(model, names), feeds) for model in (before, after))
     except OnnxAdmmError:
         return None
     shares = _shares(one, other)
