@@ -40,7 +40,7 @@ from onnx_admm.runtime import installed
             "compress net.onnx out.onnx --data not_finite.npz",
             r"x, sample 3: a value that is not finite",
         ),
-        ("compress net.onnx out.onnx --bits 4 --memory 0", r"--memory: no memory to work in; got 0"),
+        ("compress net.onnx out.onnx --bits 4 --memory 0", r"--memory: a number out of range; got 0"),
         ("compress net.onnx out.onnx --prune 0x", r"--prune: impossible pruning target; got '0x'"),
         ("compress net.onnx out.onnx --prune 1.5", r"--prune: impossible pruning target; got '1.5'"),
         ("compress net.onnx out.onnx --prune 5:4", r"--prune: impossible pruning target; got '5:4'"),
@@ -82,7 +82,7 @@ from onnx_admm.runtime import installed
             "compress net.onnx out.onnx --recipe bad_target.toml",
             r"key 'cost_model': unknown cost model",
         ),
-        ("compare net.onnx net.onnx --max-drop -1", r"--max-drop: impossible budget"),
+        ("compare net.onnx net.onnx --max-drop -1", r"--max-drop: a number out of range; got -1.0"),
         ("compare net.onnx none.onnx", r"none\.onnx: no such model file"),
     ],
 )
