@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -312,3 +313,11 @@ def test_a_dataset_of_ones_own_is_checked_by_its_names() -> None:
     own = Own()
     own.input_names = ("x",)
     assert fit_dataset(own, model_of(ONE)) is own
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.zip", "images-idx3-ubyte"])
+def test_a_pipe_is_no_file_of_data(tmp_path: Path, name: str) -> None:
+    """It cannot be read twice, and nobody may ever write into it."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: neither a plain file nor a folder"):
+        open_dataset(tmp_path / name, model_of(ONE))

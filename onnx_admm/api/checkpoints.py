@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from onnx_admm.api.digests import file_digest
 from onnx_admm.contracts import Edit, ModelView, PassReport, Skip
-from onnx_admm.errors import OnnxAdmmError, OutputError, UsageError
+from onnx_admm.errors import LimitReached, OutputError, UsageError, reason_of
 from onnx_admm.model.atomic_output import write_text
 from onnx_admm.model.external_files import external_files
 from onnx_admm.model.fingerprint import fingerprint
@@ -104,7 +104,9 @@ class Checkpoints:
                     raise ValueError(f"{name} is not the file that was written")
             step = StepReport(content["name"], _report(content["report"]), content["seconds"])
             return ModelView.load(model), step
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OnnxAdmmError) as error:
+        except LimitReached:
+            raise
+        except Exception as error:
             raise _unusable(said, error) from error
 
     def keep(self, position: int, model: ModelView, step: StepReport) -> None:
@@ -137,7 +139,7 @@ class Checkpoints:
             return False
         try:
             return are_current(_verified(said, self.keys[position])["timings"])
-        except (OSError, ValueError, KeyError):
+        except Exception:  # noqa: BLE001 (whatever the parser raises on a damaged file)
             return True  # `recall` says what is wrong with it
 
     def _beside(self, position: int, ending: str) -> Path:
@@ -186,6 +188,6 @@ def _unusable(said: Path, error: Exception) -> UsageError:
     return UsageError(
         "a checkpoint is damaged",
         where=said,
-        got=str(error),
+        got=reason_of(error),
         hint="Delete it, and the pass is run again.",
     )

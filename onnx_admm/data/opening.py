@@ -59,6 +59,8 @@ def open_dataset(
         raise DataError("no such file or folder of data", where=path)
     if place.suffix == ".toml":
         return _open_described(place, model, preprocessing, part)
+    if not place.is_dir() and not place.is_file():
+        raise DataError("neither a plain file nor a folder", where=path)
     if place.is_dir():
         return _open_folder(place, model, preprocessing, part)
     if place.suffix == ".npz":

@@ -19,6 +19,8 @@ def read_tensor(path: str | os.PathLike[str]) -> tuple[str, npt.NDArray[np.gener
         DataError: missing, not a tensor, or one whose values lie in another file.
     """
     with reading(path, DataError, "not a serialised tensor"):
+        if not os.path.isfile(path):
+            raise DataError("not a plain file", where=path)
         proto = onnx.load_tensor(os.fspath(path))
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             raise DataError("a tensor whose values lie in another file", where=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -136,9 +137,10 @@ def _read(file: Path) -> dict[str, Timing]:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))["timings"]
         timings = {str(key): Timing(float(pair[0]), float(pair[1])) for key, pair in stored.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except Exception:  # noqa: BLE001 (whatever the parser raises: times are measured again)
         return {}
-    return timings if all(timing.seconds >= 0 <= timing.spread for timing in timings.values()) else {}
+    figures = (figure for timing in timings.values() for figure in (timing.seconds, timing.spread))
+    return timings if all(0 <= figure < math.inf for figure in figures) else {}
 
 
 def _processor() -> str:

@@ -226,7 +226,20 @@ def mutated_json(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     found = draw(st.sampled_from(values))
     new = draw(
         st.sampled_from(
-            ("null", "NaN", "Infinity", "-1", "1e999", '""', "[]", "{}", "true", '"\\ud800"', "9" * 400)
+            (
+                "null",
+                "NaN",
+                "Infinity",
+                "-1",
+                "1e999",
+                '""',
+                "[]",
+                "{}",
+                "true",
+                '"\\ud800"',
+                "9" * 400,
+                "[" * 5000,
+            )
         )
     )
     return (text[: found.start()] + new + text[found.end() :]).encode()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import fuzz_mutations as mutate
@@ -17,10 +21,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from onnx_admm.api import compress, inspect_costs, inspect_model
-from onnx_admm.api.checkpoints import Checkpoints
+from onnx_admm.api.checkpoints import Checkpoints, _content_digest
+from onnx_admm.contracts import Edit, ModelView, PassReport, Skip
 from onnx_admm.data import open_dataset
 from onnx_admm.data.preprocessing import Preprocessing
 from onnx_admm.model.text import parse_text
+from onnx_admm.pipeline import StepReport
 from onnx_admm.recipe import Recipe
 from onnx_admm.registry import cost_model
 from onnx_admm.report import to_json
@@ -179,7 +185,7 @@ def preprocessing(folder: Path) -> None:
 
 def checkpoint(folder: Path) -> None:
     """Take up a run at a checkpoint."""
-    found = Checkpoints(folder, ("01-encode-0",))
+    found = Checkpoints(folder, ("01-encode-0",), ("key",))
     if found.found():
         found.recall(0)
 
@@ -196,21 +202,41 @@ def timings(folder: Path) -> None:
     timing_cache.keep_timings(1, known)
 
 
-REPORT = (
-    b'{"name": "encode", "report": {"changed": true, "edits": [{"layer": "w", "what": "4 bits"}], "skipped": '
-    b'[{"layer": "b", "why": "small"}], "figures": {"a": 1.5}, "unmet": null}, "seconds": 0.5}'
-)
+@cache
+def written_checkpoint() -> Files:
+    """A checkpoint as a run keeps it."""
+    report = PassReport(
+        changed=True, edits=(Edit("w1", "4 bits"),), skipped=(Skip("b", "small"),), figures={"a": 1.5}
+    )
+    folder = Path(tempfile.mkdtemp(prefix="onnx-admm-fuzz-"))
+    try:
+        found = Checkpoints(folder, ("01-encode-0",), ("key",))
+        found.keep(0, ModelView.from_bytes(seeds.models()[1]), StepReport("encode", report, 0.5))
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+    finally:
+        shutil.rmtree(folder)
+
+
+def signed(report: bytes) -> bytes:
+    """The report with a digest that fits its content; as it is where it is no JSON table."""
+    try:
+        content = json.loads(report)
+        content.pop("digest", None)
+        return json.dumps({**content, "digest": _content_digest(content)}).encode()
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return report
 
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Files:
-    """A model and its report; one of them is mutated."""
-    model, report = seeds.models()[1], REPORT
+    """A model and its report; one of them is mutated, the report perhaps with a digest that fits."""
+    files = dict(written_checkpoint())
+    name = draw(st.sampled_from(("01-encode-0.json", "01-encode-0.json", "01-encode-0.onnx")))
+    mutated = mutate.mutated_json if name.endswith("json") else mutate.mutated_bytes
+    files[name] = draw(mutated([files[name]]))
     if draw(st.booleans()):
-        report = draw(mutate.mutated_json([REPORT]))
-    else:
-        model = draw(mutate.mutated_bytes([model]))
-    return {"01-encode-0.json": report, "01-encode-0.onnx": model}
+        files["01-encode-0.json"] = signed(files["01-encode-0.json"])
+    return files
 
 
 def targets() -> dict[str, Target]:
