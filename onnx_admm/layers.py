@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from onnx_admm.contracts import ModelView, Skip, WeightSite
 from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.model.strange import strange_constants
 from onnx_admm.name_patterns import matching
+from onnx_admm.transforms import pattern_in
 from onnx_admm.weight_values import why_left
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
@@ -21,7 +23,8 @@ def choose_layers(
     """The layers that a pass works on, and why the others are left alone: one answer for every pass.
 
     Beside what ``choose_sites`` leaves, weights whose values no pass can work on are left, and constants that
-    nobody learned (see ``weight_values``); a transform that ``include`` names is worked on.
+    nobody learned (see ``weight_values``); a transform that ``include`` names is worked on. Large constants
+    of operators that are no layers have a line too (see ``model.strange``).
 
     Raises:
         PassRefused: as ``choose_sites``, or no layer is left.
@@ -31,7 +34,8 @@ def choose_layers(
     if not layers:
         first = left[0]
         raise NothingToDo("no weight is left to compress", got=f"{first.layer}: {first.why}")
-    return layers, (*skipped, *left)
+    others = () if include else strange_constants(model)
+    return layers, (*skipped, *left, *(Skip(each.name, each.why_left()) for each in others))
 
 
 def usable_layers(
@@ -48,10 +52,16 @@ def usable_layers(
     for site in sites:
         if site.scope in functions:  # a function sees nothing outside itself, so no decoder could reach it
             left[site.name] = f"stands in the function {site.scope}, where it has no smaller form"
-        elif (why := why_left(model.read(site), is_named=are_named)) is not None:
+        elif (why := _why_left(model, site, is_named=are_named)) is not None:
             left[site.name] = why
     layers = tuple(site for site in sites if site.name not in left)
     return layers, tuple(Skip(name, why) for name, why in left.items())
+
+
+def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | None:
+    values = model.read(site)
+    why = why_left(values, is_named=is_named)
+    return pattern_in(values) if why is None and site.is_table and not is_named else why
 
 
 def choose_sites(

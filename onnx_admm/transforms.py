@@ -21,6 +21,9 @@ _NEIGHBOURS = 2
 """Frequencies on either side of the strongest: the main lobe of the usual windows."""
 
 _FINER = 8
+_FEW_VALUES, _REPEATED = 256, 64
+"""Distinct values of a pattern at most, or how often each is there."""
+
 _CONCENTRATED, _OF_THE_ROWS = 0.85, 0.9
 _FEWEST_ROWS = 8
 _CONSTANT = 1e-5
@@ -47,6 +50,17 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
             return "its rows are windowed sinusoids: a transform, no learned weight"
     if _is_filter_bank(constant):
         return "its rows are nonnegative bands: a filter bank, no learned weight"
+    return None
+
+
+def pattern_in(table: npt.NDArray[np.generic]) -> str | None:
+    """What tells a table that is added from a learned one, as a sentence's end; None for what may be learned.
+
+    Masks and grids of coordinates repeat few values; learned numbers hardly repeat any.
+    """
+    distinct = len(np.unique(table))
+    if distinct <= max(_FEW_VALUES, table.size // _REPEATED):
+        return "its values repeat: a mask or a grid, no learned table"
     return None
 
 

@@ -74,7 +74,7 @@ def test_the_table_lists_what_is_not_priced(run: RunCommand, tmp_path: Path) -> 
     view: ModelView = parse_text("""
         <ir_version: 10, opset_import: ["" : 17]>
         g (float[2,3] x) => (float[2,4] y) <float[3,4] w>
-        { e = Einsum <equation = "ij->ij"> (x) y = MatMul (e, w) }""")
+        { e = Einsum <equation = "...j->...j"> (x) y = MatMul (e, w) }""")
     view.save(tmp_path / "net.onnx")
     code, out, _ = run("inspect", tmp_path / "net.onnx", "--cost-model", "macs")
     assert code == 0

@@ -248,7 +248,8 @@ def test_levels_are_found_from_the_values_alone() -> None:
 def test_an_operator_nobody_can_count_is_unpriced_not_free() -> None:
     view = parse_text("""
         <ir_version: 10, opset_import: ["" : 17]>
-        g (float[2,3] x, float[3,4] z) => (float[2,4] y) { y = Einsum <equation = "ij,jk->ik"> (x, z) }""")
+        g (float[2,3] x, float[3,4] z) => (float[2,4] y)
+        { y = Einsum <equation = "...j,jk->...k"> (x, z) }""")
     (einsum,) = node_profiles(view)
     with pytest.raises(UnpricedOperator, match=r"y \(Einsum\): the multiply-accumulates cannot be counted"):
         einsum.known_macs()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from onnx_admm.model.einsum import einsum_macs
+
 ShapeOf = Callable[[ir.Value | None], tuple[int, ...] | None]
 
 _OPERANDS = {
@@ -24,7 +26,7 @@ _OPERANDS = {
 }
 """Inputs that a node multiplies its data by, weights or not."""
 
-_UNCOUNTED = {"Attention", "DFT", "DeformConv", "Einsum", "MelWeightMatrix", "STFT"}
+_UNCOUNTED = {"Attention", "DFT", "DeformConv", "MelWeightMatrix", "STFT"}
 """Standard operators that multiply and accumulate in ways that are not counted here."""
 
 
@@ -32,7 +34,7 @@ def weight_operands(node: ir.Node) -> tuple[int, ...]:
     """Inputs that the node multiplies its data by; an unknown operator answers with one, to ask about."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _UNCOUNTED:
         return (0,)
-    return _OPERANDS.get(node.op_type, ())
+    return (0,) if node.op_type == "Einsum" else _OPERANDS.get(node.op_type, ())
 
 
 def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
@@ -42,8 +44,10 @@ def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
     """
     if node.domain not in ("", "ai.onnx") or node.op_type in _UNCOUNTED:
         return None
-    if node.op_type == "Gather":
-        return 0  # a lookup multiplies nothing
+    if node.op_type in ("Add", "Gather"):
+        return 0  # a table is added or looked up, which multiplies nothing
+    if node.op_type == "Einsum":
+        return einsum_macs(node, [shape_of(value) for value in node.inputs])
     weight, data = shape_of(node.inputs[index]), shape_of(node.inputs[0])
     output = shape_of(node.outputs[0])
     if weight is None:

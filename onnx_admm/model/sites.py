@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoder, Workspace, cone_of
+from onnx_admm.model.einsum import channel_axes
+from onnx_admm.model.tables import decodes, is_table, stored_table
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
@@ -48,6 +50,11 @@ class WeightSite:
     fixed: str | None = None
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is added to what flows by: positions, perhaps, and no matrix."""
+        return self.op_type == "Add"
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         product = 1
@@ -84,6 +91,10 @@ def weight_slots(node: ir.Node) -> tuple[WeightSlot, ...]:
             return (WeightSlot(1, 1, 2), WeightSlot(2, 1, 2))
         case "Gather":
             return (WeightSlot(0, 0, 1),)
+        case "Einsum":
+            return tuple(WeightSlot(index, *channel_axes(node, index)) for index in range(len(node.inputs)))
+        case "Add":
+            return (WeightSlot(1, -1, None), WeightSlot(0, -1, None))
         case _:
             return ()
 
@@ -126,14 +137,38 @@ class SiteFinder:
             for node in graph:
                 for slot in weight_slots(node):
                     operand = node.inputs[slot.index] if slot.index < len(node.inputs) else None
-                    if operand is not None and not self._is_lookup_in_decoder(node):
+                    if operand is not None and self._may_hold_weight(node, slot, operand):
                         self._visit(node, slot, operand, scope)
         return {found.site.name: found for found in self._found.values()}
 
-    def _is_lookup_in_decoder(self, node: ir.Node) -> bool:
-        """A Gather whose indices are constant decodes a weight; its table is a codebook, not an embedding."""
-        indices = node.inputs[1] if node.op_type == "Gather" else None
-        return indices is not None and cone_of(indices, self._workspace) is not None
+    def _may_hold_weight(self, node: ir.Node, slot: WeightSlot, operand: ir.Value) -> bool:
+        """Whether the operand may be a weight, and is no codebook, bias or part of a formula of constants."""
+        if node.op_type == "Add":
+            return not self._is_constant(node.inputs[1 - slot.index])
+        if node.op_type != "Gather" or not self._is_constant(node.inputs[1]):
+            return True
+        return stored_table(stored_source(operand)[0]) and self._reaches_data(node)
+
+    def _is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and cone_of(value, self._workspace) is not None
+
+    def _reaches_data(self, node: ir.Node) -> bool:
+        """Whether what a node makes of constants meets data other than as a weight, which it then decodes."""
+        pending, seen, meets_data = [node], {node}, False
+        while pending:
+            for output in pending.pop().outputs:
+                for use in output.uses():
+                    user = use.node
+                    if user in seen:
+                        continue
+                    if all(value is None or self._is_constant(value) for value in user.inputs):
+                        seen.add(user)
+                        pending.append(user)
+                    elif user.op_type != "Add" and any(slot.index == use.idx for slot in weight_slots(user)):
+                        return False
+                    else:
+                        meets_data = True
+        return meets_data
 
     def _visit(self, node: ir.Node, slot: WeightSlot, operand: ir.Value, scope: str) -> None:
         value, reshaped = stored_source(operand)
@@ -153,12 +188,19 @@ class SiteFinder:
         told = self._decoder.told(value, self._workspace)
         if told is None or (told.dtype is not None and not _is_float(told.dtype)):
             return
+        if node.op_type == "Add" and not self._is_decoded(value):
+            return
         decoded = self._decoder.form(value, self._opset, self._workspace)
         if decoded is None:
             return
         shape, dtype = decoded
         if len(shape) >= 2 and _is_float(dtype):
             self._add(node, slot, value, scope, _Form(shape, str(dtype), False, False))
+
+    def _is_decoded(self, value: ir.Value) -> bool:
+        """Whether a table is computed from codes, and not from another table of floats."""
+        cone = cone_of(value, self._workspace)
+        return cone is not None and decodes(cone.nodes) and not any(map(stored_table, cone.leaves))
 
     def _rearranged(self, value: ir.Value) -> ir.Value | None:
         """The one stored matrix whose elements, each once, make up ``value``."""
@@ -173,6 +215,8 @@ class SiteFinder:
         return floats[0] if array is not None and array.size == stored[floats[0]].size else None
 
     def _add(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str, form: _Form) -> None:
+        if node.op_type == "Add" and not is_table(form.shape):
+            return
         user, use = label(node), (node, slot.index)
         known = self._found.get(value)
         if known is not None:
