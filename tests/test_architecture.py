@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 LEVELS = (
-    {"errors", "printable", "silence"},
+    {"errors", "printable"},
     {"limits"},
     {"worker"},
     {"admm", "model", "name_patterns", "named_arrays", "ranges", "settings", "transforms"},

@@ -12,8 +12,8 @@ from onnx_admm.contracts import Dataset
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import DataError, WorkError
 from onnx_admm.model import ModelView
-from onnx_admm.runtime.child_process import end_in_words
 from onnx_admm.runtime.probe import first_that_runs
+from onnx_admm.worker.process import cause_of_death
 
 DIES_AT_1 = """g (float[N,length] x) => (int64[1] y) <int64[1] one = {1}, int64[1] many = {20}>
     { n = Shape <start = 1> (x)  d = Sub (n, one)  y = Div (many, d) }"""
@@ -73,7 +73,7 @@ def test_a_hang_is_ended() -> None:
     [(-9, "by SIGKILL"), (-11, "by SIGSEGV"), (-99, "by signal 99"), (3, "with exit code 3")],
 )
 def test_deaths_in_words(status: int, sentence: str) -> None:
-    assert sentence in end_in_words(status)
+    assert sentence in cause_of_death(status)
 
 
 def test_a_model_that_cannot_be_opened_is_no_crash() -> None:

@@ -89,6 +89,40 @@ def test_the_process_is_as_it_was(call: Callable[[Path], None], place: Path) -> 
     assert state() == before
 
 
+@CALLS
+def test_what_other_threads_write_arrives(
+    call: Callable[[Path], None], place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended, lines = threading.Event(), [0]
+
+    def write() -> None:
+        while not ended.is_set():
+            os.write(1, b"out\n")
+            os.write(2, b"err\n")
+            lines[0] += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        call(place)
+    finally:
+        ended.set()
+        thread.join()
+    out, err = capfd.readouterr()
+    assert lines[0] > 0
+    assert (out, err) == ("out\n" * lines[0], "err\n" * lines[0])
+
+
+@CALLS
+def test_no_descriptor_is_redirected(
+    call: Callable[[Path], None], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redirected = list[tuple[int, ...]]()
+    monkeypatch.setattr(os, "dup2", lambda *numbers, **_: redirected.append(numbers))
+    call(place)
+    assert redirected == []
+
+
 def test_the_severity_of_the_runtimes_logger_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime, set_to = require_runtime(), list[int]()
     monkeypatch.setattr(installed, "_quiet", False)  # a command may have run in this process before

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
-from onnx_admm.api.digests import digests_of, source_digest
+from onnx_admm.api.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
 from onnx_admm.api.pass_runs import run_passes
@@ -162,6 +162,7 @@ class Compression:
                 notes = (*notes, f"The weights lie in {Path(target).with_name(saved.data.name)}, beside it.")
             frozen = plan.frozen if changed else ()
             report = replace(report, written=written, notes=notes, frozen_defaults=frozen)
+            report = with_digests(report, files.fixed_inputs, saved if written else None, Path(target))
             results.commit(saved if written else None, to_json(report))
         return report
 

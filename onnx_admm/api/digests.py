@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from onnx_admm.contracts import Batch, Dataset
 from onnx_admm.data import data_files
+from onnx_admm.model.saving import ModelFiles
+from onnx_admm.report import Report
 
 _MOST_READ_BYTES = 2**30
 """Data up to this size is digested whole; of more: names, sizes, times of last change, and some samples."""
@@ -34,6 +37,23 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
         elif path.is_dir():
             found[os.fspath(path)] = tree_digest(path)
     return found
+
+
+def with_digests(report: Report, inputs: Iterable[Path], result: ModelFiles | None, target: Path) -> Report:
+    """A report that states the digests of the files of its run.
+
+    Args:
+        report: of the run.
+        inputs: files and folders that were read.
+        result: the result; None where it is not written.
+        target: where it goes; its digests stand under the names it will have.
+    """
+    outputs: dict[str, str] = {}
+    if result is not None:
+        outputs[os.fspath(target)] = file_digest(result.model)
+    if result is not None and result.data is not None:
+        outputs[os.fspath(target.with_name(result.data.name))] = file_digest(result.data)
+    return replace(report, inputs=digests_of(inputs), outputs=outputs)
 
 
 def tree_digest(path: Path) -> str:

@@ -81,6 +81,11 @@ class RunFiles:
         """Every file and folder that is read."""
         return tuple(named.path for named in self._reads)
 
+    @property
+    def fixed_inputs(self) -> tuple[Path, ...]:
+        """Files and folders that are read and must not change during the run."""
+        return tuple(named.path for named in self._reads if named.is_fixed)
+
     def check(self) -> None:
         """Refuse what cannot be written, or would overwrite a file of this run; note how the inputs are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -189,6 +190,11 @@ class Report:
         written: whether the result is at its place.
         notes: what a user should know.
         frozen_defaults: initializers that the original lists as inputs and the result does not.
+        inputs: digest of each file that was read, ``sha256:`` and what ``sha256sum`` says; of a folder one of
+            all its files.
+        outputs: the same of the result and of the file that holds its weights, if there is one.
+
+    As JSON it ends in ``digest``, the SHA-256 of all that stands before, with keys sorted and no spaces.
     """
 
     comparison: Comparison
@@ -201,6 +207,8 @@ class Report:
     written: bool
     notes: tuple[str, ...] = ()
     frozen_defaults: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -208,7 +216,7 @@ class Report:
         """Read a report back.
 
         Raises:
-            UsageError: not a report, or of another schema version.
+            UsageError: not a report, of another schema version, or not what was written.
         """
         try:
             report = _ADAPTER.validate_json(text)
@@ -217,6 +225,12 @@ class Report:
         if report.schema_version != SCHEMA_VERSION:
             raise UsageError(
                 "a report of another schema version", got=report.schema_version, expected=SCHEMA_VERSION
+            )
+        if (stated := json.loads(text).pop("digest", None)) is not None and stated != _digest(
+            json.loads(text)
+        ):
+            raise UsageError(
+                "the report was changed after it was written; its digest does not fit its content"
             )
         return report  # type: ignore[return-value]
 
@@ -243,7 +257,16 @@ def to_json(facts: Report | Comparison | ModelFacts | CostFacts) -> str:
 
     A number that is not finite becomes null.
     """
-    return json.dumps({"schema_version": SCHEMA_VERSION, **_plain(facts)}, indent=2) + "\n"
+    content = {"schema_version": SCHEMA_VERSION, **_plain(facts)}
+    if isinstance(facts, Report):
+        content["digest"] = _digest(content)
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    told = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _plain(value: Any) -> Any:

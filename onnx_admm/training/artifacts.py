@@ -12,15 +12,19 @@ from onnx_admm.contracts import Array
 from onnx_admm.errors import NoGradient
 from onnx_admm.model.training_form import MAX_IR, TrainingForm
 from onnx_admm.named_arrays import write_npz
-from onnx_admm.runtime.child_process import KeptProcess, text_of
+from onnx_admm.runtime.sessions import require_training
 from onnx_admm.training import building
 from onnx_admm.training.bindings import TrainingSession
+from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
 _NO_GRADIENT = (
     re.compile(r"gradient builder has not been registered: (\S+) for node (\S*)"),
     re.compile(r"implementation for (\w+)Grad\(\d+\) node with name '(.*?)_Grad/"),
 )
-_BUILDER = KeptProcess(building.__name__)
+_TASK = f"{building.__name__}:build"
+_LIMITS = TaskLimits(memory_bytes=1 << 50, seconds=3600.0)
+"""Training takes the same in this process afterwards; limits that a run states hold all the same."""
+
 _HINT = "Use --no-fine-tune, or leave out the layers before that node (`exclude` in a recipe)."
 
 
@@ -42,13 +46,15 @@ class Request:
 
 
 def build_artifacts(request: Request, folder: Path) -> TrainingSession:
-    """Build the artifacts in a process of their own, try a step there, and open them in this one.
+    """Build the artifacts in the worker process, try a step there, and open them in this one.
 
     Raises:
         RuntimeMissing: the installed runtime cannot train.
+        LimitReached: it takes more time or memory than the run may.
         NoGradient: an operator has no gradient, the graph cannot be built, or the training runtime ended its
             process on it.
     """
+    require_training()
     (folder / building.FORM).write_bytes(request.form.proto)
     settings = {
         "trained": request.form.trained,
@@ -59,13 +65,19 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
     }
     (folder / building.REQUEST).write_text(json.dumps(settings), encoding="utf-8")
     write_npz(folder / building.FIRST, request.feeds)
-    end = _BUILDER.do(str(folder))
-    said = text_of(folder / building.ERROR)
-    if said:
-        raise explained(said)
-    if end is not None:
-        hint = "Use --no-fine-tune."
-        raise NoGradient(f"the training runtime {end} when it built the gradients", hint=hint)
+    doing = "building gradients"
+    try:
+        said, _ = run_task(_TASK, {"folder": str(folder)}, limits=_LIMITS)
+    except TaskFailed as error:
+        raise explained(str(error)) from error
+    except WorkerEnded as error:
+        reached = error.as_limit(doing)
+        if reached is not None:
+            raise reached from error
+        what = f"the training runtime {error.how} when it built the gradients"
+        raise NoGradient(what, hint="Use --no-fine-tune.") from error
+    if said is not None:
+        raise explained(str(said))
     return TrainingSession(folder, request.threads)
 
 

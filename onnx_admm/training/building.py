@@ -1,9 +1,7 @@
-"""The process in which the training runtime builds the gradient graph.
+"""Building the gradient graph: a task of the worker process.
 
-A task is the path of a folder with ``form.onnx``, ``request.json`` and ``first.npz``; the artifacts are
-written there, or ``error.txt`` after a failure. The training runtime ends its process on some graphs, imports
-torch unless it is kept from it, and configures the root logger; a process of its own keeps all of that away
-from the caller.
+The training runtime ends its process on some graphs, imports torch unless it is kept from it, and configures
+the root logger; the worker process keeps all of that away from the caller.
 """
 
 from __future__ import annotations
@@ -12,24 +10,40 @@ import importlib.util
 import json
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.model.training_form import parse_form
 from onnx_admm.named_arrays import read_npz
-from onnx_admm.runtime.child_process import serve
 from onnx_admm.runtime.sessions import require_training
 from onnx_admm.training.bindings import TrainingSession
 
-FORM, REQUEST, FIRST, ERROR = "form.onnx", "request.json", "first.npz", "error.txt"
+FORM, REQUEST, FIRST = "form.onnx", "request.json", "first.npz"
 """Names of the files that the two processes exchange."""
 
 MODELS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx")
 
 
-def build(folder: Path) -> None:
-    """Write the artifacts, open them, and make one step with the first feeds."""
+def build(arguments: Mapping[str, Any], content: bytes) -> tuple[str | None, bytes]:
+    """Write the artifacts, open them, and make one step with the first feeds.
+
+    Args:
+        arguments: ``folder``, the path of the folder of the files above.
+        content: none.
+
+    Returns:
+        What the training runtime complains about, None where it does not; no bytes.
+    """
+    try:
+        _build(Path(arguments["folder"]))
+    except Exception as error:  # noqa: BLE001 (the other process makes a sentence of it)
+        return str(error), b""
+    return None, b""
+
+
+def _build(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     artifacts, onnxblock = _training_package()
     artifacts.generate_artifacts(
@@ -60,15 +74,3 @@ def _training_package() -> tuple[Any, Any]:
     from onnxruntime.training import artifacts, onnxblock
 
     return artifacts, onnxblock
-
-
-def work(folder: str) -> None:
-    """Build in a folder, or say there why not."""
-    try:
-        build(Path(folder))
-    except Exception as error:  # noqa: BLE001 (the other process makes a sentence of it)
-        (Path(folder) / ERROR).write_text(str(error), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    serve(work)
