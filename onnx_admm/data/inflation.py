@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx_admm.errors import DataError, reading
 
-FREE_BYTES = 256 * 2**20
+FREE_BYTES = 64 * 2**20
 """What any file may expand to, however small it is."""
 
 RATIO = 100

@@ -4,8 +4,8 @@
     python tests/fuzz/fuzz_run.py --minutes 10        new ones until the time is over
     python tests/fuzz/fuzz_run.py --replay FOLDER     one that was kept, with its traceback
 
-Each mutant is judged in a process of its own, forked from this one, which has loaded everything: a crash, a
-hang or a flood of memory ends that process alone. Hypothesis draws mutants and makes those that fail smaller.
+Mutants are judged in a child process, which is started again after it dies: a crash, a hang or a flood of
+memory is a fault of that mutant. Hypothesis draws mutants and makes those that fail smaller.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -24,6 +25,8 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fuzz_targets import Files, Target, targets
@@ -67,51 +70,84 @@ class Tally:
         return sum(sum(ends.values()) for ends in self.ends.values())
 
 
-def judge(target: Target, files: Files) -> str:
-    """Return ``result``, ``sentence: `` and which, or what is wrong: the exception, a signal, a limit."""
-    folder = Path(tempfile.mkdtemp(prefix="onnx-admm-fuzz-"))
+class Judge:
+    """Judges mutants of one format in a child process, which is started again after it dies.
+
+    The child is forked from this process, which has loaded everything, and keeps what the program keeps
+    between files, such as its own worker process.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._child: BaseProcess | None = None
+
+    def judge(self, files: Files) -> str:
+        """Return ``result``, ``sentence: `` and which, or what is wrong: the exception, a signal, a limit."""
+        folder = Path(tempfile.mkdtemp(prefix="onnx-admm-fuzz-"))
+        try:
+            write(folder, files)
+            if self._child is None:
+                self._pipe, theirs = multiprocessing.Pipe()
+                self._child = multiprocessing.get_context("fork").Process(target=self._serve, args=(theirs,))
+                self._child.start()
+                theirs.close()
+            self._pipe.send(folder)
+            if not self._pipe.poll(SECONDS):
+                self.close()
+                return f"over {SECONDS} s"
+            end, peak = self._pipe.recv()
+            return f"over {MEBIBYTES} MiB" if peak > MEBIBYTES << 10 else str(end)
+        except EOFError:
+            assert self._child is not None
+            self._child.join()
+            number = -(self._child.exitcode or 0)
+            self.close()
+            return (
+                f"signal {signal.Signals(number).name}" if number > 0 else f"an end of the process: {-number}"
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the child and what it started."""
+        if self._child is not None:
+            assert self._child.pid is not None
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.join()
+            self._pipe.close()
+            self._child = None
+
+    def _serve(self, pipe: Connection) -> None:
+        os.setpgid(0, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        while True:
+            folder = pipe.recv()
+            _forget_peak()
+            pipe.send((run(self._target, folder), _peak_kib()))
+
+
+def _forget_peak() -> None:
+    """Have the system measure the largest resident memory anew (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_kib() -> int:
     try:
-        write(folder, files)
-        return _in_child(target, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def write(folder: Path, files: Files) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-
-
-def _in_child(target: Target, folder: Path) -> str:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        end = "no end"
-        try:
-            os.setpgid(0, 0)
-            null = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):
-                os.dup2(null, number)
-            signal.alarm(SECONDS)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            end = run(target, folder)
-        finally:
-            os.write(writing, end.encode()[:4096])
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        end = stream.read().decode()
-    _, status, usage = os.wait4(child, 0)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)  # helpers it started
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"over {SECONDS} s" if number == signal.SIGALRM else f"signal {signal.Signals(number).name}"
-    if usage.ru_maxrss > MEBIBYTES << 10:
-        return f"over {MEBIBYTES} MiB"
-    return end
 
 
 def run(target: Target, folder: Path) -> str:
@@ -142,6 +178,7 @@ def hunt(name: str, target: Target, examples: int, number: int, tally: Tally) ->
     """Judge mutants of one format; a new kind of fault is made smaller and kept."""
     ends = tally.ends.setdefault(name, Counter())
     last: dict[str, Files] = {}
+    judge = Judge(target)
 
     @seed(number)
     @settings(
@@ -155,7 +192,7 @@ def hunt(name: str, target: Target, examples: int, number: int, tally: Tally) ->
     )
     @given(target.files)
     def check(files: Files) -> None:
-        end = judge(target, files)
+        end = judge.judge(files)
         head = end.split(": ")[0]
         ends["fault" if _is_fault(end) else head] += 1
         tally.sentences[end] += not _is_fault(end)
@@ -178,6 +215,8 @@ def hunt(name: str, target: Target, examples: int, number: int, tally: Tally) ->
         print(f"FAULT {kind}\n      {last['end']['end'].decode()[:300]}\n      kept in {place}", flush=True)
     except HypothesisException as error:
         print(f"Hypothesis: {name}: {type(error).__name__}: {error}", flush=True)
+    finally:
+        judge.close()
 
 
 def replay(folder: Path) -> None:

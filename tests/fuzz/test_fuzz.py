@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fuzz_run
 import pytest
-from fuzz_run import judge
+from fuzz_run import Judge
 from fuzz_targets import Target
 from hypothesis import strategies as st
 
@@ -89,8 +89,13 @@ def test_the_judge_tells_them_apart(monkeypatch: pytest.MonkeyPatch, action: str
     if action == "flood":
         monkeypatch.setattr(fuzz_run, "MEBIBYTES", 200)
     else:
-        monkeypatch.setattr(fuzz_run, "MEBIBYTES", 1 << 20)  # whatever the tests before have loaded
-    assert re.match(end, judge(planted(action), {"a": b"content"}))
+        monkeypatch.setattr(fuzz_run, "MEBIBYTES", 1 << 20)  # whatever tests have loaded before
+    judge = Judge(planted(action))
+    try:
+        for _ in range(2):  # also after it died
+            assert re.match(end, judge.judge({"a": b"content"}))
+    finally:
+        judge.close()
 
 
 def test_a_fault_is_made_smaller_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
