@@ -111,7 +111,7 @@ class ChooseTreatments:
         probes, unseen = self._probes(model, layers, data, context)
         with context.progress.task("measure", data.runs) as task:
             search = RoundingSearch(layers, probes, data.runs, task)
-            found = self._confirmed(search, unseen, data.told)
+            found = self._confirmed(search, unseen, data.told, gives_scores=_gives_floats(model))
         return self._report(model, search, found, skipped)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
@@ -139,7 +139,10 @@ class ChooseTreatments:
             picked = _evenly(len(data), count)
             measured.append(data.select(picked))
             confirm = min(_UNSEEN * self.samples, max(1, effort // (macs * 2 * ATTEMPTS)))
-            if len(others) < confirm and len(data) - len(picked) > len(others):
+            too_few = len(others) < min(
+                confirm, _TELLING
+            )  # what the result is judged on, where it tells enough
+            if too_few and len(data) - len(picked) > len(others):
                 others = data.select(np.setdiff1d(np.arange(len(data)), picked))
             unseen.append(others.select(_evenly(len(others), confirm)))
         told = context.validation is not None and len(unseen[0]) >= _TELLING
@@ -177,10 +180,13 @@ class ChooseTreatments:
 
     # -- choosing ----------------------------------------------------------------------------
 
-    def _confirmed(self, search: RoundingSearch, unseen: Sequence[OutputProbe], told: bool) -> Found:
+    def _confirmed(
+        self, search: RoundingSearch, unseen: Sequence[OutputProbe], told: bool, *, gives_scores: bool
+    ) -> Found:
         is_blind = not told and unseen[0].effect({}).agreement is not None
         least_db = self.blind_sqnr_db if is_blind else self.least_sqnr_db
-        return search.confirmed(unseen, 10 ** (-least_db / 10), self._agrees if told else lambda _: True)
+        agrees = self._agrees if gives_scores else self._keeps_predictions
+        return search.confirmed(unseen, 10 ** (-least_db / 10), agrees if told else lambda _: True)
 
     def _agrees(self, effect: Effect) -> bool:
         """Whether predictions stay, where there are any.
@@ -188,9 +194,11 @@ class ChooseTreatments:
         Scores that hardly move may change places all the same: two that are equal, or numbers that are no
         scores at all. That is no reason to hold them closer than without samples.
         """
-        if effect.agreement is None:
-            return True
-        return effect.agreement >= self.least_agreement or decibels(effect.damage) >= self.blind_sqnr_db
+        return self._keeps_predictions(effect) or decibels(effect.damage) >= self.blind_sqnr_db
+
+    def _keeps_predictions(self, effect: Effect) -> bool:
+        """Whether predictions stay, where there are any; they are all that a model of classes alone shows."""
+        return effect.agreement is None or effect.agreement >= self.least_agreement
 
     def _report(
         self, model: ModelView, search: RoundingSearch, found: Found, skipped: tuple[Skip, ...]
@@ -233,6 +241,11 @@ class _Samples:
 
 
 # -- what is there ---------------------------------------------------------------------------
+
+
+def _gives_floats(model: ModelView) -> bool:
+    """Whether any output is a number, and not a class or an index alone."""
+    return any(port.dtype.startswith(("float", "bfloat")) for port in model.signature().outputs)
 
 
 def _levels(weight: npt.NDArray[np.floating]) -> int | None:

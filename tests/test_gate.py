@@ -121,7 +121,15 @@ def test_wrecked(
     [(20.0, None, True), (19.9, None, False), (12.0, 0.99, True), (12.0, 0.98, False)],
 )
 def test_where_nothing_is_asked_for(decibels: float, agreement: float | None, met: bool) -> None:
-    (promise,) = Gate(floor=ROUNDED).judge(outputs({"y": decibels}, agreement, classes=True))
+    found = outputs({"y": decibels}, agreement, classes=True, samples=1000)
+    (promise,) = Gate(floor=ROUNDED).judge(found)
+    assert promise.met is met
+
+
+@pytest.mark.parametrize(("changed", "samples", "met"), [(1, 74, True), (2, 74, False), (2, 150, False)])
+def test_one_prediction_of_a_few_may_change(changed: int, samples: int, met: bool) -> None:
+    found = outputs({}, 1 - changed / samples, classes=True, samples=samples)
+    (promise,) = Gate(floor=ROUNDED).judge(found)
     assert promise.met is met
 
 

@@ -154,6 +154,7 @@ def _drop(quality: QualityFacts | None, most: float) -> Promise:
 
 def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
     agreement = quality.agreement if quality.samples >= _FEWEST_PREDICTIONS else None
+    least_agreement = _least_agreement(floor, quality.samples)
     for name, share in quality.same_shape.items():
         yield Promise(
             name="shape",
@@ -168,7 +169,7 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
     worst = min(quality.judged_db, key=lambda name: quality.judged_db[name], default=None)
     found = None if worst is None else quality.judged_db[worst]
     if worst is not None and found is not None:
-        agrees = floor.either and agreement is not None and agreement >= floor.least_agreement
+        agrees = floor.either and agreement is not None and agreement >= least_agreement
         yield Promise(
             name="sqnr_db",
             what=f"output {worst} changes too much on {_samples(quality)}",
@@ -187,13 +188,18 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
     yield Promise(
         name="agreement",
         what=f"too many predictions change on {_samples(quality)}",
-        required=100 * floor.least_agreement,
+        required=100 * least_agreement,
         got=100 * agreement,
         unit="% of the predictions stay",
-        met=same or agreement >= floor.least_agreement,
+        met=same or agreement >= least_agreement,
         stated=False,
         hint=_changed_hint(quality),
     )
+
+
+def _least_agreement(floor: Floor, samples: int) -> float:
+    """Return the share of predictions that must stay; of few samples one may change, which tells nothing."""
+    return min(floor.least_agreement, 1 - 1 / samples) if samples else floor.least_agreement
 
 
 def _elements(quality: QualityFacts, floor: Floor) -> Promise:
