@@ -24,7 +24,8 @@ from onnx_admm.data import from_arrays
 from onnx_admm.model import ModelView
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.runtime.sessions import runtime_versions
-from onnx_admm.training.artifacts import open_artifacts, quiet, training_modules
+from onnx_admm.training.bindings import TrainingSession
+from onnx_admm.training.building import training_package
 from onnx_admm.training.session import OrtTrainer
 
 
@@ -32,27 +33,25 @@ class PlainRun:
     """Cross-entropy training by onnxruntime-training alone."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        artifacts, _, _ = training_modules()
+        artifacts, _ = training_package()
         proto = onnx.load_from_string(lower_ir_version(str(model), 10))
-        with quiet():
-            artifacts.generate_artifacts(
-                proto,
-                requires_grad=[tensor.name for tensor in proto.graph.initializer],
-                loss=artifacts.LossType.CrossEntropyLoss,
-                optimizer=artifacts.OptimType.AdamW,
-                artifact_directory=str(folder),
-            )
+        artifacts.generate_artifacts(
+            proto,
+            requires_grad=[tensor.name for tensor in proto.graph.initializer],
+            loss=artifacts.LossType.CrossEntropyLoss,
+            optimizer=artifacts.OptimType.AdamW,
+            artifact_directory=str(folder),
+        )
         for name in ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"):
             (folder / name).write_bytes(lower_ir_version(str(folder / name), 10))
-        self._state, self._module, self._optimizer = open_artifacts(folder, threads=1)
-        self._optimizer.set_learning_rate(1e-4)
+        self._session = TrainingSession(folder, threads=1)
 
     def epoch(self, data: Any, batch: int, seed: int) -> None:
         """One pass over the data."""
         for part in data.batches(batch, seed=seed):
-            self._module(next(iter(part.feeds.values())), part.labels)
-            self._optimizer.step()
-            self._module.lazy_reset_grad()
+            arrays = (next(iter(part.feeds.values())), part.labels)
+            self._session.add_gradients(dict(zip(self._session.input_names, arrays, strict=True)))
+            self._session.step(1e-4)
 
 
 def main() -> None:

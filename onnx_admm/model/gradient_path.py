@@ -42,7 +42,7 @@ def check_differentiable(graph: ir.Graph, trained: Collection[ir.Value]) -> None
             raise NoGradient(
                 f"the training runtime has no gradient for {node.op_type}",
                 where=f"node {node.name}",
-                hint="Use --no-fine-tune, or leave out the layers before that node (`exclude` in a recipe).",
+                hint="Use --no-fine-tune.",
             )
 
 

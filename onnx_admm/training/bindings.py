@@ -51,6 +51,11 @@ class TrainingSession:
             str(folder / "optimizer_model.onnx"), self._state, device, options
         )
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What ``add_gradients`` takes."""
+        return tuple(self._inputs)
+
     def add_gradients(self, feeds: Mapping[str, Array]) -> float:
         """Run forward and backward, add the gradients to those there are; the loss.
 

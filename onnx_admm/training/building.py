@@ -45,7 +45,7 @@ def build(arguments: Mapping[str, Any], content: bytes) -> tuple[str | None, byt
 
 def _build(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    artifacts, onnxblock = _training_package()
+    artifacts, onnxblock = training_package()
     artifacts.generate_artifacts(
         parse_form((folder / FORM).read_bytes()),
         requires_grad=request["trained"],
@@ -59,11 +59,11 @@ def _build(folder: Path) -> None:
     TrainingSession(folder, request["threads"]).add_gradients(read_npz(folder / FIRST))
 
 
-def _training_package() -> tuple[Any, Any]:
-    """``onnxruntime.training``'s ``artifacts`` and ``onnxblock``, imported without torch.
+def training_package() -> tuple[Any, Any]:
+    """Return ``onnxruntime.training``'s ``artifacts`` and ``onnxblock``, imported without torch.
 
     The package's ``__init__`` imports torch; a stand-in package module with the same path lets its submodules
-    load alone.
+    load alone. It stays in ``sys.modules``, so only a program that owns its process may call this.
     """
     runtime, name = require_training(), "onnxruntime.training"
     if name not in sys.modules:
