@@ -13,6 +13,7 @@ from onnx_admm.contracts import Dataset, Feeds, ModelView
 from onnx_admm.model import layer_profiles
 
 _IMAGES = 4  # axes
+_MOST_BYTES = 64 << 20
 
 
 def macs_per_sample(model: ModelView, data: Dataset) -> int:
@@ -28,8 +29,10 @@ def macs_per_sample(model: ModelView, data: Dataset) -> int:
 
 
 def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
-    """The first samples that take at most ``most_macs``; ``least``, where those alone take more."""
-    count = max(least, most_macs // macs_per_sample(model, data))
+    """The first samples that take at most ``most_macs`` and 64 MiB; ``least``, where those take more."""
+    feeds = next(data.select(np.arange(1)).batches(1)).feeds
+    sample_bytes = max(1, sum(array.nbytes for array in feeds.values()))
+    count = max(least, min(most_macs // macs_per_sample(model, data), _MOST_BYTES // sample_bytes))
     return data.select(np.arange(min(len(data), count)))
 
 

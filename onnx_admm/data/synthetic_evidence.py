@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -48,9 +48,14 @@ _SHORTEST_SIGNAL = 512
 _PIXELS = Affine(np.array(0.45 * 255), np.array(0.25 * 255), 0.0, 255.0)
 
 
-def implied_draws(view: ModelView) -> dict[str, tuple[Draw, ...]]:
-    """How to make up each input, by name: one way where the graph says, else several to be tried in order."""
-    ports = view.signature().inputs
+def implied_draws(view: ModelView, ports: Sequence[PortSpec] | None = None) -> dict[str, tuple[Draw, ...]]:
+    """How to make up each input, by name: one way where the graph says, else several to be tried in order.
+
+    Args:
+        view: the model.
+        ports: its inputs, with more extents than it states; None for those it states.
+    """
+    ports = view.signature().inputs if ports is None else ports
     names = {port.name for port in ports}
     values = {
         value.name: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +14,9 @@ Shape = tuple[int, ...]
 
 _IMAGE_SIDES = (224, 256, 640, 320, 416, 720, 128, 64)
 _LENGTHS = (64, 16, 224, 256, 512, 640, 1000, 1)
+MOST_ELEMENTS = 1 << 22
+"""Of a made-up sample of one input, where the model leaves the size open."""
+
 _SMALLEST_IMAGE = 8
 _STATE_RANK = 3
 
@@ -39,7 +43,7 @@ def candidate_shapes(ports: Ports, outputs: Ports, sizes: Mapping[str, int]) -> 
     Inputs whose first axes agree are stacked along them; otherwise a sample is a whole feed of batch 1,
     where a dynamic second axis of a state ``[layers, batch, hidden]`` is a batch too. Open axes of images
     take the sizes of image models, those that an output fixes before all; others take lengths of sequences.
-    An axis named as a sum (``past + 1``) is one.
+    An axis named as a sum (``past + 1``) is one. Sizes go down where a sample would be too large.
 
     Args:
         ports: the inputs.
@@ -52,12 +56,21 @@ def candidate_shapes(ports: Ports, outputs: Ports, sizes: Mapping[str, int]) -> 
     known: set[tuple[Shape, ...]] = set()
     for side, length in zip(sides, _LENGTHS, strict=False):
         chosen = tuple(
-            tuple(_size(extent, side if image_axes(port) else length, sizes) for extent in shape)
+            _bounded(shape, side if image_axes(port) else length, sizes)
             for port, shape in zip(ports, shapes, strict=True)
         )
         if chosen not in known:
             known.add(chosen)
             yield chosen
+
+
+def _bounded(shape: tuple[Extent, ...], size: int, sizes: Mapping[str, int]) -> Shape:
+    """The shape with ``size`` for its open axes, or a power of 2 below with which it is not too large."""
+    while True:
+        chosen = tuple(_size(extent, size, sizes) for extent in shape)
+        if math.prod(chosen) <= MOST_ELEMENTS or size == 1:
+            return chosen
+        size = 1 << ((size - 1).bit_length() - 1)
 
 
 def _sample_shape(port: PortSpec, ports: Ports) -> tuple[Extent, ...]:

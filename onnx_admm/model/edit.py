@@ -50,6 +50,12 @@ class ValueRef:
         """Why the values of a stored tensor must stay ("is an output of the model"); else None."""
         return why_fixed(self.ir_value)
 
+    @property
+    def constant_shape(self) -> tuple[int, ...] | None:
+        """Shape of the constant it holds, which is not read; None where it holds none."""
+        tensor = constant_tensor(self.ir_value)
+        return None if tensor is None else tuple(tensor.shape.numpy())
+
     def constant(self) -> Array | None:
         """A copy of the constant it holds, from an initializer or a Constant node; else None."""
         tensor = constant_tensor(self.ir_value)
