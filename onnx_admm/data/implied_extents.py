@@ -216,7 +216,7 @@ def _read_reshape(node: NodeRef, place: _Place, known: _Extents) -> _Place | Non
     if node.op_type == "Flatten":
         return rows if node.attribute("axis", 1) == 1 else None
     target = _integers(node.input(1))
-    if not target or node.attribute("allowzero", 0):
+    if not target or target[0] not in (-1, 0, 1) or node.attribute("allowzero", 0):
         return None
     rest = [
         known.found.get(inner[n]) if size == 0 and n < len(inner) else size

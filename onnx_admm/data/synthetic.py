@@ -16,7 +16,7 @@ from onnx_admm.data.synthetic_evidence import implied_draws
 from onnx_admm.data.synthetic_shapes import Ports, candidate_shapes
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.limits import current_budget
-from onnx_admm.runtime.probe import first_that_runs
+from onnx_admm.runtime.probe import check_first_run, first_that_runs
 
 _BYTES_PER_ELEMENT = 16
 """What drawing a sample takes: it is drawn in fp64."""
@@ -95,7 +95,10 @@ def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:
 
 def _first_that_runs(model: ModelView, attempts: list[SampleSet], key: tuple[tuple[str, int], ...]) -> int:
     known = _chosen.setdefault(model, {})
-    if key not in known:
+    if key not in known and len(attempts) == 1:
+        check_first_run(model, attempts[0])
+        known[key] = 0
+    elif key not in known:
         known[key] = first_that_runs(model, attempts)
     return known[key]
 

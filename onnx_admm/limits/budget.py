@@ -25,10 +25,10 @@ FREE_BYTES = 128 << 20
 BYTES_PER_STORED_BYTE = 4000
 """More of them, for each byte of the files that the run loads."""
 
-FREE_OPERATIONS = 1 << 32
+FREE_OPERATIONS = 1 << 30
 """Elements that a run may compute from stored constants, whatever the size of the file."""
 
-OPERATIONS_PER_STORED_BYTE = 1 << 14
+OPERATIONS_PER_STORED_BYTE = 1 << 16
 """More of them, for each byte of the files that the run loads."""
 
 _UNLIMITED = 1 << 62

@@ -18,7 +18,7 @@ from onnx_admm.model.levels import level_bits
 from onnx_admm.model.macs import count_macs, weight_operands
 from onnx_admm.model.shape_propagation import extents, known
 from onnx_admm.model.shapes import Inference, Shape, infer
-from onnx_admm.model.sites import FoundSite, WeightSite, label
+from onnx_admm.model.sites import FoundSite, label
 from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]
@@ -309,8 +309,14 @@ class _Profiler:
         name = found.site.name
         if name in self._counted:
             return *self._counted[name], False
-        array = self._view.read(found.site)
-        self._counted[name] = int(np.count_nonzero(array)), _bits_of(self._view, found.site, array)
+        if found.site.editable:
+            array = self._view.read_found(found)
+            bits = level_bits(array, found.site.out_axis) or 8 * int(array.dtype.itemsize)
+        else:
+            decoded = self._view.decoded_found(found)
+            array = decoded.array
+            bits = min(decoded.stored_bits, math.ceil(math.log2(max(2, len(np.unique(array))))))
+        self._counted[name] = int(np.count_nonzero(array)), bits
         return *self._counted[name], True
 
 
@@ -336,11 +342,3 @@ def _bits(dtype: ir.DataType | None) -> int:
         return 32 if dtype is None else int(dtype.bitwidth)
     except TypeError:  # texts have no width
         return 32
-
-
-def _bits_of(view: ModelView, site: WeightSite, array: Array) -> int:
-    """Bits a weight is stored in, or that its levels need where it lies on few."""
-    if site.editable:
-        return level_bits(array, site.out_axis) or 8 * int(array.dtype.itemsize)
-    levels = math.ceil(math.log2(max(2, len(np.unique(array)))))
-    return min(view.decoded(site).stored_bits, levels)

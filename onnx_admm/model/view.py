@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,9 +178,12 @@ class ModelView:
 
     def read(self, site: WeightSite | str) -> npt.NDArray[np.floating]:
         """A copy of the site's weights, in their dense shape and dtype (an encoded weight is decoded)."""
-        value = self._find(site).value
-        tensor = stored_tensor(value)
-        return np.array(tensor.numpy()) if tensor is not None else self._decoded(value).array
+        return self.read_found(self._find(site))
+
+    def weights(self) -> Iterator[tuple[WeightSite, npt.NDArray[np.floating]]]:
+        """Every site with what ``read`` gives, in graph order, one at a time."""
+        for found in self.found_sites().values():
+            yield found.site, self.read_found(found)
 
     def decoded(self, site: WeightSite | str) -> Decoded:
         """The site's dense weight, and what it is stored as."""
@@ -291,6 +294,15 @@ class ModelView:
         """Every site by name with its IR, for the files of ``model/`` alone."""
         self._last = SiteFinder(self._decoder, self.opset).find(scopes.named_scopes(self._model))
         return self._last
+
+    def read_found(self, found: FoundSite) -> npt.NDArray[np.floating]:
+        """What ``read`` gives of a site that was just found, for the files of ``model/`` alone."""
+        tensor = stored_tensor(found.value)
+        return np.array(tensor.numpy()) if tensor is not None else self.decoded_found(found).array
+
+    def decoded_found(self, found: FoundSite) -> Decoded:
+        """What ``decoded`` gives of a site that was just found, for the files of ``model/`` alone."""
+        return self._decoded(found.value)
 
     def _find(self, site: WeightSite | str) -> FoundSite:
         """The named site, from the last sweep where its value still is what it was."""

@@ -25,11 +25,19 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
     profiles: dict[str, list[LayerProfile]] = defaultdict(list)
     for profile in layer_profiles(view):
         profiles[profile.weight].append(profile)
-    sites = {site.name: site for site in view.sites()}
-    arrays = {name: view.read(name) for name in sites}
-    kept = {name: int(np.count_nonzero(array)) for name, array in arrays.items()}
+    behind: dict[str, list[StoredConstant]] = defaultdict(list)
+    for constant in constants:
+        for name in constant.weights:
+            behind[name].append(constant)
+    sites: dict[str, WeightSite] = {}
+    kept: dict[str, int] = {}
+    bits: dict[str, int] = {}
+    for site, array in view.weights():
+        sites[site.name] = site
+        kept[site.name], bits[site.name] = int(np.count_nonzero(array)), _bits(site, array, behind[site.name])
+    totals = {c: sum(kept[name] for name in c.weights) for c in constants}
     layers = tuple(
-        _layer(site, arrays[name], profiles[name], [c for c in constants if name in c.weights], kept)
+        _layer(site, bits[name], kept[name], profiles[name], {c: totals[c] for c in behind[name]})
         for name, site in sites.items()
     )
     payload = sum(
@@ -58,15 +66,16 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
 
 def _layer(
     site: WeightSite,
-    array: Array,
+    bits: int,
+    nonzeros: int,
     profiles: list[LayerProfile],
-    constants: list[StoredConstant],
-    kept: dict[str, int],
+    constants: dict[StoredConstant, int],
 ) -> LayerFacts:
-    nonzeros = kept[site.name]
-    bits = _bits(site, array, constants)
-    shares = {c.name: _share(site.name, c, kept) * c.bytes for c in constants}
-    payload = sum(shares[c.name] for c in constants if _is_payload(c, site.size))
+    """Facts of one weight; ``constants`` are those behind it, with the nonzeros of all weights they feed."""
+    shares = {
+        c: (nonzeros / total if total else 1.0 / len(c.weights)) * c.bytes for c, total in constants.items()
+    }
+    payload = sum(share for c, share in shares.items() if _is_payload(c, site.size))
     return LayerFacts(
         weight=site.name,
         node=site.users[0],
@@ -92,12 +101,6 @@ def _is_payload(constant: StoredConstant, size: int) -> bool:
     if constant.is_weight or constant.elements >= size:
         return True
     return constant.dtype.startswith(("int", "uint")) and constant.bits <= 32
-
-
-def _share(weight: str, constant: StoredConstant, kept: dict[str, int]) -> float:
-    """A layer's part of a constant that several share: by kept weights."""
-    total = sum(kept[name] for name in constant.weights)
-    return kept[weight] / total if total else 1.0 / len(constant.weights)
 
 
 def _bits(site: WeightSite, array: Array, constants: list[StoredConstant]) -> int:

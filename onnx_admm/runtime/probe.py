@@ -20,6 +20,7 @@ from onnx_admm.contracts import Dataset, Feeds, ModelView
 from onnx_admm.errors import DataError, LimitReached, OnnxAdmmError, WorkError
 from onnx_admm.limits import current_budget
 from onnx_admm.limits.budget import RAISE_MEMORY, RAISE_TIME
+from onnx_admm.model.held import weight_bytes
 from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
@@ -29,6 +30,7 @@ LIMIT_S = 30.0
 
 _BYTES_PER_S = 4 << 20
 _BYTES_PER_BYTE_FED = 32
+_MOST_IN_MEMORY = 256 << 20
 _TASKS = "onnx_admm.runtime.first_runs"
 _NOTHING = "the model runs with none of the inputs tried"
 _HINT = "Give some real samples"
@@ -63,7 +65,7 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
     failures: list[Failure] = []
     with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
         file = Path(name) / "model.onnx"
-        size = model.save(file)
+        size = _write(model, file)
         left = LIMIT_S + size / _BYTES_PER_S if limit_s is None else limit_s
         for number, attempt in enumerate(attempts):
             current_budget().check()
@@ -91,10 +93,17 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
     require_runtime()
     with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
         file = Path(name) / "model.onnx"
-        size = model.save(file)
+        size = _write(model, file)
         failure = _attempt(file, size, data, LIMIT_S + size / _BYTES_PER_S)
     if failure is not None and failure.end is not None:
         raise _ended("the model does not run", failure, failure.end)
+
+
+def _write(model: ModelView, file: Path) -> int:
+    """Write a model as it is, checked by nobody; its bytes."""
+    if weight_bytes(model) > _MOST_IN_MEMORY:
+        return model.save(file)
+    return file.write_bytes(model.to_bytes())
 
 
 def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | None:
