@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from onnx_admm.admm.near_scale import near_levels
+from onnx_admm.admm.near_scale import Scales, on_levels, scales_of
 from onnx_admm.admm.scale import CodeRange
 from onnx_admm.admm.sets import Mask, largest
 from onnx_admm.contracts import Array
@@ -29,6 +28,9 @@ _FRAME_BYTES = 80
 _CAST_BYTES = 24
 
 _HALF_ERROR = 2.0**-24
+
+_GUESSED_FROM = 1 << 18
+"""Elements, at most, that tell how much energy the small ones have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,23 @@ class Treated:
 
     values: Array = field(repr=False)
     axis: int | None
+    _fitted: dict[Rounding, tuple[Scales, CodeRange]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def apply(self, rounding: Rounding) -> Array:
-        """The weight as it would be; same shape and type."""
+        """The weight as it would be; same shape and type.
+
+        The scales are found once and kept: they are a few bytes a channel, and all that takes long.
+        """
         if rounding.levels is None:
             return self.values.astype(np.float16).astype(self.values.dtype)
-        mask = largest(np.abs(self.values), self._kept(rounding))
-        ways = [self._on_levels(mask, codes) for codes in rounding.code_ranges()]
-        return min(ways, key=lambda way: float(np.square(way - self.values, dtype=np.float64).sum()))
+        mask = None if rounding.density >= 1 else largest(np.abs(self.values), self._kept(rounding))
+        if rounding not in self._fitted:
+            fits = [(self._scales(mask, codes), codes) for codes in rounding.code_ranges()]
+            self._fitted[rounding] = min(fits, key=lambda fit: fit[0].error)
+        found, codes = self._fitted[rounding]
+        return on_levels(self.values, mask, codes, self.axis, found.scales)
 
     def stored_bytes(self, rounding: Rounding | None) -> float:
         """What it takes in the file, codes, gaps, scales and frame; None: as it is."""
@@ -111,22 +122,26 @@ class Treated:
             return 0.0
         if rounding.levels is None:
             return _HALF_ERROR
-        lost = float(self._energy_below[self.values.size - self._kept(rounding)])
+        share = 1 - self._kept(rounding) / max(1, self.values.size)
+        lost = float(np.interp(share, np.linspace(0, 1, len(self._energy_below)), self._energy_below))
         return lost + (1 - lost) * 1.3 * float(np.log(rounding.levels)) / rounding.levels**2
 
-    def _on_levels(self, mask: Mask, codes: CodeRange) -> Array:
+    def _scales(self, mask: Mask | None, codes: CodeRange) -> Scales:
         # As many bits as leave the product of code and scale exact in the weight's own type.
         scale_bits = min(_SCALE_BITS, np.finfo(self.values.dtype).nmant + 1 - codes.highest.bit_length())
-        there = mask if codes.lowest == 0 else mask & (self.values != 0)
-        return near_levels(self.values, there, codes, self.axis, scale_bits)
+        return scales_of(self.values, mask, codes, self.axis, scale_bits)
 
     def _kept(self, rounding: Rounding) -> int:
         return round(self.values.size * rounding.density)
 
     @cached_property
-    def _energy_below(self) -> npt.NDArray[np.float64]:
-        """Share of the energy in the i smallest magnitudes, i from 0."""
-        squares = np.sort(np.square(self.values, dtype=np.float64), axis=None)
+    def _energy_below(self) -> Array:
+        """Share of the energy in the smallest magnitudes: an even share of them for each place, from 0 to 1.
+
+        Of a large weight an even sample tells.
+        """
+        sample = self.values.reshape(-1)[:: max(1, self.values.size // _GUESSED_FROM)]
+        squares = np.sort(np.square(sample, dtype=np.float64))
         sums = np.append(0.0, np.cumsum(squares))
-        shares: npt.NDArray[np.float64] = sums / max(float(sums[-1]), np.finfo(np.float64).tiny)
+        shares: Array = sums / max(float(sums[-1]), np.finfo(np.float64).tiny)
         return shares
