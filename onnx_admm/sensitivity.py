@@ -28,6 +28,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.model.class_axis import ClassAxis, class_axis
+from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.open_weights import open_weights
 from onnx_admm.model.scores import score_name, with_scores
 from onnx_admm.runtime.feeding import feed_at, run_samples
@@ -85,7 +86,8 @@ class OutputProbe:
         self._classes = class_axis(model)
         opened, self._inputs = open_weights(self._model, names)
         self._session = open_session(opened, threads=threads)
-        self._reference = None if reference is None else with_scores(reference)
+        differs = reference is not None and not same_model(reference, model)
+        self._reference = with_scores(reference) if reference is not None and differs else None
         self._runs = self._prepare(samples)
 
     def effect(self, weights: Mapping[str, Array]) -> Effect:

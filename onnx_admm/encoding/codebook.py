@@ -17,6 +17,11 @@ MOST_LEVELS = 256
 _LARGEST_CODE = 127
 _SAMPLE = 1 << 14
 _PIECE = 1 << 20
+_SHORT = 1 << 14
+"""Elements up to which one sort tells the distinct values."""
+
+_FIRST = 8
+"""Levels, about, that rule out most scales before all levels are looked at."""
 
 
 class Stored(Protocol):
@@ -219,6 +224,10 @@ def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
 
 
 def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    if values.size <= _SHORT:
+        distinct = np.unique(values)
+        distinct = distinct[distinct != 0]
+        return distinct if len(distinct) <= MOST_LEVELS else None
     for sample in (values[: 4 * MOST_LEVELS], values[:: max(1, values.size // _SAMPLE)]):
         if len(np.unique(sample)) > MOST_LEVELS + 1:
             return None
@@ -238,5 +247,6 @@ def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:
     least, most = np.min(np.abs(levels)), np.max(np.abs(levels))
     scales = least / np.arange(1, _LARGEST_CODE + 1, dtype=np.float32)
     scales = scales[(scales > 0) & (most <= scales * np.float32(_LARGEST_CODE + 0.5))][:, None]
-    exact = np.all(np.rint(levels / scales) * scales == levels, axis=1)
-    return np.float32(scales[np.argmax(exact), 0]) if exact.any() else None
+    for some in (levels[:: max(1, len(levels) // _FIRST)], levels):
+        scales = scales[np.all(np.rint(some / scales) * scales == some, axis=1)]
+    return np.float32(scales[0, 0]) if len(scales) else None

@@ -122,8 +122,8 @@ class Treated:
             return 0.0
         if rounding.levels is None:
             return _HALF_ERROR
-        share = 1 - self._kept(rounding) / max(1, self.values.size)
-        lost = float(np.interp(share, np.linspace(0, 1, len(self._energy_below)), self._energy_below))
+        zeroed = 1 - self._kept(rounding) / max(1, self.values.size)
+        lost = float(self._energy_below[round(zeroed * (len(self._energy_below) - 1))])
         return lost + (1 - lost) * 1.3 * float(np.log(rounding.levels)) / rounding.levels**2
 
     def _scales(self, mask: Mask | None, codes: CodeRange) -> Scales:

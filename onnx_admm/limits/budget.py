@@ -69,6 +69,10 @@ class RunLimits:
                 raise UsageError(f"an impossible {name}", got=value, expected="a positive number")
 
 
+_LOOK_EVERY_S = 0.01
+"""How often the system is asked for the memory in use: small steps are checked far more often."""
+
+
 class RunBudget:
     """What one run has taken, counted against its limits. Threads of the run share it.
 
@@ -98,6 +102,7 @@ class RunBudget:
         self._memory_limit = _memory_limit(self.limits)
         self._lock = threading.RLock()
         self._stored = self._kept = self._operations = 0
+        self._next_look = 0.0
 
     # -- limits ----------------------------------------------------------------------------
 
@@ -218,7 +223,10 @@ class RunBudget:
                 f"the time limit of {self._timeout_s:g} s is reached",
                 hint="State more with --timeout S (timeout_s in Python).",
             )
+        if not coming and time.monotonic() < self._next_look:
+            return None
         limit, taken = self.memory_limit, process_bytes()
+        self._next_look = time.monotonic() + _LOOK_EVERY_S
         if limit is None or taken is None or taken + coming <= limit:
             return None
         more = f", and {_mib(coming)} more are asked for" if coming else ""

@@ -109,6 +109,7 @@ class _Watch:
         self._budget = budget
         self._abandon = abandon
         self._watched = threading.get_ident()
+        self._is_told = False  # to take back what was not raised leaves CPython 3.11 looking for it for good
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="onnx-admm limits", daemon=True)
@@ -119,7 +120,8 @@ class _Watch:
     def stop(self) -> None:
         with self._lock:
             self._over.set()
-            _raise_in(self._watched, None)
+            if self._is_told:
+                _raise_in(self._watched, None)
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
 
@@ -138,6 +140,7 @@ class _Watch:
             if waited % _TOLD_AGAIN_S < _WATCHED_EVERY_S:  # it may have come up in a callback, and be lost
                 with self._lock:
                     if not self._over.is_set():
+                        self._is_told = True
                         _raise_in(self._watched, _Stopped)
             self._over.wait(_WATCHED_EVERY_S)
             waited += _WATCHED_EVERY_S

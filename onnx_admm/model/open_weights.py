@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.edit import free_name, taken_names
 from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.sites import FoundSite
 from onnx_admm.model.view import ModelView
 
 
@@ -34,9 +36,10 @@ def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict
         value, site = found[name].value, found[name].site
         if site.fixed is not None or found[name].uses[0][0].graph not in inside:
             continue
-        tensor = ir.tensor(fork.read(site))
+        tensor, free = _content(fork, found[name]), free_name(value.name or "weight", taken)
+        tensor.name = free
         default = ir.Value(
-            name=free_name(value.name or "weight", taken),
+            name=free,
             const_value=tensor,
             shape=ir.Shape(site.shape),
             type=ir.TensorType(tensor.dtype),
@@ -47,3 +50,13 @@ def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict
         inputs[name] = default.name or ""
     fork.strip_unused()
     return fork, inputs
+
+
+def _content(view: ModelView, found: FoundSite) -> ir.TensorProtocol:
+    """The dense weight; one that is stored so is read where it lies, and not copied."""
+    stored = stored_tensor(found.value)
+    if stored is None:
+        return ir.tensor(view.read(found.site))
+    return ir.LazyTensor(
+        lambda: ir.tensor(stored.numpy()), dtype=stored.dtype, shape=ir.Shape(stored.shape.numpy())
+    )

@@ -19,6 +19,7 @@ from onnx_admm.model.constants import constant_tensor, replace_constant, stored_
 from onnx_admm.model.decode import Decoded, Decoder
 from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.graph_state import GraphState
 from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite
@@ -60,6 +61,7 @@ class ModelView:
         self._model = model
         self._decoder = Decoder()
         self._last: dict[str, FoundSite] = {}
+        self._state: GraphState | None = None
 
     # -- birth and storage -----------------------------------------------------------------
 
@@ -223,6 +225,7 @@ class ModelView:
             raise UsageError(
                 "new weights of another shape", where=known.name, got=array.shape, expected=known.shape
             )
+        self._state = None  # else it keeps the old weights
         replace_constant(found.value, array.astype(known.dtype))
 
     def write_back(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -291,8 +294,11 @@ class ModelView:
     # -- inside ----------------------------------------------------------------------------
 
     def found_sites(self) -> dict[str, FoundSite]:
-        """Every site by name with its IR, for the files of ``model/`` alone."""
-        self._last = SiteFinder(self._decoder, self.opset).find(scopes.named_scopes(self._model))
+        """Every site by name with its IR, for the files of ``model/`` alone; kept until the graph changes."""
+        if self._state is None or not self._state.holds_for(self._model):
+            self._state = None  # what it keeps alive may be large
+            self._last = SiteFinder(self._decoder, self.opset).find(scopes.named_scopes(self._model))
+            self._state = GraphState(self._model)
         return self._last
 
     def read_found(self, found: FoundSite) -> npt.NDArray[np.floating]:

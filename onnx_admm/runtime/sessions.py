@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from onnx_admm.runtime.installed import (
 
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 
+_LARGE_BYTES = 1 << 22
 _SILENT = 4  # what the runtime would log as an error it also raises
 _IR_LIMIT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET_LIMIT = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
@@ -42,10 +43,19 @@ class _Options:
 
 
 class Session:
-    """One model, open in ONNX Runtime on the CPU, deterministic."""
+    """One model, open in ONNX Runtime on the CPU, deterministic.
 
-    def __init__(self, source: bytes | str, options: _Options) -> None:
-        self._source = source
+    Args:
+        source: a serialised model, or the path of one.
+        options: how to open it.
+        again: gives the source once more; None keeps it. The bytes of a large model would lie beside what the
+            runtime makes of them for as long as the session is open.
+    """
+
+    def __init__(
+        self, source: bytes | str, options: _Options, again: Callable[[], bytes] | None = None
+    ) -> None:
+        self._again: Callable[[], bytes | str] = (lambda: source) if again is None else again
         self._options = options
         self._forgot_shapes = False
         self._session = _open(source, options)
@@ -95,7 +105,7 @@ class Session:
             # Stored shapes that are wrong make the runtime share buffers of unequal size. Without reuse it
             # would run, but choose kernels by those shapes all the same, and compute something else.
             self._forgot_shapes = True
-            self._session = _open(_without_shapes(self._source), self._options)
+            self._session = _open(_without_shapes(self._again()), self._options)
             return self.run(feeds, outputs)
         return dict(zip(names, arrays, strict=bool(names)))
 
@@ -143,9 +153,17 @@ def optimised_model(model: bytes) -> bytes:
             return file.read()
 
 
+def _serialised(model: ModelView) -> bytes:
+    return model.to_bytes(maps=False) if model.has_maps else model.to_bytes()
+
+
 def _open_view(model: ModelView, options: _Options) -> Session:
     try:
-        return Session(model.to_bytes(maps=False) if model.has_maps else model.to_bytes(), options)
+        data = _serialised(model)
+        if len(data) < _LARGE_BYTES:
+            return Session(data, options)
+        fork = model.fork()  # the model may change
+        return Session(data, options, lambda: _serialised(fork))
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-admm-"))
