@@ -204,7 +204,10 @@ def mutated_toml(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
             case "value" if equals:
                 lines[place] = f"{key}= {draw(st.sampled_from(VALUES))}"
             case "number" if re.search(r"\d", value):
-                lines[place] = f"{key}={re.sub(r'[0-9.]+', draw(st.sampled_from(VALUES)), value, count=1)}"
+                number = re.search(r"[0-9.]+", value)
+                assert number is not None
+                new = draw(st.sampled_from(VALUES))
+                lines[place] = f"{key}={value[: number.start()]}{new}{value[number.end() :]}"
             case "key" if equals:
                 lines[place] = f"{draw(st.sampled_from(KEYS))} ={value}"
             case "remove" if len(lines) > 1:
