@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnx_admm.errors import LimitReached, ModelError
-from onnx_admm.limits import RunBudget, run_within
+from onnx_admm.limits import RunBudget, RunLimits, run_within
 from onnx_admm.model import ModelView
 from onnx_admm.model.decoded_form import form_of
 
@@ -92,7 +92,9 @@ def test_impossible_shapes_of_weights_are_refused(built: onnx.ModelProto, senten
 
 def test_nodes_of_functions_count_at_each_call() -> None:
     assert len(view_of(hostile_models.nested_functions(3)).nodes()) > 0
-    with pytest.raises(LimitReached, match=r"more nodes and stored values .* at most 1000000"):
+    with pytest.raises(
+        LimitReached, match=r"more nodes and stored values .* at most 200000 in all.*--max-memory"
+    ):
         view_of(hostile_models.nested_functions(14))
 
 
@@ -111,3 +113,11 @@ def test_a_budget_is_shared_by_every_model_of_a_run() -> None:
         ModelView.from_bytes(data)
         assert budget.keep_limit - before == 2 * 4000 * len(data)
     assert RunBudget().keep_limit == before
+
+
+def test_the_limit_on_nodes_goes_up_with_a_stated_memory() -> None:
+    data = hostile_models.nested_functions(9).SerializeToString()  # about 350,000 nodes
+    with pytest.raises(LimitReached, match="at most 200000 in all"):
+        ModelView.from_bytes(data)
+    assert RunBudget(RunLimits(max_memory_mb=4000)).node_limit == 720_000
+    assert RunBudget(RunLimits(max_memory_mb=10)).node_limit == 200_000

@@ -16,8 +16,11 @@ from typing import Protocol, TypeVar
 from onnx_admm.errors import LimitReached, UsageError
 from onnx_admm.limits.memory import machine_bytes, resident_bytes
 
-MOST_NODES = 1_000_000
+MOST_NODES = 200_000
 """Nodes, initializers and other values of one model, functions written out in place of their calls."""
+
+NODES_PER_MIB = 180
+"""The same, where the run states a memory limit: a node takes about 5 kB."""
 
 FREE_BYTES = 128 << 20
 """Bytes that a run may hold of what is computed from stored constants, whatever the size of the file."""
@@ -125,6 +128,12 @@ class RunBudget:
         if self._deadline is not None or not self._in_proportion:
             return None
         return FREE_OPERATIONS + OPERATIONS_PER_STORED_BYTE * self._stored
+
+    @property
+    def node_limit(self) -> int:
+        """Most nodes and values of one model."""
+        stated = self.limits.max_memory_mb
+        return MOST_NODES if stated is None else max(MOST_NODES, NODES_PER_MIB * stated)
 
     @property
     def remaining_s(self) -> float | None:

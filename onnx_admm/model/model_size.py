@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from onnx_admm.errors import LimitReached, ModelError
-from onnx_admm.limits.budget import MOST_NODES
+from onnx_admm.limits import current_budget
+from onnx_admm.limits.budget import RAISE_MEMORY
 from onnx_admm.model.guards import all_graphs, subgraphs
 
 
@@ -26,13 +27,14 @@ def check_size(proto: onnx.ModelProto, where: str) -> None:
         for graph in all_graphs(proto)
     )
     nodes = _nodes_written_out(proto, where)
-    if values + nodes > MOST_NODES:
+    limit = current_budget().node_limit
+    if values + nodes > limit:
         raise LimitReached(
             "the model has more nodes and stored values than a run may look at",
             where=where,
             got=f"{nodes} nodes, functions written out in place of their calls, and {values} values",
-            expected=f"at most {MOST_NODES} in all",
-            hint="Split the model, or simplify it with another tool first.",
+            expected=f"at most {limit} in all",
+            hint=RAISE_MEMORY,
         )
 
 

@@ -25,7 +25,7 @@ from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
-LIMIT_S = 30.0
+LIMIT_S = 20.0
 """Processor seconds that the attempts on a model may take in all; more for large files."""
 
 _BYTES_PER_S = 4 << 20
@@ -53,7 +53,7 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
     Args:
         model: what to run.
         attempts: data that fits the model's inputs; at least one.
-        limit_s: processor seconds for all attempts; None for 30, and one more for each 4 MiB of the model.
+        limit_s: processor seconds for all attempts; None for 20, and one more for each 4 MiB of the model.
 
     Raises:
         RuntimeMissing: no runtime, or two.

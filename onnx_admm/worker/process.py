@@ -40,7 +40,7 @@ FREE_S = 20.0
 BYTES_PER_S = 1 << 20
 """Bytes that it works on for which it may take one more second."""
 
-_WALL = 3.0
+_WALL = 2.0
 """Seconds by the clock for each processor second: the machine may be busy with something else."""
 
 _POLL_S = 0.01
