@@ -13,6 +13,9 @@ from onnx_admm.data import synthetic, synthetic_dataset
 from onnx_admm.errors import DataError, UnsupportedModel
 from onnx_admm.model import ModelView
 from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.probe import Found
+from onnx_admm.runtime.sessions import open_session
 
 
 def parse(text: str) -> ModelView:
@@ -62,15 +65,15 @@ def test_every_type_of_number() -> None:
     [
         ("y = Gather (table, i)", {0, 1, 2}),
         ("y = Gather <axis = 1> (table, i)", {0, 1}),
-        ("c = Cast <to = 7> (i)  r = Reshape (c, flat)  y = Gather (table, r)", {0, 1, 2}),
+        ("c = Cast <to = 7> (i)  r = Reshape (c, row)  y = Gather (table, r)", {0, 1, 2}),
         ("y = OneHot (i, depth, both)", {0, 1, 2, 3}),
         ("u = Unsqueeze (i, last)  e = Equal (u, codes)  y = Cast <to = 1> (e)", {5, 7, 9}),
     ],
 )
 def test_integers_are_those_that_the_graph_knows(body: str, expected: set[int]) -> None:
     text = f"""g (int32[N,6] i) => (float[a,b,c] y)
-        <float[3,2] table = {{1,2,3,4,5,6}}, int64[1] flat = {{-1}}, int64[1] last = {{2}},
-         int64 depth = {{4}}, float[2] both = {{0,1}}, int32[3] codes = {{5,7,9}}> {{ {body} }}"""
+        <float[3,2] table = {{1,2,3,4,5,6}}, int64[2] row = {{1, -1}}, int64[1] last = {{2}},
+         int32 depth = {{4}}, float[2] both = {{0,1}}, int32[3] codes = {{5,7,9}}> {{ {body} }}"""
     assert set(np.unique(drawn(text, "i"))) == expected
 
 
@@ -143,7 +146,11 @@ def test_a_recording_is_smooth_and_quiet() -> None:
         ("y = Div (x, c255)", 0, 255),
         ("a = Mul (x, two)  y = Sub (a, one)", 0, 1),
         ("a = Sub (x, imagenet)  b = Div (a, spread)  y = Transpose <perm = [0, 2, 3, 1]> (b)", 0, 1),
-        ("a = Cast <to = 11> (x)  b = Transpose <perm = [0, 2, 3, 1]> (a)  y = Sub (b, bgr)", 0, 255),
+        (
+            "a = Cast <to = 11> (x)  d = Transpose <perm = [0, 2, 3, 1]> (a)  y = Sub (d, bgr)",
+            0,
+            255,
+        ),
     ],
 )
 def test_images_have_the_range_that_the_graph_normalises(body: str, low: float, high: float) -> None:
@@ -240,7 +247,7 @@ def test_an_axis_that_is_a_sum_of_others() -> None:
 
 def test_sizes_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(synthetic, "first_that_runs", lambda model, attempts: asked.append(model) or 1)
+    monkeypatch.setattr(synthetic, "first_that_runs", lambda model, _: asked.append(model) or Found(1))
     model = parse("g (float[N,length] x) => (float[N,length] y) { y = Relu (x) }")
     for _ in range(3):
         assert everything(synthetic_dataset(model, 1, 0)).feeds["x"].shape == (1, 16)
@@ -288,3 +295,50 @@ def test_ranges_of_real_models(shared: Any, name: str, low: float, high: float) 
     feeds = everything(synthetic_dataset(ModelView.load(shared / "models" / f"{name}.onnx"), 4, 0)).feeds
     [array] = [feeds[port] for port in ("sr", "bytes", "inputImage") if port in feeds]
     assert (array.min(), array.max()) == (low, high)
+
+
+# -- values ----------------------------------------------------------------------------------
+
+LOGARITHM = "g (float[N,6] x) => (float[N,6] y) { y = Log (x) }"
+OVERFLOWS = """g (float[N,3,8,8] x) => (float[N,3,8,8] y)
+    <float[1] fifty = {50.0}> { a = Mul (x, fifty)  b = Exp (a)  y = Mul (b, b) }"""
+NEVER = "g (float[N,6] x) => (float[N,6] y) { a = Sub (x, x)  b = Log (a)  y = Mul (a, b) }"
+
+
+@pytest.mark.parametrize("text", [LOGARITHM, OVERFLOWS])
+def test_another_range_where_outputs_are_not_finite(text: str) -> None:
+    model = parse(text)
+    data = synthetic_dataset(model, 8, 0)
+    [run] = run_samples(open_session(model), everything(data).feeds)
+    assert np.isfinite(run.outputs["y"]).all()
+    assert everything(data).feeds["x"].std() > 0
+
+
+def test_a_model_that_gives_nothing_finite_is_refused_with_the_input() -> None:
+    with pytest.raises(DataError, match=r"x: the model gives no finite values.* --data") as caught:
+        synthetic_dataset(parse(NEVER), 4, 0)
+    assert caught.value.exit_code == 2
+
+
+def test_values_of_minus_infinity_among_others_are_no_overflow() -> None:
+    text = """g (float[N,4] x) => (float[N,4] y) <float[4] hidden = {0, -1e30, 0, 0}, float huge = {1e30}>
+        { a = Mul (hidden, huge)  y = Add (x, a) }"""
+    feeds = everything(synthetic_dataset(parse(text), 64, 0)).feeds
+    assert abs(float(feeds["x"].mean())) < 0.3
+    assert float(feeds["x"].std()) == pytest.approx(1, abs=0.2)
+
+
+def test_what_runs_with_one_sample_only_gets_one_at_a_time() -> None:
+    text = "g (float[N,5] x) => (float[1,5] y) <int64[2] one = {1, 5}> { y = Reshape (x, one) }"
+    assert everything(synthetic_dataset(parse(text), 3, 0)).feeds["x"].shape == (3, 1, 5)
+
+
+def test_a_length_is_that_of_another_input() -> None:
+    text = """g (float[N,30,4] x, int64[N] lengths) => (float[N,4] y)
+        <int64[1] axis = {1}> {
+            last = Unsqueeze (lengths, axis)  one = Sub (last, axis)  i = Unsqueeze (one, axis)
+            wide = Expand (i, four)  z = GatherElements <axis = 1> (x, wide)  y = Squeeze (z, axis)
+        }"""
+    text = text.replace("<int64[1] axis = {1}>", "<int64[1] axis = {1}, int64[3] four = {1, 1, 4}>")
+    lengths = drawn(text, "lengths")
+    assert 15 <= lengths.min() < lengths.max() <= 30

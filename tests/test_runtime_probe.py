@@ -40,7 +40,7 @@ def of_lengths(*lengths: int) -> list[Dataset]:
 
 
 def test_the_first_that_runs_behind_some_that_fail() -> None:
-    assert first_that_runs(parse(FAILS_BUT_AT_3), of_lengths(2, 4, 3, 5)) == 2
+    assert first_that_runs(parse(FAILS_BUT_AT_3), of_lengths(2, 4, 3, 5)).index == 2
     with pytest.raises(DataError, match=r"with none of the inputs tried; the last failed so: .*Reshape"):
         first_that_runs(parse(FAILS_BUT_AT_3), of_lengths(2, 4))
 
@@ -49,11 +49,14 @@ def test_inputs_may_be_named_like_parameters_of_numpy() -> None:
     model = parse("""g (float[N,2] file, float[N,2] allow_pickle, float[N,2] arr_0) => (float[N,2] y)
         { y = Sum (file, allow_pickle, arr_0) }""")
     names = ("file", "allow_pickle", "arr_0")
-    assert first_that_runs(model, [from_arrays({name: np.ones((1, 2), np.float32) for name in names})]) == 0
+    assert (
+        first_that_runs(model, [from_arrays({name: np.ones((1, 2), np.float32) for name in names})]).index
+        == 0
+    )
 
 
 def test_a_crash_costs_an_attempt_and_nothing_else() -> None:
-    assert first_that_runs(parse(DIES_AT_1), of_lengths(1, 1, 5, 6)) == 2
+    assert first_that_runs(parse(DIES_AT_1), of_lengths(1, 1, 5, 6)).index == 2
 
 
 def test_a_crash_and_nothing_else_is_named_with_shape_and_signal() -> None:
@@ -90,4 +93,4 @@ def test_the_real_model_that_kills_the_runtime(shared: Any) -> None:
         state = np.zeros((1, 4, 1, 64), np.float32)
         return from_arrays({"input": np.ones((1, 1, 3, count, 160), np.float32), "h0": state})
 
-    assert first_that_runs(model, [frames(1), frames(200)]) == 1
+    assert first_that_runs(model, [frames(1), frames(200)]).index == 1

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnx_admm.contracts import ModelView
+from onnx_admm.contracts import ModelView, PortSpec
 from onnx_admm.data.implied_extents import with_implied_extents
+from onnx_admm.data.ragged import RaggedSamples, in_turns
 from onnx_admm.data.samples import SampleSet
-from onnx_admm.data.synthetic_draws import Choice, DrawnSource
+from onnx_admm.data.synthetic_caches import is_cache_switch
+from onnx_admm.data.synthetic_draws import Choice, Counting, Draw, DrawnSource, Length, other_ranges
 from onnx_admm.data.synthetic_evidence import implied_draws
-from onnx_admm.data.synthetic_shapes import Ports, candidate_shapes
-from onnx_admm.errors import UnsupportedModel
+from onnx_admm.data.synthetic_shapes import Candidate, Ports, candidate_families
+from onnx_admm.errors import DataError, LimitReached, OnnxAdmmError, UnsupportedModel, WorkError
 from onnx_admm.limits import current_budget
-from onnx_admm.runtime.probe import check_first_run, first_that_runs
+from onnx_admm.runtime.probe import PROBED_SAMPLES, Found, first_that_runs
 
 _BYTES_PER_ELEMENT = 16
 """What drawing a sample takes: it is drawn in fp64."""
 
-_chosen: WeakKeyDictionary[ModelView, dict[tuple[tuple[str, int], ...], int]] = WeakKeyDictionary()
-"""Which attempt ran, by model and stated sizes: finding out takes a process."""
+_chosen: WeakKeyDictionary[ModelView, dict[tuple[tuple[str, int], ...], list[_Maker]]] = WeakKeyDictionary()
+"""How samples are made up, by model and stated sizes: finding out takes a process."""
 
 
 def synthetic_dataset(
     model: ModelView, n: int, seed: int, *, sizes: Mapping[str, int] | None = None
-) -> SampleSet:
+) -> SampleSet | RaggedSamples:
     """``n`` random samples without labels, in the ranges that the graph implies.
 
     | input | samples |
@@ -37,7 +40,9 @@ def synthetic_dataset(
     | floats (or bytes) of 1 or 3 channels and two long axes | images: spectrum ``1 / f``, channels alike |
     | one long axis | a recording: spectrum ``1 / f``, deviation 0.1, within +-1 |
     | states (returned by an output, initial ones of an LSTM or GRU, or named so) | N(0, 0.1^2) |
-    | masks; positions | ones; 0, 1, 2, ... |
+    | masks; positions | ones; 0, 1, 2, ..., from the tokens in the cache on |
+    | keys and values of earlier tokens | N(0, 0.1^2): every other sample with none, the others with some |
+    | lengths | from half of another input's extent to all of it |
     | texts | those that the operators behind them list |
     | other floats | N(0, 1), smooth along the last two axes from rank 3 on |
 
@@ -46,6 +51,7 @@ def synthetic_dataset(
     deviation 1. The first dynamic axis of an input is the batch. Extents that the first operators imply (the
     channels of a Conv, the inner axis of a MatMul) are read off the graph; other open sizes are tried in a
     process of their own (see ``runtime.probe``), and the first with which the model runs are used.
+    Where outputs are not finite, other ranges are tried too.
 
     What this can promise: the model runs, every index exists, and the first layers meet values of a
     plausible size with plausible correlations. What it cannot: no sample shows anything the model was
@@ -66,24 +72,110 @@ def synthetic_dataset(
         LimitReached: a sample takes more memory than the run may hold, or no attempt ended within its limits.
         RuntimeMissing: there is no runtime to try the samples in.
     """
-    stated = sizes or {}
     _check(model.signature().inputs)
-    ports = with_implied_extents(model, stated)
+    stated = sizes or {}
+    makers = _chosen.setdefault(model, {}).get(key := tuple(sorted(stated.items())))
+    if makers is None:
+        makers = _chosen[model][key] = _makers(model, stated)
+    return in_turns([maker.samples(n, seed) for maker in makers])
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """One way to make up samples: a shape and a kind of values for each input."""
+
+    ports: Ports
+    draws: Mapping[str, Draw]
+    candidate: Candidate
+
+    def samples(self, n: int, seed: int) -> SampleSet:
+        """``n`` samples.
+
+        Raises:
+            LimitReached: one takes more memory than the run may hold.
+        """
+        _reserve(self.ports, self.candidate.shapes)
+        sources = {}
+        for number, (port, shape) in enumerate(zip(self.ports, self.candidate.shapes, strict=True)):
+            draw = _fixed_by(self.candidate, port, self.draws[port.name])
+            # Texts have the length of the longest that may be drawn.
+            dtype = draw.values.dtype if isinstance(draw, Choice) and port.dtype == "str" else port.dtype
+            sources[port.name] = DrawnSource(draw, shape, np.dtype(dtype), n, (seed, number))
+        return SampleSet(sources)
+
+
+def _fixed_by(candidate: Candidate, port: PortSpec, draw: Draw) -> Draw:
+    """A draw that depends on the sizes chosen, once they are."""
+    if is_cache_switch(port):
+        return Choice(np.array([candidate.past > 0]))
+    if isinstance(draw, Counting):
+        return replace(draw, start=candidate.past)
+    if isinstance(draw, Length):
+        extents = candidate.inner_extents or (1,)
+        return replace(draw, extent=extents[0 if draw.largest else -1])
+    return draw
+
+
+def _makers(model: ModelView, sizes: Mapping[str, int]) -> list[_Maker]:
+    """A way to make up samples for each family of shapes with which the model runs."""
+    ports = with_implied_extents(model, sizes)
     draws = implied_draws(model, ports)
     guesses = max((len(ways) for ways in draws.values()), default=1)
-    attempts = []
-    for shapes in candidate_shapes(ports, model.signature().outputs, stated):
-        _reserve(ports, shapes)
-        for guess in range(guesses):
-            sources = {}
-            for number, (port, shape) in enumerate(zip(ports, shapes, strict=True)):
-                ways = draws[port.name]
-                draw = ways[min(guess, len(ways) - 1)]
-                # Texts have the length of the longest that may be drawn.
-                dtype = draw.values.dtype if isinstance(draw, Choice) and port.dtype == "str" else port.dtype
-                sources[port.name] = DrawnSource(draw, shape, np.dtype(dtype), n, (seed, number))
-            attempts.append(SampleSet(sources))
-    return attempts[_first_that_runs(model, attempts, tuple(sorted(stated.items())))]
+    found: list[_Maker] = []
+    failure: OnnxAdmmError | None = None
+    for candidates in candidate_families(ports, model.signature().outputs, sizes):
+        makers = [
+            _Maker(ports, {n: ways[min(guess, len(ways) - 1)] for n, ways in draws.items()}, each)
+            for each in candidates
+            for guess in range(guesses)
+        ]
+        try:
+            found.append(_finite(model, makers))
+        except (DataError, WorkError, LimitReached) as error:
+            failure = failure or error
+    if not found and failure is not None:
+        raise failure
+    return found
+
+
+def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
+    """The first way with which the model runs, in another range where outputs are not finite in that one."""
+    found = _first(model, makers)
+    maker = makers[found.index]
+    if not found.not_finite:
+        return maker
+    ways = {name: other_ranges(draw) for name, draw in maker.draws.items()}
+    others = [
+        replace(maker, draws={n: ways[n][k] if ways[n] else draw for n, draw in maker.draws.items()})
+        for k in range(max(map(len, ways.values()), default=0))
+    ]
+    if others:
+        again = first_that_runs(model, (other.samples(PROBED_SAMPLES, 0) for other in others))
+        if not again.not_finite or (found.useless and not again.useless):
+            return others[again.index]
+    if found.useless:
+        raise DataError(
+            "the model gives no finite values with the inputs that were made up for it",
+            where=", ".join(name for name in ways if ways[name]) or ", ".join(ways),
+            got=found.not_finite,
+            hint="Give some real samples: --data D.npz.",
+        )
+    return maker
+
+
+def _first(model: ModelView, makers: list[_Maker]) -> Found:
+    """The first way with which the model runs.
+
+    Where there is no choice, what the runtime refuses passes: whoever runs the model hears why.
+    """
+    attempts = (maker.samples(PROBED_SAMPLES, 0) for maker in makers)
+    try:
+        return first_that_runs(model, attempts)
+    except DataError:
+        candidates = {id(maker.candidate): maker.candidate.length for maker in makers}
+        if len(set(candidates.values())) > 1 or len(candidates) < len(makers):
+            raise
+        return Found(0)
 
 
 def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -91,16 +183,6 @@ def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:
     elements = sum(math.prod(shape) for shape in shapes)
     inputs = ", ".join(f"{port.name} {list(shape)}" for port, shape in zip(ports, shapes, strict=True))
     current_budget().reserve(_BYTES_PER_ELEMENT * elements, f"drawing made-up samples of {inputs}")
-
-
-def _first_that_runs(model: ModelView, attempts: list[SampleSet], key: tuple[tuple[str, int], ...]) -> int:
-    known = _chosen.setdefault(model, {})
-    if key not in known and len(attempts) == 1:
-        check_first_run(model, attempts[0])
-        known[key] = 0
-    elif key not in known:
-        known[key] = first_that_runs(model, attempts)
-    return known[key]
 
 
 def _check(ports: Ports) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -142,13 +142,52 @@ class Choice:
 
 @dataclass(frozen=True)
 class Counting:
-    """0, 1, 2, ... along the last axis: positions."""
+    """``start``, ``start + 1``, ... along the last axis: positions; ``below`` bounds them where known."""
+
+    start: int = 0
+    below: int | None = None
 
     def sample(self, rng: Rng, shape: tuple[int, ...]) -> Array:
         """See ``Draw``."""
-        return (
-            np.broadcast_to(np.arange(shape[-1] if shape else 1), shape) if shape else np.zeros((), np.int64)
-        )
+        numbers = self.start + np.arange(shape[-1] if shape else 1)
+        if self.below is not None:
+            numbers = np.minimum(numbers, self.below - 1)
+        return np.broadcast_to(numbers, shape) if shape else numbers.reshape(())
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long another input is: from half of an extent to all of it.
+
+    Attributes:
+        largest: whether it counts along the longest axis of those in question, or the shortest.
+        extent: of that axis, once it is known.
+    """
+
+    largest: bool = True
+    extent: int = 1
+
+    def sample(self, rng: Rng, shape: tuple[int, ...]) -> Array:
+        """See ``Draw``."""
+        return rng.integers(max(1, self.extent // 2), self.extent + 1, shape)
+
+
+def other_ranges(draw: Draw) -> tuple[Draw, ...]:
+    """The same kind of float input in other ranges, for a model that gives no finite values otherwise.
+
+    They are those of pixels and shares (0 to 1), small values, and logarithms of energies (-8 to 0).
+    """
+    if not isinstance(draw, Noise | Smooth):
+        return ()
+    return tuple(replace(draw, scale=scale) for scale in _OTHER_SCALES)
+
+
+_OTHER_SCALES = (
+    Affine(np.array(0.45), np.array(0.25), 1e-3, 1.0),
+    Affine(deviation=np.array(0.05), low=-0.2, high=0.2),
+    Affine(np.array(-4.0), np.array(2.0), -8.0, 0.0),
+    Affine(np.array(0.02), np.array(0.01), 1e-4, 0.05),
+)
 
 
 class DrawnSource:

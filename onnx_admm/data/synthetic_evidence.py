@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from onnx_admm.contracts import ModelView, PortSpec
+from onnx_admm.data.synthetic_caches import is_cache
 from onnx_admm.data.synthetic_draws import (
     Affine,
     Choice,
     Counting,
     Draw,
     Integers,
+    Length,
     Noise,
     Smooth,
 )
 from onnx_admm.data.synthetic_normalisation import implied_scale
-from onnx_admm.data.synthetic_shapes import extents, image_axes
+from onnx_admm.data.synthetic_shapes import MASK_NAME, extents, image_axes
 from onnx_admm.data.synthetic_texts import text_draw
 from onnx_admm.model import NodeRef, ValueRef
 
@@ -36,8 +38,11 @@ _RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Inputs at which a recurrent operator takes its initial state."""
 
 _STATE_NAME = re.compile(r"(^|[^a-z])([hc]_?0|h_?in|c_?in|state|states|hidden|cell|cache|past|memory)", re.I)
-_MASK_NAME = re.compile(r"mask", re.I)
 _POSITION_NAME = re.compile(r"position|pos_?ids", re.I)
+_LENGTH_NAME = re.compile(
+    r"(^|[^a-z])(x_?)?(len|lens|length|lengths|num_?(frames|tokens)|n_?frames)([^a-z]|$)", re.I
+)
+_LENGTH_RANK = 2
 
 _PROBABLY_BELOW = (100, 2)
 """Of integers about which the graph says nothing: what is tried."""
@@ -75,7 +80,7 @@ def _draws(port: PortSpec, value: ValueRef | None, returned: bool) -> tuple[Draw
     kind = np.dtype(port.dtype).kind
     if kind == "U":
         return (text_draw(port.name, value),)
-    if _MASK_NAME.search(port.name):
+    if MASK_NAME.search(port.name):
         return (Choice(np.ones(1)),)
     if kind == "f":
         return (_float_draw(port, value, returned),)
@@ -105,7 +110,7 @@ def _integer_draws(port: PortSpec, value: ValueRef | None) -> tuple[Draw, ...]:
                 compared.append(constant.reshape(-1))
     known = [bound for bound in bounds if bound is not None and bound > 0]
     if _POSITION_NAME.search(port.name):
-        return (Counting(),)
+        return (Counting(below=min(known, default=None)),)
     if known:
         return (Integers(0, min(*known, np.iinfo(port.dtype).max + 1)),)
     if compared:
@@ -113,7 +118,10 @@ def _integer_draws(port: PortSpec, value: ValueRef | None) -> tuple[Draw, ...]:
     if port.dtype == "uint8":
         image = image_axes(port)
         return (Integers(0, 256),) if image is None else (Smooth(*image, scale=_PIXELS),)
-    return tuple(Integers(0, below) for below in _PROBABLY_BELOW)
+    guesses = tuple(Integers(0, below) for below in _PROBABLY_BELOW)
+    if _LENGTH_NAME.search(port.name) and len(extents(port)) <= _LENGTH_RANK:
+        return (Length(), Length(largest=False), *guesses)
+    return guesses
 
 
 def _readers(value: ValueRef | None) -> Iterator[tuple[NodeRef, int]]:
@@ -146,7 +154,7 @@ def _extent(table: ValueRef | None, axis: int) -> int | None:
 
 
 def _float_draw(port: PortSpec, value: ValueRef | None, returned: bool) -> Draw:
-    if returned or _STATE_NAME.search(port.name) or _starts_recurrence(value):
+    if returned or is_cache(port) or _STATE_NAME.search(port.name) or _starts_recurrence(value):
         return Noise(Affine(deviation=np.array(_STATE_DEVIATION)))
     image = image_axes(port)
     if image is not None:

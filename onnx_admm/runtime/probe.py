@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,16 @@ from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 LIMIT_S = 20.0
 """Processor seconds that the attempts on a model may take in all; more for large files."""
 
+PROBED_SAMPLES = 3
+_MOST_PARTLY = 4
+"""Attempts with values that are not finite, after which more of the same kind are no use."""
+
 _BYTES_PER_S = 4 << 20
 _BYTES_PER_BYTE_FED = 32
 _MOST_IN_MEMORY = 256 << 20
 _TASKS = "onnx_admm.runtime.first_runs"
 _NOTHING = "the model runs with none of the inputs tried"
-_HINT = "Give some real samples"
+_HINT = "Give some real samples: --data D.npz."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,26 @@ class Failure:
     end: WorkerEnded | None = None
 
 
-def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None) -> int:
-    """Index of the first dataset whose first sample the model runs with, found out in the worker process.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An attempt with which the model runs.
 
-    Attempts are drawn, written and tried one at a time, the likeliest first.
+    Attributes:
+        index: of the attempt.
+        not_finite: what is not finite in its outputs; None where all is.
+        useless: whether an output has hardly a finite value.
+    """
+
+    index: int
+    not_finite: str | None = None
+    useless: bool = False
+
+
+def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None) -> Found:
+    """The first dataset whose samples the model runs with, found out in the worker process.
+
+    Attempts are drawn, written and tried one at a time, the likeliest first. Up to ``PROBED_SAMPLES`` samples
+    of each are run, one alone and all together. Outputs that are finite are preferred.
 
     Args:
         model: what to run.
@@ -63,6 +83,7 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
     """
     require_runtime()
     failures: list[Failure] = []
+    partly: list[Found] = []
     with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
         file = Path(name) / "model.onnx"
         size = _write(model, file)
@@ -70,13 +91,18 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
         for number, attempt in enumerate(attempts):
             current_budget().check()
             started = time.monotonic()
-            failure = _attempt(file, size, attempt, left)
-            if failure is None:
-                return number
-            failures.append(failure)
+            result = _attempt(file, size, attempt, left)
+            if isinstance(result, Failure):
+                failures.append(result)
+            elif result.not_finite is None:
+                return replace(result, index=number)
+            else:
+                partly.append(replace(result, index=number))
             left -= time.monotonic() - started
-            if left <= 0:
+            if left <= 0 or len(partly) == _MOST_PARTLY:
                 break
+    if partly:
+        return min(partly, key=lambda found: found.useless)
     raise _nothing_runs(failures)
 
 
@@ -95,7 +121,7 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
         file = Path(name) / "model.onnx"
         size = _write(model, file)
         failure = _attempt(file, size, data, LIMIT_S + size / _BYTES_PER_S)
-    if failure is not None and failure.end is not None:
+    if isinstance(failure, Failure) and failure.end is not None:
         raise _ended("the model does not run", failure, failure.end)
 
 
@@ -106,9 +132,9 @@ def _write(model: ModelView, file: Path) -> int:
     return file.write_bytes(model.to_bytes())
 
 
-def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | None:
-    """Run one attempt; why it failed."""
-    feeds = _first_sample(attempt)
+def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | Found:
+    """Run one attempt; why it failed, or what came out."""
+    feeds = _some_samples(attempt)
     fed = sum(array.nbytes for array in feeds.values())
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
     usual = TaskLimits.for_bytes(size)
@@ -116,12 +142,12 @@ def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure
     path = file.with_name("feeds.npz")
     write_npz(str(path), feeds)
     try:
-        why, _ = run_task(f"{_TASKS}:run", {"model": str(file), "feeds": str(path)}, limits=limits)
-        if why is None:
+        verdict, _ = run_task(f"{_TASKS}:run", {"model": str(file), "feeds": str(path)}, limits=limits)
+        if verdict["why"] is None:
             with contextlib.suppress(TaskFailed, WorkerEnded):
                 run_task(f"{_TASKS}:forget", {})
-            return None
-        return Failure(str(why), shapes)
+            return Found(0, verdict["not_finite"], verdict["useless"])
+        return Failure(str(verdict["why"]), shapes)
     except TaskFailed as error:
         return Failure(str(error), shapes)
     except WorkerEnded as error:
@@ -133,7 +159,8 @@ def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure
 def _nothing_runs(failures: list[Failure]) -> OnnxAdmmError:
     ended = [failure for failure in failures if failure.end is not None]
     if not ended:
-        return DataError(f"{_NOTHING}; the last failed so: {failures[-1].why}", hint=_HINT)
+        last = failures[-1]
+        return DataError(f"{_NOTHING}; the last failed so: {last.why}", where=last.feeds, hint=_HINT)
     last = ended[-1]
     return _ended(_NOTHING, last, last.end)
 
@@ -150,5 +177,6 @@ def _ended(what: str, failure: Failure, end: WorkerEnded | None) -> OnnxAdmmErro
             return WorkError(sentence, hint=_HINT)
 
 
-def _first_sample(attempt: Dataset) -> Feeds:
-    return next(attempt.select(np.zeros(1, np.int64)).batches(1)).feeds
+def _some_samples(attempt: Dataset) -> Feeds:
+    count = min(len(attempt), PROBED_SAMPLES)
+    return next(attempt.select(np.arange(count)).batches(count)).feeds
