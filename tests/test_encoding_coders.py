@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,31 @@ def test_sparse_decoders_give_the_weights_back(
 def test_dense_decoders_give_the_weights_back(levels: int, word_bits: int, seed: int) -> None:
     known = tuple(code * 0.125 for code in range(-levels, levels + 1))
     _assert_decodes(Plan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
+
+
+@pytest.mark.parametrize("opset", [10, 11, 17])
+@pytest.mark.parametrize("shape", [(300, 720), (301, 719)], ids=["words full", "words filled up"])
+@pytest.mark.parametrize(
+    ("most", "word_bits"), [(1, 8), (2, 8), (7, 8), (1, 16), (19, 16), (127, 8), (127, 16)]
+)
+def test_many_words_give_the_weight_back_with_little_on_the_way(
+    most: int, word_bits: int, shape: tuple[int, int], opset: int
+) -> None:
+    codes = np.random.default_rng(0).integers(-most, most + 1, shape).astype(np.float32)
+    scale = np.linspace(0.5, 1.5, shape[0], dtype=np.float32)[:, None]
+    member = Member(Weight("w", codes * scale), codes.reshape(-1), scale)
+    coder = DenseCoder(tuple(float(code) for code in range(-most, most + 1)), word_bits)
+    fragment = Fragment(opset)
+    output = coder.emit(fragment, [member])["w"]
+    values = evaluate(fragment)
+    assert np.array_equal(values[output], member.weight.values)
+    whole = member.weight.values
+    made = [value for name, value in values.items() if name not in fragment.constants]
+    if opset >= 11 and word_bits == 8:
+        # The weight, its codes as floats, its codes as bytes up to four times, and the words as indices.
+        words = 4 * whole.size * coder.bits / word_bits
+        assert sum(value.nbytes for value in made) <= 3 * whole.nbytes + words + (1 << 14)
+    assert fragment.content_bytes <= whole.size * coder.bits / 8 + scale.nbytes + 4 * len(coder.levels) + 120
 
 
 @given(
@@ -130,11 +156,14 @@ def _apply(node: NodeSpec, inputs: list[np.ndarray]) -> list[np.ndarray]:
             return [scattered]
         case "ConstantOfShape":
             return [np.zeros(first, np.float32)]
+        case "Range":
+            return [np.arange(first, others[0], others[1], np.int32)]
         case "Pad":
             return [np.pad(first, [tuple(others[0])])]
         case name:
             plain = {
                 "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Mod": np.mod, "MatMul": np.matmul,
-                "Gather": np.take, "Reshape": np.reshape, "CumSum": lambda x, axis: np.cumsum(x, int(axis)),
+                "Gather": lambda x, index: np.take(x, index, axis=0), "Reshape": np.reshape,
+                "CumSum": lambda x, axis: np.cumsum(x, int(axis)),
             }  # fmt: skip
             return [plain[name](first, others[0])]  # type: ignore[operator]

@@ -29,7 +29,7 @@ _COARSE = np.geomspace(1.0, 0.08, 20)
 """Shares of the scale that just reaches the largest magnitude: 1 clips nothing, 0.08 more than could pay."""
 
 _FINE = np.geomspace(_COARSE[1], _COARSE[0] / _COARSE[1], 9)
-_ITERATIONS = 3
+_ITERATIONS = 4
 
 _PILOTS = 256
 """Slices that try every share first; the others try those between the least and the most that did best."""

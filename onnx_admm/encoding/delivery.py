@@ -37,12 +37,18 @@ class Member:
 
 
 def deliver(
-    fragment: Fragment, row: str, members: Sequence[Member], lengths: Sequence[int]
+    fragment: Fragment,
+    row: str,
+    members: Sequence[Member],
+    lengths: Sequence[int],
+    *,
+    is_narrow: bool = False,
 ) -> dict[str, str]:
     """Cut ``row`` into the members and what may lie before and behind them.
 
     Args:
-        row: name of the decoded values, fp32; its first axis is cut.
+        row: name of the decoded values, fp32 or int8; its first axis is cut.
+        is_narrow: whether they are int8.
         members: in the order they lie in the row.
         lengths: of all pieces along that axis: the members last but for padding, which has no member.
 
@@ -51,7 +57,7 @@ def deliver(
     """
     pieces = split(fragment, row, lengths)
     return {
-        member.weight.name: _finish(fragment, piece, member)
+        member.weight.name: _finish(fragment, piece, member, is_narrow)
         for member, piece in zip(members, pieces, strict=False)
     }
 
@@ -76,14 +82,15 @@ def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
     return value if name == "float32" else fragment.add("Cast", value, to=_CAST_TO[name])
 
 
-def _finish(fragment: Fragment, piece: str, member: Member) -> str:
+def _finish(fragment: Fragment, piece: str, member: Member, is_narrow: bool) -> str:
     shape, scale = member.weight.shape, member.scale
-    if scale is not None and scale.ndim == 0:
-        piece = fragment.add("Mul", piece, fragment.constant(scale))
     if len(shape) != 1:
         piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))
-    if scale is not None and scale.ndim > 0:
-        piece = fragment.add("Mul", piece, stored_floats(fragment, scale))
+    if is_narrow:
+        piece = fragment.add("Cast", piece, to=FLOAT)
+    if scale is not None:
+        factor = fragment.constant(scale) if scale.ndim == 0 else stored_floats(fragment, scale)
+        piece = fragment.add("Mul", piece, factor)
     return to_type(fragment, piece, member.weight.dtype)
 
 
