@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import time
 from pathlib import Path
 from typing import Any
 
+import hostile_models
 import numpy as np
 import onnx
 import onnx.helper
@@ -13,7 +15,8 @@ import onnx.parser
 import pytest
 
 from onnx_admm.contracts import Batch
-from onnx_admm.errors import DataError, ModelError, OutputError, UnsupportedModel, WorkError
+from onnx_admm.errors import DataError, LimitReached, ModelError, OutputError, UnsupportedModel, WorkError
+from onnx_admm.limits import RunLimits, run_within
 from onnx_admm.model import ModelView
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.sessions import Session, open_session, require_runtime
@@ -184,3 +187,12 @@ def test_inputs_that_disagree_on_the_samples_of_a_run() -> None:
         g (float[1,2] x, float[2,2] h) => (float[2,2] y) { y = Add(h, x) }"""
     with pytest.raises(DataError, match="disagree on the number of samples in a run; got x 1, h 2"):
         list(run_samples(session(text), {"x": batch(4, 2), "h": batch(4, 2)}))
+
+
+def test_a_time_limit_ends_a_run_in_the_runtime() -> None:
+    """A Loop that does not end is C++ alone: no exception of Python's reaches it."""
+    session = open_session(hostile_models.endless_loop().SerializeToString(), threads=1)
+    started = time.monotonic()
+    with pytest.raises(LimitReached, match=r"the time limit of 0\.3 s"), run_within(RunLimits(timeout_s=0.3)):
+        session.run({"x": np.ones((1, 4), np.float32)})
+    assert time.monotonic() - started < 20

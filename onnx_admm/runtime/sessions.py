@@ -14,6 +14,7 @@ from typing import Any
 
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
+from onnx_admm.limits import current_budget, interruptible
 from onnx_admm.model import ModelView
 from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.opset import convert_opset
@@ -95,11 +96,13 @@ class Session:
         Raises:
             DataError: a feed the model does not take.
             WorkError: an operator failed.
+            LimitReached: a limit of the run under way is reached.
         """
         names = list(self._outputs if outputs is None else outputs)
         try:
-            arrays = self._session.run(names or None, dict(feeds))
+            arrays = self._run(names, dict(feeds))
         except _runtime_errors() as error:
+            current_budget().check()
             if _REUSE_FAILED not in str(error) or self._forgot_shapes:
                 raise _run_error(error) from error
             # Stored shapes that are wrong make the runtime share buffers of unequal size. Without reuse it
@@ -108,6 +111,12 @@ class Session:
             self._session = _open(_without_shapes(self._again()), self._options)
             return self.run(feeds, outputs)
         return dict(zip(names, arrays, strict=bool(names)))
+
+    def _run(self, names: list[str], feeds: Feeds) -> Any:
+        """Run; a limit of the run under way that is reached meanwhile ends it after the operator it is at."""
+        settings = require_runtime().RunOptions()
+        with interruptible(lambda: setattr(settings, "terminate", True)):
+            return self._session.run(names or None, feeds, settings)
 
 
 def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True) -> Session:

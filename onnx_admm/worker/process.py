@@ -175,7 +175,7 @@ class _Worker:
             if (resident_bytes(process.pid) or 0) > limits.memory_bytes:
                 raise WorkerEnded("memory", f"takes more than {limits.memory_bytes >> 20:,} MiB")
             if time.monotonic() > deadline:
-                raise WorkerEnded("time", f"did not end within {limits.seconds:g} s of processor time")
+                raise WorkerEnded("time", f"did not end within {limits.seconds:.3g} s of processor time")
             budget.check()
 
     def end(self) -> None:
@@ -232,7 +232,7 @@ def _death(process: subprocess.Popen[bytes], limits: TaskLimits) -> WorkerEnded:
     except subprocess.TimeoutExpired:
         return WorkerEnded("died", "ended its process")
     if hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:
-        return WorkerEnded("time", f"did not end within {limits.seconds:g} s of processor time")
+        return WorkerEnded("time", f"did not end within {limits.seconds:.3g} s of processor time")
     return WorkerEnded("died", cause_of_death(status))
 
 
