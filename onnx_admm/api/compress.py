@@ -14,7 +14,7 @@ from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
-from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes
+from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
@@ -25,6 +25,7 @@ from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_da
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.model.external_files import growth_by_names
+from onnx_admm.model.fixed_draws import random_operators
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
@@ -118,7 +119,7 @@ class Compression:
             recipe=recipe,
             train=train,
             validation=validation,
-            notes=(*notes, *self._notes(train, validation)),
+            notes=(*notes, *random_note(random_operators(model)), *self._notes(train, validation)),
             frozen=frozen,
         )
 

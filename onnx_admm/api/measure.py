@@ -11,6 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OutputError
+from onnx_admm.model.fixed_draws import random_operators
 from onnx_admm.model.scores import OutputRoles, output_roles
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import evaluate
@@ -51,8 +52,9 @@ class Measurement:
             OnnxAdmmError: a file cannot be read, or the runtime cannot run it.
         """
         first, second = ModelView.load(before), ModelView.load(after)
-        # Maps cannot be compared; the tensors they are made of are outputs in memory.
-        pair = (first, second) if first.has_maps and second.has_maps else (before, after)
+        # Maps and random draws cannot be compared: of models in memory, the tensors and fixed draws are.
+        in_memory = random_operators(first) or (first.has_maps and second.has_maps)
+        pair: tuple[ModelSource, ModelSource] = (first, second) if in_memory else (before, after)
         roles = output_roles(first)
         quality = tuple(
             replace(self._quality(name, pair, roles), is_classifier=roles.classes is not None)
@@ -135,7 +137,9 @@ def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], da
 
 def _difference(model: str | os.PathLike[str], data: Dataset) -> float:
     """Largest difference between plain and optimised runs, as a share of the largest output."""
-    sessions = [open_session(model, threads=1, optimize=optimize) for optimize in (False, True)]
+    view = ModelView.load(model)
+    source = view if random_operators(view) else model
+    sessions = [open_session(source, threads=1, optimize=optimize) for optimize in (False, True)]
     pairs = [
         pair
         for batch in data.batches(_CHECKED_SAMPLES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx_admm.api.measure import SYNTHETIC
 from onnx_admm.pipeline import MODEL, UNDONE, PipelineResult
 from onnx_admm.report import Comparison
@@ -35,6 +37,21 @@ _FROZEN = (
     "initializers that were listed as inputs are constants now, and a caller can no longer override them"
 )
 _NAMES_SHOWN = 3
+
+
+def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
+    """Says that a model draws random numbers; nothing where it does not.
+
+    Args:
+        operators: how many nodes draw, by operator.
+    """
+    if not operators:
+        return ()
+    names = ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+    return (
+        f"The model draws random numbers ({names}), so its outputs differ from run to run. They are compared "
+        "with the same draws in every run; the result draws as the original does.",
+    )
 
 
 def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]:

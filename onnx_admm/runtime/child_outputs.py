@@ -12,6 +12,7 @@ from pathlib import Path
 
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError, OutputError, RuntimeMissing, UnsupportedModel, WorkError
+from onnx_admm.model.fixed_draws import with_fixed_draws
 from onnx_admm.named_arrays import read_npz, write_npz
 from onnx_admm.runtime.child_process import run_module, text_of
 from onnx_admm.runtime.feeding import run_samples
@@ -32,6 +33,7 @@ def outputs_in_child(model: ModelView, feeds: Mapping[str, Array], *, optimize: 
     """
     with tempfile.TemporaryDirectory(prefix="onnx-admm-outputs-") as name:
         folder = Path(name)
+        model = with_fixed_draws(model)
         try:
             model.save(folder / "model.onnx")
         except OutputError:  # the checker wants types of exposed values, which the runtime infers

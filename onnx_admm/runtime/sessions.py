@@ -17,6 +17,7 @@ from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, 
 from onnx_admm.limits import current_budget, interruptible
 from onnx_admm.model import ModelView
 from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.fixed_draws import with_fixed_draws
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
 from onnx_admm.runtime.installed import (
@@ -126,6 +127,9 @@ def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True)
     newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the
     model are wrong, it is opened again without them.
 
+    Random operators of a view give the same numbers in every run (``model.fixed_draws``); a file runs as
+    it is.
+
     Args:
         model: a view, a serialised model, or a file (external data beside it).
         threads: intra-op threads; 0 lets the runtime choose.
@@ -167,6 +171,7 @@ def _serialised(model: ModelView) -> bytes:
 
 
 def _open_view(model: ModelView, options: _Options) -> Session:
+    model = with_fixed_draws(model)
     try:
         data = _serialised(model)
         if len(data) < _LARGE_BYTES:
