@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
 import pytest
 
+from onnx_admm.api.compress import compress
 from onnx_admm.contracts import Array, Batch
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.model import ModelView
@@ -100,3 +103,12 @@ def test_a_position_for_each_new_token_is_no_batch() -> None:
     for batch in both(ModelView.from_bytes(full.SerializeToString())):
         past, length = batch.feeds["past_0"].shape[3], batch.feeds["ids"].shape[2]
         np.testing.assert_array_equal(batch.feeds["cache_position"][0], past + np.arange(length))
+
+
+def test_the_bare_command_compresses_a_decoder(tmp_path: Path) -> None:
+    decoder(layers=2).save(tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert report.comparison.file_ratio > 2
+    quality = report.comparison.quality[0]
+    assert min(quality.judged_db.values()) > 20
+    assert {"logits", "present.0.key", "present.1.value"} <= set(quality.judged_db)

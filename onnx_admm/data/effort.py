@@ -25,7 +25,7 @@ def macs_per_sample(model: ModelView, data: Dataset) -> int:
     feeds = next(data.select(np.arange(1)).batches(1)).feeds
     pixels = max((prod(array.shape[2:]) for array in feeds.values() if array.ndim == _IMAGES), default=1)
     profiles = layer_profiles(model, _open_extents(model, feeds))
-    pixels = max(pixels, 1)  # a cache may begin empty
+    pixels = max(pixels, 1)
     return max(1, sum(p.parameters * pixels if p.macs is None else p.macs for p in profiles))
 
 
@@ -44,7 +44,7 @@ def _open_extents(model: ModelView, feeds: Feeds) -> dict[str, int]:
         stated = port.shape or ()
         met = feeds[port.name].shape[feeds[port.name].ndim - len(stated) :]
         bindings |= {
-            f"{port.name}[{axis}]": extent
+            f"{port.name}[{axis}]": max(extent, 1)  # a cache may begin empty
             for axis, extent in enumerate(met)
             if not isinstance(stated[axis], int)
         }
