@@ -6,9 +6,9 @@ The damage of an exchange is, for each output by itself,
 
 and for the model their sum over the outputs, so that none can hide behind a larger one. What goes into a
 closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one does not move whatever
-happens before it. One that is all but zero moves by a multiple of itself for nothing, so what stands behind
-such an operator counts as a thousandth at least. Where no output is a float, it is the share of elements
-that differ.
+happens before it. What an output only compares, rounds or counts is taken in its place. One that is all but
+zero moves by a multiple of itself for nothing, so what stands behind such an operator counts as a thousandth
+at least. Where no output is a float, it is the share of elements that differ.
 
 A squared error is the signal to allocate by. Errors of layers that are changed one at a time add up, being
 nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
@@ -30,7 +30,7 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.model.class_axis import ClassAxis, class_axis
 from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.open_weights import open_weights
-from onnx_admm.model.scores import score_name, with_scores
+from onnx_admm.model.scores import counting_outputs, score_name, with_scores
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.predictions import predictions
 from onnx_admm.runtime.sessions import Session, open_session
@@ -83,7 +83,7 @@ class OutputProbe:
         threads: int = 0,
     ) -> None:
         self._model, self._threads = with_scores(model), threads
-        self._classes = class_axis(model)
+        self._classes, self._counts = class_axis(model), counting_outputs(model)
         opened, self._inputs = open_weights(self._model, names)
         self._session = open_session(opened, threads=threads)
         differs = reference is not None and not same_model(reference, model)
@@ -105,7 +105,7 @@ class OutputProbe:
                 sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
             first = session.output_names[0] if self._classes is None else self._classes.name
             agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array))
-        floats = {name: total for name, total in sums.items() if total.of_floats}
+        floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
 
     def damage(self, weights: Mapping[str, Array]) -> float:

@@ -113,11 +113,11 @@ def test_probabilities_that_are_all_but_zero_may_move() -> None:
 
 def test_discrete_outputs_count_by_the_share_that_differs() -> None:
     text = LINEAR.replace("float[N,4] y", "int64[N,4] y").replace(
-        "y = MatMul (x, w)", "m = MatMul (x, w) r = Round (m) y = Cast <to = 7> (r)"
+        "y = MatMul (x, w)", "m = MatMul (x, w) y = Cast <to = 7> (m)"
     )
     model, x = parse_text(text), inputs()
     probe, other = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1), shaken(model, "w", 2.0)
-    expected, got = np.round(x @ model.read("w")), np.round(x @ other)
+    expected, got = np.trunc(x @ model.read("w")), np.trunc(x @ other)
     assert 0 < probe.damage({"w": other}) == pytest.approx(np.mean(expected != got), abs=0.02)
 
 
@@ -152,3 +152,41 @@ def test_samples_that_fill_up_a_run_do_not_count() -> None:
     open_batch = OutputProbe(parse_text(LINEAR), ["w"], from_arrays({"x": x}), threads=1)
     fixed = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
     assert fixed.damage({"w": other}) == pytest.approx(open_batch.damage({"w": other}), rel=1e-5)
+
+
+COUNTS = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    counts (float[N,6] x) => (float[N] many)
+    <float[6,4] w, float half = {{0.5}}, int64[1] last = {{1}}>
+    {{
+        s = MatMul (x, w)
+        p = {squash} (s)
+        c = {compare}
+        f = Cast <to = 1> (c)
+        many = ReduceSum <keepdims = 0> (f, last)
+    }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("squash", "compare"),
+    [("Identity", "Greater (p, half)"), ("Relu", "Floor (p)"), ("Tanh", "Less (half, p)")],
+)
+def test_what_is_counted_is_measured_in_place_of_the_count(squash: str, compare: str) -> None:
+    model, x = parse_text(COUNTS.format(squash=squash, compare=compare)), inputs()
+    probe = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
+    effect = probe.effect({"w": shaken(model, "w", 1e-4)})
+    [(name, damage)] = effect.by_output.items()
+    assert name == "many::score"
+    assert 0 < damage < 1e-6  # the count itself jumps or stays
+
+
+def test_an_output_that_gives_real_values_too_is_no_count() -> None:
+    text = COUNTS.format(squash="Identity", compare="Greater (p, half)").replace("(f, last)", "(g, last)")
+    model = parse_text(
+        text.replace("f = Cast <to = 1> (c)", "f = Cast <to = 1> (c)  g = Mul (f, s2)").replace(
+            "p = Identity (s)", "p = Identity (s)  s2 = Exp (s)"
+        )
+    )
+    effect = OutputProbe(model, ["w"], from_arrays({"x": inputs()}), threads=1).effect({})
+    assert set(effect.by_output) == {"many"}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnx_admm.contracts import Array, Feeds, ModelView, PortSpec
 from onnx_admm.data.fitting import check_names, fit_samples
+from onnx_admm.data.ragged import RaggedSamples
 from onnx_admm.data.samples import SampleSet, from_arrays
 from onnx_admm.errors import DataError
 from onnx_admm.model.tensors import read_tensor
@@ -28,37 +29,53 @@ class CalibrationReader(Protocol):
 
 def from_iterable(
     feeds: Iterable[Mapping[str, npt.ArrayLike]] | CalibrationReader, model: ModelView
-) -> SampleSet:
+) -> SampleSet | RaggedSamples:
     """A dataset from dicts by input name, or from any ``CalibrationDataReader``; read to its end, once.
 
     A dict whose arrays all have the model's rank and one length along the first axis is that many samples;
     any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``labels`` holds
-    classes, unless the model has an input of that name.
+    classes, unless the model has an input of that name. Samples may differ in shape where the model leaves
+    it open, as texts do in length: they need no padding, and neighbours of one shape are run together.
 
     Raises:
         DataError: nothing in it, or a name, shape or type that does not fit the model.
     """
     ports = {port.name: port for port in model.signature().inputs}
-    rows: dict[str, list[Array]] = {}
-    count = 0
+    sets: dict[tuple[Any, ...], dict[str, list[Array]]] = {}
+    places: list[tuple[int, int]] = []
+    filled: list[int] = []
     for feed in _each(feeds):
         arrays = {name: np.asarray(value) for name, value in feed.items()}
         labels = arrays.pop(LABELS, None) if LABELS not in ports else None
         check_names(tuple(arrays), ports)
-        stacked = _is_stack(arrays, ports)
+        if not _is_stack(arrays, ports):
+            arrays = {name: array[None] for name, array in arrays.items()}
+        key = tuple((name, arrays[name].shape[1:]) for name in sorted(arrays))
         if labels is not None:
-            rows.setdefault(LABELS, []).append(np.atleast_1d(labels))
+            arrays[LABELS] = np.atleast_1d(labels)
+        if key not in sets:
+            filled.append(0)
+        rows = sets.setdefault(key, {})
         for name, array in arrays.items():
-            rows.setdefault(name, []).append(array if stacked else array[None])
-        count += 1
-    if not count:
+            rows.setdefault(name, []).append(array)
+        number = list(sets).index(key)
+        count = len(arrays[key[0][0]])
+        places += [(number, filled[number] + k) for k in range(count)]
+        filled[number] += count
+    if not sets:
         raise DataError("the data holds no samples", where="the iterable")
+    fitted = [_fitted(rows, model, LABELS not in ports) for rows in sets.values()]
+    return fitted[0] if len(fitted) == 1 else RaggedSamples(fitted, np.array(places, np.int64))
+
+
+def _fitted(rows: Mapping[str, list[Array]], model: ModelView, may_hold_labels: bool) -> SampleSet:
+    """Samples of one shape."""
     joined = {name: _joined(name, parts) for name, parts in rows.items()}
-    labels = joined.pop(LABELS, None) if LABELS not in ports else None
+    labels = joined.pop(LABELS, None) if may_hold_labels else None
     return fit_samples(from_arrays(joined, labels), model)
 
 
-def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet:
+def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet | RaggedSamples:
     """The inputs of an ONNX backend test: ``test_data_set_*/input_*.pb``, each set one feed.
 
     A tensor goes to the input it is named for, or to the one at its number.

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_admm.model.class_axis import CHOOSING, MOVING, ClassAxis, class_axis, written_out
+from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.view import ModelView
 
 _SQUASHING = {*CHOOSING - {"TopK"}, "Sigmoid", "HardSigmoid", "Tanh"}
+
+_COMPARING = {
+    "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round", "Sign",
+}  # fmt: skip
+"""Operators behind which a value says only on which side of something it was."""
+
+_COUNTING = {
+    "Add", "And", "Concat", "CumSum", "Div", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceSum", "Slice", "Sub", "Sum", "Where", "Xor",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +45,18 @@ def with_scores(view: ModelView) -> ModelView:
     """A fork that also gives what goes into a closing Softmax, Sigmoid or ArgMax, as ``<output>::score``.
 
     Where those saturate, an output hardly moves whatever happens before it; in front of them a difference
-    shows. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
+    shows. So do the values that an output only compares, rounds or counts: ``<output>::score.1`` and so on
+    are further ones. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
     """
     fork = view.fork()
     outputs = fork.graph_ir.graph.outputs
     for output in tuple(outputs):
         score = _score(output)
-        if score is not None:
+        scores = _compared(output) if score is None else [score]
+        for number, score in enumerate(scores):
             node = ir.node("Identity", [score])
-            node.outputs[0].name, node.outputs[0].type = score_name(output.name or ""), score.type
+            name = score_name(output.name or "") + (f".{number}" if number else "")
+            node.outputs[0].name, node.outputs[0].type = name, score.type
             fork.graph_ir.graph.append(node)
             outputs.append(node.outputs[0])
     return fork
@@ -52,6 +66,12 @@ def squashed_outputs(view: ModelView) -> frozenset[str]:
     """Outputs of the main graph that a Softmax, a Sigmoid or the like gives."""
     outputs = view.graph_ir.graph.outputs
     return frozenset(output.name or "" for output in outputs if _score(output) is not None)
+
+
+def counting_outputs(view: ModelView) -> frozenset[str]:
+    """Outputs of the main graph that only compare, round or count what is computed before them."""
+    outputs = view.graph_ir.graph.outputs
+    return frozenset(output.name or "" for output in outputs if _compared(output))
 
 
 def score_name(output: str) -> str:
@@ -67,6 +87,36 @@ def _score(output: ir.Value) -> ir.Value | None:
         if node.op_type not in MOVING:
             score = source
     return None if score is output or score.producer() is None else score
+
+
+def _compared(output: ir.Value) -> list[ir.Value]:
+    """The real values that an output only compares, rounds or counts; nothing where it gives others too."""
+    found: dict[ir.Value, None] = {}
+    pending, seen = [output], {output}
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            if constant_tensor(value) is None:
+                return []
+            continue
+        inputs = [source for source in node.inputs if source is not None]
+        if node.op_type in _COMPARING:
+            found.update(dict.fromkeys(v for v in inputs if _is_real(v)))
+        elif node.op_type in _COUNTING | MOVING:
+            fresh = [v for v in inputs if v not in seen]
+            seen.update(fresh)
+            pending += fresh
+        elif node.op_type != "Constant":
+            return []
+    return list(found)
+
+
+def _is_real(value: ir.Value) -> bool:
+    """Whether a node computes it, and it is not known to hold whole numbers."""
+    node = value.producer()
+    is_whole = value.dtype is not None and not value.dtype.is_floating_point()
+    return node is not None and node.op_type not in ("Constant", "Shape", "Size") and not is_whole
 
 
 def _source(node: ir.Node) -> ir.Value | None:
