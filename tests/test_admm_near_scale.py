@@ -75,3 +75,31 @@ def test_zero_slices_stay_zero() -> None:
         found = near_levels(v, v != 0, codes, 0, 11)
         assert not found[[0, 2]].any()
         assert found[1].any()
+
+
+@pytest.mark.parametrize("codes", RANGES, ids=str)
+def test_long_slices_are_fitted_by_a_sample_that_keeps_their_ends(codes: CodeRange) -> None:
+    rng = np.random.default_rng(1)
+    rows = np.abs(rng.standard_t(5, size=(2, 30_000))).astype(np.float32)
+    rows[1, 7] = 1.5 * rows[1].max()  # one far from all others, which a sample of any kind would miss
+    found = near_scales(rows, None, codes)
+    near = error(rows, found.scales, codes)
+    best = error(rows, np.array([best_scale([(row, codes)], 24) for row in rows]), codes)
+    assert near.sum() <= 1.03 * best.sum()
+
+
+def test_many_slices_take_the_shares_that_pilots_took() -> None:
+    rows = np.abs(np.random.default_rng(2).normal(size=(2000, 40))).astype(np.float32)
+    for codes in RANGES:
+        alone = np.concatenate([near_scales(part, None, codes).scales for part in np.split(rows, 10)])
+        together = near_scales(rows, None, codes).scales
+        assert error(rows, together, codes).sum() <= 1.01 * error(rows, alone, codes).sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_magnitudes_do_not_matter(dtype: type, scale: float) -> None:
+    rows = np.abs(np.random.default_rng(4).normal(size=(5, 64)) * scale).astype(dtype)
+    expected = near_scales((rows / np.float64(rows.max())), None, CodeRange(0, 7)).scales
+    found = near_scales(rows, None, CodeRange(0, 7)).scales
+    assert found / float(rows.max()) == pytest.approx(expected, rel=2e-3)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_admm.admm.near_scale import scales_of
 from onnx_admm.contracts import Array
+from onnx_admm.encoding import treatments
 from onnx_admm.encoding.choice import choose_plan, plan_bytes
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.treatments import DENSE, HALF, SPARSE, Rounding, Treated
@@ -76,3 +78,28 @@ def test_names_say_what_is_kept() -> None:
     assert [str(rounding) for rounding in (HALF, DENSE[0], DENSE[-1], SPARSE[3])] == [
         "half floats", "255 levels", "3 levels", "2 levels, 82% zeros",
     ]  # fmt: skip
+
+
+def test_scales_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def counted(*args: object) -> object:
+        looked.append(args)
+        return scales_of(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(treatments, "scales_of", counted)
+    treated = Treated(weight(), 0)
+    for rounding, ranges in ((DENSE[0], 1), (DENSE[2], 2), (SPARSE[3], 1)):
+        looked.clear()
+        first = treated.apply(rounding)
+        for _ in range(3):
+            assert np.array_equal(treated.apply(rounding), first)
+        assert len(looked) == ranges
+
+
+def test_large_weights_are_guessed_from_a_sample_as_from_all() -> None:
+    values = weight((600, 1000))
+    large, small = Treated(values, 0), Treated(values[:200], 0)
+    for rounding in EVERY:
+        assert large.expected_error(rounding) == pytest.approx(small.expected_error(rounding), rel=0.03)
+        assert len(large._energy_below) <= 1 + 2 * (1 << 18)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.errors import LimitReached, UsageError
-from onnx_admm.limits import RunBudget, RunLimits, current_budget, run_within
+from onnx_admm.limits import RunBudget, RunLimits, budget, current_budget, run, run_within
 from onnx_admm.limits.budget import (
     BYTES_PER_STORED_BYTE,
     FREE_BYTES,
@@ -118,3 +118,24 @@ def test_memory_that_the_system_refuses_is_a_sentence() -> None:
 def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="an impossible"):
         RunLimits(**limits)  # type: ignore[arg-type]
+
+
+def test_nothing_is_taken_back_from_a_thread_that_was_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 would look for an exception at every call from then on, and never end under a profiler."""
+    told: list[object] = []
+    monkeypatch.setattr(run, "_raise_in", lambda thread, error: told.append(error))
+    with run_within(RunLimits(timeout_s=60)):
+        pass
+    assert told == []
+
+
+def test_the_system_is_not_asked_for_memory_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(budget, "process_bytes", lambda: asked.append(None) or 1 << 20)
+    monkeypatch.setattr(budget.time, "monotonic", lambda: 100.0)
+    taken = RunBudget(RunLimits(max_memory_mb=64))
+    for _ in range(1000):
+        taken.operate(1, "a small step")
+    assert len(asked) <= 1
+    with pytest.raises(LimitReached):
+        taken.check(coming=1 << 30)

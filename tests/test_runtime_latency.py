@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import numpy as np
 import onnx.parser
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from onnx_admm.model import ModelView
 from onnx_admm.runtime import latency
 from onnx_admm.runtime.latency import compare_latency
-from onnx_admm.runtime.sessions import Session
+from onnx_admm.runtime.sessions import Session, open_session
 
 
 def chain(length: int) -> ModelView:
@@ -43,3 +47,21 @@ def test_the_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compare_latency(chain(1), chain(2), FEEDS, rounds=4)
     assert order[-8:] == [0, 1, 1, 0, 0, 1, 1, 0]
     assert (found.before_us, found.after_us, found.ratio) == (1000.0, 1000.0, 1.0)
+
+
+def test_no_more_than_two_sessions_are_ever_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def opened(*args: Any, **options: Any) -> Session:
+        nonlocal most
+        gc.collect()
+        session = open_session(*args, **options)
+        alive.add(id(session))
+        weakref.finalize(session, alive.discard, id(session))
+        most = max(most, len(alive))
+        return session
+
+    monkeypatch.setattr(latency, "open_session", opened)
+    compare_latency(chain(3), chain(2), FEEDS, rounds=5)
+    assert most == 2

@@ -45,6 +45,7 @@ class Stored(Protocol):
 T = TypeVar("T")
 
 _KEPT_BYTES = 1 << 22
+_SCALES, _UNKNOWN = "channel scales", object()
 
 
 def _bytes(found: object) -> int:
@@ -156,7 +157,14 @@ class Weight:
     @_kept
     def channel_grid(self) -> Grid | None:
         """The grid the values lie on with one scale for each index of some axis, if they do."""
-        return channel_grid(self.values) if self.held_grid is None else self.held_grid
+        if self.held_grid is not None:
+            return self.held_grid
+        known = self.__dict__.get(_SCALES, _UNKNOWN)  # to look for scales takes long, to take codes does not
+        if known is not _UNKNOWN:
+            return None if known is None else _on_scales(self.values.astype(np.float32, copy=False), known)
+        found = channel_grid(self.values)
+        self.__dict__[_SCALES] = None if found is None else found.scale
+        return found
 
     @property
     def held_grid(self) -> Grid | None:
@@ -212,8 +220,15 @@ def _axis_grid(dense: npt.NDArray[np.float32], axis: int) -> Grid | None:
         scales.append(scale)
     shape = [1] * dense.ndim
     shape[axis] = -1
-    scale_array = np.array(scales, np.float32).reshape(shape)
-    return Grid(np.rint(dense / scale_array).astype(np.int8), scale_array)
+    return _on_scales(dense, np.array(scales, np.float32).reshape(shape))
+
+
+def _on_scales(dense: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> Grid:
+    codes = np.empty(dense.shape, np.int8)
+    for start in range(0, len(dense), step := max(1, _PIECE * len(dense) // max(1, dense.size))):
+        part = slice(start, start + step)
+        codes[part] = np.rint(dense[part] / (scale[part] if len(scale) > 1 else scale))
+    return Grid(codes, scale)
 
 
 def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
