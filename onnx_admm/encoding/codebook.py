@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Protocol, TypeVar
@@ -34,6 +34,10 @@ class Stored(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its element type."""
+
+    @property
+    def memo(self) -> MutableMapping[str, Any]:
+        """Notes on its content that go with it."""
 
     def read(self) -> Array:
         """Its content, not to be written to."""
@@ -159,11 +163,12 @@ class Weight:
         """The grid the values lie on with one scale for each index of some axis, if they do."""
         if self.held_grid is not None:
             return self.held_grid
-        known = self.__dict__.get(_SCALES, _UNKNOWN)  # to look for scales takes long, to take codes does not
+        memo = self.__dict__ if isinstance(self.source, np.ndarray) else self.source.memo
+        known = memo.get(_SCALES, _UNKNOWN)  # to look for scales takes long, to take codes does not
         if known is not _UNKNOWN:
             return None if known is None else _on_scales(self.values.astype(np.float32, copy=False), known)
         found = channel_grid(self.values)
-        self.__dict__[_SCALES] = None if found is None else found.scale
+        memo[_SCALES] = None if found is None else found.scale
         return found
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,11 @@ class StoredWeight:
     def dtype(self) -> np.dtype[Any]:
         """Its element type."""
         return self.held.dtype
+
+    @property
+    def memo(self) -> MutableMapping[str, Any]:
+        """What was found out about its values, by whoever looked."""
+        return self.held.memo
 
     def read(self) -> Array:
         """Its values."""

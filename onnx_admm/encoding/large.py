@@ -9,7 +9,8 @@ runtime a multiplication of the whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,7 @@ class _OnGrid:
     codes: Array
     scale: Array
     dtype: np.dtype[np.generic]
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:

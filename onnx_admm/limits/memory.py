@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 _CONTROL_GROUPS = (
@@ -25,6 +28,16 @@ def resident_bytes(pid: int | None = None) -> int | None:
             return int(file.read().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return None
+
+
+def return_freed() -> None:
+    """Give back to the system what was freed and the C library keeps for later (glibc; else nothing).
+
+    Between steps that take much memory each, what one has freed in pieces is of little use to the next.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def machine_bytes() -> int | None:

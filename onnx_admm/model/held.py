@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,11 @@ class HeldWeight:
     def dtype(self) -> np.dtype[Any]:
         """Element type of the weight."""
         return np.dtype(self.site.dtype)
+
+    @property
+    def memo(self) -> MutableMapping[str, Any]:
+        """Notes on the values: they go with these, to forks too, and are never written to a file."""
+        return self._tensor.meta
 
     def read(self) -> npt.NDArray[Any]:
         """Its values, not to be written to; no copy is made where a file is read for them anyway."""

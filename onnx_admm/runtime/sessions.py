@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
-from onnx_admm.limits import current_budget, interruptible
+from onnx_admm.limits import current_budget, interruptible, return_freed
 from onnx_admm.model import ModelView
 from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.fixed_draws import with_fixed_draws
@@ -176,6 +176,7 @@ def _open_view(model: ModelView, options: _Options) -> Session:
         data = _serialised(model)
         if len(data) < _LARGE_BYTES:
             return Session(data, options)
+        return_freed()
         fork = model.fork()  # the model may change
         return Session(data, options, lambda: _serialised(fork))
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does
