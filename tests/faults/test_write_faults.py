@@ -176,6 +176,7 @@ def check(scene: Scene, fault: str, at: int, call: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("external", "old"), [(True, True), (True, False), (False, True)])
+@pytest.mark.slow
 def test_faults_at_every_call_of_a_run(make_scene: MakeScene, external: bool, old: bool) -> None:
     """What a fault leaves is removed by the next run where the fault was in the removal itself, or a kill.
 
