@@ -32,6 +32,7 @@ from onnx_admm.model.fingerprint import same_model
 from onnx_admm.model.open_weights import open_weights
 from onnx_admm.model.scores import counting_outputs, score_name, with_scores
 from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
 from onnx_admm.runtime.predictions import predictions
 from onnx_admm.runtime.sessions import Session, open_session
 
@@ -100,11 +101,12 @@ class OutputProbe:
         sums: dict[str, _Sums] = {}
         agreed = _Agreement(self._classes)
         for run in self._runs:
-            outputs = session.run({**run.feed, **extra})
+            places = real_places(run.feed)
+            outputs = without_padding(session.run({**run.feed, **extra}), places)
             for name, expected in run.expected.items():
                 sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
             first = session.output_names[0] if self._classes is None else self._classes.name
-            agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array))
+            agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array), places)
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
 
@@ -122,14 +124,16 @@ class OutputProbe:
     def _prepare(self, samples: Dataset) -> list[_Run]:
         opened = self._session
         right = opened if self._reference is None else open_session(self._reference, threads=self._threads)
-        return [
-            _Run(
-                feed_at(opened, batch.feeds, run.start),
-                {k: _Expected.of(v, score_name(k) in run.outputs) for k, v in run.outputs.items()},
-            )
-            for batch in samples.batches(_BATCH)
-            for run in run_samples(right, batch.feeds)
-        ]
+        runs = []
+        for batch in samples.batches(_BATCH):
+            for run in run_samples(right, batch.feeds):
+                feed = feed_at(opened, batch.feeds, run.start)
+                if (places := real_places(feed)) is not None:
+                    places = places[: run.stop - run.start]
+                expected = without_padding(run.outputs, places)
+                by_name = {k: _Expected.of(v, score_name(k) in expected) for k, v in expected.items()}
+                runs.append(_Run(feed, by_name))
+        return runs
 
     def _exchanged(self, weights: Mapping[str, Array]) -> tuple[Session, dict[str, Array]]:
         """A session, and what it is fed beside the samples."""
@@ -202,13 +206,14 @@ class _Agreement:
     compared: int = 0
     classifies: bool = True
 
-    def add(self, expected: Array, got: Array) -> None:
+    def add(self, expected: Array, got: Array, places: Places | None) -> None:
         right, found = predictions(expected, self.classes), predictions(got, self.classes)
         if right is None or found is None or right.shape != found.shape:
             self.classifies = False
             return
-        self.agreed += int(np.count_nonzero(right == found))
-        self.compared += right.size
+        same = counted(right == found, None if places is None else places[: len(right)])
+        self.agreed += int(np.count_nonzero(same))
+        self.compared += same.size
 
     @property
     def share(self) -> float | None:

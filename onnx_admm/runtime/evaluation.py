@@ -12,8 +12,9 @@ from onnx_admm.contracts import IGNORED, Array, Dataset
 from onnx_admm.errors import DataError
 from onnx_admm.model.class_axis import ClassAxis
 from onnx_admm.model.scores import OutputRoles
-from onnx_admm.runtime.feeding import run_samples
+from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.labels import known_labels
+from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
 from onnx_admm.runtime.predictions import Classes, class_count, predictions, same_places
 from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 
@@ -65,6 +66,8 @@ def evaluate(
 ) -> Quality:
     """Run ``data`` through a model, and through a reference beside it, a batch at a time.
 
+    Padding, where an attention mask tells of some, does not count in comparisons with the reference.
+
     Predictions are read from the first output, or from the one that ``roles`` names (see ``predictions``).
 
     Args:
@@ -94,7 +97,10 @@ def evaluate(
             output = session.output_names[0] if classes is None else classes.name
             tally.add(run.stop - run.start, run.outputs[output], labels)
             if originals is not None:
-                tally.compare(run.outputs, next(originals).outputs, output)
+                places = real_places(feed_at(session, batch.feeds, run.start))
+                places = None if places is None else places[: run.stop - run.start]
+                got, expected = run.outputs, next(originals).outputs
+                tally.compare(without_padding(got, places), without_padding(expected, places), output, places)
     if not tally.samples:
         raise DataError("no samples to evaluate on")
     return tally.quality(data.has_labels, original is not None, roles.squashed)
@@ -170,13 +176,20 @@ class _Tally:
         self.labelled += int(np.count_nonzero(known != IGNORED))
         self.right += int(np.count_nonzero((found == known) & (known != IGNORED)))
 
-    def compare(self, outputs: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> None:
+    def compare(
+        self,
+        outputs: Mapping[str, Array],
+        expected: Mapping[str, Array],
+        output: str,
+        places: Places | None = None,
+    ) -> None:
         right, found = predictions(expected[output], self.classes, self._labels), self._found
         if found is None or right is None or right.shape != found.shape:
             self.classifies = False
         else:
-            self.agreed += int(np.count_nonzero(found == right))
-            self.compared += found.size
+            stays = counted(found == right, places)
+            self.agreed += int(np.count_nonzero(stays))
+            self.compared += stays.size
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
