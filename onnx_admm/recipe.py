@@ -3,6 +3,7 @@
 fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
 freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
+keep_docs = true           # optional: keep doc strings and exporters' notes, which no runtime reads
 cost_model = "storage"     # optional: what prices the layers, as --cost-model takes it
 
 [bind]                     # optional: extents of open axes that costs are for
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _STEPS, _MOST_EPOCHS = 4000, 60
-_SWITCHES = ("fine_tune", "provenance", "freeze_defaults")
+_SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
 
@@ -57,6 +58,7 @@ class Recipe:
         provenance: write the names of the passes into the model's metadata.
         freeze_defaults: whether initializers that are listed as inputs (IR version 4 and newer) become
             constants; None: where nine tenths of them are listed or more.
+        keep_docs: keep doc strings and exporters' notes on nodes, which no runtime reads.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
         bind: extents of open axes that costs are for, by symbol or place.
     """
@@ -67,6 +69,7 @@ class Recipe:
     fine_tune: bool = True
     provenance: bool = True
     freeze_defaults: bool | None = None
+    keep_docs: bool = True
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
 
@@ -137,6 +140,7 @@ class Flags:
         samples: training samples, where they are known: what `default_epochs` goes by.
         fine_tune: train at all.
         include, exclude: patterns of layer names or operators; every other layer is left as it is.
+        keep_docs: keep doc strings and exporters' notes.
     """
 
     prune: str | None = None
@@ -148,6 +152,7 @@ class Flags:
     fine_tune: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    keep_docs: bool = False
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
@@ -189,7 +194,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     if prune is not None or flags.budget:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
-    return Recipe.parse({"pass": steps, "fine_tune": flags.fine_tune and not plain}, source="flags")
+    switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}
+    return Recipe.parse({"pass": steps, **switches}, source="flags")
 
 
 def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]:

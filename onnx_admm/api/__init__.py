@@ -2,8 +2,9 @@
 
 from onnx_admm.api.annotate import annotate
 from onnx_admm.api.compare import compare
-from onnx_admm.api.compress import Compression, Plan, compress
+from onnx_admm.api.compress import Compression, compress
 from onnx_admm.api.inspect import inspect_costs, inspect_model
+from onnx_admm.api.preparing import Plan
 from onnx_admm.api.sweep import Sweep
 from onnx_admm.limits import RunLimits, run_within
 

@@ -16,7 +16,7 @@ from onnx_admm.api.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
 from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
-from onnx_admm.api.preparing import frozen_defaults, without_wrong_shapes
+from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
 from onnx_admm.api.result_files import ResultFiles, open_results
 from onnx_admm.api.run_files import RunFiles
@@ -24,18 +24,23 @@ from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, Silen
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
+from onnx_admm.model.erase import erase_exporter_text
 from onnx_admm.model.external_files import growth_by_names
 from onnx_admm.model.fixed_draws import random_operators
 from onnx_admm.model.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.registry import cost_model, profile_file
-from onnx_admm.report import Comparison, ModelFacts, Report, StepFacts, describe_model, to_json
+from onnx_admm.report import Comparison, Report, StepFacts, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate
 from onnx_admm.runtime.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 Source = Dataset | str | os.PathLike[str]
+
+
+_MUCH_TEXT = 0.05
+"""Share of a file from which on leaving out an exporter's text is a gain of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,7 @@ class Compression:
         preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
+        keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
         cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes that costs are for, over the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
@@ -80,6 +86,7 @@ class Compression:
     fine_tune: bool | None = None
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None
     freeze_defaults: bool | None = None
+    keep_docs: bool = False
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
     max_drop: float | None = None
@@ -103,6 +110,7 @@ class Compression:
         recipe = self.settled_recipe()
         model = ModelView.load(source)
         frozen = frozen_defaults(model, recipe.freeze_defaults)
+        text = 0 if recipe.keep_docs else erase_exporter_text(model)
         notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
         train = self._open(self.data, model, recipe, "train")
         validation = self._open(self.validation, model, recipe, "validation")
@@ -121,6 +129,7 @@ class Compression:
             validation=validation,
             notes=(*notes, *random_note(random_operators(model)), *self._notes(train, validation)),
             frozen=frozen,
+            text=text,
         )
 
     @in_a_run
@@ -207,6 +216,7 @@ class Compression:
                 fine_tune=tune,
                 include=tuple(self.include),
                 exclude=tuple(self.exclude),
+                keep_docs=self.keep_docs,
             )
             recipe = recipe_from_flags(flags)
         if self.fine_tune is not None:
@@ -307,7 +317,8 @@ class Compression:
         """
         limit = plan.facts.file_bytes
         is_one_file = plan.source.stat().st_size == limit
-        changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen)
+        is_mostly_text = plan.text > limit * _MUCH_TEXT
+        changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen) or is_mostly_text
         if not changed and is_one_file:
             return results.copy(plan.source), False
         model = result.model
@@ -333,20 +344,6 @@ class Compression:
             versions=runtime_versions(),
             written=True,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run that has been prepared: what would be done to which model with which samples."""
-
-    source: Path
-    model: ModelView
-    facts: ModelFacts
-    recipe: Recipe
-    train: Dataset | None
-    validation: Dataset | None
-    notes: tuple[str, ...]
-    frozen: tuple[str, ...] = ()
 
 
 def compress(

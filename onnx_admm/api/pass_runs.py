@@ -10,7 +10,8 @@ from onnx_admm.errors import NoGradient
 from onnx_admm.pipeline import PipelineResult
 
 if TYPE_CHECKING:
-    from onnx_admm.api.compress import Compression, Plan
+    from onnx_admm.api.compress import Compression
+    from onnx_admm.api.preparing import Plan
 
 
 def run_passes(

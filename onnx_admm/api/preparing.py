@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
-from onnx_admm.contracts import ModelView
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.model.erase import forget_wrong_shapes
+from onnx_admm.recipe import Recipe
+from onnx_admm.report import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that has been prepared: what would be done to which model with which samples.
+
+    Attributes:
+        facts: what the original holds.
+        notes: what the report will say of the preparation.
+        frozen: inputs that no caller can override any more.
+        text: characters of an exporter's text that are left out.
+    """
+
+    source: Path
+    model: ModelView
+    facts: ModelFacts
+    recipe: Recipe
+    train: Dataset | None
+    validation: Dataset | None
+    notes: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    text: int = 0
 
 
 def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:

@@ -100,6 +100,12 @@ def compress(
             "caller; by default the former where nine tenths of them are listed or more.",
         ),
     ] = None,
+    keep_docs: Annotated[
+        bool,
+        typer.Option(
+            "--keep-docs", help="Keep doc strings and exporters' notes on nodes, which no runtime reads."
+        ),
+    ] = False,
     max_drop: Annotated[
         float | None,
         typer.Option("--max-drop", metavar="POINTS", help="Percentage points the result may lose on VAL."),
@@ -183,6 +189,7 @@ def compress(
         fine_tune=fine_tune,
         preprocessing=preprocessing,
         freeze_defaults=freeze_defaults,
+        keep_docs=keep_docs,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),
         max_drop=max_drop,

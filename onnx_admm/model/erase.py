@@ -28,6 +28,8 @@ _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvI
 _WEIGHTED = {"Conv", "ConvTranspose"}
 _GRAPH_NAME = "g"
 _OWN_KEYS = "onnx_admm."
+_EXPORTER_KEYS = "pkg."
+"""Stack traces, names of classes and rules of rewriting, as PyTorch's exporters note them on each node."""
 
 
 def lift_constants(view: ModelView) -> None:
@@ -111,6 +113,37 @@ def erase_metadata(view: ModelView) -> None:
             _strip(node.metadata_props)
             for value in node.outputs:
                 _strip(value.metadata_props)
+
+
+def erase_exporter_text(view: ModelView) -> int:
+    """Remove what exporters write for people: doc strings below the model, ``pkg.*`` notes on nodes.
+
+    The model's own doc string and metadata stay, and so does other metadata of nodes and values: users put it
+    there.
+
+    Returns:
+        Characters removed.
+    """
+    model, removed = view.graph_ir, 0
+    bodies = (*model.graphs(), *(function.graph for function in model.functions.values()))
+    for graph in bodies:
+        values = (*graph.inputs, *graph.initializers.values(), *graph.outputs)
+        nodes = list(graph)
+        texts: list[ir.Graph | ir.Value | ir.Node] = [graph, *values, *nodes]
+        texts += [output for node in nodes for output in node.outputs]
+        for item in texts:
+            removed += _strip_notes(item.metadata_props) + len(item.doc_string or "")
+            item.doc_string = None
+        for attribute in (entry for node in nodes for entry in node.attributes.values()):
+            removed += len(attribute.doc_string or "")
+            attribute.doc_string = None
+    return removed
+
+
+def _strip_notes(metadata: MutableMapping[str, str]) -> int:
+    """Remove an exporter's notes; the characters they had."""
+    notes = [key for key in metadata if key.startswith(_EXPORTER_KEYS) or key == "namespace"]
+    return sum(len(key) + len(metadata.pop(key)) for key in notes)
 
 
 def _strip(metadata: MutableMapping[str, str]) -> None:
