@@ -52,7 +52,7 @@ def test_dump_repeats_the_recipe_and_writes_defaults_out() -> None:
 
 
 @given(
-    factor=st.floats(allow_nan=False).filter(bool),
+    factor=st.floats(allow_nan=False, allow_infinity=False).filter(bool),
     layers=st.lists(st.text(max_size=5), max_size=3),
     rounds=st.none() | st.integers(-(2**40), 2**40),
 )
@@ -84,11 +84,11 @@ def test_preprocessing_is_part_of_the_recipe() -> None:
         ("[[passes]]\n", "r: unknown key 'passes'.*Did you mean 'pass'"),
         (
             "[training]\nbatch_size = 0",
-            r"r, \[training\]: batch_size: too small; got 0; expected 1 or more",
+            r"r, \[training\], key 'batch_size': input should be greater than or equal to 1; got 0",
         ),
-        ("[training]\naverage_epochs = 0", "average_epochs: too small"),
-        ("[training]\ndistillation_weight = 1.5", "distillation_weight: impossible share"),
-        ("[training]\ntemperature = 0.0", "temperature: impossible temperature"),
+        ("[training]\naverage_epochs = 0", "key 'average_epochs': input should be greater"),
+        ("[training]\ndistillation_weight = 1.5", "key 'distillation_weight': input should be less"),
+        ("[training]\ntemperature = 0.0", "key 'temperature': input should be greater"),
         ("[training]\nbatchsize = 3", r"r, \[training\]: unknown key 'batchsize'.*'batch_size'"),
         ("training = 3", r"r, \[training\]: not a table of settings; got 3"),
         ("provenance = 3", "key 'provenance': not true or false; got 3"),
