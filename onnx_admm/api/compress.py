@@ -13,8 +13,8 @@ from typing import Any
 from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.digests import digests_of, source_digest, with_digests
-from onnx_admm.api.measure import SYNTHETIC, Measurement, check_runs, made_up
-from onnx_admm.api.notes import FEW_SAMPLES, NO_DATA, NOTHING_ASKED, frozen_note, outcome_notes, random_note
+from onnx_admm.api.measure import Measurement, check_runs, judged_samples
+from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
 from onnx_admm.api.requests import check_request
@@ -244,16 +244,14 @@ class Compression:
             notes.append(NO_DATA)
         elif self._asks_nothing:
             notes.append(NOTHING_ASKED)
-        if validation is not None and len(validation) < FEW_SAMPLES:
-            notes.append(f"Only {len(validation)} validation samples: the accuracy is a rough guess.")
+        notes += few_note(validation, few_decide=self._few_decide)
         return tuple(notes)
 
     def _samples(self, plan: Plan) -> dict[str, Dataset]:
         """What the result is judged by, but for the test samples."""
         if plan.validation is not None:
             check_first_run(plan.model, plan.validation)
-            return {"validation": plan.validation}
-        return {SYNTHETIC: made_up(plan.model, self.seed)}
+        return judged_samples(plan.model, plan.validation, self.seed, few_decide=self._few_decide)
 
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:
@@ -302,6 +300,11 @@ class Compression:
     def _asks_nothing(self) -> bool:
         """Whether nothing is asked for but a smaller file."""
         return self.recipe is None and self.prune is None and self.bits is None and not self.budget
+
+    @property
+    def _few_decide(self) -> bool:
+        """Whether the result is judged on the validation samples, however few they are."""
+        return not self._asks_nothing or self.max_drop is not None
 
     def _gate(self, changed: bool, is_timed: bool, naming: int) -> Gate:
         floor = ROUNDED if self._asks_nothing else WRECKED

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.data import affordable, synthetic_dataset
-from onnx_admm.errors import OutputError
+from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.fixed_draws import random_operators
 from onnx_admm.model.scores import OutputRoles, output_roles
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
@@ -20,6 +20,9 @@ from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.sessions import ModelSource, open_session
 
 SYNTHETIC = "synthetic"
+DECIDING_SAMPLES = 4
+"""Fewer samples than these decide nothing."""
+
 _MADE_UP_SAMPLES, _MADE_UP_MACS = 16, 1 << 36
 
 _LATENCY_TRIES = 3
@@ -108,6 +111,31 @@ class Measurement:
 def made_up(model: ModelView, seed: int) -> Dataset:
     """Random samples to compare two models on where there is no data; fewer where a run is dear."""
     return affordable(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
+
+
+def judged_samples(
+    model: ModelView, validation: Dataset | None, seed: int, *, few_decide: bool
+) -> dict[str, Dataset]:
+    """What a result is measured on, by name; it is judged on the first.
+
+    That is what was given to validate on, or made-up samples where there is nothing, or too little to tell
+    anything. What was given is measured on too.
+
+    Args:
+        model: the original.
+        validation: what was given.
+        seed: of made-up samples.
+        few_decide: whether any number of given samples is enough, since something was asked that they tell.
+    """
+    if validation is None:
+        return {SYNTHETIC: made_up(model, seed)}
+    given = {"validation": validation}
+    if few_decide or len(validation) >= DECIDING_SAMPLES:
+        return given
+    try:
+        return {SYNTHETIC: made_up(model, seed), **given}
+    except OnnxAdmmError:  # it runs with what is given, and need not with what is made up
+        return given
 
 
 def first_samples(data: Dataset, count: int) -> Feeds:

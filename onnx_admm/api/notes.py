@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_admm.api.measure import SYNTHETIC
+from onnx_admm.api.measure import DECIDING_SAMPLES, SYNTHETIC
+from onnx_admm.contracts import Dataset
 from onnx_admm.pipeline import MODEL, UNDONE, PipelineResult
 from onnx_admm.report import Comparison
 
@@ -37,6 +38,18 @@ _FROZEN = (
     "initializers that were listed as inputs are constants now, and a caller can no longer override them"
 )
 _NAMES_SHOWN = 3
+
+
+def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
+    """Says that there are few validation samples, and whether they decide; nothing where there are enough."""
+    count = FEW_SAMPLES if validation is None else len(validation)
+    if count >= FEW_SAMPLES:
+        return []
+    if count < DECIDING_SAMPLES and not few_decide:
+        return [
+            f"Only {count} validation samples, too few to decide: the result is judged on made-up inputs."
+        ]
+    return [f"Only {count} validation samples: the accuracy is a rough guess."]
 
 
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
