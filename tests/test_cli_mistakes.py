@@ -220,7 +220,9 @@ def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:
         }""").save(tmp_path / "net.onnx")
     data, target = tmp_path / "train.npz", tmp_path / "out.onnx"
     np.savez(data, x=np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
-    code, _, err = run("compress", tmp_path / "net.onnx", target, "--data", data, "--prune", "2x")
+    code, _, err = run(
+        "compress", tmp_path / "net.onnx", target, "--data", data, "--prune", "2x", "--fine-tune"
+    )
     assert code == 1
     assert err.startswith("error: pass ")
     assert "HardSwish" in err
