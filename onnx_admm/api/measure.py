@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, Sile
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.fixed_draws import random_operators
-from onnx_admm.model.scores import OutputRoles, output_roles
+from onnx_admm.model.scores import OutputRoles, counting_outputs, output_roles, squashed_outputs
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
-from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.evaluation import LEAST_SQUASHED_RMS, evaluate
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.sessions import ModelSource, open_session
@@ -173,19 +174,40 @@ def _difference(model: str | os.PathLike[str], data: Dataset) -> float:
         for batch in data.batches(_CHECKED_SAMPLES)
         for pair in zip(*(run_samples(session, batch.feeds) for session in sessions), strict=True)
     ]
-    worst = 0.0
+    floors = dict.fromkeys(squashed_outputs(view), LEAST_SQUASHED_RMS)
+    return largest_difference(((a.outputs, b.outputs) for a, b in pairs), floors, counting_outputs(view))
+
+
+def largest_difference(
+    pairs: Iterable[tuple[Feeds, Feeds]], floors: Mapping[str, float], counting: Collection[str]
+) -> float:
+    """Largest difference between float outputs of pairs of runs, as a share of the largest of each output.
+
+    An output's largest value is that of all runs, since one run may give next to nothing.
+
+    Args:
+        pairs: outputs of one run and of the other.
+        floors: what the largest value of an output counts as at least, by name.
+        counting: outputs that only compare, round or count; these jump for nothing and are left out.
+    """
+    apart: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for plain, optimised in pairs:
-        for name, expected in plain.outputs.items():
-            if np.issubdtype(expected.dtype, np.floating):
-                worst = max(worst, _relative(expected, optimised.outputs[name]))
-    return worst
+        for name, expected in plain.items():
+            if np.issubdtype(expected.dtype, np.floating) and name not in counting:
+                apart[name] = max(apart.get(name, 0.0), _apart(expected, optimised[name]))
+                finite = np.abs(expected[np.isfinite(expected)])
+                largest[name] = max(
+                    largest.get(name, floors.get(name, 1e-12)), float(finite.max(initial=0.0))
+                )
+    return max((apart[name] / largest[name] for name in apart), default=0.0)
 
 
-def _relative(expected: Array, got: Array) -> float:
+def _apart(expected: Array, got: Array) -> float:
+    """Largest difference; inf where the shape or what is finite differs."""
     if expected.shape != got.shape:
         return np.inf
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(got)):
         return np.inf
-    largest = float(np.abs(expected[finite]).max(initial=0.0))
-    return float(np.abs(expected[finite] - got[finite]).max(initial=0.0)) / max(largest, 1e-12)
+    return float(np.abs(expected[finite] - got[finite]).max(initial=0.0))
