@@ -60,7 +60,7 @@ def test_no_epochs_take_the_nearest_point_and_a_second_run_changes_nothing(
     "step",
     [
         {"name": "fine_tune", "epochs": 0},
-        {"name": "fine_tune", "epochs": 1, "learning_rate": 0.0, "end_rate": 0.0},
+        {"name": "fine_tune", "epochs": 1, "learning_rate": 1e-30, "end_rate": 1e-30},
         {**PRUNE, "keep": 1.0},
         {"name": "drop_dead_channels"},
         {"name": "share_scales"},
