@@ -169,12 +169,14 @@ STOPS = (Interrupted, RunStopped, KeyboardInterrupt)
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Put ``place`` before the place that an error from inside names: a pass before its layer."""
+    """Put ``place`` before the place that an error from inside names, unless it begins so already."""
     try:
         yield
     except OnnxAdmmError as error:
-        error.where = place if error.where is None else f"{place}: {error.where}"
-        error.args = (error._sentence(),)
+        inner = "" if error.where is None else str(error.where)
+        if not inner.startswith(place):
+            error.where = f"{place}: {inner}" if inner else place
+            error.args = (error._sentence(),)
         raise
 
 

@@ -87,7 +87,7 @@ def test_settings_are_checked() -> None:
     assert cost_model("admm-nn,curve=analytic,dense_gmac_s=3") == AdmmNnCostModel(
         curve="analytic", dense_gmac_s=3
     )
-    with pytest.raises(RecipeError, match="dense_gmac_s has to be above 0"):
+    with pytest.raises(RecipeError, match="key 'dense_gmac_s': input should be greater than 0"):
         cost_model("admm-nn,dense_gmac_s=0")
     with pytest.raises(RecipeError, match=r"key 'curve': input should be 'published' or 'analytic'"):
         cost_model("admm-nn,curve=measured")

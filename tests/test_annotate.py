@@ -76,7 +76,7 @@ def test_nodes_without_a_price_say_why(tmp_path: Path) -> None:
         net (float[2,3] x) => (float[2,2] y) <float[2,3] w>
         {
             t = Transpose (w)
-            e = Einsum <equation = "ij->ij"> (x)
+            e = Einsum <equation = "...j->...j"> (x)
             y = MatMul (e, t)
         }
     """)

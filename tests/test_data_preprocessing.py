@@ -42,12 +42,12 @@ def test_a_table_of_keys() -> None:
     [
         ({"scael": 1}, "p: unknown key 'scael'; expected one of scale, mean, std, .* Did you mean 'scale'?"),
         ({"std": [1, 0]}, "p: std: a zero, and pixels are divided by it; got"),
-        ({"mean": [float("nan")]}, "p: mean: a number that is not finite, or none"),
+        ({"mean": [float("nan")]}, "p, key 'mean': a number that is not finite"),
         ({"mean": []}, "p: mean: a number that is not finite, or none"),
         ({"scale": "big"}, "p, key 'scale': .*valid number; got 'big'"),
-        ({"scale": float("inf")}, "p: scale: a number that is not finite"),
+        ({"scale": float("inf")}, "p, key 'scale': a number that is not finite"),
         ({"layout": "NWHC"}, "p, key 'layout': .*'NCHW'.*; got 'NWHC'"),
-        ({"size": [0, 3]}, r"p: size: an empty image; got \[0, 3\]"),
+        ({"size": [0, 3]}, r"p: size: an empty image, or one too large; got \[0, 3\]"),
         ({"size": 32}, "p, key 'size': "),
     ],
 )

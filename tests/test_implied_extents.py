@@ -11,7 +11,7 @@ import pytest
 
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.data.implied_extents import with_implied_extents
-from onnx_admm.data.synthetic_shapes import MOST_ELEMENTS, candidate_shapes
+from onnx_admm.data.synthetic_shapes import MOST_ELEMENTS, candidate_families
 from onnx_admm.errors import LimitReached
 from onnx_admm.limits import run_within
 from onnx_admm.model import ModelView
@@ -111,9 +111,9 @@ def test_samples_of_open_axes_are_bounded(axes: int) -> None:
     names = ",".join("bcdefghij"[: axes + 1])
     view = parse_text(f"{HEAD} g (float[{names}] x) => (float[{names}] y) {{ y = Relu (x) }}")
     signature = view.signature()
-    shapes = list(candidate_shapes(signature.inputs, signature.outputs, {}))
-    assert len(shapes) >= 2
-    assert max(math.prod(shape) for [shape] in shapes) <= MOST_ELEMENTS
+    (candidates,) = candidate_families(signature.inputs, signature.outputs, {})
+    assert len(candidates) >= 2
+    assert max(math.prod(shape) for candidate in candidates for shape in candidate.shapes) <= MOST_ELEMENTS
 
 
 def test_a_sample_that_the_model_fixes_too_large_is_a_sentence() -> None:

@@ -158,7 +158,10 @@ def test_devices_name_their_sources() -> None:
     [
         ('device = "x"\nbandwidth_gb_s = 1', "the key 'peak_gmac_s' is missing"),
         ('device = "x"\npeak_gmac_s = {}\nbandwidth_gb_s = 1', "needs a figure above 0"),
-        ('device = "x"\npeak_gmac_s = {float32 = 1}\nbandwidth_gb_s = 0', "bandwidth_gb_s has to be above 0"),
+        (
+            'device = "x"\npeak_gmac_s = {float32 = 1}\nbandwidth_gb_s = 0',
+            "key 'bandwidth_gb_s': input",
+        ),
         ('device = "x"\npeak_gmac_s = {float32 = 1}\nbandwith_gb_s = 1', "Did you mean 'bandwidth_gb_s'"),
         ('device = "x"\npeak_gmac_s = {float32 = "fast"}\nbandwidth_gb_s = 1', "got 'fast'"),
         (

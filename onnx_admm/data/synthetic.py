@@ -153,7 +153,7 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
         again = first_that_runs(model, (other.samples(PROBED_SAMPLES, 0) for other in others))
         if not again.not_finite or (found.useless and not again.useless):
             return others[again.index]
-    if found.useless:
+    if found.useless and not _has_wrong_weights(model):
         raise DataError(
             "the model gives no finite values with the inputs that were made up for it",
             where=", ".join(name for name in ways if ways[name]) or ", ".join(ways),
@@ -161,6 +161,11 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
             hint="Give some real samples: --data D.npz.",
         )
     return maker
+
+
+def _has_wrong_weights(model: ModelView) -> bool:
+    """Whether the model's own weights hold NaN or infinity: then no input is to blame."""
+    return any(not np.isfinite(model.read(site)).all() for site in model.sites())
 
 
 def _first(model: ModelView, makers: list[_Maker]) -> Found:

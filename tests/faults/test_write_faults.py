@@ -175,7 +175,14 @@ def check(scene: Scene, fault: str, at: int, call: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("external", "old"), [(True, True), (True, False), (False, True)])
+EVERY = os.environ.get("ONNX_ADMM_ALL_FAULTS") == "1"
+LONG = pytest.mark.skipif(not EVERY, reason="takes a minute: make faults runs it")
+
+
+@pytest.mark.parametrize(
+    ("external", "old"),
+    [(True, True), pytest.param(True, False, marks=LONG), pytest.param(False, True, marks=LONG)],
+)
 @pytest.mark.slow
 def test_faults_at_every_call_of_a_run(make_scene: MakeScene, external: bool, old: bool) -> None:
     """What a fault leaves is removed by the next run where the fault was in the removal itself, or a kill.
@@ -185,7 +192,6 @@ def test_faults_at_every_call_of_a_run(make_scene: MakeScene, external: bool, ol
     scene = make_scene(external=external, old=old)
     calls = calls_of(scene)
     assert len(calls) > 20
-    every = os.environ.get("ONNX_ADMM_ALL_FAULTS") == "1"
     for at, call in enumerate(calls):
-        for fault in FAULTS if every else (FAULTS[(at + 2 * external + old) % len(FAULTS)],):
+        for fault in FAULTS if EVERY else (FAULTS[(at + 2 * external + old) % len(FAULTS)],):
             assert not (found := check(scene, fault, at, call)), (fault, at, call, found)
