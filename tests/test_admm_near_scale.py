@@ -100,6 +100,6 @@ def test_many_slices_take_the_shares_that_pilots_took() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_magnitudes_do_not_matter(dtype: type, scale: float) -> None:
     rows = np.abs(np.random.default_rng(4).normal(size=(5, 64)) * scale).astype(dtype)
-    expected = near_scales((rows / np.float64(rows.max())), None, CodeRange(0, 7)).scales
+    expected = near_scales(rows.astype(np.float64) / float(rows.max()), None, CodeRange(0, 7)).scales
     found = near_scales(rows, None, CodeRange(0, 7)).scales
     assert found / float(rows.max()) == pytest.approx(expected, rel=2e-3)
