@@ -94,6 +94,28 @@ def test_every_file_that_is_read_is_safe(
     assert not Path("small.onnx").exists()
 
 
+PROFILE = 'device = "board"\npeak_gmac_s = {float32 = 1}\nbandwidth_gb_s = 1\n'
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "annotate net.onnx board.toml --cost-model roofline:board.toml --bind N=1",
+        "compress net.onnx board.toml --recipe recipe.toml",
+        "compress net.onnx out.onnx --report board.toml --recipe recipe.toml",
+    ],
+)
+def test_a_profile_is_safe_also_where_a_recipe_names_it(
+    net: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(net.parent)
+    Path("board.toml").write_text(PROFILE)
+    Path("recipe.toml").write_text('cost_model = "roofline:board.toml"\n[[pass]]\nname = "fold_bias"\n')
+    code, _, err = run(*command.split())
+    assert (code, "would overwrite the profile" in err) == (2, True), err
+    assert Path("board.toml").read_text() == PROFILE
+
+
 def test_external_weights_are_safe_wherever_they_lie(external: Path, run: RunCommand) -> None:
     data = external.parent / "small.onnx.data"
     before = data.read_bytes()

@@ -23,6 +23,8 @@ def annotate(
     target: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
+    *,
+    profile: str | os.PathLike[str] | None = None,
 ) -> CostFacts:
     """Write what each node costs as it stands in ``source`` into ``metadata_props`` of a copy at ``target``.
 
@@ -31,6 +33,13 @@ def annotate(
     least pruning ratio that pays, ``never`` where none does; of several weights each with its name); or
     ``unpriced``, ``folded`` and why. The model also gets each figure's ``.total``, ``.composition``,
     ``.bindings`` and ``.assumes``.
+
+    Args:
+        source: the model.
+        target: where the copy goes.
+        cost_model: what prices the nodes.
+        bindings: extents of open axes, by symbol or place.
+        profile: the file that the cost model was read from; it is not written over.
 
     Returns:
         What was written, as data.
@@ -43,6 +52,7 @@ def annotate(
     """
     files = RunFiles()
     files.read_model(source, "the model")
+    files.read(profile, "the profile")
     files.write(target, "the annotated copy")
     files.check()
     view = ModelView.load(source)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,9 @@ class Compression:
             files.read_data(samples, what)
         files.read(self.recipe, "the recipe")
         files.read(self.preprocessing, "the preprocessing")
+        with suppress(UsageError):  # a recipe that cannot be read is refused when the run is planned
+            stated = self.settled_recipe().cost_model
+            files.read(None if stated is None else profile_file(stated), "the profile")
         files.read(None if self.cost_model is None else profile_file(self.cost_model), "the profile")
         for checkpoint in () if self.resume is None else checkpoint_files(Path(self.resume)):
             files.read(checkpoint, "a checkpoint", is_fixed=False)

@@ -28,7 +28,10 @@ def annotate(
     """
     from onnx_admm import api
     from onnx_admm.registry import cost_model as find
+    from onnx_admm.registry import profile_file
 
-    facts = api.annotate(source, target, find(cost_model), parse_bindings(bind or ()))
+    facts = api.annotate(
+        source, target, find(cost_model), parse_bindings(bind or ()), profile=profile_file(cost_model)
+    )
     nodes = {(row.scope, row.node) for row in facts.rows}
     say(f"{target} written: {len(nodes)} nodes priced by '{cost_model}', {len(facts.unpriced)} not.")
