@@ -1,4 +1,4 @@
-"""A ladder of budgets: files, the table, the frontier and the picture."""
+"""Several budgets: files, the table, the frontier and the picture."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_files_and_table(run: RunCommand, net: Path, samples: Path) -> None:
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "frontier" in out
-    assert "The ladder ended: " in out
+    assert "The sweep ended: " in out
     assert "the budget is not reachable, whatever the accuracy" in out
     rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert [row["asked"] for row in rows] == ["0.8", "0.4"]

@@ -1,4 +1,4 @@
-"""The frontier of size, cost and accuracy: one model under a ladder of budgets, measured once."""
+"""The frontier of size, cost and accuracy: one model under several budgets, measured once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Swept:
     Attributes:
         points: in the order of their budgets, the mildest first.
         table: the CSV file.
-        end: why the ladder ended early; None where it did not.
+        end: why the sweep ended early; None where it did not.
     """
 
     points: tuple[Point, ...]
@@ -41,7 +41,7 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A ladder of budgets for one figure.
+    """Several budgets for one figure.
 
     Attributes:
         job: data, target and settings of every run; what it says of budgets, recipes and reports is not used.
@@ -59,7 +59,7 @@ class Sweep:
     def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
         """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
 
-        Layers are measured once, at the first budget. A budget that no treatment reaches ends the ladder. A
+        Layers are measured once, at the first budget. A budget that no treatment reaches ends the sweep. A
         file that misses a promise (see ``report.gate``) is not written; its figures are.
 
         Raises:

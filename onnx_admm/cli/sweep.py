@@ -53,10 +53,10 @@ def sweep(
     ] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Compress a model under a ladder of budgets.
+    """Compress a model under several budgets.
 
     A file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The layers
-    are measured once. A budget that no treatment reaches ends the ladder. A file that misses a promise (the
+    are measured once. A budget that no treatment reaches ends the sweep. A file that misses a promise (the
     outputs change too much, for one) is not written; the table has its figures.
 
     \b
@@ -79,18 +79,18 @@ def sweep(
         progress=progress_bars(quiet=quiet),
     )
     try:
-        ladder = SHARES if shares is None else tuple(float(share) for share in shares.split(","))
+        budgets = SHARES if shares is None else tuple(float(share) for share in shares.split(","))
     except ValueError as error:
         raise UsageError(
             "not shares", where="--shares", got=repr(shares), expected="such as 0.5,0.2"
         ) from error
-    done = Sweep(job=job, figure=figure, shares=ladder, plot=plot).run(source, out)
+    done = Sweep(job=job, figure=figure, shares=budgets, plot=plot).run(source, out)
     if not quiet:
         from onnx_admm.report.tables import sweep_table
 
         show([sweep_table(done.points)])
         if done.end is not None:
-            show([f"The ladder ended: {done.end}"])
+            show([f"The sweep ended: {done.end}"])
         for point in done.points:
             if point.missed is not None:
                 show([f"{point.file} was not written: {point.missed}"])
