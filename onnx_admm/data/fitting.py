@@ -110,68 +110,13 @@ def check_shape(sample: tuple[int, ...], port: PortSpec, hint: str | None = None
     )
 
 
-class CastSource:
-    """Another source in another dtype; integers are checked to survive a narrower one."""
+class _Converted:
+    """Another source whose samples are converted or checked as they are taken.
 
-    def __init__(self, source: Source, dtype: np.dtype[np.generic], name: str) -> None:
-        self._source = source
-        self._dtype = dtype
-        self._name = name
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self._dtype
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return self._source.sample_shape
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def take(self, index: Index) -> Array:
-        array = self._source.take(index)
-        with np.errstate(over="ignore"):
-            cast: Array = array.astype(self._dtype)
-        if np.issubdtype(self._dtype, np.integer) and not np.array_equal(cast, array):
-            raise DataError(
-                "a number out of the input's range",
-                where=self._name,
-                got=f"{array.min()} to {array.max()}",
-                expected=f"{self._dtype}",
-            )
-        return cast
-
-
-class DecodedSource:
-    """Another source, of bytes, as the texts that they are in UTF-8."""
-
-    def __init__(self, source: Source, name: str) -> None:
-        self._source = source
-        self._name = name
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(f"U{self._source.dtype.itemsize}")
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return self._source.sample_shape
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def take(self, index: Index) -> Array:
-        array = self._source.take(index)
-        try:
-            texts: Array = np.char.decode(array, "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError("bytes that are no UTF-8", where=self._name, got=error.reason) from error
-        return texts
-
-
-class FiniteSource:
-    """Another source whose every sample is checked for NaN and infinity."""
+    Args:
+        source: where they come from.
+        name: of the graph input, for errors.
+    """
 
     def __init__(self, source: Source, name: str) -> None:
         self._source = source
@@ -189,7 +134,55 @@ class FiniteSource:
         return len(self._source)
 
     def take(self, index: Index) -> Array:
-        array = self._source.take(index)
+        return self._convert(self._source.take(index), index)
+
+    def _convert(self, array: Array, index: Index) -> Array:
+        raise NotImplementedError
+
+
+class CastSource(_Converted):
+    """Another source in another dtype; integers are checked to survive a narrower one."""
+
+    def __init__(self, source: Source, dtype: np.dtype[np.generic], name: str) -> None:
+        super().__init__(source, name)
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self._dtype
+
+    def _convert(self, array: Array, index: Index) -> Array:
+        with np.errstate(over="ignore"):
+            cast: Array = array.astype(self._dtype)
+        if np.issubdtype(self._dtype, np.integer) and not np.array_equal(cast, array):
+            raise DataError(
+                "a number out of the input's range",
+                where=self._name,
+                got=f"{array.min()} to {array.max()}",
+                expected=f"{self._dtype}",
+            )
+        return cast
+
+
+class DecodedSource(_Converted):
+    """Another source, of bytes, as the texts that they are in UTF-8."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return np.dtype(f"U{self._source.dtype.itemsize}")
+
+    def _convert(self, array: Array, index: Index) -> Array:
+        try:
+            texts: Array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError("bytes that are no UTF-8", where=self._name, got=error.reason) from error
+        return texts
+
+
+class FiniteSource(_Converted):
+    """Another source whose every sample is checked for NaN and infinity."""
+
+    def _convert(self, array: Array, index: Index) -> Array:
         finite = np.isfinite(array)
         if not finite.all():
             row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Array, Batch
-from onnx_admm.data.samples import SampleSet
+from onnx_admm.data.samples import SampleSet, checked_indices
 from onnx_admm.errors import DataError
 
 Places = npt.NDArray[np.int64]
@@ -85,10 +85,7 @@ class RaggedSamples:
         Raises:
             DataError: no indices, or one out of range.
         """
-        chosen = np.asarray(indices, dtype=np.int64)
-        outside = chosen[(chosen < 0) | (chosen >= len(self))]
-        if len(outside):
-            raise DataError("no such sample", got=int(outside[0]), expected=f"0 to {len(self) - 1}")
+        chosen = checked_indices(indices, len(self))
         if not len(chosen):
             raise DataError("the data holds no samples")
         return RaggedSamples(self._sets, self._places[chosen])

@@ -83,15 +83,25 @@ class SampleSet:
         Raises:
             DataError: no indices, or one out of range.
         """
-        chosen = np.asarray(indices, dtype=np.int64)
-        outside = chosen[(chosen < 0) | (chosen >= len(self))]
-        if len(outside):
-            raise DataError("no such sample", got=int(outside[0]), expected=f"0 to {len(self) - 1}")
+        chosen = checked_indices(indices, len(self))
         return SampleSet(self._sources, self._labels, index=self._index[chosen])
 
     def over(self, sources: Mapping[str, Source]) -> SampleSet:
         """The same samples and labels, read from other sources."""
         return SampleSet(sources, self._labels, index=self._index)
+
+
+def checked_indices(indices: Array, count: int) -> Index:
+    """Return indices of samples as integers.
+
+    Raises:
+        DataError: one lies out of range.
+    """
+    chosen = np.asarray(indices, dtype=np.int64)
+    outside = chosen[(chosen < 0) | (chosen >= count)]
+    if len(outside):
+        raise DataError("no such sample", got=int(outside[0]), expected=f"0 to {count - 1}")
+    return chosen
 
 
 def from_arrays(
