@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ _running: list[RunBudget] = []
 
 _WATCHED_EVERY_S = 0.05
 _GRACE_S = 10.0
+_STEPS = 100
+"""Of a loop, far more than pass between two places where CPython raises what another thread asked for."""
+
 _TOLD_AGAIN_S = 2.0
 _GROWN_BYTES = 256 << 20
 """Bytes, or a quarter, beyond what was in use at the limit, from where on there is no more waiting."""
@@ -109,7 +113,6 @@ class _Watch:
         self._budget = budget
         self._abandon = abandon
         self._watched = threading.get_ident()
-        self._is_told = False  # to take back what was not raised leaves CPython 3.11 looking for it for good
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="onnx-admm limits", daemon=True)
@@ -118,14 +121,31 @@ class _Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        with self._lock:
-            self._over.set()
-            if self._is_told:
-                _raise_in(self._watched, None)
+        """End the watch; an exception that is on its way comes up here and goes no further.
+
+        To take it back instead (a null pointer in its place) leaves CPython 3.11 looking for one for good:
+        under a tracer or a profiler the process then hangs.
+        """
+        is_over = False
+        while not is_over:
+            try:
+                with self._lock:
+                    self._over.set()
+                for _ in range(_STEPS):  # what is on its way is raised at one of them
+                    pass
+                is_over = True
+            except _Stopped:
+                continue
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
+        """Watch until the run is over; this thread is not traced.
+
+        In CPython 3.11 a traced thread stands still while an exception for another one is on its way.
+        """
+        sys.settrace(None)
+        sys.setprofile(None)
         while not self._over.wait(_WATCHED_EVERY_S):
             self.reached = self._budget.reached()
             if self.reached is not None:
@@ -140,7 +160,6 @@ class _Watch:
             if waited % _TOLD_AGAIN_S < _WATCHED_EVERY_S:  # it may have come up in a callback, and be lost
                 with self._lock:
                     if not self._over.is_set():
-                        self._is_told = True
                         _raise_in(self._watched, _Stopped)
             self._over.wait(_WATCHED_EVERY_S)
             waited += _WATCHED_EVERY_S
@@ -149,8 +168,6 @@ class _Watch:
                 self._abandon(self.reached)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have a thread raise ``error`` at its next step in Python; None takes that back."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have a thread raise ``error`` at its next step in Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
