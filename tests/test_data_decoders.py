@@ -15,7 +15,7 @@ from onnx_admm.contracts import Array, Batch
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.model import ModelView
 from onnx_admm.runtime.evaluation import evaluate
-from tests.decoders import HEADS, ROWS, SIZE, WORDS, decoder
+from decoders import HEADS, ROWS, SIZE, WORDS, decoder
 
 
 def both(model: ModelView) -> tuple[Batch, Batch]:
