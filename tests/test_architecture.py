@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 LEVELS = (
-    {"errors", "printable"},
+    {"errors", "file_lock", "printable"},
+    {"temporary_folder"},
     {"limits"},
     {"worker"},
     {"admm", "model", "name_patterns", "named_arrays", "ranges", "settings", "transforms"},

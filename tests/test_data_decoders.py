@@ -9,13 +9,13 @@ import onnx
 import onnx.numpy_helper
 import onnx.parser
 import pytest
+from decoders import HEADS, ROWS, SIZE, WORDS, decoder
 
 from onnx_admm.api.compress import compress
 from onnx_admm.contracts import Array, Batch
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.model import ModelView
 from onnx_admm.runtime.evaluation import evaluate
-from decoders import HEADS, ROWS, SIZE, WORDS, decoder
 
 
 def both(model: ModelView) -> tuple[Batch, Batch]:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from onnx_admm.errors import OutputError, UsageError
+from onnx_admm.file_lock import try_lock
 
 _SUFFIX = ".onnx-admm"
 _LOCK = "lock"
@@ -122,7 +123,7 @@ class OutputLock:
                 handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
             except FileNotFoundError:  # removed by the run that held it before
                 continue
-            if not _try_lock(handle):
+            if not try_lock(handle):
                 os.close(handle)
                 return False
             if _is_same(handle, self._file):
@@ -155,24 +156,3 @@ def _close(handle: int | None) -> None:
     if handle is not None:
         with contextlib.suppress(OSError):
             os.close(handle)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

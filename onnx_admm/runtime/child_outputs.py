@@ -6,7 +6,6 @@ The process is ``python -m onnx_admm.runtime.child_outputs MODEL FEEDS OUTPUTS O
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from onnx_admm.named_arrays import read_npz, write_npz
 from onnx_admm.runtime.child_process import run_module, text_of
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
+from onnx_admm.temporary_folder import TemporaryFolder
 
 LIMIT_S = 120.0
 """Seconds that the process may take, its start included."""
@@ -31,7 +31,7 @@ def outputs_in_child(model: ModelView, feeds: Mapping[str, Array], *, optimize: 
         UnsupportedModel: the runtime does not know an operator or the opset, or there is no runtime.
         WorkError: it fails, kills its process, or takes over `LIMIT_S`.
     """
-    with tempfile.TemporaryDirectory(prefix="onnx-admm-outputs-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         model = with_fixed_draws(model)
         try:

@@ -8,7 +8,6 @@ whatever memory they take. So a model nobody has run yet runs there first, on on
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from onnx_admm.limits.budget import RAISE_MEMORY, RAISE_TIME
 from onnx_admm.model.held import weight_bytes
 from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.installed import require_runtime
+from onnx_admm.temporary_folder import TemporaryFolder
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
 LIMIT_S = 20.0
@@ -84,7 +84,7 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
     require_runtime()
     failures: list[Failure] = []
     partly: list[Found] = []
-    with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
+    with TemporaryFolder() as name:
         file = Path(name) / "model.onnx"
         size = _write(model, file)
         left = LIMIT_S + size / _BYTES_PER_S if limit_s is None else limit_s
@@ -117,7 +117,7 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
         LimitReached: the run took too much time or memory.
     """
     require_runtime()
-    with tempfile.TemporaryDirectory(prefix="onnx-admm-probe-") as name:
+    with TemporaryFolder() as name:
         file = Path(name) / "model.onnx"
         size = _write(model, file)
         failure = _attempt(file, size, data, LIMIT_S + size / _BYTES_PER_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from onnx_admm.runtime.installed import (
     require_training,
     runtime_versions,
 )
+from onnx_admm.temporary_folder import TemporaryFolder
 
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 
@@ -159,7 +159,7 @@ def optimised_model(model: bytes) -> bytes:
         OnnxAdmmError: as ``open_session``.
     """
     require_runtime()
-    with tempfile.TemporaryDirectory(prefix="onnx-admm-") as folder:
+    with TemporaryFolder() as folder:
         path = os.path.join(folder, "optimised.onnx")
         Session(model, _Options(threads=1, optimize=True, save_as=path))
         with open(path, "rb") as file:
@@ -181,7 +181,7 @@ def _open_view(model: ModelView, options: _Options) -> Session:
         return Session(data, options, lambda: _serialised(fork))
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-admm-"))
+            folder = stack.enter_context(TemporaryFolder())
             path = os.path.join(folder, "model.onnx")
             model.save(path)
             session = Session(path, options)

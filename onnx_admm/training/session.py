@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from onnx_admm.model.training_form import (
     training_form,
 )
 from onnx_admm.runtime.sessions import open_session, require_training
+from onnx_admm.temporary_folder import TemporaryFolder
 from onnx_admm.training.artifacts import Request, build_artifacts
 from onnx_admm.training.bindings import TrainingSession
 from onnx_admm.training.feeder import Feeder, Targets
@@ -73,7 +73,7 @@ class OrtTrainingRun:
         if LABELS in self._form.inputs:
             targets = replace(targets, classes=logits.classes)
         self._feeder = Feeder(model, data, settings, targets)
-        self._folder = tempfile.TemporaryDirectory(prefix="onnx-admm-")
+        self._folder = TemporaryFolder()
         try:
             self._session = self._built(Path(self._folder.name))
         except BaseException:
