@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.helper as oh
+import onnx.numpy_helper
 import pytest
 from conftest import MLP
 
@@ -282,3 +284,24 @@ def test_replacing_takes_a_copy_and_keeps_the_shape(tiny_mlp: ModelView) -> None
         tiny_mlp.replace("w1", np.ones((16, 8), np.float32))
     with pytest.raises(UsageError, match="no such weight"):
         tiny_mlp.read("nothing")
+
+
+@pytest.mark.parametrize("op", ["Relu", "BiasGelu"])
+def test_outputs_of_unknown_rank_are_loaded_and_kept(tmp_path: Path, op: str) -> None:
+    """The checker of onnx refuses them; ONNX Runtime runs them, and its optimiser writes such models."""
+    domain = "com.microsoft" if op == "BiasGelu" else ""
+    names = ["x", "b"] if domain else ["x"]
+    graph = oh.make_graph(
+        [oh.make_node(op, names, ["y"], domain=domain)],
+        "g",
+        [oh.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])],
+        [oh.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.ones(4, np.float32), "b")],
+    )
+    opsets = [oh.make_opsetid("", 17), oh.make_opsetid("com.microsoft", 1)]
+    onnx.save(oh.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "in.onnx")
+    view = ModelView.load(tmp_path / "in.onnx")
+    assert view.signature().outputs[0].shape is None
+    view.save(tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx").graph.output[0]
+    assert not written.type.tensor_type.HasField("shape")

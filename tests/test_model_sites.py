@@ -15,7 +15,7 @@ from onnx.reference.ops.op_scatter_elements import scatter_elements
 from onnx.reference.ops.op_scatternd import _scatter_nd_impl
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import ModelView, decode, decode_constant
+from onnx_admm.model import ModelView, decode
 from onnx_admm.model.decode import Decoder, Workspace
 from onnx_admm.model.evaluate import evaluate_node
 
@@ -212,14 +212,14 @@ def test_an_encoded_weight_is_listed_and_read_dense(name: str) -> None:
     assert (site.name, site.editable, site.shape, site.dtype) == ("w", False, (2, 2), "float32")
     assert (site.out_axis, site.in_axis) == (1, 0)
     np.testing.assert_array_equal(view.read(site), expected)
-    decoded = decode_constant(view, "w")
+    decoded = view.decoded("w")
     assert (decoded.stored_bytes, decoded.shared_bytes) == (sum(a.nbytes for a in constants.values()), 0)
     with pytest.raises(UsageError, match="already encoded"):
         view.replace(site, expected)
 
 
 def test_a_plain_weight_is_its_own_storage(tiny_mlp: ModelView) -> None:
-    decoded = decode_constant(tiny_mlp, "w1")
+    decoded = tiny_mlp.decoded("w1")
     assert (decoded.stored_bytes, decoded.shared_bytes, decoded.stored_bits) == (512, 0, 32)
     np.testing.assert_array_equal(decoded.array, tiny_mlp.read("w1"))
 
@@ -255,7 +255,7 @@ def test_one_decoder_that_feeds_several_layers_is_shared_and_run_once(
     np.testing.assert_array_equal(view.read("w1"), [[0, 1], [-1, 1]])
     np.testing.assert_array_equal(view.read("w3"), [[-10, -10], [0, 10]])
     assert sorted(runs) == ["Cast", "Gather", "Mul", "Reshape", "Reshape", "Split"]
-    first, second = decode_constant(view, "w1"), decode_constant(view, "w3")
+    first, second = view.decoded("w1"), view.decoded("w3")
     assert first.stored_bytes == 0
     assert second.stored_bytes == 4  # its scale; codes, book, parts and shape serve both
     assert first.shared_bytes == second.shared_bytes == 8 + 12 + 16 + 16

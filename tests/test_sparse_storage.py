@@ -14,7 +14,7 @@ from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model import ModelView
 from onnx_admm.model.fingerprint import fingerprint
 from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_storage import mark_dense, mark_sparse
+from onnx_admm.model.sparse_marks import mark_dense, mark_sparse
 from onnx_admm.model.stored import stored_constants
 from onnx_admm.model.text import parse_text
 from onnx_admm.report import describe_model

@@ -17,13 +17,8 @@ from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.held import file_bytes, passes_full_check
 from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_storage import (
-    index_bytes,
-    initializer_names,
-    mark_dense,
-    mark_sparse,
-    marked_sparse,
-)
+from onnx_admm.model.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
+from onnx_admm.model.sparse_storage import index_bytes
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13

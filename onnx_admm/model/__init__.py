@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_admm.model.decode import Decoded, decode_constant
+    from onnx_admm.model.decode import Decoded
     from onnx_admm.model.edit import NodeRef, ValueRef
     from onnx_admm.model.opset import convert_opset
     from onnx_admm.model.profiles import LayerProfile, Operand, layer_profiles, node_profiles
@@ -29,7 +29,6 @@ _MODULES = {
     "ValueRef": "edit",
     "WeightSite": "sites",
     "convert_opset": "opset",
-    "decode_constant": "decode",
     "infer_shapes": "shapes",
     "layer_profiles": "profiles",
     "lower_ir_version": "runtime_limits",
@@ -47,7 +46,6 @@ __all__ = [
     "ValueRef",
     "WeightSite",
     "convert_opset",
-    "decode_constant",
     "infer_shapes",
     "layer_profiles",
     "lower_ir_version",

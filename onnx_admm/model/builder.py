@@ -8,9 +8,10 @@ import onnx_ir as ir
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model.edit import free_name, raise_ir_version, taken_names
-from onnx_admm.model.fragment import Array, Fragment
+from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
+from onnx_admm.model.wire_sizes import Array
 
 
 def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[str, str]) -> None:

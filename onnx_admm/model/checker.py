@@ -8,7 +8,7 @@ import onnx
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel
 from onnx_admm.model.guards import all_graphs, all_nodes
-from onnx_admm.model.onnx_worker import refusal, shape_refusal
+from onnx_admm.model.onnx_worker import inferred_shapes, refusal, shape_refusal
 from onnx_admm.model.sparse_storage import densify_sparse
 
 
@@ -24,7 +24,7 @@ def check_input(proto: onnx.ModelProto, where: str) -> None:
         ModelError: anything else the checker refuses.
         LimitReached: the checker takes too much time or memory.
     """
-    why = refusal(_self_contained(proto), full=False, where=where)
+    why = refusal(_with_ranks(_self_contained(proto)), full=False, where=where)
     if why is None:
         return
     reason = first_line(why)
@@ -65,7 +65,7 @@ def check_output(proto: onnx.ModelProto, where: str) -> None:
         OutputError: the checker refuses it.
         LimitReached: the checker takes too much time or memory.
     """
-    subject, why = _self_contained(proto), None
+    subject, why = _with_ranks(_self_contained(proto)), None
     if any(graph.sparse_initializer for graph in all_graphs(subject)):
         why = refusal(subject, full=False, where=where)  # shape inference knows no sparse ones (onnx 1.23)
         if subject is proto:
@@ -107,6 +107,32 @@ def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
                     onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, shape)
                 )
     return copy
+
+
+def _with_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or a copy where inputs and outputs of unknown rank have the one that inference finds.
+
+    The checker wants a shape of every input and output; runtimes do not. Where inference finds none either,
+    no check looks at the rank, and the copy has a scalar.
+    """
+    if not any(map(_lacks_rank, (*proto.graph.input, *proto.graph.output))):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    inferred = inferred_shapes(proto)
+    found = {} if inferred is None else {value.name: value for value in inferred.graph.output}
+    for value in (*copy.graph.input, *copy.graph.output):
+        if _lacks_rank(value):
+            known = found.get(value.name)
+            if known is not None and not _lacks_rank(known):
+                value.CopyFrom(known)
+            else:
+                value.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _lacks_rank(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def _lies_outside(tensor: onnx.TensorProto) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,6 @@ from onnx_admm.model.constants import constant_tensor, stored_tensor
 from onnx_admm.model.decoded_form import Form, Shape, form_of
 from onnx_admm.model.evaluate import NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.guards import expansion_limit
-
-if TYPE_CHECKING:
-    from onnx_admm.model.sites import WeightSite
-    from onnx_admm.model.view import ModelView
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +35,6 @@ class Decoded:
     stored_bytes: int
     shared_bytes: int
     stored_bits: int
-
-
-def decode_constant(view: ModelView, site: WeightSite | str) -> Decoded:
-    """A site's dense weight and the bytes it is stored in, whether plain or encoded.
-
-    Raises:
-        UsageError: no such site.
-    """
-    return view.decoded(site)
 
 
 _STEP = 256

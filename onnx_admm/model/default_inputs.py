@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_admm.model.fragment import LEAST_IR_VERSION
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION
 
 _BY_HABIT = 0.9
 

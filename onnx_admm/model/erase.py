@@ -13,11 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass
 
 from onnx_admm.model.edit import bypass, free_name
-from onnx_admm.model.fragment import LEAST_IR_VERSION, prefers_varints
 from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.shapes import Shape, wrong_shapes
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION, prefers_varints
 
 _LETTERS = string.ascii_letters + "_"
 _REST = _LETTERS + string.digits

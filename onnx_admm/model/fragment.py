@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION, Array, content_bytes, varint_bytes
+
 AttributeValue = int | float | str | tuple[int, ...]
 
 _SINCE = {
@@ -29,11 +29,6 @@ _TYPE_SINCE = {"float8_e4m3fn": (19, 9), "int4": (21, 10), "uint4": (21, 10)}
 """Oldest opset and IR version that know an element type."""
 
 _NAME = 3  # tag, length, one character
-LEAST_IR_VERSION = 4
-"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
-
-_VARINT_KINDS = "iub"
-_NIBBLES = ("int4", "uint4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +101,6 @@ class Fragment:
     def _fresh(self) -> str:
         self._count += 1
         return f"v{self._count}"
-
-
-def varint_bytes(value: int) -> int:
-    """Bytes of an integer as a protobuf varint; a negative one takes ten."""
-    return 10 if value < 0 else max(1, -(-value.bit_length() // 7))
-
-
-def prefers_varints(array: Array) -> bool:
-    """Whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``.
-
-    Bytes never are: a varint takes one at least.
-    """
-    if array.dtype.kind not in _VARINT_KINDS or array.itemsize == 1 or not 0 < array.size <= 1 << 16:
-        return False
-    return sum(varint_bytes(int(value)) for value in array.flat) < _raw_bytes(array)
-
-
-def content_bytes(array: Array) -> int:
-    """Bytes of a tensor's content in the smaller of the two forms."""
-    if prefers_varints(array):
-        return sum(varint_bytes(int(value)) for value in array.flat)
-    return _raw_bytes(array)
-
-
-def _raw_bytes(array: Array) -> int:
-    return (array.size + 1) // 2 if array.dtype.name in _NIBBLES else array.nbytes
 
 
 def tensor_bytes(array: Array) -> int:

@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from onnx_admm.model.erase import forget_wrong_shapes
+from onnx_admm.model.names import label
 from onnx_admm.model.profiles import LayerProfile
-from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]

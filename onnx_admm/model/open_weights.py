@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.edit import free_name, taken_names
-from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.sites import FoundSite
 from onnx_admm.model.view import ModelView
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION
 
 
 def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:

@@ -23,11 +23,11 @@ from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import taken_names
 from onnx_admm.model.files import skeleton_of
 from onnx_admm.model.map_tail import tail_of
+from onnx_admm.model.names import label
 from onnx_admm.model.opset_check import Form, Known, difference
 from onnx_admm.model.opset_steps import STEPS, NodeEdit, NoStep
 from onnx_admm.model.shape_propagation import extents
 from onnx_admm.model.shapes import infer
-from onnx_admm.model.sites import label
 from onnx_admm.model.view import ModelView
 
 _HINT = "Export the model again at that opset."

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import free_name
-from onnx_admm.model.sites import label
+from onnx_admm.model.names import label
 
 Array = npt.NDArray[Any]
 

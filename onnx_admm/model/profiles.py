@@ -16,9 +16,10 @@ from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.levels import level_bits
 from onnx_admm.model.macs import count_macs, weight_operands
+from onnx_admm.model.names import label
 from onnx_admm.model.shape_propagation import extents, known
 from onnx_admm.model.shapes import Inference, Shape, infer
-from onnx_admm.model.sites import FoundSite, label
+from onnx_admm.model.sites import FoundSite
 from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnx_admm.model.sites import label, unique
+from onnx_admm.model.names import label, unique
 
 Body = ir.Graph | ir.Function
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from onnx_admm.limits import current_budget
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
-from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.onnx_worker import inferred_shapes
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION
 
 _SMALL = 4096  # elements of a shape computation; anything larger is data
 _DATA_BYTES = 1024  # constants up to this size are shown to the inference of a node

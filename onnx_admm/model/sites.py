@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.decode import Decoder, Workspace, cone_of
 from onnx_admm.model.einsum import channel_axes
+from onnx_admm.model.names import label, unique
 from onnx_admm.model.tables import decodes, is_table, stored_table
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
@@ -261,11 +262,6 @@ class _Form:
     editable: bool
 
 
-def label(node: ir.Node) -> str:
-    """How a node is called: its name, else its first output's, else its operator."""
-    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
-
-
 def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
     """The stored constant behind a chain of reshapes, and whether there was one."""
     reshaped = False
@@ -275,13 +271,3 @@ def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
             break
         value, reshaped = producer.inputs[0], reshaped or producer.op_type != "Identity"
     return value, reshaped
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """``name``, numbered from ``#2`` on where it is taken; it is taken from then on."""
-    free, number = name, 1
-    while free in taken:
-        number += 1
-        free = f"{name}#{number}"
-    taken.add(free)
-    return free

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.decode import Workspace, cone_of
-from onnx_admm.model.sites import label
+from onnx_admm.model.names import label
 from onnx_admm.model.view import ModelView
 
 _INTEGER_OPERATORS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}

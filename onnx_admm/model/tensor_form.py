@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_admm.model.fragment import Array, prefers_varints, varint_bytes
+from onnx_admm.model.wire_sizes import Array, prefers_varints, varint_bytes
 
 _TYPED_FIELDS: dict[int, str] = {
     onnx.TensorProto.INT64: "int64_data",

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 
 from onnx_admm.errors import ModelError
-from onnx_admm.model.fragment import LEAST_IR_VERSION
 from onnx_admm.model.view import ModelView
+from onnx_admm.model.wire_sizes import LEAST_IR_VERSION
 
 
 def parse_text(

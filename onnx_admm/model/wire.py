@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.file_bytes import FileBytes
 from onnx_admm.model.file_tensor import KEPT_IN_FILES_FROM_BYTES
-from onnx_admm.model.fragment import varint_bytes
+from onnx_admm.model.wire_sizes import varint_bytes
 
 Bytes = bytes | FileBytes
 Piece = bytes | ir.TensorProtocol

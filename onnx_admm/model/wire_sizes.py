@@ -1,0 +1,44 @@
+"""Bytes that numbers and tensors take in the protobuf wire format.
+
+Source: https://protobuf.dev/programming-guides/encoding: a varint takes one byte for every 7 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+LEAST_IR_VERSION = 4
+"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
+
+_VARINT_KINDS = "iub"
+_NIBBLES = ("int4", "uint4")
+
+
+def varint_bytes(value: int) -> int:
+    """Bytes of an integer as a protobuf varint; a negative one takes ten."""
+    return 10 if value < 0 else max(1, -(-value.bit_length() // 7))
+
+
+def prefers_varints(array: Array) -> bool:
+    """Whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``.
+
+    Bytes never are: a varint takes one at least.
+    """
+    if array.dtype.kind not in _VARINT_KINDS or array.itemsize == 1 or not 0 < array.size <= 1 << 16:
+        return False
+    return sum(varint_bytes(int(value)) for value in array.flat) < _raw_bytes(array)
+
+
+def content_bytes(array: Array) -> int:
+    """Bytes of a tensor's content in the smaller of the two forms."""
+    if prefers_varints(array):
+        return sum(varint_bytes(int(value)) for value in array.flat)
+    return _raw_bytes(array)
+
+
+def _raw_bytes(array: Array) -> int:
+    return (array.size + 1) // 2 if array.dtype.name in _NIBBLES else array.nbytes
