@@ -10,14 +10,15 @@ import numpy as np
 
 from onnx_admm.contracts import Cost, LayerProfile, Operand, Treatment
 from onnx_admm.errors import UnpricedOperator
+from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.ranges import NonNegative, Positive, PositiveShare, Width
 
 _GIGA, _MICRO, _PICO = 1e9, 1e-6, 1e-12
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv"}
-_VIEWS = {"Dropout", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
+_PRODUCTS = operators_with(Trait.CONVOLVES, Trait.MULTIPLIES)
+_VIEWS = operators_with(Trait.VIEWS)
 """Operators that move nothing."""
 
-_CONTAINERS = {"If", "Loop", "Scan", "SequenceMap"}
+_CONTAINERS = operators_with(Trait.CONTAINS)
 """What is in them has rows of its own."""
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from onnx_admm.contracts import Array
 from onnx_admm.model import ModelView, NodeRef, ValueRef
+from onnx_admm.model.operators import biased_operators
 
-BIASED = ("Conv", "ConvTranspose", "Gemm")
+BIASED = tuple(biased_operators())
 """Linear operators whose third input is a bias."""
 
 OLDEST_OPSET = 7

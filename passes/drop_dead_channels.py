@@ -19,11 +19,9 @@ from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport,
 from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.channel_groups import ChannelGroup, Port, find_channel_groups
 from onnx_admm.model.erase import forget_shapes
+from onnx_admm.model.operators import Trait, operators_with
 
-_KEEPS_CONSTANTS = {
-    "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "ReduceMax",
-    "ReduceMean", "Reshape",
-}  # fmt: skip
+_KEEPS_CONSTANTS = operators_with(Trait.KEEPS_CONSTANTS)
 
 Constants = dict[ValueRef, Array]
 """By value: what each channel is everywhere, float64; NaN where it is not one number."""

@@ -20,11 +20,9 @@ import numpy as np
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.model.channel_groups import ChannelGroup, Port, find_channel_groups
+from onnx_admm.model.operators import Trait, operators_with
 
-_HOMOGENEOUS = {
-    "Add", "AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
-    "MaxPool", "ReduceMax", "ReduceMean", "Relu", "Reshape",
-}  # fmt: skip
+_HOMOGENEOUS = operators_with(Trait.HOMOGENEOUS)
 _MISFIT = 1e-6
 """Largest error of a logarithm at which the equations count as solved."""
 

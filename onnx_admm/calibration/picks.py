@@ -16,15 +16,14 @@ import numpy as np
 from onnx_admm.calibration.draws import Positions, Shares
 from onnx_admm.contracts import Array
 from onnx_admm.model import NodeRef
+from onnx_admm.model.operators import Trait, operators_with
 
-_ELEMENTWISE = {
-    *("Add", "BatchNormalization", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
-    *("HardSwish", "Identity", "LeakyRelu", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Selu", "Sigmoid"),
-    *("Slice", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze"),
+_ELEMENTWISE = operators_with(Trait.UNARY, Trait.BROADCASTS, Trait.CASTS) | {
+    *("BatchNormalization", "Slice", "Squeeze", "Unsqueeze"),
 }
 """Operators that leave every place where it is; a Slice that crops is noticed by its extents."""
 
-_MAXIMA = {"GlobalMaxPool", "ReduceMax"}
+_MAXIMA = operators_with(Trait.TAKES_MAXIMA)
 
 _UNPICKED = 0.2
 """Share of the rows that is drawn from all alike: what is not picked must not come out on top."""

@@ -9,25 +9,15 @@ from dataclasses import dataclass, field, replace
 from onnx_admm.contracts import ModelView, PortSpec
 from onnx_admm.data.synthetic_shapes import Extent, extents
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.operators import Trait, operators_with, second_operands
 
-# fmt: off
-_SAME_SHAPE = frozenset(
-    {
-        "Abs", "Cast", "Ceil", "Clip", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf",
-        "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "ImageScaler", "LeakyRelu", "Log",
-        "LogSoftmax", "LpNormalization", "LRN", "Mish", "Neg", "QuantizeLinear", "Reciprocal", "Relu",
-        "Round", "Selu", "Sigmoid", "Sign", "Sin", "Cos", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
-        "ThresholdedRelu",
-    }
-)
-_SAME_CHANNELS = frozenset(
-    {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Pad", "Resize", "Upsample"}
-)
-_BROADCASTING = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "PRelu", "Sub", "Sum"})
-# fmt: on
-_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+_SAME_SHAPE = operators_with(Trait.KEEPS_SHAPE) | {"ImageScaler"}
+_SAME_CHANNELS = operators_with(Trait.KEEPS_CHANNELS)
+_BROADCASTING = operators_with(Trait.BROADCASTS) - operators_with(Trait.DISCRETE)
+_CONVOLUTIONS = second_operands(Trait.CONVOLVES)
+_CONVOLUTIONS.pop("ConvTranspose")  # its weight begins with the input channels
+_PRODUCTS = {name: index for name, index in second_operands(Trait.MULTIPLIES).items() if name != "Gemm"}
+_RECURRENT = operators_with(Trait.RECURRENT)
 _FIRST_SPATIAL = 2
 
 Axes = tuple[int | None, ...]

@@ -23,15 +23,11 @@ from onnx_admm.data.synthetic_normalisation import implied_scale
 from onnx_admm.data.synthetic_shapes import MASK_NAME, extents, image_axes
 from onnx_admm.data.synthetic_texts import text_draw
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.operators import Trait, operators_with
 
-# fmt: off
-_PASSING = frozenset(
-    {
-        "Cast", "Clip", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice",
-        "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-    }
-)
-# fmt: on
+_PASSING = operators_with(
+    Trait.REARRANGES, Trait.CASTS, Trait.CUTS, Trait.LOOKS_UP, Trait.REPEATS, Trait.JOINS, Trait.PADS
+) | {"Clip"}
 """Operators behind which an integer is still the same integer."""
 
 _RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}

@@ -7,14 +7,16 @@ import numpy as np
 from onnx_admm.data.synthetic_draws import Choice
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.operators import Trait, operators_with
 
 _VOCABULARIES = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary")
 """Attributes that list texts which an operator looks up; what it gives for them is in others."""
 
-_HANDING_ON = {
-    "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze",
-    "StringNormalizer", "StringSplit", "Transpose", "Unsqueeze", "ai.onnx.ml::ArrayFeatureExtractor",
-}  # fmt: skip
+_HANDING_ON = operators_with(Trait.REARRANGES, Trait.CUTS, Trait.LOOKS_UP, Trait.REPEATS, Trait.JOINS) | {
+    "StringNormalizer",
+    "StringSplit",
+    "ai.onnx.ml::ArrayFeatureExtractor",
+}
 """Operators behind which a text is still a text of the same vocabulary."""
 
 

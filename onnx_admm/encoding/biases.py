@@ -15,8 +15,9 @@ from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.codebook import Weight
 from onnx_admm.encoding.vector_coder import BiasType, round_vectors
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.operators import biased_operators
 
-BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+BIAS_SLOTS = biased_operators()
 """Operators with a bias of their own: the input it stands at."""
 
 MOST_ROUNDING = 0.1

@@ -19,12 +19,13 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.view import ModelView
 
-CHOOSING = {"Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK"}
+CHOOSING = operators_with(Trait.CHOOSES)
 """Operators that give or compare the scores of classes along their ``axis``."""
 
-MOVING = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose", "Expand"}
+MOVING = operators_with(Trait.REARRANGES, Trait.CASTS) | {"Expand"}
 _DEFAULT_AXIS = {"ArgMax": 0, "ArgMin": 0}
 _SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Hardmax", "Identity", "Cast"}
 _FLATTENING = {"Softmax", "LogSoftmax", "Hardmax"}

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-_HANDING_ON = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+from onnx_admm.model.operators import Trait, operators_with
+
+_HANDING_ON = operators_with(Trait.REARRANGES, Trait.CASTS)
 """Operators that hand their first input on, value by value."""
 
 

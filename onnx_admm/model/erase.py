@@ -14,6 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 
 from onnx_admm.model.edit import bypass, free_name
 from onnx_admm.model.map_tail import tail_of
+from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.shapes import Shape, wrong_shapes
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
@@ -24,8 +25,8 @@ _REST = _LETTERS + string.digits
 _NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 """List attributes that mean nothing where every entry is this; their defaults are not in the schema."""
 
-_WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv"}
-_WEIGHTED = {"Conv", "ConvTranspose"}
+_WINDOWED = operators_with(Trait.WINDOWED)
+_WEIGHTED = operators_with(Trait.CONVOLVES) - operators_with(Trait.INTEGER)
 _GRAPH_NAME = "g"
 _OWN_KEYS = "onnx_admm."
 _EXPORTER_KEYS = "pkg."

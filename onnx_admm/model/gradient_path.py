@@ -7,23 +7,10 @@ from collections.abc import Collection, Iterator
 import onnx_ir as ir
 
 from onnx_admm.errors import NoGradient
+from onnx_admm.model.operators import Trait, biased_operators, operators_with
 
-_BIASED = {"Conv", "ConvTranspose", "Gemm"}
-_DISCRETE = {
-    *(
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-    ),
-    *("NonZero", "Not", "Or", "Shape", "Size", "Xor"),
-}
+_BIASED = biased_operators()
+_DISCRETE = operators_with(Trait.DISCRETE)
 """Operators that no gradient passes: they give numbers or truth values that move in jumps."""
 
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_admm.model.class_axis import CHOOSING, MOVING, ClassAxis, class_axis, written_out
+from onnx_admm.model.class_axis import MOVING, ClassAxis, class_axis, written_out
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.view import ModelView
 
-_SQUASHING = {*CHOOSING - {"TopK"}, "Sigmoid", "HardSigmoid", "Tanh"}
+_SQUASHING = operators_with(Trait.SQUASHES)
 
-_COMPARING = {
-    "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round", "Sign",
-}  # fmt: skip
+_COMPARING = operators_with(Trait.COMPARES)
 """Operators behind which a value says only on which side of something it was."""
 
 _COUNTING = {

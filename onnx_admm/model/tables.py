@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnx_admm.model.constants import stored_tensor
+from onnx_admm.model.operators import Trait, operators_with
 
 LEAST_ELEMENTS = 1024
-_DECODING = {"Cast", "DequantizeLinear", "Gather", "ScatterElements"}
+_DECODING = operators_with(Trait.DECODES)
 
 
 def is_table(shape: Sequence[int]) -> bool:
