@@ -42,8 +42,8 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.layers import usable_layers
-from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import score_name, with_scores
+from onnx_admm.model.shapes import forget_wrong_shapes
 from onnx_admm.named_arrays import write_npz
 from onnx_admm.runtime.sessions import runtime_versions
 

@@ -20,8 +20,8 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.layers import usable_layers
-from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.scores import with_scores
+from onnx_admm.model.shapes import forget_wrong_shapes
 from onnx_admm.model.strange import strange_constants
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.recipe import Flags, Recipe, recipe_from_flags

@@ -15,7 +15,6 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 from onnx_admm.model.edit import bypass, free_name
 from onnx_admm.model.map_tail import tail_of
 from onnx_admm.model.operators import Trait, operators_with
-from onnx_admm.model.shapes import Shape, wrong_shapes
 from onnx_admm.model.tensor_form import tensor_proto
 from onnx_admm.model.view import ModelView
 from onnx_admm.model.wire_sizes import LEAST_IR_VERSION, prefers_varints
@@ -79,22 +78,6 @@ def erase_text(view: ModelView) -> None:
                 if value not in kept:
                     value.shape = value.type = None
     RemoveUnusedOpsetsPass()(model)
-
-
-def forget_shapes(view: ModelView) -> None:
-    """Remove stored shapes of what the nodes of the main graph compute, but for graph outputs."""
-    for node in view.graph_ir.graph.all_nodes():
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-
-
-def forget_wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
-    """Forget all stored shapes where some contradict the graph; those, as ``wrong_shapes`` has them."""
-    wrong = wrong_shapes(view)
-    if wrong:
-        forget_shapes(view)
-    return wrong
 
 
 def erase_metadata(view: ModelView) -> None:

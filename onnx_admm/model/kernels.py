@@ -14,9 +14,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_admm.model.erase import forget_wrong_shapes
 from onnx_admm.model.names import label
 from onnx_admm.model.profiles import LayerProfile
+from onnx_admm.model.shapes import forget_wrong_shapes
 from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]

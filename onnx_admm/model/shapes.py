@@ -186,3 +186,19 @@ def _forget(model: ir.Model) -> None:
 
 def _dims(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return value.shape.dims if value.shape is not None else ()
+
+
+def forget_shapes(view: ModelView) -> None:
+    """Remove stored shapes of what the nodes of the main graph compute, but for graph outputs."""
+    for node in view.graph_ir.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def forget_wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
+    """Forget all stored shapes where some contradict the graph; those, as ``wrong_shapes`` has them."""
+    wrong = wrong_shapes(view)
+    if wrong:
+        forget_shapes(view)
+    return wrong

@@ -15,10 +15,10 @@ from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
 from onnx_admm.limits import current_budget, interruptible, return_freed
 from onnx_admm.model import ModelView
-from onnx_admm.model.erase import forget_shapes
 from onnx_admm.model.fixed_draws import with_fixed_draws
 from onnx_admm.model.opset import convert_opset
 from onnx_admm.model.runtime_limits import lower_ir_version
+from onnx_admm.model.shapes import forget_shapes
 from onnx_admm.runtime.installed import (
     installed_runtimes,
     require_runtime,
