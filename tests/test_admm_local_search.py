@@ -273,7 +273,7 @@ def test_each_row_keeps_the_better_answer() -> None:
 
 def test_rounded_scales_are_the_nearest() -> None:
     grid = grids_of(Levels(3, axis=0), problem_of().original, None, None)[0]
-    coarse = rounded(grid, 4).scales
+    coarse = rounded(grid, 4, np.dtype(np.float32)).scales
     unit = 2.0 ** (np.floor(np.log2(grid.scales)) - 3)
     np.testing.assert_allclose(coarse, np.rint(grid.scales / unit) * unit)
 

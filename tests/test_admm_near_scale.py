@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.admm.near_scale import near_levels, near_scales
-from onnx_admm.admm.scale import CodeRange, best_scale
+from onnx_admm.admm.scale import CodeRange, best_scale, scale_step
 
 RANGES = [
     CodeRange(0, 127),
@@ -102,4 +102,5 @@ def test_magnitudes_do_not_matter(dtype: type, scale: float) -> None:
     rows = np.abs(np.random.default_rng(4).normal(size=(5, 64)) * scale).astype(dtype)
     expected = near_scales(rows.astype(np.float64) / float(rows.max()), None, CodeRange(0, 7)).scales
     found = near_scales(rows, None, CodeRange(0, 7)).scales
-    assert found / float(rows.max()) == pytest.approx(expected, rel=2e-3)
+    step = scale_step(rows.dtype) / float(rows.max())  # of float16: a share of what is small
+    assert found / float(rows.max()) == pytest.approx(expected, rel=2e-3, abs=0.6 * step)

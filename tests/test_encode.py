@@ -239,11 +239,12 @@ def test_tied_weights_are_stored_once() -> None:
 # -- the standard's own forms ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("opset", "bits"), [(17, 8), (21, 4)])
+@pytest.mark.parametrize(("opset", "bits"), [(17, 8), (17, 4), (21, 4)])
 def test_qdq_always_writes_a_zero_point(
     opset: int, bits: int, tmp_path: Path, keep_for_deployment: KeepForDeployment
 ) -> None:
-    dense = quantised(parse_text(CONV_NET.replace('"" : 17', f'"" : {opset}')), 0.8, 5)
+    view = parse_text(CONV_NET.replace('"" : 17', f'"" : {opset}'))
+    dense = quantised(view, 0.8, {8: 90, 4: 5}[bits])
     _scale_rows(dense)
     view, report = encode(dense, format="qdq")
     nodes = view.nodes("DequantizeLinear")

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.admm.levels import Levels
-from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, recover_scale
+from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, recover_scale, scale_step
 from onnx_admm.admm.sets import Array, require_finite
 
 Floats = npt.NDArray[np.float32]
@@ -87,16 +87,17 @@ class ByteLevels:
         for part in _pieces(slices):
             rows = np.ascontiguousarray(slices[part], np.float32).reshape(len(slices[part]), -1)
             require_finite(rows)
-            scales[part] = self._scales(rows)
+            scales[part] = self._scales(rows, v.dtype)
             found = np.rint(rows * _inverse(scales[part])[:, None])
             coded[part] = np.clip(found, -_HIGHEST, _HIGHEST).reshape(coded[part].shape)
         return ByteCodes(codes, scales, axis)
 
-    def _scales(self, rows: Floats) -> Floats:
+    def _scales(self, rows: Floats, dtype: np.dtype[Any]) -> Floats:
         if rows.shape[1] <= _SHORT:
-            return _nonzero(Levels(self.bits, axis=0, scale_bits=self.scale_bits).quantize(rows).scales)
+            levels = Levels(self.bits, axis=0, scale_bits=self.scale_bits)
+            return _nonzero(levels.quantize(rows.astype(dtype, copy=False)).scales)
         magnitudes = np.abs(rows)
-        scales = _search(magnitudes, self.scale_bits)
+        scales = _search(magnitudes, self.scale_bits, scale_step(dtype))
         for row in _maybe_on_grids(magnitudes):
             known = recover_scale(magnitudes[row], CodeRange(0, _HIGHEST), self.scale_bits)
             scales[row] = scales[row] if known is None else known
@@ -109,33 +110,38 @@ def _pieces(slices: Array) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(slices), step))
 
 
-def _search(magnitudes: Floats, scale_bits: int) -> Floats:
+def _search(magnitudes: Floats, scale_bits: int, step: float) -> Floats:
     """The best of coarse shares of ``largest / 127``, then of finer ones around it."""
     peaks = magnitudes.max(axis=1, initial=0.0)
     top = peaks * (peaks >= LEAST_PEAK) / np.float32(_HIGHEST)
-    scratch = _Scratch(magnitudes)
-    best = scratch.best(top, _COARSE, scale_bits)
+    scratch = _Scratch(magnitudes, scale_bits, step)
+    best = scratch.best(top, _COARSE)
     count = int(np.clip(_WORK // magnitudes.shape[1], _FEWEST, _MOST))
-    step = float(_COARSE[0] - _COARSE[1])
-    around = 1 + np.linspace(-step, step, count + 2)[1:-1]
-    return scratch.best(best, around, scale_bits, at_most=top)
+    width = float(_COARSE[0] - _COARSE[1])
+    around = 1 + np.linspace(-width, width, count + 2)[1:-1]
+    return scratch.best(best, around, at_most=top)
 
 
 class _Scratch:
-    """Rows of magnitudes and room to compute their errors in."""
+    """Rows of magnitudes and room to compute their errors in.
 
-    def __init__(self, magnitudes: Floats) -> None:
-        self._magnitudes = magnitudes
+    Args:
+        magnitudes: (rows, n).
+        scale_bits: significant bits of a scale.
+        step: scales are multiples of it (see ``scale.scale_step``).
+    """
+
+    def __init__(self, magnitudes: Floats, scale_bits: int, step: float) -> None:
+        self._magnitudes, self._scale_bits, self._step = magnitudes, scale_bits, step
         self._steps, self._codes = np.empty_like(magnitudes), np.empty_like(magnitudes)
 
-    def best(
-        self, scales: Floats, shares: npt.NDArray[np.float64], scale_bits: int, at_most: Floats | None = None
-    ) -> Floats:
+    def best(self, scales: Floats, shares: npt.NDArray[np.float64], at_most: Floats | None = None) -> Floats:
         """Of each row's scale times each share, rounded, the one of least error; the scale itself as well."""
         found, least = scales, np.full(len(scales), np.inf, np.float32)
         for share in (1.0, *(share for share in shares if share != 1.0)):
             wanted = scales * np.float32(share)
-            tried = _rounded(wanted if at_most is None else np.minimum(wanted, at_most), scale_bits)
+            tried = wanted if at_most is None else np.minimum(wanted, at_most)
+            tried = _rounded(tried, self._scale_bits, self._step)
             error = self._error(tried)
             better = error < least
             found, least = np.where(better, tried, found), np.where(better, error, least)
@@ -167,8 +173,9 @@ def _inverse(scales: Floats) -> Floats:
         return np.where(scales > 0, np.float32(1) / scales, np.float32(0))
 
 
-def _rounded(scales: Floats, bits: int) -> Floats:
-    """The nearest numbers of so many significant bits."""
-    mantissa, exponent = np.frexp(scales)
-    rounded: Floats = np.ldexp(np.rint(mantissa * np.float32(1 << bits)), exponent - bits)
+def _rounded(scales: Floats, bits: int, step: float) -> Floats:
+    """Return the nearest numbers of so many significant bits, multiples of ``step`` and not 0."""
+    _, exponent = np.frexp(scales)
+    units = np.maximum(np.ldexp(np.float32(1), exponent - bits), np.float32(step))
+    rounded: Floats = np.maximum(np.rint(scales / units), scales > 0) * units
     return rounded

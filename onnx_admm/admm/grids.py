@@ -18,7 +18,7 @@ import numpy.typing as npt
 from onnx_admm.admm.demands import LevelSet
 from onnx_admm.admm.layer_problem import Floats, LayerProblem
 from onnx_admm.admm.levels import Levels, SupportLevels
-from onnx_admm.admm.scale import rounded_neighbours
+from onnx_admm.admm.scale import rounded_neighbours, scale_step
 from onnx_admm.admm.sets import Array, Mask
 from onnx_admm.admm.shifted import ShiftedLevels
 
@@ -183,8 +183,14 @@ def with_rows(one: Found, other: Found, rows: Mask) -> Found:
     return replace(grid, scales=scales, low=low, high=high), chosen
 
 
-def rounded(grid: Grid, scale_bits: int) -> Grid:
-    """The grid with its scales rounded to the nearest of ``scale_bits`` significant bits."""
-    neighbours = rounded_neighbours(grid.scales, scale_bits).reshape(-1, 2)
+def rounded(grid: Grid, scale_bits: int, dtype: np.dtype[Any]) -> Grid:
+    """Return the grid with its scales rounded to the nearest of ``scale_bits`` significant bits.
+
+    Args:
+        grid: levels of a matrix.
+        scale_bits: significant bits of a scale.
+        dtype: in which the matrix will be stored; it has the scales' products with codes exactly.
+    """
+    neighbours = rounded_neighbours(grid.scales, scale_bits, scale_step(dtype)).reshape(-1, 2)
     nearer = np.abs(neighbours - grid.scales[:, None]).argmin(axis=1)
     return replace(grid, scales=neighbours[np.arange(len(nearer)), nearer])

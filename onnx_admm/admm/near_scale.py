@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.admm.levels import slices_of
-from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, Floats, rounded_neighbours
+from onnx_admm.admm.scale import LEAST_PEAK, CodeRange, Floats, rounded_neighbours, scale_step
 from onnx_admm.admm.sets import Array, Mask
 
 _COARSE = np.geomspace(1.0, 0.08, 20)
@@ -110,7 +110,8 @@ def near_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: in
         best = _Block.of(rows, mask, pilots, codes).best_shares(_COARSE)
         shares = _COARSE[max(0, best.min() - 1) : best.max() + 2]
     for part in _parts(rows):
-        scales[part], lost = _Block.of(rows, mask, part, codes).near_scales(shares, scale_bits)
+        block = _Block.of(rows, mask, part, codes)
+        scales[part], lost = block.near_scales(shares, scale_bits, scale_step(rows.dtype))
         errors += lost
     return Scales(scales, errors)
 
@@ -160,15 +161,15 @@ class _Block:
         best: npt.NDArray[np.intp] = np.argmax(gains, axis=0)
         return best
 
-    def near_scales(self, shares: Floats, scale_bits: int) -> tuple[Floats, float]:
-        """Scales of the rows, and the error of all of them less the sum of squares."""
+    def near_scales(self, shares: Floats, scale_bits: int, step: float) -> tuple[Floats, float]:
+        """Scales of the rows, multiples of ``step``, and the error of all of them less the sum of squares."""
         coarse = shares[self.best_shares(shares)]
         scales = coarse * _FINE[self.best_shares(_FINE, coarse)] / self._codes.highest
         for _ in range(_ITERATIONS):
             fit = self._fit(scales)
             scales = np.where(fit.squares > 0, fit.products / np.maximum(fit.squares, 1.0), 0.0)
         divisors = np.where(self._peaks > 0, self._peaks, np.inf)
-        both = rounded_neighbours(scales * self._peaks, scale_bits).reshape(-1, 2)
+        both = rounded_neighbours(scales * self._peaks, scale_bits, step).reshape(-1, 2)
         errors = np.stack([self._fit(scale / divisors).error(scale / divisors) for scale in both.T])
         best = np.argmin(errors, axis=0)
         rows = np.arange(len(both))

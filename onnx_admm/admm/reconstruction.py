@@ -130,7 +130,7 @@ def _uncoupled(
         grid = grids_of(demands.levels, weights, demands.shape, mask)[0]
         codes = grid.codes(weights)
         grid, codes = descend(problem, grid, codes, sweeps=settings.sweeps, fit_scales=True)
-        grid = rounded(grid, demands.levels.scale_bits)
+        grid = rounded(grid, demands.levels.scale_bits, problem.original.dtype)
         weights = grid.codes(weights) * grid.units
     weights = weights.astype(problem.original.dtype)
     return Reconstructed(weights, problem.error(weights), Status.CONVERGED, ())
@@ -181,7 +181,8 @@ def _with_levels(
     rounds = [codes, grid.codes(found.z[BLOCK] / step.roots)]
     answers = [descend(problem, grid, each, sweeps=_FIRST_SWEEPS, fit_scales=True) for each in rounds]
     grid, codes = descend(problem, *better_rows(problem, *answers), sweeps=sweeps, fit_scales=True)
-    grid, codes = descend(problem, rounded(grid, scale_bits), codes, sweeps=sweeps, fit_scales=False)
+    grid = rounded(grid, scale_bits, problem.original.dtype)
+    grid, codes = descend(problem, grid, codes, sweeps=sweeps, fit_scales=False)
     return codes * grid.units, found
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,17 @@ Sides = Sequence[tuple[Array, CodeRange]]
 """Magnitudes (nonnegative and finite, any shape) and the codes that they may take."""
 
 
+def scale_step(dtype: np.dtype[Any]) -> float:
+    """Return what scales of weights of a type are multiples of: the distance of its smallest numbers.
+
+    Every multiple of such a scale has a float of that type, denormal or not. So small weights of float16,
+    whose scales lie near its end, are found on their grid again.
+    """
+    return float(np.finfo(dtype).smallest_subnormal)
+
+
 def best_scale(sides: Sides, scale_bits: int) -> float:
-    """The error-minimising scale, rounded to ``scale_bits`` significant bits.
+    """The error-minimising scale, rounded to ``scale_bits`` significant bits that the magnitudes' type has.
 
     Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
     one with less error is taken. 0 where every magnitude is 0, or below ``LEAST_PEAK``.
@@ -80,7 +89,8 @@ def best_scale(sides: Sides, scale_bits: int) -> float:
     if peak < LEAST_PEAK:
         return 0.0
     curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
-    neighbours = rounded_neighbours(_minimise(curve) * peak, scale_bits)
+    step = max(scale_step(magnitudes.dtype) for magnitudes, _ in sides)
+    neighbours = rounded_neighbours(_minimise(curve) * peak, scale_bits, step)
     return float(neighbours[np.argmin(curve.at(neighbours / peak).error)])
 
 
@@ -100,7 +110,7 @@ def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float
     """The largest scale whose grid holds every magnitude exactly, or None.
 
     Exactly means ``magnitude == dtype(code * scale)`` with a scale of at most ``scale_bits``
-    significant bits. 0 where every magnitude is 0.
+    significant bits. 0 where every magnitude is 0; None where all are below ``LEAST_PEAK``: they become 0.
     """
     flat = magnitudes.reshape(-1)
     most = codes.highest + 1
@@ -109,11 +119,13 @@ def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float
     distinct = np.unique(flat)
     if not distinct.any():
         return 0.0
+    if distinct[-1] < LEAST_PEAK:
+        return None
     if len(distinct) > most or (codes.lowest > 0 and distinct[0] == 0):
         return None
     levels = distinct[distinct > 0]
     least = levels[0].astype(np.float64) / np.arange(1, codes.highest + 1)
-    candidates = rounded_neighbours(least, scale_bits)  # largest first
+    candidates = rounded_neighbours(least, scale_bits, scale_step(magnitudes.dtype))  # largest first
     candidates = candidates[candidates > 0]
     found = np.rint(levels.astype(np.float64) / candidates[:, None])
     fits = (found >= 1) & (found <= codes.highest)
@@ -122,12 +134,21 @@ def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float
     return float(candidates[good[0]]) if len(good) else None
 
 
-def rounded_neighbours(scales: float | Floats, bits: int) -> Floats:
-    """Each scale rounded up and down to ``bits`` significant bits, one beside the other."""
-    mantissa, exponent = np.frexp(np.atleast_1d(np.asarray(scales, np.float64)))
-    steps = mantissa * 2.0**bits
-    both = np.stack([np.ceil(steps), np.floor(steps)], axis=1)
-    rounded: Floats = np.ldexp(both, (exponent - bits)[:, None])
+def rounded_neighbours(scales: float | Floats, bits: int, step: float = 0.0) -> Floats:
+    """Round each scale up and down to ``bits`` significant bits; return both, one beside the other.
+
+    Args:
+        scales: at least 0.
+        bits: significant bits.
+        step: a power of two or 0; results are its multiples, and not 0 for a scale that is not.
+    """
+    exact = np.atleast_1d(np.asarray(scales, np.float64))
+    _, exponent = np.frexp(exact)
+    units = np.maximum(np.ldexp(1.0, exponent - bits), step)[:, None]
+    quotients = exact[:, None] / units
+    both = np.concatenate([np.ceil(quotients), np.floor(quotients)], axis=1) * units
+    least = np.minimum(step, exact)[:, None]
+    rounded: Floats = np.where(both < least, step, both)
     return rounded.reshape(-1)
 
 

@@ -19,7 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 from onnx_admm.admm.levels import Quantized, slices_of
-from onnx_admm.admm.scale import CodeRange, Ints, Sides, best_scale, coarse_error, rounded_neighbours
+from onnx_admm.admm.scale import (
+    CodeRange,
+    Ints,
+    Sides,
+    best_scale,
+    coarse_error,
+    rounded_neighbours,
+    scale_step,
+)
 from onnx_admm.admm.sets import Array, require_finite
 
 _SEARCHED = 4
@@ -101,7 +109,7 @@ class ShiftedLevels:
         if len(distinct) > 2**self.bits:
             return None
         least = np.abs(distinct[distinct != 0]).min().astype(np.float64) / np.arange(1, self.span + 1)
-        scales = rounded_neighbours(least, self.scale_bits)
+        scales = rounded_neighbours(least, self.scale_bits, scale_step(row.dtype))
         scales = scales[scales > 0]
         codes = np.rint(distinct.astype(np.float64) / scales[:, None])
         fits = ((codes * scales[:, None]).astype(row.dtype) == distinct).all(axis=1)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from onnx_admm.encoding.bits import MOST_LOW_BITS
 from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
-from onnx_admm.encoding.delivery import Member, deliver
+from onnx_admm.encoding.delivery import Member, deliver, full_member
 from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.plain_coder import plain_coders
 from onnx_admm.encoding.plan import Group, GroupCoder, Plain, Plan, Pool
@@ -139,7 +139,7 @@ class _Market:
     def _offers(self, alphabet: Alphabet) -> Iterator[_Offer]:
         members = [as_member(weight, alphabet) for weight in self._weights]
         handing = [0.0 if member is None else self._handing_bytes(member) for member in members]
-        full = [m if m is not None and len(m.weight.positions) == len(m.units) else None for m in members]
+        full = [None if m is None else full_member(m) for m in members]
         some = [m if m is not None and len(m.weight.positions) else None for m in members]
         for word_bits in WORD_BITS:
             if len(alphabet) < 1 << word_bits:

@@ -261,11 +261,17 @@ def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | No
 
 
 def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:
-    """The largest scale of which every level is a multiple, by at most 127, exactly in fp32."""
+    """Return the largest scale of which every level is a multiple, by at most 127, exactly in fp32.
+
+    Where a product was rounded, a level divided by its code may miss the scale by a last digit: the numbers
+    beside each quotient are tried too.
+    """
     if len(levels) == 0 or not np.all(np.isfinite(levels)):
         return None
     least, most = np.min(np.abs(levels)), np.max(np.abs(levels))
-    scales = least / np.arange(1, _LARGEST_CODE + 1, dtype=np.float32)
+    quotients = least / np.arange(1, _LARGEST_CODE + 1, dtype=np.float32)
+    beside = (quotients, np.nextafter(quotients, np.float32(np.inf)), np.nextafter(quotients, np.float32(0)))
+    scales = np.stack(beside, axis=1).reshape(-1)
     scales = scales[(scales > 0) & (most <= scales * np.float32(_LARGEST_CODE + 0.5))][:, None]
     for some in (levels[:: max(1, len(levels) // _FIRST)], levels):
         scales = scales[np.all(np.rint(some / scales) * scales == some, axis=1)]

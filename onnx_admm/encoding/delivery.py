@@ -18,7 +18,7 @@ FLOAT = 1
 """TensorProto.FLOAT, as Cast's ``to``."""
 INT32 = 6
 INT64 = 7
-_CAST_TO = {"float16": 10, "float64": 11}
+CAST_TO = {"float32": FLOAT, "float16": 10, "float64": 11}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,25 @@ class Member:
     weight: Weight
     units: npt.NDArray[np.float32]
     scale: npt.NDArray[np.float32] | None = None
+
+
+def full_member(member: Member) -> Member | None:
+    """Return the member with no zero among its units; None where some lie in slices that have other values.
+
+    A slice of zeros alone has any units where its scale is 0, so that zero needs no level of its own.
+    """
+    kept = np.count_nonzero(member.units)
+    if kept == len(member.units):
+        return member
+    if kept == 0 or member.scale is None or member.scale.size == 1:
+        return None
+    units = member.units.reshape(member.weight.shape)
+    axes = tuple(axis for axis in range(units.ndim) if member.scale.shape[axis] == 1)
+    empty = ~units.any(axis=axes, keepdims=True)
+    if kept + np.count_nonzero(empty) * (units.size // empty.size) < units.size:
+        return None
+    scale = np.where(empty, np.float32(0), member.scale)
+    return Member(member.weight, np.where(empty, units.max(), units).reshape(-1), scale)
 
 
 def deliver(
@@ -79,7 +98,7 @@ def flatten(fragment: Fragment, value: str, length: int) -> str:
 def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
     """fp32 cast to the weight's own type, if it has another."""
     name = np.dtype(dtype).name
-    return value if name == "float32" else fragment.add("Cast", value, to=_CAST_TO[name])
+    return value if name == "float32" else fragment.add("Cast", value, to=CAST_TO[name])
 
 
 def _finish(fragment: Fragment, piece: str, member: Member, is_narrow: bool) -> str:
@@ -94,14 +113,18 @@ def _finish(fragment: Fragment, piece: str, member: Member, is_narrow: bool) -> 
     return to_type(fragment, piece, member.weight.dtype)
 
 
+def holds_half(values: Array) -> bool:
+    """Return whether fp16 holds every value."""
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16).astype(values.dtype), values))
+
+
 def stored_floats(fragment: Fragment, values: npt.NDArray[np.float32]) -> str:
     """fp32 values stored as such, or as fp16 and a Cast where that is exact and smaller."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    as_half = Fragment(fragment.opset)
-    as_half.add("Cast", as_half.constant(half), to=FLOAT)
-    plain = Fragment(fragment.opset)
-    plain.constant(values)
-    if np.array_equal(half.astype(np.float32), values) and as_half.file_bytes < plain.file_bytes:
-        return fragment.add("Cast", fragment.constant(half), to=FLOAT)
+    if holds_half(values):
+        as_half, plain = Fragment(fragment.opset), Fragment(fragment.opset)
+        as_half.add("Cast", as_half.constant(values, np.float16), to=FLOAT)
+        plain.constant(values)
+        if as_half.file_bytes < plain.file_bytes:
+            return fragment.add("Cast", fragment.constant(values, np.float16), to=FLOAT)
     return fragment.constant(values)

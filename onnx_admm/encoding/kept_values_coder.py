@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.delivery import Member, deliver, stored_floats
+from onnx_admm.encoding.delivery import Member, deliver, holds_half, stored_floats
 from onnx_admm.encoding.outcome import Row
 from onnx_admm.encoding.solo_coder import MOST_ELEMENTS, best_low_bits, emit_positions
 from onnx_admm.model.fragment import Fragment
@@ -39,7 +39,8 @@ class KeptValuesCoder:
 
     def row(self, weight: Weight) -> Row:
         """What the weight takes."""
-        data = 8 * weight.dtype.itemsize * weight.nonzeros
+        value_bytes = 2 if holds_half(weight.values) else 4
+        data = 8 * value_bytes * weight.nonzeros
         return Row(weight.name, self.label, weight.size, weight.nonzeros, data, self.index_bits)
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:

@@ -18,7 +18,7 @@ from onnx_admm.contracts import Array, ModelView
 from onnx_admm.encoding.accounting import packed_bytes
 from onnx_admm.encoding.codebook import Grid, Weight
 from onnx_admm.encoding.contents import LARGE
-from onnx_admm.encoding.delivery import Member
+from onnx_admm.encoding.delivery import Member, full_member
 from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.kept_values_coder import kept_values_coder
 from onnx_admm.encoding.outcome import Row, stored_row
@@ -36,6 +36,9 @@ _FOLDED_BYTES = 1 << 30
 """Most that recent runtimes let one operator give where they fold constants (ONNX Runtime 1.28)."""
 
 _PIECE = 1 << 20
+
+_FEW_LEVELS = 3
+"""Values up to which steps of scales are not looked for: they would hardly be fewer."""
 
 
 @dataclass(frozen=True)
@@ -131,21 +134,27 @@ def packed_alone(weight: Weight) -> Alone | None:
     if on_bytes is not None:
         row = stored_row(on_bytes, ByteCoder.label, ByteCoder.bits)
         return Alone(row, lambda fragment: ByteCoder().emit(fragment, on_bytes))
-    member = _by_levels(weight) if weight.is_exact and weight.size <= MOST_ELEMENTS else None
-    forms = _kept_values(weight) if member is None else _forms(member)
+    members = list(_by_levels(weight)) if weight.is_exact and weight.size <= MOST_ELEMENTS else []
+    forms = [form for member in members for form in _forms(member)] if members else _kept_values(weight)
     best = min(forms, key=lambda form: form.bits, default=None)
     return best if best is not None and 8 * _LEAST_BYTES <= best.bits < 8 * weight.nbytes else None
 
 
-def _by_levels(weight: Weight) -> Member | None:
-    """The weight as values, or steps of scales, of which there are few."""
+def _by_levels(weight: Weight) -> Iterator[Member]:
+    """The weight as values, or steps of scales, of which there are few.
+
+    A weight of few channels may have few values all in all and fewer steps in each channel.
+    """
     if weight.held_grid is None and (levels := weight.levels) is not None:
-        return Member(weight, weight.flat) if np.isfinite(levels).all() else None
+        if not np.isfinite(levels).all():
+            return
+        yield Member(weight, weight.flat)
+        if weight.grid is not None or len(levels) <= _FEW_LEVELS:
+            return
     grid = weight.channel_grid
-    if grid is None:
-        return None
-    codes, scale = _coarsest(grid.codes.astype(np.int8, copy=False), grid.scale)
-    return Member(weight, codes.reshape(-1).astype(np.float32), scale)
+    if grid is not None:
+        codes, scale = _coarsest(grid.codes.astype(np.int8, copy=False), grid.scale)
+        yield Member(weight, codes.reshape(-1).astype(np.float32), scale)
 
 
 def _forms(member: Member) -> Iterator[Alone]:
@@ -160,10 +169,11 @@ def _forms(member: Member) -> Iterator[Alone]:
     row = Row(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
     if solo.largest_step(count) <= _FOLDED_BYTES:
         yield Alone(row, lambda fragment: solo.emit(fragment, member))
-    every = levels if count == size else np.union1d(levels, np.zeros(1, np.float32))
+    full = full_member(member)
+    every = levels if full is not None else np.union1d(levels, np.zeros(1, np.float32))
     for word_bits in WORD_BITS:
         if len(every) <= 1 << word_bits:
-            yield _digits(member, count, DenseCoder(tuple(map(float, every)), word_bits))
+            yield _digits(full or member, count, DenseCoder(tuple(map(float, every)), word_bits))
 
 
 def _kept_values(weight: Weight) -> Iterator[Alone]:

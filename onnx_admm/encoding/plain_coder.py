@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.encoding.codebook import Grid, Weight
-from onnx_admm.encoding.delivery import FLOAT, Array, stored_floats, to_type
+from onnx_admm.encoding.delivery import CAST_TO, FLOAT, holds_half, stored_floats, to_type
 from onnx_admm.encoding.kept_values_coder import KeptValuesCoder, kept_values_coder
 from onnx_admm.encoding.outcome import Row, stored_row
 from onnx_admm.model.fragment import Fragment
@@ -45,14 +45,16 @@ class ByteCoder:
 
 @dataclass(frozen=True)
 class HalfCoder:
-    """An fp32 weight whose values are all fp16 values."""
+    """A weight of a wider type whose values are all fp16 values."""
 
     label: ClassVar[str] = "half floats"
     bits: ClassVar[int] = 16
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
         """Cast (opset 6)."""
-        return fragment.add("Cast", fragment.constant(weight.values, np.float16), to=FLOAT)
+        return fragment.add(
+            "Cast", fragment.constant(weight.values, np.float16), to=CAST_TO[weight.dtype.name]
+        )
 
 
 PlainCoder = ZeroCoder | ByteCoder | HalfCoder | KeptValuesCoder
@@ -72,7 +74,7 @@ def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
         coders.append(ZeroCoder())
     if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
         coders.append(ByteCoder())
-    if weight.dtype == np.float32 and holds_half(weight.values):
+    if weight.dtype.itemsize > 2 and holds_half(weight.values):
         coders.append(HalfCoder())
     if weight.levels is None and (kept := kept_values_coder(weight)) is not None:
         coders.append(kept)
@@ -85,9 +87,3 @@ def grid_of(weight: Weight) -> Grid:
     if grid is None:
         raise ValueError(f"{weight.name} lies on no grid")
     return grid
-
-
-def holds_half(values: Array) -> bool:
-    """Whether fp16 holds every value."""
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(values.astype(np.float16).astype(values.dtype), values))

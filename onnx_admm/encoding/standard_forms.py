@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import ml_dtypes
@@ -16,13 +17,14 @@ from onnx_admm.encoding.plain_coder import grid_of
 from onnx_admm.model.builder import insert_fragment
 from onnx_admm.model.fragment import Fragment
 from onnx_admm.model.held import file_bytes, passes_full_check
-from onnx_admm.model.opset import convert_opset
+from onnx_admm.model.opset import convert_opset, raise_opset
 from onnx_admm.model.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
 from onnx_admm.model.sparse_storage import index_bytes
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
-_LARGEST_INT4 = 7
+_NIBBLE, _BYTE = 4, 8
+_INT4_CODES = (-8, 7)
 _QDQ_TYPES = ("float32",)
 
 _LEAST_GAIN, _LEAST_GAIN_BYTES = 0.01, 1024
@@ -30,17 +32,17 @@ _LEAST_GAIN, _LEAST_GAIN_BYTES = 0.01, 1024
 
 
 def encode_qdq(view: ModelView) -> Outcome:
-    """Store every weight that lies on an 8-bit grid as DequantizeLinear, int4 where opset and codes allow.
+    """Store every weight that lies on an 8-bit grid as DequantizeLinear, int4 where its codes allow.
+
+    The opset is raised to 13 for scales per channel and to 21 for int4. A weight of few levels that becomes
+    int8 all the same has a line that says why.
 
     The zero point is always written: without one, released runtimes compute int8 weights wrongly behind a
     Reshape. Note that runtimes do not fold DequantizeLinear at load: where it is not fused it runs each time.
 
     Source: operator DequantizeLinear, opset 10 (one scale), 13 (scale per channel), 21 (int4).
     """
-    if view.opset < _CHANNELS_SINCE and any(
-        _grid(weight) is not None for weight in read_contents(view).weights
-    ):
-        view.become(convert_opset(view, at_least=_CHANNELS_SINCE))
+    why_int8 = _raise_for_grids(view, read_contents(view).weights)
     contents = read_contents(view)
     fitting = (weight for weight in contents.weights if weight.dtype.name in _QDQ_TYPES)
     encoded = encode_large(view, fitting, _dequantize_alone)
@@ -49,13 +51,16 @@ def encode_qdq(view: ModelView) -> Outcome:
     for weight in (weight for weight in contents.weights if weight.name not in rows):
         grid = _grid(weight)
         if grid is None:
-            why = "its values lie on no 8-bit grid, with one scale or one per channel"
-            skipped.append(Skip(weight.name, why))
+            skipped.append(Skip(weight.name, _why_dense(weight)))
             rows[weight.name] = dense_row(weight)
             continue
         bits = _width(grid, view.opset)
         outputs[weight.name] = _dequantize(fragment, weight, grid, bits)
         rows[weight.name] = stored_row(weight, f"DequantizeLinear int{bits}", bits)
+        if bits == _BYTE and len(grid.levels) <= 1 << _NIBBLE:
+            skipped.append(
+                Skip(weight.name, f"stored as int8 and not int4: {_beyond_int4(grid) or why_int8}")
+            )
     if outputs:
         insert_fragment(view, fragment, outputs)
     encoded_names = {*outputs, *(row.layer for row in encoded.rows)}
@@ -141,11 +146,40 @@ def _grid(weight: Weight) -> Grid | None:
     if weight.dtype.name not in _QDQ_TYPES:
         return None
     grids = [grid for grid in (weight.grid, weight.channel_grid) if grid is not None]
-    return min(grids, key=lambda grid: np.max(np.abs(grid.codes)) > _LARGEST_INT4, default=None)
+    return min(grids, key=lambda grid: _beyond_int4(grid) is not None, default=None)
+
+
+def _why_dense(weight: Weight) -> str:
+    if weight.dtype.name not in _QDQ_TYPES:
+        return f"{weight.dtype.name} weights have no DequantizeLinear form here"
+    return "its values lie on no 8-bit grid, with one scale or one per channel"
+
+
+def _raise_for_grids(view: ModelView, weights: Iterable[Weight]) -> str | None:
+    """Raise the opset as far as the weights' grids need it; return why it is too old for int4, if it is.
+
+    Raises:
+        UnsupportedModel: there are grids, and not even scales per channel can be had.
+    """
+    grids = [grid for weight in weights if (grid := _grid(weight)) is not None]
+    if grids and view.opset < _CHANNELS_SINCE:
+        view.become(convert_opset(view, at_least=_CHANNELS_SINCE))
+    if all(_beyond_int4(grid) is not None for grid in grids):
+        return None
+    return raise_opset(view, _INT4_SINCE)
+
+
+def _beyond_int4(grid: Grid) -> str | None:
+    """Return why int4 does not hold the codes of a grid, as a sentence's end; None where it does."""
+    least, most = int(grid.codes.min(initial=0)), int(grid.codes.max(initial=0))
+    lowest, highest = _INT4_CODES
+    if lowest <= least and most <= highest:
+        return None
+    return f"its codes reach from {least} to {most}, int4 from {lowest} to {highest}"
 
 
 def _width(grid: Grid, opset: int) -> int:
-    return 4 if opset >= _INT4_SINCE and np.max(np.abs(grid.codes)) <= _LARGEST_INT4 else 8
+    return _NIBBLE if opset >= _INT4_SINCE and _beyond_int4(grid) is None else _BYTE
 
 
 def _dequantize_alone(weight: Weight) -> Alone | None:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnx_admm.admm.levels import slices_of
 from onnx_admm.admm.near_scale import Scales, on_levels, scales_of
 from onnx_admm.admm.scale import CodeRange
 from onnx_admm.admm.sets import Mask, largest
@@ -95,7 +96,10 @@ class Treated:
             return self.values.astype(np.float16).astype(self.values.dtype)
         mask = None if rounding.density >= 1 else largest(np.abs(self.values), self._kept(rounding))
         if rounding not in self._fitted:
-            fits = [(self._scales(mask, codes), codes) for codes in rounding.code_ranges()]
+            ranges = rounding.code_ranges()
+            if mask is None and self._has_lone_zeros:  # beside levels without 0 they would take one more
+                ranges = tuple(codes for codes in ranges if codes.lowest == 0) or ranges
+            fits = [(self._scales(mask, codes), codes) for codes in ranges]
             self._fitted[rounding] = min(fits, key=lambda fit: fit[0].error)
         found, codes = self._fitted[rounding]
         return on_levels(self.values, mask, codes, self.axis, found.scales)
@@ -133,6 +137,15 @@ class Treated:
 
     def _kept(self, rounding: Rounding) -> int:
         return round(self.values.size * rounding.density)
+
+    @cached_property
+    def _has_lone_zeros(self) -> bool:
+        """Whether zeros stand in channels that have other values too."""
+        if np.count_nonzero(self.values) == self.values.size:
+            return False
+        rows = slices_of(self.values, self.axis)
+        kept = np.count_nonzero(rows, axis=1)
+        return bool(((kept > 0) & (kept < rows.shape[1])).any())
 
     @cached_property
     def _energy_below(self) -> Array:
