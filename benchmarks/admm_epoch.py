@@ -22,7 +22,7 @@ import onnx
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.model import ModelView
-from onnx_admm.model.runtime_limits import lower_ir_version
+from onnx_admm.model.rewrite.lower_ir_version import lower_ir_version
 from onnx_admm.runtime.sessions import runtime_versions
 from onnx_admm.training.bindings import TrainingSession
 from onnx_admm.training.building import training_package

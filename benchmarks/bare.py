@@ -41,11 +41,11 @@ from real_samples import Samples, real_samples
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
-from onnx_admm.layers import usable_layers
-from onnx_admm.model.scores import score_name, with_scores
-from onnx_admm.model.shapes import forget_wrong_shapes
-from onnx_admm.named_arrays import write_npz
+from onnx_admm.local_files.named_arrays import write_npz
+from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.rewrite.expose_logits import score_name, with_scores
 from onnx_admm.runtime.sessions import runtime_versions
+from onnx_admm.selection.layers import usable_layers
 
 SEED_CALIBRATION, SEED_UNSEEN = 1001, 2002
 MOST_SAMPLES, LEAST_SAMPLES, MOST_MACS = 256, 4, 1 << 37

@@ -35,10 +35,10 @@ import numpy.typing as npt
 from deployment import deployed
 
 from onnx_admm.api import Compression
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import ModelView, Pass
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.passes.meet_budget import MeetBudget
-from onnx_admm.recipe import Recipe
 from onnx_admm.report import ModelFacts, Report
 from onnx_admm.runtime.sessions import runtime_versions
 

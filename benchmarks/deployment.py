@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.data.preprocessing import Preprocessing
+from onnx_admm.data.readers.preprocessing import Preprocessing
 
 
 def deployed(

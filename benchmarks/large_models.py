@@ -41,8 +41,8 @@ _CALIBRATION_SAMPLES = 8
 
 def quantise(source: Path, target: Path) -> Callable[[], None]:
     """Load, quantise, encode, save: the passes of the command without its comparisons."""
+    from onnx_admm.config.recipe import Recipe
     from onnx_admm.model import ModelView
-    from onnx_admm.recipe import Recipe
 
     steps = [
         {"name": "admm_quantize", "bits": 8, "per_channel": True},

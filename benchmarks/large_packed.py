@@ -123,8 +123,8 @@ def make(model: str, target: Path) -> None:
 
 def write(model: str, source: Path, target: Path) -> dict[str, Any]:
     """Prune, quantise, encode, save through the passes; the dense equivalent is written beside it."""
+    from onnx_admm.config.recipe import Recipe
     from onnx_admm.model import ModelView
-    from onnx_admm.recipe import Recipe
 
     published, clock = PUBLISHED[model], Clock()
     view = ModelView.load(source)

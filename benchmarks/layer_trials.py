@@ -27,7 +27,7 @@ from onnx_admm.admm import (
     SparseLevels,
     reconstruct,
 )
-from onnx_admm.admm.support_fit import conjugate_fit
+from onnx_admm.admm.reconstruction.support_fit import conjugate_fit
 
 Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]

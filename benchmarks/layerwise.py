@@ -33,7 +33,7 @@ from onnx_admm.admm import LayerProblem, ridge_for
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import Preprocessing, open_dataset
-from onnx_admm.settings import build
+from onnx_admm.settings.tables import build
 
 _SPECTRUM = 1.0
 """Power of the synthetic inputs' eigenvalues; the models' own have 0.7 to 2.1, half of them near 1."""

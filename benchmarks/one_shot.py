@@ -28,7 +28,7 @@ import numpy as np
 from deployment import deployed
 
 from onnx_admm.cli.console import load_preprocessing
-from onnx_admm.named_arrays import write_npz
+from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.runtime.sessions import runtime_versions
 
 

@@ -31,14 +31,14 @@ from deployment import deployed
 from gradual_magnitude import GradualMagnitudePrune
 
 from onnx_admm.api import Compression
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Pass
+from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model import ModelView
-from onnx_admm.named_arrays import write_npz
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
-from onnx_admm.recipe import Recipe
 from onnx_admm.runtime.sessions import runtime_versions
 
 _PRUNED = 0.5

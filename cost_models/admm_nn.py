@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from onnx_admm.contracts import Cost, LayerProfile, Treatment
-from onnx_admm.encoding.accounting import gap_bits
-from onnx_admm.ranges import NonNegative, Positive
+from onnx_admm.encoding.coders.accounting import gap_bits
+from onnx_admm.settings.ranges import NonNegative, Positive
 
 _PLOTTED = (
     (0.1, 0.07),

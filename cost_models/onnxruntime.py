@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnx_admm.contracts import Cost, CostModel, LayerProfile, ModelView, Treatment
-from onnx_admm.data.synthetic import synthetic_dataset
+from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
-from onnx_admm.model.kernels import Place, kernels_of, layer_model, trace
-from onnx_admm.model.shapes import bind_extents
-from onnx_admm.ranges import Threads
+from onnx_admm.model.analysis.runtime_kernels import Place, kernels_of, layer_model, trace
+from onnx_admm.model.analysis.shapes import bind_extents
 from onnx_admm.runtime.sessions import optimised_model
 from onnx_admm.runtime.timing import Timing, every_value
 from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_timing
+from onnx_admm.settings.ranges import Threads
 
 _MISFIT = 0.1
 """How far sums of single kernels are off whole models: benchmarks/results/predicted-latency.json."""

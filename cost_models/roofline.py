@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Cost, LayerProfile, Operand, Treatment
 from onnx_admm.errors import UnpricedOperator
 from onnx_admm.model.operators import Trait, operators_with
-from onnx_admm.ranges import NonNegative, Positive, PositiveShare, Width
+from onnx_admm.settings.ranges import NonNegative, Positive, PositiveShare, Width
 
 _GIGA, _MICRO, _PICO = 1e9, 1e-6, 1e-12
 _PRODUCTS = operators_with(Trait.CONVOLVES, Trait.MULTIPLIES)

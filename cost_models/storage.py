@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from onnx_admm.contracts import Cost, LayerProfile, Treatment
-from onnx_admm.encoding.accounting import packed_bytes
+from onnx_admm.encoding.coders.accounting import packed_bytes
 
 Format = Literal["auto", "dense", "qdq", "sparse", "packed"]
 

@@ -14,7 +14,7 @@ from from_scratch import random_model, train
 
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import open_dataset
-from onnx_admm.data.preprocessing import Preprocessing
+from onnx_admm.data.readers.preprocessing import Preprocessing
 from onnx_admm.runtime.evaluation import evaluate
 
 ALEXNET = """

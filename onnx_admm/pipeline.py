@@ -10,10 +10,10 @@ from typing import Protocol
 
 from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport, Skip
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
-from onnx_admm.exactness import ExactnessCheck, NotComparable
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.model.held import check_model, settle
-from onnx_admm.ranges import check_ranges
+from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.weight_storage import check_model, settle
+from onnx_admm.settings.ranges import check_ranges
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""

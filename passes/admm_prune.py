@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.blocks import GlobalAtMostK, JointChannels, JointSet, Separable
-from onnx_admm.admm.sets import AtMostK, NofM
-from onnx_admm.admm.solver import Record
-from onnx_admm.budget import global_density, parse_pattern, require_budget
-from onnx_admm.channel_pruning import prunable_channels
+from onnx_admm.admm.loop.solver import Record
+from onnx_admm.admm.sets.blocks import GlobalAtMostK, JointChannels, JointSet, Separable
+from onnx_admm.admm.sets.supports import AtMostK, NofM
 from onnx_admm.contracts import (
     Edit,
     ModelView,
@@ -25,9 +23,11 @@ from onnx_admm.contracts import (
     WeightSite,
 )
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.layers import PerLayer, choose_layers, spread
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.ranges import Epochs, NonNegative, Positive, PositiveShare, Ratio, Rounds
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.selection.channel_pruning import prunable_channels
+from onnx_admm.selection.layers import PerLayer, choose_layers, spread
+from onnx_admm.selection.pruning_budget import global_density, parse_pattern, require_budget
+from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Ratio, Rounds
 from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
 
 

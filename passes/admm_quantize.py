@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.blocks import Separable
-from onnx_admm.admm.byte_levels import ByteLevels
-from onnx_admm.admm.levels import Levels, Quantized, SupportLevels
-from onnx_admm.admm.sets import pruned_support
+from onnx_admm.admm.sets.blocks import Separable
+from onnx_admm.admm.sets.int8_per_channel import ByteLevels
+from onnx_admm.admm.sets.levels import Levels, Quantized, SupportLevels
+from onnx_admm.admm.sets.supports import pruned_support
 from onnx_admm.contracts import (
     Array,
     Blocks,
@@ -22,10 +22,10 @@ from onnx_admm.contracts import (
     WeightSite,
 )
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import PerLayer, choose_layers, spread
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.model.held import ByteGrid, HeldWeight, held_weights
-from onnx_admm.ranges import Epochs, NonNegative, Positive, PositiveShare
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, HeldWeight, held_weights
+from onnx_admm.selection.layers import PerLayer, choose_layers, spread
+from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare
 from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
@@ -43,7 +43,7 @@ class AdmmQuantize:
     to the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained
     (arXiv 1811.01907). Without one, the nearest levels are all, and 8 bits are ``0, +-1q .. +-127q``, what
     a byte holds, whatever is zero; per channel q is then within percents of the least error, which takes
-    seconds for a hundred million weights (see ``admm/byte_levels.py``).
+    seconds for a hundred million weights (see ``admm/sets/int8_per_channel.py``).
 
     Attributes:
         bits: of a weight: for all layers, in graph order, or by name pattern.

@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from onnx_admm.calibration.roundings import ATTEMPTS, Found, RoundingSearch, decibels
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
-from onnx_admm.data import macs_per_sample, synthetic_dataset
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.treatments import Treated
+from onnx_admm.data import cost_of_sample, synthetic_dataset
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.compression_options import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
-from onnx_admm.layers import choose_sites, usable_layers
-from onnx_admm.model.strange import strange_constants
+from onnx_admm.measurement.sensitivity import Effect, OutputProbe
+from onnx_admm.model.analysis.unsupported_weights import strange_constants
 from onnx_admm.pipeline import PROVENANCE
-from onnx_admm.ranges import Positive, Samples, Share
-from onnx_admm.sensitivity import Effect, OutputProbe
+from onnx_admm.selection.layers import choose_sites, usable_layers
+from onnx_admm.settings.ranges import Positive, Samples, Share
 
 _FLOATS = ("float16", "float32", "float64")
 _MOST_MACS = 1 << 38
@@ -133,12 +133,13 @@ class ChooseTreatments:
         effort, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
         measured, unseen = [], []
         for data, others in sources:
-            macs = macs_per_sample(model, data)
-            count = min(self.samples, max(1, effort // (macs * _RUNS_PER_LAYER * layers)))
+            cost = cost_of_sample(model, data)
+            macs, most = cost.macs, cost.most_samples
+            count = min(self.samples, most, max(1, effort // (macs * _RUNS_PER_LAYER * layers)))
             runs = min(runs, max(layers, effort // (macs * count)))
             picked = _evenly(len(data), count)
             measured.append(data.select(picked))
-            confirm = min(_UNSEEN * self.samples, max(1, effort // (macs * 2 * ATTEMPTS)))
+            confirm = min(_UNSEEN * self.samples, most, max(1, effort // (macs * 2 * ATTEMPTS)))
             too_few = len(others) < min(
                 confirm, _TELLING
             )  # what the result is judged on, where it tells enough

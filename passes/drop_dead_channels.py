@@ -17,9 +17,9 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.model import NodeRef, ValueRef
-from onnx_admm.model.channel_groups import ChannelGroup, Port, find_channel_groups
+from onnx_admm.model.analysis.channel_groups import ChannelGroup, Port, find_channel_groups
+from onnx_admm.model.analysis.shapes import forget_shapes
 from onnx_admm.model.operators import Trait, operators_with
-from onnx_admm.model.shapes import forget_shapes
 
 _KEEPS_CONSTANTS = operators_with(Trait.KEEPS_CONSTANTS)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.encoding.outcome import Outcome
+from onnx_admm.encoding.coders.encoding_report import Outcome
+from onnx_admm.encoding.coders.vector_coder import BiasType
 from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.encoding.standard_forms import (
     encode_dense,
@@ -19,14 +20,13 @@ from onnx_admm.encoding.standard_forms import (
     encode_sparse,
     keep_forms,
 )
-from onnx_admm.encoding.vector_coder import BiasType
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.model.held import file_bytes
-from onnx_admm.model.scores import output_roles
-from onnx_admm.ranges import Finite, Positive
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.expose_logits import output_roles
+from onnx_admm.model.rewrite.weight_storage import file_bytes
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
+from onnx_admm.settings.ranges import Finite, Positive
 
 _FORMATS = ("auto", "dense", "qdq", "sparse", "packed")
 _SYNTHETIC_SAMPLES = 4

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_layers
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.ranges import Epochs, NonNegative, Positive
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.selection.layers import choose_layers
+from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
 from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
 
 

@@ -21,7 +21,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Array, Edit, PassContext, PassReport, Skip
-from onnx_admm.folding import (
+from onnx_admm.model import ModelView, NodeRef, ValueRef, infer_shapes
+from onnx_admm.selection.foldable import (
     BIASED,
     OLDEST_OPSET,
     Unfoldable,
@@ -33,7 +34,6 @@ from onnx_admm.folding import (
     store_constant,
     stored,
 )
-from onnx_admm.model import ModelView, NodeRef, ValueRef, infer_shapes
 
 _LINEAR = (*BIASED, "MatMul")
 

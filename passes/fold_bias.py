@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnx_admm.contracts import Array, Edit, PassContext, PassReport, Skip
-from onnx_admm.folding import (
+from onnx_admm.model import ModelView, NodeRef
+from onnx_admm.selection.foldable import (
     BIASED,
     OLDEST_OPSET,
     Unfoldable,
@@ -24,7 +25,6 @@ from onnx_admm.folding import (
     store_bias,
     stored,
 )
-from onnx_admm.model import ModelView, NodeRef
 
 
 @dataclass(frozen=True)

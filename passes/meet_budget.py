@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.allocation import FLOAT_BITS, Curve, Surface
+from onnx_admm.allocation.allocation import FLOAT_BITS, Curve, Surface
 from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import CostModel, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
+from onnx_admm.costs.pricing import for_model, price
 from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
-from onnx_admm.layers import choose_layers
+from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import node_profiles
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.model.scores import output_roles
-from onnx_admm.pricing import for_model, price
-from onnx_admm.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import evaluate
-from onnx_admm.sensitivity import OutputProbe
+from onnx_admm.selection.layers import choose_layers
+from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
 from onnx_admm.targeting.figures import parse_budgets, require_given
 from onnx_admm.targeting.offers import Market, open_market
 from onnx_admm.targeting.reasons import by_operator, explain

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnx_admm.admm.sets import pruned_support
-from onnx_admm.allocation import FLOAT_BITS, densities
-from onnx_admm.budget import given_budgets, global_density, parse_pattern
+from onnx_admm.admm.sets.supports import pruned_support
+from onnx_admm.allocation.allocation import FLOAT_BITS, densities
 from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
@@ -19,9 +18,10 @@ from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer, layer_groups
 from onnx_admm.contracts import Array, Edit, ModelView, PassContext, PassReport, WeightSite
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import PerLayer, choose_layers, spread
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.ranges import NonNegative, PositiveShare, Ratio, Samples
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.selection.layers import PerLayer, choose_layers, spread
+from onnx_admm.selection.pruning_budget import given_budgets, global_density, parse_pattern
+from onnx_admm.settings.ranges import NonNegative, PositiveShare, Ratio, Samples
 
 _MOST_GROUPS = 32
 _PROBE_SAMPLES = 128

@@ -18,8 +18,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip
-from onnx_admm.encoding.codebook import Grid, Weight
-from onnx_admm.model.channel_groups import ChannelGroup, Port, find_channel_groups
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.model.analysis.channel_groups import ChannelGroup, Port, find_channel_groups
 from onnx_admm.model.operators import Trait, operators_with
 
 _HOMOGENEOUS = operators_with(Trait.HOMOGENEOUS)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
-from onnx_admm.model import erase
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.analysis.fingerprint import fingerprint
+from onnx_admm.model.rewrite import minify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,14 @@ class ShortenNames:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         before, bytes_before = fingerprint(model), len(model.to_bytes())
-        erase.lift_constants(model)
-        erase.erase_noops(model)
-        erase.erase_defaults(model)
-        erase.erase_text(model)
+        minify.lift_constants(model)
+        minify.erase_noops(model)
+        minify.erase_defaults(model)
+        minify.erase_text(model)
         if self.strip_metadata:
-            erase.erase_metadata(model)
-        erase.shorten_value_names(model)
-        erase.compact_integers(model)
+            minify.erase_metadata(model)
+        minify.shorten_value_names(model)
+        minify.compact_integers(model)
         changed = fingerprint(model) != before
         saved = bytes_before - len(model.to_bytes())
         edits = (Edit("model", f"{saved} bytes of names and defaults left out"),) if changed else ()

@@ -57,7 +57,7 @@ def keep_for_deployment(request: pytest.FixtureRequest, tmp_path: Path) -> KeepF
     ``expected`` holds outputs by name, as the training runtime computed them; ``tolerance`` is the
     share of ``max |expected|`` an output may differ by.
     """
-    from onnx_admm.named_arrays import write_npz
+    from onnx_admm.local_files.named_arrays import write_npz
 
     root = Path(os.environ.get("ONNX_ADMM_E2E_OUT") or tmp_path / "deployment")
     test = re.sub(r"\W+", "-", request.node.name).strip("-")
@@ -137,7 +137,7 @@ TWO_GEMMS = """
 @pytest.fixture
 def tiny_conv() -> ModelView:
     """Two convolutions and a Gemm, 3 classes of 8x8 images, random weights."""
-    from onnx_admm.model.text import parse_text
+    from onnx_admm.model.analysis.text import parse_text
 
     return parse_text(CONV_NET)
 
@@ -145,7 +145,7 @@ def tiny_conv() -> ModelView:
 @pytest.fixture
 def tiny_mlp() -> ModelView:
     """MatMul + Add, Relu, Gemm: 8 inputs, 3 classes, random weights."""
-    from onnx_admm.model.text import parse_text
+    from onnx_admm.model.analysis.text import parse_text
 
     return parse_text(MLP)
 
@@ -239,7 +239,7 @@ def recipe(tmp_path: Path, scale_is_registered: None) -> Path:
 
 def running(*passes: object, **changes: object) -> dict[str, object]:
     """Keywords for ``compress``: these passes alone, without fine-tuning, on one thread."""
-    from onnx_admm.recipe import Recipe
+    from onnx_admm.config.recipe import Recipe
 
     return {"recipe": Recipe(passes, fine_tune=False), "threads": 1, **changes}  # type: ignore[arg-type]
 

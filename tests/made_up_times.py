@@ -11,7 +11,7 @@ import pytest
 
 from onnx_admm.contracts import Feeds
 from onnx_admm.cost_models import onnxruntime as cost_model_module
-from onnx_admm.model.kernels import Kernel
+from onnx_admm.model.analysis.runtime_kernels import Kernel
 from onnx_admm.runtime import timing_cache
 from onnx_admm.runtime.timing import Timing
 

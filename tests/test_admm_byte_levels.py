@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.admm.byte_levels import ByteLevels
-from onnx_admm.admm.levels import Levels
+from onnx_admm.admm.sets.int8_per_channel import ByteLevels
+from onnx_admm.admm.sets.levels import Levels
 
 FLOAT = np.dtype(np.float32)
 

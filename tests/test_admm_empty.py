@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from onnx_admm.admm.blocks import GlobalAtMostK, JointChannels, Separable, TiedChannels
-from onnx_admm.admm.byte_levels import ByteLevels
-from onnx_admm.admm.demands import cells_of, demands_of
-from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
-from onnx_admm.admm.near_scale import near_levels
-from onnx_admm.admm.nested import Nested
-from onnx_admm.admm.reshaped import Reshaped
-from onnx_admm.admm.scale import CodeRange
-from onnx_admm.admm.sets import AtMostK, BlockK, ChannelK, ConstraintSet, NofM, Support
-from onnx_admm.admm.shifted import ShiftedLevels
+from onnx_admm.admm.sets.approximate_scale import near_levels
+from onnx_admm.admm.sets.blocks import GlobalAtMostK, JointChannels, Separable, TiedChannels
+from onnx_admm.admm.sets.int8_per_channel import ByteLevels
+from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
+from onnx_admm.admm.sets.nested import Nested
+from onnx_admm.admm.sets.reshaped import Reshaped
+from onnx_admm.admm.sets.scale import CodeRange
+from onnx_admm.admm.sets.set_decomposition import cells_of, demands_of
+from onnx_admm.admm.sets.shifted import ShiftedLevels
+from onnx_admm.admm.sets.supports import AtMostK, BlockK, ChannelK, ConstraintSet, NofM, Support
 
 Shape = tuple[int, ...]
 SETS: dict[str, Callable[[Shape, int], ConstraintSet]] = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnx_admm.admm import AtMostK, ConstraintSet, Levels, SparseLevels, SupportLevels
-from onnx_admm.admm import scale as scale_module
-from onnx_admm.admm.scale import CodeRange, best_scale, recover_scale
+from onnx_admm.admm.sets import scale as scale_module
+from onnx_admm.admm.sets.scale import CodeRange, best_scale, recover_scale
 
 F64 = npt.NDArray[np.float64]
 AnyLevels = Levels | SupportLevels | SparseLevels

@@ -9,24 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnx_admm.admm import (
-    AtMostK,
-    LayerProblem,
-    Levels,
-    Nested,
-    NofM,
-    Reshaped,
-    ShiftedLevels,
-    SparseLevels,
-    descent,
-    successive,
-)
-from onnx_admm.admm.demands import cells_of
-from onnx_admm.admm.descent import descend
-from onnx_admm.admm.exchange import RowSearch, exchange_entries
-from onnx_admm.admm.grids import better_rows, grids_of, refit, rounded
-from onnx_admm.admm.successive import round_successively
-from onnx_admm.admm.support_fit import conjugate_fit, exact_fit, fit_support
+from onnx_admm.admm import AtMostK, LayerProblem, Levels, Nested, NofM, Reshaped, ShiftedLevels, SparseLevels
+from onnx_admm.admm.reconstruction import descent, successive
+from onnx_admm.admm.reconstruction.descent import descend
+from onnx_admm.admm.reconstruction.exchange import RowSearch, exchange_entries
+from onnx_admm.admm.reconstruction.grids import better_rows, grids_of, refit, rounded
+from onnx_admm.admm.reconstruction.successive import round_successively
+from onnx_admm.admm.reconstruction.support_fit import conjugate_fit, exact_fit, fit_support
+from onnx_admm.admm.sets.set_decomposition import cells_of
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

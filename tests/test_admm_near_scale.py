@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.admm.near_scale import near_levels, near_scales
-from onnx_admm.admm.scale import CodeRange, best_scale, scale_step
+from onnx_admm.admm.sets.approximate_scale import near_levels, near_scales
+from onnx_admm.admm.sets.scale import CodeRange, best_scale, scale_step
 
 RANGES = [
     CodeRange(0, 127),

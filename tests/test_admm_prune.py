@@ -8,7 +8,7 @@ from conftest import TWO_GEMMS, context_of_gemms
 
 from onnx_admm.contracts import ModelView, PassContext, TrainingSettings
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.evaluation import evaluate

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import TWO_GEMMS, context_of_gemms
 
-from onnx_admm.admm.levels import Levels, SupportLevels
+from onnx_admm.admm.sets.levels import Levels, SupportLevels
 from onnx_admm.contracts import ModelView
-from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.errors import PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import SCALE_BITS, AdmmQuantize
 
 

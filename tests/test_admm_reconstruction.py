@@ -29,9 +29,9 @@ from onnx_admm.admm import (
     reconstruct,
     ridge_for,
 )
-from onnx_admm.admm.descent import descend
-from onnx_admm.admm.grids import grids_of
-from onnx_admm.admm.successive import round_successively
+from onnx_admm.admm.reconstruction.descent import descend
+from onnx_admm.admm.reconstruction.grids import grids_of
+from onnx_admm.admm.reconstruction.successive import round_successively
 
 F64 = npt.NDArray[np.float64]
 

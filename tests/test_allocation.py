@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from onnx_admm import allocation
-from onnx_admm.allocation import Curve, Option, densities, least_cost, least_error
+from onnx_admm.allocation import allocation
+from onnx_admm.allocation.allocation import Curve, Option, densities, least_cost, least_error
+from onnx_admm.allocation.knapsack import GAP
 from onnx_admm.errors import PassRefused
-from onnx_admm.knapsack import GAP
 
 figure = st.one_of(st.integers(0, 50).map(float), st.floats(1e-6, 1e6))
 layer = st.lists(st.tuples(figure, figure), min_size=1, max_size=5)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from onnx_admm.api import annotate
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import ModelView
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent
-from onnx_admm.model.text import parse_text
-from onnx_admm.registry import cost_model
+from onnx_admm.model.analysis.text import parse_text
 
 ADMM_NN = "onnx_admm.admm-nn"
 

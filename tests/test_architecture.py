@@ -7,30 +7,63 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 LEVELS = (
-    {"errors", "file_lock", "printable"},
-    {"temporary_folder"},
-    {"limits"},
+    {"errors", "printable"},
+    {"limits", "local_files", "settings"},
     {"worker"},
-    {"admm", "model", "name_patterns", "named_arrays", "ranges", "settings", "transforms"},
-    {"contracts", "weight_values"},
-    {"runtime", "progress", "layers", "folding", "knapsack"},
-    {"encoding", "training", "data", "budget", "allocation", "channel_pruning", "sensitivity", "pricing"},
-    {"calibration", "exactness", "targeting"},
-    {"pipeline"},
+    {"admm", "allocation", "model"},
+    {"contracts"},
+    {"costs", "runtime", "selection"},
+    {"data", "encoding", "targeting", "training"},
+    {"measurement"},
+    {"calibration", "pipeline"},
     {"passes", "cost_models"},
-    {"registry"},
-    {"recipe"},
+    {"config"},
     {"report"},
     {"api", "testing"},
     {"cli", ""},
 )
-"""Rooms of ``onnx_admm`` from the ground up; a room sees those below. "" is ``onnx_admm`` itself."""
+"""Packages of ``onnx_admm`` from the ground up; a package sees those below. "" is ``onnx_admm`` itself."""
+
+INSIDE = {
+    "admm": ({"sets"}, {"loop"}, {"reconstruction"}),
+    "data": (
+        {"compute_budget", "sources"},
+        {"labels", "stored_rows"},
+        {"readers", "samples"},
+        {"fitting", "ragged"},
+        {"feeds", "synthetic"},
+        {"opening"},
+    ),
+    "encoding": (
+        {"coders"},
+        {"biases", "compression_options", "plan"},
+        {"choice", "contents"},
+        {"large"},
+        {"packed", "standard_forms"},
+    ),
+    "model": (
+        {"einsum", "files", "graph_state", "names", "operators"},
+        {"constants", "loading", "scopes"},
+        {"edit", "folding", "tables", "writing"},
+        {"sites"},
+        {"view"},
+        {"analysis"},
+        {"opsets"},
+        {"rewrite"},
+    ),
+}
+"""Of the largest packages, the parts from the ground up: each imports from those below it alone."""
+
+MOST_MODULES = 15
+"""In one folder, ``__init__`` aside."""
 
 PLUGIN_ROOMS = {"passes", "cost_models"}
 CONFINED = {
@@ -53,7 +86,7 @@ def level_of(room: str) -> int | None:
 
 
 def room_of(module: str) -> str:
-    """Room of a module of the house: ``onnx_admm.admm.sets`` -> ``admm``."""
+    """Room of a module of the house: ``onnx_admm.admm.sets.supports`` -> ``admm``."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -96,6 +129,26 @@ def import_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterat
         yield f"{where}: {room or 'onnx_admm'} must not see {other or 'onnx_admm'}"
 
 
+def inside_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
+    """Arrows that point back between the parts of one package."""
+    package, part = room_of(module), part_of(module)
+    if package not in INSIDE or not part:
+        return
+    levels = {name: level for level, names in enumerate(INSIDE[package]) for name in names}
+    if part not in levels:
+        yield f"{module}: {part!r} has no place in the order inside {package}"
+        return
+    for line, target in imported_modules(module, tree, is_package):
+        other = part_of(target) if room_of(target) == package and target.startswith("onnx_admm.") else part
+        if other != part and levels.get(other, -1) >= levels[part]:
+            yield f"{module}:{line}: {package}.{part} must not see {package}.{other}"
+
+
+def part_of(module: str) -> str:
+    """Part of a package that a module belongs to: ``onnx_admm.admm.sets.levels`` -> ``sets``."""
+    return ".".join(module.split(".")[2:3])
+
+
 def naming_complaints(module: str, tree: ast.Module) -> Iterator[str]:
     """A core module that names a plug-in's module in a string; entry points do that."""
     if room_of(module) in PLUGIN_ROOMS:
@@ -129,6 +182,7 @@ def complaints(module: str, source: str, is_package: bool = False) -> list[str]:
     tree = ast.parse(source)
     return [
         *import_complaints(module, tree, is_package),
+        *inside_complaints(module, tree, is_package),
         *naming_complaints(module, tree),
         *size_complaints(module, source, tree),
     ]
@@ -168,38 +222,100 @@ def test_module_keeps_the_rules(name: str, file: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_no_folder_is_crowded() -> None:
+    counts = Counter(file.parent for _, file in modules() if file.name != "__init__.py")
+    assert counts
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_no_modules_and_no_packages_import_one_another_in_a_circle() -> None:
+    found = dict(modules())
+    arrows = {
+        (name, target)
+        for name, file in found.items()
+        for target in targets(name, file, set(found))
+        if target != name
+    }
+    assert len(arrows) > 500
+    assert circles(arrows) == []
+    for depth in range(1, max(name.count(".") for name in found) + 1):
+        siblings = {pair for one, other in arrows if (pair := siblings_of(one, other, depth)) is not None}
+        assert circles(siblings) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")}) == [["a", "b", "c"]]
+
+
+def circles(arrows: set[tuple[str, str]]) -> list[list[str]]:
+    """Groups of names that reach one another."""
+    return sorted(
+        sorted(group) for group in nx.strongly_connected_components(nx.DiGraph(arrows)) if len(group) > 1
+    )
+
+
+def targets(name: str, file: Path, known: set[str]) -> set[str]:
+    """Modules that a module imports: what an import names, or the module that it is taken from."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = {target for _, target in imported_modules(name, tree, file.name == "__init__.py")}
+    return {target if target in known else target.rpartition(".")[0] for target in found} & known
+
+
+def siblings_of(one: str, other: str, depth: int) -> tuple[str, str] | None:
+    """The two parts of the package at a depth that an import joins; None where it joins no two."""
+    left, right = one.split("."), other.split(".")
+    if min(len(left), len(right)) <= depth or left[:depth] != right[:depth] or left[depth] == right[depth]:
+        return None
+    return ".".join(left[: depth + 1]), ".".join(right[: depth + 1])
+
+
 # -- the checker, on planted wrong code -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("module", "source", "sentence"),
     [
-        ("onnx_admm.admm.sets", "from onnx_admm.model import ModelView", "admm must not see model"),
-        ("onnx_admm.admm.sets", "import onnx_admm", "admm must not see onnx_admm"),
+        ("onnx_admm.admm.sets.supports", "from onnx_admm.model import ModelView", "admm must not see model"),
+        ("onnx_admm.admm.sets.supports", "import onnx_admm", "admm must not see onnx_admm"),
         ("onnx_admm.errors", "from onnx_admm import contracts", "errors must not see contracts"),
         ("onnx_admm.contracts", "import onnx_admm.pipeline", "contracts must not see pipeline"),
         ("onnx_admm.training.loop", "from ..data import npz", "training must not see data"),
         (
-            "onnx_admm.data.npz",
+            "onnx_admm.data.readers.npz",
             "def f():\n    from onnx_admm.pipeline import P",
             "data must not see pipeline",
         ),
         ("onnx_admm.api", "from onnx_admm.passes.encode import Encode", "api must not see passes"),
         (
-            "onnx_admm.registry",
+            "onnx_admm.config.registry",
             "X = 'onnx_admm.passes.encode:Encode'",
             "the core names onnx_admm.passes.encode",
         ),
         ("onnx_admm.passes.encode", "from onnx_admm.cost_models import storage", "must not see cost_models"),
         ("onnx_admm.passes.encode", "from ..cost_models.storage import x", "must not see cost_models"),
-        ("onnx_admm.passes.encode", "from onnx_admm.recipe import parse", "passes must not see recipe"),
+        (
+            "onnx_admm.passes.encode",
+            "from onnx_admm.config.recipe import parse",
+            "passes must not see config",
+        ),
         ("onnx_admm.cost_models.storage", "import onnx_ir as ir", "only model may import onnx_ir"),
         ("onnx_admm.pipeline", "import onnx", "only model may import onnx"),
         ("onnx_admm.pipeline", "from onnx.helper import make_node", "only model may import onnx"),
         ("onnx_admm.report", "import onnxruntime", "only runtime and training may import onnxruntime"),
         ("onnx_admm.training.loop", "import torch.optim", "torch.optim is not to be imported"),
+        (
+            "onnx_admm.model.view",
+            "from onnx_admm.model.analysis import macs",
+            "model.view must not see model.analysis",
+        ),
+        (
+            "onnx_admm.admm.sets.levels",
+            "from onnx_admm.admm.loop.solver import x",
+            "admm.sets must not see admm.loop",
+        ),
+        ("onnx_admm.model.attic", "", "'attic' has no place in the order inside model"),
         ("onnx_admm.attic", "", "the room 'attic' has no place in the layer order"),
-        ("onnx_admm.model.utils", "", "the name says nothing"),
+        ("onnx_admm.runtime.utils", "", "the name says nothing"),
         ("onnx_admm.pipeline", "x = 1\n" * 401, "401 lines, at most 400"),
         ("onnx_admm.pipeline", "def f(a, b, c, d, *, e, f, g): ...", "f has 7 parameters"),
     ],
@@ -219,11 +335,11 @@ def test_planted_fault_is_found(module: str, source: str, sentence: str) -> None
         ),
         ("onnx_admm.runtime.sessions", "import onnxruntime\nfrom onnx_admm.contracts import Dataset"),
         ("onnx_admm.passes.encode", "from . import fold\nfrom onnx_admm.pipeline import Pipeline"),
-        ("onnx_admm.registry", "GROUP = 'onnx_admm.passes'"),
+        ("onnx_admm.config.registry", "GROUP = 'onnx_admm.passes'"),
         ("onnx_admm.pipeline", "x = 1\n" * 400),
         ("onnx_admm.pipeline", "class C:\n    def f(self, a, b, c, d, e, f): ..."),
         ("onnx_admm.cli", "def compress(a, b, c, d, e, f, g): ..."),
-        ("onnx_admm.data.npz", "import onnx_something_else"),
+        ("onnx_admm.data.readers.npz", "import onnx_something_else"),
     ],
 )
 def test_sound_code_is_left_in_peace(module: str, source: str) -> None:

@@ -14,16 +14,16 @@ import pytest
 
 from onnx_admm.contracts import ModelView
 from onnx_admm.errors import OutputError, UsageError
-from onnx_admm.model import saving
-from onnx_admm.model.atomic_output import (
+from onnx_admm.model.writing import saving
+from onnx_admm.model.writing.atomic_output import (
     forget_written,
     prepare_output,
     write_bytes,
     write_text,
     written_files,
 )
-from onnx_admm.model.external_files import data_files_of_output, external_files
-from onnx_admm.model.output_lock import work_folder
+from onnx_admm.model.writing.external_files import data_files_of_output, external_files
+from onnx_admm.model.writing.output_lock import work_folder
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_names_that_are_not_utf8_and_names_as_long_as_they_get(heavy: ModelView,
 
 HOLDER = """
 import sys, time
-from onnx_admm.model.atomic_output import prepare_output
+from onnx_admm.model.writing.atomic_output import prepare_output
 with prepare_output(sys.argv[1]) as output:
     (output.folder / "half").write_text("half")
     print("held", flush=True)

@@ -16,18 +16,18 @@ import pytest
 from test_real_models import MODELS
 
 from onnx_admm.api import compress
+from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
-from onnx_admm.layers import usable_layers
-from onnx_admm.model.scores import with_scores
-from onnx_admm.model.shapes import forget_wrong_shapes
-from onnx_admm.model.strange import strange_constants
+from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.passes.choose_treatments import ChooseTreatments
-from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.report import Report
 from onnx_admm.runtime.evaluation import Quality, evaluate
 from onnx_admm.runtime.sessions import open_session
+from onnx_admm.selection.layers import usable_layers
 
 CHEAP = {
     "cifar_winml",

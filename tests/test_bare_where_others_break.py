@@ -11,7 +11,7 @@ import onnx
 from onnx_admm.api import compress
 from onnx_admm.contracts import ModelView
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.sessions import open_session, optimised_model
 
 POOLED = """<ir_version: 8, opset_import: ["" : 13]>

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fake_plugins import Scale
 
+from onnx_admm.config.registry import COST_MODELS, PASSES, cost_model
 from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
-from onnx_admm.registry import COST_MODELS, PASSES, cost_model
 from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family, varied_family
 
 SETTINGS: dict[str, list[dict[str, object]]] = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_admm.contracts import ModelView, Pass, PassContext
-from onnx_admm.encoding.accounting import digit_bits
-from onnx_admm.model.text import parse_text
+from onnx_admm.encoding.coders.accounting import digit_bits
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.passes.encode import Encode

@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onnx_admm.config.registry import PASSES, cost_model
 from onnx_admm.contracts import ModelView, Pass, PassContext
-from onnx_admm.encoding.accounting import digit_bits
 from onnx_admm.encoding.choice import choose_plan
-from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.coders.accounting import digit_bits
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.compression_options import DENSE, SPARSE, Rounding, Treated
 from onnx_admm.encoding.large import packed_alone
-from onnx_admm.encoding.treatments import DENSE, SPARSE, Rounding, Treated
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.passes.share_scales import ShareScales
-from onnx_admm.registry import PASSES, cost_model
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
 ROWS, CHANNELS = 32, 24

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.calibration.carriers import carrier_of
-from onnx_admm.calibration.draws import Draw
-from onnx_admm.model.taps import tapped, weight_uses
-from onnx_admm.model.text import parse_text
+from onnx_admm.calibration.layer_inputs import carrier_of
+from onnx_admm.calibration.row_sampling import Draw
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.expose_values import tapped, weight_uses
 from onnx_admm.runtime.sessions import open_session
 
 ALL = 1 << 20

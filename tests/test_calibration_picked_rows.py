@@ -9,7 +9,7 @@ from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
 from onnx_admm.contracts import Array, ModelView, PassContext
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.runtime.sessions import open_session
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_admm.calibration.argmax_positions import Picks, picks_behind
 from onnx_admm.calibration.biases import bias_behind
-from onnx_admm.calibration.carriers import carrier_of
-from onnx_admm.calibration.draws import Draw
-from onnx_admm.calibration.picks import Picks, picks_behind
+from onnx_admm.calibration.layer_inputs import carrier_of
+from onnx_admm.calibration.row_sampling import Draw
 from onnx_admm.calibration.stream import calibrated_layer
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
-from onnx_admm.model.taps import weight_uses
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.expose_values import weight_uses
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.runtime.sessions import open_session
 

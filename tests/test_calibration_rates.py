@@ -10,8 +10,8 @@ from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import ModelView, PassContext, SilentProgress
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
-from onnx_admm.sensitivity import OutputProbe
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.analysis.text import parse_text
 
 DENSITIES = (0.1, 0.3, 0.7)
 

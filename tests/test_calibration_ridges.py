@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.admm.layer_problem import ridge_for
-from onnx_admm.admm.reconstruction import reconstruct
-from onnx_admm.admm.sets import AtMostK
+from onnx_admm.admm.reconstruction.layer_problem import ridge_for
+from onnx_admm.admm.reconstruction.reconstruct import reconstruct
+from onnx_admm.admm.sets.supports import AtMostK
 from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
 from onnx_admm.calibration.ridges import QUICK, ridged
 from onnx_admm.contracts import Array

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx_admm.calibration.samples import calibration_samples, in_turn
 from onnx_admm.contracts import Array, Dataset, ModelView, PassContext
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 CLASSIFIER = """
     <ir_version: 8, opset_import: ["" : 17]>

@@ -11,7 +11,7 @@ from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrate
 from onnx_admm.contracts import ModelView
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import DataError, PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 
 def random_rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

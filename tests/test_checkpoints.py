@@ -12,7 +12,8 @@ import pytest
 from conftest import RunCommand, running
 from fake_plugins import Scale
 
-from onnx_admm.api import checkpoints, compress
+from onnx_admm.api import compress
+from onnx_admm.api.files import checkpoints
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import UsageError, WorkError
 from onnx_admm.report import Report

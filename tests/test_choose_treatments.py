@@ -11,7 +11,7 @@ from conftest import TWO_GEMMS, context_of_gemms
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.data import from_arrays, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.testing import model_family

@@ -11,9 +11,9 @@ from conftest import RunCommand
 from onnx_admm.contracts import ModelView, TrainingSettings
 from onnx_admm.data import Preprocessing, from_arrays, from_iterable, open_dataset
 from onnx_admm.errors import DataError
-from onnx_admm.model.class_axis import ClassAxis, axis_by_labels, class_axis
-from onnx_admm.model.scores import output_roles
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.class_axis import ClassAxis, axis_by_labels, class_axis
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import evaluate, predicted_classes
 from onnx_admm.runtime.predictions import predictions
 from onnx_admm.training.session import OrtTrainer

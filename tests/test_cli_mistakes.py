@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import RunCommand
 
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime import installed
 
 

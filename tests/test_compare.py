@@ -15,7 +15,7 @@ from onnx_admm.data import from_arrays
 from onnx_admm.errors import (
     UsageError,
 )
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 
 def test_compare_two_models(net: Path, samples: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from onnx_admm.errors import (
     RecipeError,
     UsageError,
 )
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report import Report
 

@@ -12,9 +12,9 @@ import pytest
 from onnx_admm.api import inspect_model
 from onnx_admm.errors import ModelError, OnnxAdmmError
 from onnx_admm.model import ModelView
-from onnx_admm.model.sparse_marks import marked_sparse
-from onnx_admm.model.sparse_storage import SPARSE_BYTES
-from onnx_admm.model.stored import stored_constants
+from onnx_admm.model.analysis.stored_sizes import stored_constants
+from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES
+from onnx_admm.model.rewrite.sparse_marks import marked_sparse
 from onnx_admm.report import ModelFacts
 
 LARGE = 1 << 18

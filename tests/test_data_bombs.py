@@ -15,14 +15,14 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnx_admm.data import inflation
-from onnx_admm.data.idx import read_idx
-from onnx_admm.data.images import ImageSource, open_image_tree
-from onnx_admm.data.npz import read_npy_folder, read_npz
+from onnx_admm.data.readers import inflation
+from onnx_admm.data.readers.idx import read_idx
+from onnx_admm.data.readers.images import ImageSource, open_image_tree
+from onnx_admm.data.readers.npz import read_npy_folder, read_npz
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource
 from onnx_admm.errors import DataError
-from onnx_admm.model.tensors import read_tensor
+from onnx_admm.model.files.tensor_files import read_tensor
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from PIL import Image
 from onnx_admm.contracts import Batch
 from onnx_admm.data import Preprocessing, fit_dataset, fitting, from_arrays, from_iterable, open_dataset
 from onnx_admm.errors import DataError, OnnxAdmmError
+from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model import ModelView
-from onnx_admm.named_arrays import write_npz
 
 
 def model_of(inputs: str) -> ModelView:

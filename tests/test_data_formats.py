@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from onnx_admm.contracts import Batch, Dataset
-from onnx_admm.data import Preprocessing, fit_dataset, from_arrays, from_iterable, images, open_dataset
-from onnx_admm.data.npz import read_npz
+from onnx_admm.data import Preprocessing, fit_dataset, from_arrays, from_iterable, open_dataset
+from onnx_admm.data.readers import images
+from onnx_admm.data.readers.npz import read_npz
 from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError, RecipeError
 from onnx_admm.model import ModelView
-from onnx_admm.settings import build
+from onnx_admm.settings.tables import build
 
 UNIT = Preprocessing(scale=1 / 255)
 Array = npt.NDArray[np.generic]

@@ -9,7 +9,7 @@ import pytest
 
 from onnx_admm.data import Preprocessing
 from onnx_admm.errors import RecipeError
-from onnx_admm.settings import build
+from onnx_admm.settings.tables import build
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 2), np.uint8)
 

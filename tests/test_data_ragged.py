@@ -9,7 +9,7 @@ from onnx_admm.contracts import Batch
 from onnx_admm.data import from_iterable, split
 from onnx_admm.data.ragged import RaggedSamples
 from onnx_admm.errors import DataError
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.evaluation import evaluate
 
 MODEL = parse_text(

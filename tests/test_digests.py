@@ -12,7 +12,8 @@ import pytest
 from conftest import running
 from fake_plugins import Scale
 
-from onnx_admm.api import compress, digests
+from onnx_admm.api import compress
+from onnx_admm.api.files import digests
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import UsageError
 from onnx_admm.report import Report
@@ -32,7 +33,7 @@ def test_a_report_states_the_digests_of_all_files(net: Path, samples: Path, tmp_
 
 def test_a_result_with_a_file_of_weights_has_both_digests(net: Path, tmp_path: Path) -> None:
     from onnx_admm.model import ModelView
-    from onnx_admm.model.saving import ModelFiles
+    from onnx_admm.model.writing.saving import ModelFiles
 
     report = compress(net, tmp_path / "out.onnx", **running(Scale(factor=0.99)), keep=True)
     (tmp_path / "m").write_bytes(b"model")

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from onnx_admm.api import Compression
 from onnx_admm.cli import app
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import COST_MODELS, PASSES, Registry, cost_model
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import Preprocessing
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.recipe import Recipe
-from onnx_admm.registry import COST_MODELS, PASSES, Registry, cost_model
 
 DOCUMENTS = (
     "README.md",

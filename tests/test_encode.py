@@ -12,7 +12,7 @@ from conftest import CONV_NET, MLP, KeepForDeployment, conv_net
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.runtime.sessions import open_session

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.runtime.evaluation import evaluate

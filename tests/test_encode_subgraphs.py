@@ -9,9 +9,9 @@ import onnx
 import pytest
 from conftest import KeepForDeployment
 
-from onnx_admm.admm.levels import Levels
+from onnx_admm.admm.sets.levels import Levels
 from onnx_admm.contracts import ModelView, PassContext
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.runtime.sessions import open_session
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.encoding.accounting import digit_bits, gap_bits, packed_bytes
 from onnx_admm.encoding.choice import choose_plan
-from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.coders.accounting import digit_bits, gap_bits, packed_bytes
+from onnx_admm.encoding.coders.codebook import Weight
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.3, 0.5, 0.9, 1.0])

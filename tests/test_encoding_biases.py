@@ -7,8 +7,8 @@ import pytest
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.encoding.biases import layer_biases, round_biases
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.model.text import parse_text
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.runtime.sessions import open_session
 

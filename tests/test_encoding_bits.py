@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_admm.encoding.bits import (
+from onnx_admm.encoding.coders.bits import (
     MOST_LOW_BITS,
     digits_per_word,
     gap_sums,

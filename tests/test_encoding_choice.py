@@ -10,13 +10,13 @@ from test_encode import quantised
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.encoding.choice import choose_plan, plan_bytes
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.delivery import Member
-from onnx_admm.encoding.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.sparse_coder import SparseCoder
+from onnx_admm.encoding.coders.unpack import Member
 from onnx_admm.encoding.plan import Group, Plan
-from onnx_admm.encoding.sparse_coder import SparseCoder
-from onnx_admm.model.builder import insert_fragment
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.insert_fragment import insert_fragment
 from onnx_admm.passes.shorten_names import ShortenNames
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_admm.admm.levels import SparseLevels, SupportLevels
-from onnx_admm.admm.sets import AtMostK
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.vector_coder import exact_vector_coders, round_vectors
+from onnx_admm.admm.sets.levels import SparseLevels, SupportLevels
+from onnx_admm.admm.sets.supports import AtMostK
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.vector_coder import exact_vector_coders, round_vectors
 
 SCALES = st.integers(1, 2047).flatmap(
     lambda steps: st.integers(-20, 4).map(lambda e: np.float32(np.ldexp(steps, e)))

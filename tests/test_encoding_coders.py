@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_admm.encoding.bits import MOST_LOW_BITS, rice_bits
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.delivery import Member
-from onnx_admm.encoding.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.bits import MOST_LOW_BITS, rice_bits
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.large_sparse_coder import SoloCoder, best_low_bits
+from onnx_admm.encoding.coders.sparse_coder import SparseCoder
+from onnx_admm.encoding.coders.unpack import Member
+from onnx_admm.encoding.coders.vector_coder import VectorCoder
 from onnx_admm.encoding.plan import Group, Plan, Pool
-from onnx_admm.encoding.solo_coder import SoloCoder, best_low_bits
-from onnx_admm.encoding.sparse_coder import SparseCoder
-from onnx_admm.encoding.vector_coder import VectorCoder
-from onnx_admm.model.fragment import Fragment, NodeSpec
+from onnx_admm.model.rewrite.fragment import Fragment, NodeSpec
 
 
 @given(

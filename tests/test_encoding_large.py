@@ -12,10 +12,10 @@ from conftest import KeepForDeployment
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.encoding import large
-from onnx_admm.encoding.codebook import Weight
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.large import packed_alone
-from onnx_admm.model import decode
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.folding import decoder
 from onnx_admm.passes.encode import Encode
 from onnx_admm.runtime.sessions import open_session
 
@@ -119,7 +119,7 @@ def test_sites_of_large_encoded_weights_are_found_without_decoding(monkeypatch: 
     dense = large_net()
     packed = encoded(dense)
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "evaluate_node", lambda *_: pytest.fail("an operator was run"))
+        patch.setattr(decoder, "evaluate_node", lambda *_: pytest.fail("an operator was run"))
         sites = ModelView.from_bytes(packed.to_bytes()).sites()
     assert [(site.name, site.shape, site.dtype, site.editable) for site in sites] == [
         ("w1", (SIDE, SIDE), "float32", False),

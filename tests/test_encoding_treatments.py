@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.admm.near_scale import scales_of
+from onnx_admm.admm.sets.approximate_scale import scales_of
 from onnx_admm.contracts import Array
-from onnx_admm.encoding import treatments
+from onnx_admm.encoding import compression_options
 from onnx_admm.encoding.choice import choose_plan, plan_bytes
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.treatments import DENSE, HALF, SPARSE, Rounding, Treated
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.compression_options import DENSE, HALF, SPARSE, Rounding, Treated
 
 EVERY = (HALF, *DENSE, *SPARSE)
 
@@ -87,7 +87,7 @@ def test_scales_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
         looked.append(args)
         return scales_of(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(treatments, "scales_of", counted)
+    monkeypatch.setattr(compression_options, "scales_of", counted)
     treated = Treated(weight(), 0)
     for rounding, ranges in ((DENSE[0], 1), (DENSE[2], 2), (SPARSE[3], 1)):
         looked.clear()

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from onnx_admm.api import compress
 from onnx_admm.contracts import ModelView, TrainingSettings
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.session import OrtTrainer

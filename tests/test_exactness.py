@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from conftest import CONV_NET
 
-from onnx_admm import exactness
 from onnx_admm.contracts import Feeds, ModelView, PassContext, PassReport
 from onnx_admm.errors import WorkError
-from onnx_admm.model.fingerprint import fingerprint
-from onnx_admm.model.text import parse_text
+from onnx_admm.measurement import exactness
+from onnx_admm.model.analysis.fingerprint import fingerprint
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
 from onnx_admm.passes.fold_bias import FoldBias
 from onnx_admm.pipeline import UNDONE, Pipeline, PipelineResult
-from onnx_admm.runtime.child_outputs import outputs_in_child
+from onnx_admm.runtime.children.child_outputs import outputs_in_child
 from onnx_admm.runtime.equivalence import outputs_of
 
 

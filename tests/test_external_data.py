@@ -12,7 +12,10 @@ import onnx
 import pytest
 
 from onnx_admm.errors import ModelError, OutputError
-from onnx_admm.model import ModelView, file_tensor, files, saving
+from onnx_admm.model import ModelView
+from onnx_admm.model.files import file_tensor
+from onnx_admm.model.loading import model_files
+from onnx_admm.model.writing import saving
 
 
 def proto_of(view: ModelView) -> onnx.ModelProto:
@@ -179,7 +182,7 @@ def test_external_data_stays_beside_the_model_under_a_name_of_its_content(
 def test_more_weights_than_one_message_holds_go_beside(
     tiny_mlp: ModelView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (files, saving):
+    for module in (model_files, saving):
         monkeypatch.setattr(module, "INLINE_LIMIT", 500)
     monkeypatch.setattr(saving, "_EXTERNAL_THRESHOLD", 100)
     w1 = tiny_mlp.read("w1")

@@ -9,7 +9,7 @@ import pytest
 
 from onnx_admm.api.compress import compress
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[N,32] x) => (float[N,32] y) <float[32,64] w, float[64,32] v>

@@ -9,7 +9,7 @@ import pytest
 from conftest import TWO_GEMMS, context_of_gemms
 
 from onnx_admm.contracts import TrainingSettings
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.training.session import OrtTrainer
 

@@ -10,11 +10,11 @@ import pytest
 from conftest import RunCommand
 
 from onnx_admm.api import Compression
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import UsageError
-from onnx_admm.model.text import parse_text
-from onnx_admm.recipe import Recipe
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 

@@ -12,14 +12,14 @@ from test_report import comparison, facts, labelled, report
 
 from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
 from onnx_admm.api.measure import Measurement
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import ModelView, PassReport
 from onnx_admm.data import fit_dataset, open_dataset
 from onnx_admm.errors import BudgetExceeded, DataError, PromiseMissed
-from onnx_admm.model.class_axis import class_axis
-from onnx_admm.model.scores import squashed_outputs
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.class_axis import class_axis
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.expose_logits import squashed_outputs
 from onnx_admm.pipeline import PipelineResult, StepReport
-from onnx_admm.recipe import Recipe
 from onnx_admm.report import Comparison, Promise, QualityFacts, Report, Timing, to_json
 from onnx_admm.report.gate import ROUNDED, WRECKED, Gate
 

@@ -12,7 +12,7 @@ import pytest
 from onnx_admm.errors import LimitReached, ModelError
 from onnx_admm.limits import RunBudget, RunLimits, run_within
 from onnx_admm.model import ModelView
-from onnx_admm.model.decoded_form import form_of
+from onnx_admm.model.folding.static_form import form_of
 
 
 def view_of(model: onnx.ModelProto) -> ModelView:

@@ -10,12 +10,12 @@ import onnx.parser
 import pytest
 
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.data.implied_extents import with_implied_extents
-from onnx_admm.data.synthetic_shapes import MOST_ELEMENTS, candidate_families
+from onnx_admm.data.synthetic.implied_extents import with_implied_extents
+from onnx_admm.data.synthetic.shapes import MOST_ELEMENTS, candidate_families
 from onnx_admm.errors import LimitReached
 from onnx_admm.limits import run_within
 from onnx_admm.model import ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import RunCommand
 
 from onnx_admm.api import inspect_costs
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import ModelView, Treatment
-from onnx_admm.model.text import parse_text
-from onnx_admm.registry import cost_model
+from onnx_admm.model.analysis.text import parse_text
 
 BOARD = "roofline:raspberry-pi-4"
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnx_admm import knapsack
+from onnx_admm.allocation import knapsack
+from onnx_admm.allocation.knapsack import choose, choose_within, require_reach
 from onnx_admm.errors import PassRefused
-from onnx_admm.knapsack import choose, choose_within, require_reach
 
 F64 = npt.NDArray[np.float64]
 

@@ -13,14 +13,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import PassContext
 from onnx_admm.errors import ModelError
-from onnx_admm.model import ModelView, file_tensor, wire
-from onnx_admm.model.file_tensor import KEPT_IN_FILES_FROM_BYTES, FileTensor
-from onnx_admm.model.fingerprint import fingerprint, same_model
-from onnx_admm.model.held import ByteGrid, file_bytes, held_weights, settle
+from onnx_admm.model import ModelView
+from onnx_admm.model.analysis.fingerprint import fingerprint, same_model
+from onnx_admm.model.files import file_tensor, protobuf_wire
+from onnx_admm.model.files.file_tensor import KEPT_IN_FILES_FROM_BYTES, FileTensor
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, file_bytes, held_weights, settle
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.recipe import Recipe
 
 SIDE = 520  # a square of which takes a little over the bytes that stay in files
 
@@ -73,7 +74,7 @@ def test_large_weights_stay_in_the_file_and_are_right(path: Path) -> None:
     assert len(proto.graph.initializer) >= 3
     for tensor in proto.graph.initializer:
         np.testing.assert_array_equal(view.read(tensor.name), onnx.numpy_helper.to_array(tensor))
-    assert len(wire.lift(path.read_bytes(), "m.onnx")) < 4 * SIDE * SIDE / 100 + 4 * SIDE * 3
+    assert len(protobuf_wire.lift(path.read_bytes(), "m.onnx")) < 4 * SIDE * SIDE / 100 + 4 * SIDE * 3
 
 
 def test_one_file_in_one_file_out_byte_for_byte(path: Path, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ MEASURE = """
 import resource, sys
 from onnx_admm.contracts import PassContext
 from onnx_admm.model import ModelView
-from onnx_admm.recipe import Recipe
+from onnx_admm.config.recipe import Recipe
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 steps = [{"name": "admm_quantize", "bits": 8, "per_channel": True}, {"name": "encode", "format": "packed"}]
 passes = Recipe.parse({"pass": steps}).pipeline()

@@ -8,9 +8,9 @@ import pytest
 
 from onnx_admm import cli
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_sites, spread
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.sites import WeightSite
-from onnx_admm.model.text import parse_text
+from onnx_admm.selection.layers import choose_sites, spread
 
 BRANCHES = """
     <ir_version: 10, opset_import: ["" : 17]>

@@ -15,7 +15,7 @@ from onnx_admm.api import Compression, compare
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import ModelError, UnsupportedModel
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.pipeline import Pipeline
 

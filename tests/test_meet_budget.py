@@ -17,7 +17,7 @@ from onnx_admm.cost_models.macs import MacsCostModel
 from onnx_admm.cost_models.onnxruntime import OnnxRuntimeCostModel
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session

@@ -17,7 +17,7 @@ from conftest import MLP
 
 from onnx_admm.errors import ModelError, OutputError, UnsupportedModel, UsageError
 from onnx_admm.model import ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 Edit = Callable[[onnx.ModelProto], None]
 

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from onnx_admm.errors import UnsupportedModel
-from onnx_admm.model import ModelView, convert_opset, lower_ir_version, opset_steps
-from onnx_admm.model.text import parse_text
+from onnx_admm.model import ModelView, convert_opset, lower_ir_version
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.opsets import steps
 from onnx_admm.runtime.sessions import open_session
 
 OLD = """
@@ -157,10 +158,10 @@ def test_declared_sizes_of_outputs_stay(sizes: str, opset: int) -> None:
 
 
 def test_a_newer_form_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(edit: opset_steps.NodeEdit) -> None:
+    def wrong(edit: steps.NodeEdit) -> None:
         edit.set("axis", -1)
 
-    monkeypatch.setitem(opset_steps.STEPS, ("Softmax", 13), wrong)
+    monkeypatch.setitem(steps.STEPS, ("Softmax", 13), wrong)
     text = """<ir_version: 7, opset_import: ["" : 11]> g (float[2,3,4] x) => (float[2,3,4] y)
     { r = Relu (x) [soft] y = Softmax (r) }"""
     with pytest.raises(UnsupportedModel, match=r"node soft \(Softmax\).* gives other values"):

@@ -8,7 +8,7 @@ import pytest
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import LayerProfile, ModelView, layer_profiles
-from onnx_admm.model.shapes import leave_out_implied_shapes, wrong_shapes
+from onnx_admm.model.analysis.shapes import leave_out_implied_shapes, wrong_shapes
 
 
 def model(body: str, opset: int = 17, **constants: np.ndarray) -> ModelView:

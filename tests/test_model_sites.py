@@ -15,9 +15,10 @@ from onnx.reference.ops.op_scatter_elements import scatter_elements
 from onnx.reference.ops.op_scatternd import _scatter_nd_impl
 
 from onnx_admm.errors import UsageError
-from onnx_admm.model import ModelView, decode
-from onnx_admm.model.decode import Decoder, Workspace
-from onnx_admm.model.evaluate import evaluate_node
+from onnx_admm.model import ModelView
+from onnx_admm.model.folding import decoder
+from onnx_admm.model.folding.decoder import Decoder, Workspace
+from onnx_admm.model.folding.evaluate import evaluate_node
 
 Array = np.ndarray[Any, Any]
 
@@ -251,7 +252,7 @@ def test_one_decoder_that_feeds_several_layers_is_shared_and_run_once(
         runs.append(node.op_type)
         return evaluate_node(node, *rest)
 
-    monkeypatch.setattr(decode, "evaluate_node", counted)
+    monkeypatch.setattr(decoder, "evaluate_node", counted)
     np.testing.assert_array_equal(view.read("w1"), [[0, 1], [-1, 1]])
     np.testing.assert_array_equal(view.read("w3"), [[-10, -10], [0, 10]])
     assert sorted(runs) == ["Cast", "Gather", "Mul", "Reshape", "Reshape", "Split"]

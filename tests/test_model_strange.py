@@ -10,8 +10,8 @@ import pytest
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.errors import PassRefused
-from onnx_admm.model.strange import strange_constants
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.analysis.unsupported_weights import strange_constants
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 
 INTEGER = """

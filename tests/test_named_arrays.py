@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.errors import DataError
-from onnx_admm.named_arrays import read_npz, write_npz
+from onnx_admm.local_files.named_arrays import read_npz, write_npz
 
 NAMES = [
     "x",

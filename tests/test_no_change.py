@@ -10,12 +10,12 @@ import pytest
 from conftest import running
 
 from onnx_admm.api import compress
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
-from onnx_admm.model.fingerprint import same_model
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
-from onnx_admm.recipe import Recipe
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,3] y)
     <float[4,6] w1, float[6] b1, float[6,3] w2, float[3] b2>

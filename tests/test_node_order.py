@@ -12,8 +12,8 @@ from conftest import CONV_NET
 
 from onnx_admm.contracts import ModelView
 from onnx_admm.errors import ModelError
-from onnx_admm.model.node_order import sort_nodes
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.files.node_order import sort_nodes
 from onnx_admm.runtime.sessions import open_session
 
 NESTED = """

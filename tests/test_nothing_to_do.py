@@ -14,8 +14,8 @@ from fake_plugins import Bloat
 
 from onnx_admm.api import Compression, compare
 from onnx_admm.api.notes import NOT_SMALLER
-from onnx_admm.model.text import parse_text
-from onnx_admm.recipe import Recipe
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import to_json
 
 HEAD = '<ir_version: 8, opset_import: ["" : 13]> g (float[N,16] x)'
@@ -85,7 +85,7 @@ def test_integers_alone_are_left_alone(run: RunCommand, folder: Path) -> None:
 def test_a_larger_result_is_replaced_by_a_copy_where_nothing_was_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("onnx_admm.api.compress")
+    module = importlib.import_module("onnx_admm.api.requests")
     bloat = Recipe((Bloat(),), fine_tune=False)
     monkeypatch.setattr(module, "recipe_from_flags", lambda flags: bloat)
     report = Compression(threads=1).run("layers.onnx", "copy.onnx")

@@ -8,7 +8,7 @@ import onnx
 import onnx.defs
 import pytest
 
-from onnx_admm.model.guards import all_nodes
+from onnx_admm.model.files.guards import all_nodes
 from onnx_admm.model.operators import OPERATORS, Macs, Operator, Trait, biased_operators, operators_with
 from onnx_admm.model.operators import STANDARD as STANDARD_NAMES
 

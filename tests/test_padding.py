@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.padding import real_places
-from onnx_admm.sensitivity import OutputProbe
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[N,5,4] x, int64[N,5] attention_mask) => (float[N,5,3] y)

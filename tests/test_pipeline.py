@@ -12,7 +12,7 @@ from fake_plugins import Scale
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused, UsageError, WorkError
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.pipeline import PROVENANCE, Pipeline
 
 

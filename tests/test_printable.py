@@ -15,8 +15,8 @@ from rich.console import Console
 import onnx_admm.cli
 import onnx_admm.report
 from onnx_admm.cli.console import show
+from onnx_admm.cli.progress_bars import TerminalProgress
 from onnx_admm.printable import printable
-from onnx_admm.progress import TerminalProgress
 from onnx_admm.report.plain_table import PlainTable
 
 HOSTILE = "w\x1b[2J\nall 0\r\x07\x9b1m\u202eabc\u2066\u200b[red]:smile:[/nothing]"

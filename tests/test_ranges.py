@@ -12,18 +12,18 @@ import pytest
 from conftest import RunCommand
 from fake_plugins import Scale
 
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import COST_MODELS, PASSES, cost_model, shipped_profiles
 from onnx_admm.contracts import ModelView, TrainingSettings
 from onnx_admm.data import Preprocessing
 from onnx_admm.errors import PassRefused, RecipeError, UsageError
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.fine_tune import FineTune
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.ranges import check_ranges, parse_pattern
-from onnx_admm.recipe import Recipe
-from onnx_admm.registry import COST_MODELS, PASSES, cost_model, shipped_profiles
-from onnx_admm.settings import build, read_toml
+from onnx_admm.settings.ranges import check_ranges, parse_pattern
+from onnx_admm.settings.tables import build, read_toml
 from onnx_admm.targeting.figures import parse_budgets
 
 

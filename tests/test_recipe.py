@@ -9,9 +9,9 @@ from fake_plugins import Scale
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_admm.config.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.errors import RecipeError
-from onnx_admm.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
 
 pytestmark = pytest.mark.usefixtures("scale_is_registered")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_admm.recipe import Recipe
+from onnx_admm.config.recipe import Recipe
 
 NAMES = (
     "alexnet-cifar10",

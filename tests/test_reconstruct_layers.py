@@ -11,7 +11,7 @@ from conftest import CONV_NET, TWO_GEMMS
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import PassRefused
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.encode import Encode

@@ -12,11 +12,11 @@ import pytest
 from conftest import RunCommand
 from fake_plugins import Scale, register
 
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import COST_MODELS, PASSES, cost_model, pass_class
 from onnx_admm.contracts import ModelView
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import STOPS, RecipeError, UsageError, WorkError
-from onnx_admm.recipe import Recipe
-from onnx_admm.registry import COST_MODELS, PASSES, cost_model, pass_class
 
 GROUP = PASSES.group
 
@@ -207,7 +207,7 @@ def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "fast.toml").write_text("clock_ghz = 5\n")
     (tmp_path / "empty.toml").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("onnx_admm.registry.inspect.getfile", lambda cls: str(tmp_path / "board.py"))
+    monkeypatch.setattr("onnx_admm.config.registry.inspect.getfile", lambda cls: str(tmp_path / "board.py"))
     register(monkeypatch, tmp_path, {COST_MODELS.group: {"board": "test_registry:Board"}})
     return tmp_path / "fast.toml"
 

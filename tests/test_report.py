@@ -14,7 +14,7 @@ from rich.console import Console
 from onnx_admm.api import inspect_model
 from onnx_admm.contracts import ModelView
 from onnx_admm.errors import UsageError
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import (
     Comparison,
     LayerFacts,

@@ -14,11 +14,11 @@ import pytest
 from conftest import RunCommand, running
 
 from onnx_admm.api import annotate, compare, compress
-from onnx_admm.api.run_files import RunFiles
+from onnx_admm.api.files.run_files import RunFiles
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import ModelView
 from onnx_admm.errors import UsageError, WorkError
-from onnx_admm.model import saving
-from onnx_admm.registry import cost_model
+from onnx_admm.model.writing import saving
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from onnx_admm.contracts import Dataset
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import DataError, WorkError
 from onnx_admm.model import ModelView
-from onnx_admm.runtime.probe import first_that_runs
+from onnx_admm.runtime.children.probe import first_that_runs
 from onnx_admm.worker.process import cause_of_death
 
 DIES_AT_1 = """g (float[N,length] x) => (int64[1] y) <int64[1] one = {1}, int64[1] many = {20}>

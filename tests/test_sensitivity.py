@@ -8,9 +8,9 @@ import pytest
 
 from onnx_admm.contracts import Array, ModelView
 from onnx_admm.data import from_arrays, synthetic_dataset
-from onnx_admm.model.text import parse_text
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.evaluation import evaluate
-from onnx_admm.sensitivity import OutputProbe
 from onnx_admm.testing import model_family
 
 LINEAR = """

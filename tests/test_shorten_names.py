@@ -10,7 +10,7 @@ import pytest
 from conftest import CONV_NET
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.shorten_names import ShortenNames
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass

@@ -20,7 +20,7 @@ import scipy.optimize  # scipy adds filters for its own warnings when it is impo
 import scipy.special  # noqa: F401
 
 from onnx_admm.api import compare, compress, inspect_model
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime import installed
 from onnx_admm.runtime.installed import require_runtime
 

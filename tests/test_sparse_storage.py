@@ -12,11 +12,11 @@ from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model import ModelView
-from onnx_admm.model.fingerprint import fingerprint
-from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.sparse_marks import mark_dense, mark_sparse
-from onnx_admm.model.stored import stored_constants
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.fingerprint import fingerprint
+from onnx_admm.model.analysis.stored_sizes import stored_constants
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.opsets.convert_opset import convert_opset
+from onnx_admm.model.rewrite.sparse_marks import mark_dense, mark_sparse
 from onnx_admm.report import describe_model
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.session import OrtTrainer

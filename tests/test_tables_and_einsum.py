@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import PassContext
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.layers import choose_layers
 from onnx_admm.model import node_profiles
-from onnx_admm.model.strange import strange_constants
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.analysis.unsupported_weights import strange_constants
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
-from onnx_admm.registry import cost_model
 from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.selection.layers import choose_layers
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>\n'
 TRANSFORMER = (

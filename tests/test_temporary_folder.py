@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from onnx_admm.temporary_folder import TemporaryFolder, remove_leftovers
+from onnx_admm.local_files.temporary_folder import TemporaryFolder, remove_leftovers
 
 HOLD = """
 import os, sys, time
-from onnx_admm.temporary_folder import TemporaryFolder
+from onnx_admm.local_files.temporary_folder import TemporaryFolder
 with TemporaryFolder() as name:
     open(os.path.join(name, "model.onnx"), "w").close()
     print(name, flush=True)

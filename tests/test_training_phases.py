@@ -10,7 +10,7 @@ import pytest
 
 from onnx_admm.contracts import PassContext, SilentProgress, TrainingRun
 from onnx_admm.data import from_arrays
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.training.phases import Estimate, Rates, Retraining, validation_score
 
 

@@ -10,8 +10,8 @@ import pytest
 from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import NoGradient, RecipeError, TrainingError
-from onnx_admm.model import training_form as training_form_module
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite import training_graph as training_form_module
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.logits import Logits
 from onnx_admm.training.loss import loss_spec

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import PassContext
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_layers
 from onnx_admm.model import ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.choose_treatments import ChooseTreatments
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
-from onnx_admm.registry import cost_model
-from onnx_admm.transforms import transform_in
+from onnx_admm.selection.fixed_transforms import transform_in
+from onnx_admm.selection.layers import choose_layers
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import RunCommand
 
 from onnx_admm.api import compress
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.errors import NoGradient
-from onnx_admm.model.text import parse_text
-from onnx_admm.recipe import Recipe
+from onnx_admm.model.analysis.text import parse_text
 
 BRANCH = """total = ReduceSum <keepdims = 0> (x) c = Greater (total, zero)
     r = If (c) <then_branch = t () => (float[N,8] o1) { o1 = Relu (a) },

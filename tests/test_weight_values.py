@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import ModelView, Pass, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import PassRefused
-from onnx_admm.layers import choose_layers
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.choose_treatments import ChooseTreatments
@@ -20,9 +20,9 @@ from onnx_admm.passes.fold_bias import FoldBias
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.passes.share_scales import ShareScales
-from onnx_admm.registry import cost_model
-from onnx_admm.transforms import transform_in
-from onnx_admm.weight_values import why_left, why_unusable
+from onnx_admm.selection.fixed_transforms import transform_in
+from onnx_admm.selection.layers import choose_layers
+from onnx_admm.selection.weight_values import why_left, why_unusable
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(24, 32)).astype(np.float32)

@@ -1,15 +1,7 @@
 """ADMM itself: constraint sets, the loop, closed forms. Knows nothing of ONNX."""
 
-from onnx_admm.admm.blocks import GlobalAtMostK, JointSet, Separable
-from onnx_admm.admm.layer_problem import LayerProblem, ridge_for
-from onnx_admm.admm.levels import Levels, Quantized, SparseLevels, SupportLevels
-from onnx_admm.admm.nested import Nested
-from onnx_admm.admm.reconstruction import Reconstructed, ReconstructionSettings, reconstruct
-from onnx_admm.admm.reshaped import Reshaped
-from onnx_admm.admm.schedule import Penalty, RhoSchedule, SupportDriven
-from onnx_admm.admm.sets import Array, AtMostK, BlockK, Blocks, ChannelK, ConstraintSet, NofM, Support
-from onnx_admm.admm.shifted import ShiftedLevels
-from onnx_admm.admm.solver import (
+from onnx_admm.admm.loop.schedule import Penalty, RhoSchedule, SupportDriven
+from onnx_admm.admm.loop.solver import (
     Problem,
     Record,
     Solution,
@@ -20,6 +12,23 @@ from onnx_admm.admm.solver import (
     initial_state,
     solve,
     step,
+)
+from onnx_admm.admm.reconstruction.layer_problem import LayerProblem, ridge_for
+from onnx_admm.admm.reconstruction.reconstruct import Reconstructed, ReconstructionSettings, reconstruct
+from onnx_admm.admm.sets.blocks import GlobalAtMostK, JointSet, Separable
+from onnx_admm.admm.sets.levels import Levels, Quantized, SparseLevels, SupportLevels
+from onnx_admm.admm.sets.nested import Nested
+from onnx_admm.admm.sets.reshaped import Reshaped
+from onnx_admm.admm.sets.shifted import ShiftedLevels
+from onnx_admm.admm.sets.supports import (
+    Array,
+    AtMostK,
+    BlockK,
+    Blocks,
+    ChannelK,
+    ConstraintSet,
+    NofM,
+    Support,
 )
 
 __all__ = [

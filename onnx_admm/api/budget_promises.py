@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import cost_model
 from onnx_admm.pipeline import PipelineResult
-from onnx_admm.recipe import Recipe
-from onnx_admm.registry import cost_model
 from onnx_admm.report import Promise
 
 _LATENCY = "latency"

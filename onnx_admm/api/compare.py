@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
-from onnx_admm.api.run_files import RunFiles
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
-from onnx_admm.ranges import MOST_THREADS, check_number
 from onnx_admm.report import Comparison
-from onnx_admm.runtime.probe import check_first_run
+from onnx_admm.runtime.children.probe import check_first_run
+from onnx_admm.settings.ranges import MOST_THREADS, check_number
 
 
 @in_a_run

@@ -4,101 +4,44 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
-from onnx_admm.api.checkpoints import Checkpoints, checkpoint_files
-from onnx_admm.api.digests import digests_of, source_digest, with_digests
+from onnx_admm.api.files.checkpoints import Checkpoints, checkpoint_files
+from onnx_admm.api.files.digests import digests_of, source_digest, with_digests
+from onnx_admm.api.files.result_files import ResultFiles, open_results
+from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import Measurement, check_runs, judged_samples
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
-from onnx_admm.api.requests import check_request
-from onnx_admm.api.result_files import ResultFiles, open_results
-from onnx_admm.api.run_files import RunFiles
-from onnx_admm.contracts import Dataset, ModelView, PassContext, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset, split
+from onnx_admm.api.requests import Request, Source, check_request
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import cost_model, profile_file
+from onnx_admm.contracts import Dataset, ModelView, PassContext
+from onnx_admm.data import fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
-from onnx_admm.model.erase import erase_exporter_text
-from onnx_admm.model.external_files import growth_by_names
-from onnx_admm.model.fixed_draws import random_operators
-from onnx_admm.model.saving import ModelFiles
+from onnx_admm.model.rewrite.fixed_draws import random_operators
+from onnx_admm.model.rewrite.minify import erase_exporter_text
+from onnx_admm.model.writing.external_files import growth_by_names
+from onnx_admm.model.writing.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
-from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
-from onnx_admm.registry import cost_model, profile_file
 from onnx_admm.report import Comparison, Report, StepFacts, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate
-from onnx_admm.runtime.probe import check_first_run
+from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
-
-Source = Dataset | str | os.PathLike[str]
-
 
 _MUCH_TEXT = 0.05
 """Share of a file from which on leaving out an exporter's text is a gain of its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compression:
-    """What to do, and with what.
-
-    Attributes:
-        data: samples to train on; labels are used where there are some, else the original is the teacher.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
-        test: samples read once, at the end, for the report.
-        recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune, bits, budget, format, epochs, include, exclude: see `Flags`.
-        fine_tune: train or not; None trains where there is data and something to train for; a model that the
-            runtime cannot train is rebuilt layer by layer instead, with a note.
-        preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
-        freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
-            recipe's word, else they do where nine tenths of them are listed or more.
-        keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
-        cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
-        bind: extents of open axes that costs are for, over the recipe's.
-        max_drop: percentage points of accuracy that may be lost on the validation samples.
-        keep: write the result even if it misses a promise (see ``report.gate``).
-        report: where to write the report as JSON.
-        resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
-        seed: decides every random choice; same seed, threads and machine: same bytes.
-        threads: intra-op threads; 0 lets the runtime choose.
-        memory_mb: MiB that statistics of layers looked at together may take.
-        executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
-        progress: where long work tells how far it is.
-    """
-
-    data: Source | None = None
-    validation: Source | None = None
-    test: Source | None = None
-    recipe: Recipe | str | os.PathLike[str] | None = None
-    prune: str | None = None
-    bits: int | None = None
-    budget: Sequence[str] = ()
-    format: str = "auto"
-    epochs: int | None = None
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    fine_tune: bool | None = None
-    preprocessing: Preprocessing | str | os.PathLike[str] | None = None
-    freeze_defaults: bool | None = None
-    keep_docs: bool = False
-    cost_model: str | None = None
-    bind: Mapping[str, int] = field(default_factory=dict)
-    max_drop: float | None = None
-    keep: bool = False
-    report: str | os.PathLike[str] | None = None
-    resume: str | os.PathLike[str] | None = None
-    seed: int = 0
-    threads: int = 0
-    memory_mb: int = 1024
-    executor: Executor | None = None
-    progress: Progress = field(default_factory=SilentProgress)
+class Compression(Request):
+    """A request, and what is done about it."""
 
     @in_a_run
     def plan(self, source: str | os.PathLike[str]) -> Plan:
@@ -152,7 +95,8 @@ class Compression:
             judged = self._samples(plan)
             plan, result = run_passes(self, plan, self._run_passes)
             saved, changed = self._save(result, results, plan)
-            check_runs(source, saved.model, next(iter(judged.values())))
+            if changed:
+                check_runs(source, saved.model, next(iter(judged.values())))
             if self.test is not None:
                 judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
             is_timed = asks_speed_here(result, plan.recipe)
@@ -202,38 +146,6 @@ class Compression:
 
     # -- before the work ---------------------------------------------------------------------
 
-    def settled_recipe(self, samples: int | None = None) -> Recipe:
-        """The recipe that repeats this run with the same data, once the number of its samples is known."""
-        if isinstance(self.recipe, Recipe):
-            recipe = self.recipe
-        elif self.recipe is not None:
-            recipe = Recipe.load(self.recipe)
-        else:
-            tune = self.fine_tune is not False and self.data is not None
-            flags = Flags(
-                prune=self.prune,
-                bits=self.bits,
-                budget=tuple(self.budget),
-                format=self.format,
-                epochs=self.epochs,
-                samples=samples,
-                fine_tune=tune,
-                include=tuple(self.include),
-                exclude=tuple(self.exclude),
-                keep_docs=self.keep_docs,
-            )
-            recipe = recipe_from_flags(flags)
-        if self.fine_tune is not None:
-            recipe = replace(recipe, fine_tune=self.fine_tune)
-        if self.preprocessing is not None:
-            recipe = replace(recipe, preprocessing=as_preprocessing(self.preprocessing))
-        if self.freeze_defaults is not None:
-            recipe = replace(recipe, freeze_defaults=self.freeze_defaults)
-        if self.cost_model is not None:
-            cost_model(self.cost_model)
-            recipe = replace(recipe, cost_model=self.cost_model)
-        return replace(recipe, bind={**recipe.bind, **self.bind})
-
     def _open(self, data: Source | None, model: ModelView, recipe: Recipe, part: Any) -> Dataset | None:
         return None if data is None else self._opened(data, model, recipe, part)
 
@@ -246,16 +158,16 @@ class Compression:
         notes = []
         if train is None:
             notes.append(NO_DATA)
-        elif self._asks_nothing:
+        elif self.asks_nothing:
             notes.append(NOTHING_ASKED)
-        notes += few_note(validation, few_decide=self._few_decide)
+        notes += few_note(validation, few_decide=self.few_decide)
         return tuple(notes)
 
     def _samples(self, plan: Plan) -> dict[str, Dataset]:
         """What the result is judged by, but for the test samples."""
         if plan.validation is not None:
             check_first_run(plan.model, plan.validation)
-        return judged_samples(plan.model, plan.validation, self.seed, few_decide=self._few_decide)
+        return judged_samples(plan.model, plan.validation, self.seed, few_decide=self.few_decide)
 
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:
@@ -300,18 +212,8 @@ class Compression:
             bindings=plan.recipe.bind,
         )
 
-    @property
-    def _asks_nothing(self) -> bool:
-        """Whether nothing is asked for but a smaller file."""
-        return self.recipe is None and self.prune is None and self.bits is None and not self.budget
-
-    @property
-    def _few_decide(self) -> bool:
-        """Whether the result is judged on the validation samples, however few they are."""
-        return not self._asks_nothing or self.max_drop is not None
-
     def _gate(self, changed: bool, is_timed: bool, naming: int) -> Gate:
-        floor = ROUNDED if self._asks_nothing else WRECKED
+        floor = ROUNDED if self.asks_nothing else WRECKED
         return Gate(
             max_drop=self.max_drop, floor=floor, larger=not changed, naming=naming, slower=not is_timed
         )
@@ -335,7 +237,7 @@ class Compression:
             del model.metadata[PROVENANCE]
             saved.remove()
             saved = results.save(model)
-        if saved.size > limit and is_one_file and self._asks_nothing and not self.keep:
+        if saved.size > limit and is_one_file and self.asks_nothing and not self.keep:
             saved.remove()
             return results.copy(plan.source), False
         return saved, changed

@@ -12,8 +12,13 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
-from onnx_admm.model.fixed_draws import random_operators
-from onnx_admm.model.scores import OutputRoles, counting_outputs, output_roles, squashed_outputs
+from onnx_admm.model.rewrite.expose_logits import (
+    OutputRoles,
+    counting_outputs,
+    output_roles,
+    squashed_outputs,
+)
+from onnx_admm.model.rewrite.fixed_draws import random_operators
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.runtime.evaluation import LEAST_SQUASHED_RMS, evaluate
 from onnx_admm.runtime.feeding import run_samples

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from onnx_admm.api.preparing import Plan
+from onnx_admm.api.requests import Request
 from onnx_admm.errors import NoGradient
 from onnx_admm.pipeline import PipelineResult
 
-if TYPE_CHECKING:
-    from onnx_admm.api.compress import Compression
-    from onnx_admm.api.preparing import Plan
-
 
 def run_passes(
-    job: Compression, plan: Plan, run: Callable[[Plan], tuple[Plan, PipelineResult]]
+    job: Request, plan: Plan, run: Callable[[Plan], tuple[Plan, PipelineResult]]
 ) -> tuple[Plan, PipelineResult]:
     """Run the passes of a plan, and without training if the training runtime cannot train this model.
 

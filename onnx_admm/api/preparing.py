@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.model.shapes import forget_wrong_shapes
-from onnx_admm.recipe import Recipe
+from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.report import ModelFacts
 
 

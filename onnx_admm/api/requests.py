@@ -1,19 +1,123 @@
-"""What is asked of a compression, held against itself before any file is read."""
+"""What is asked of a compression, and whether it can be done at all, before any file is read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
 
+from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.config.registry import cost_model
+from onnx_admm.contracts import Dataset, Progress, SilentProgress
+from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.errors import UsageError
-from onnx_admm.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
-from onnx_admm.registry import cost_model
+from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.targeting.figures import parse_budgets, require_given
 
-if TYPE_CHECKING:
-    from onnx_admm.api.compress import Compression
+Source = Dataset | str | os.PathLike[str]
 
 
-def check_request(job: Compression) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of a compression, and with what.
+
+    Attributes:
+        data: samples to train on; labels are used where there are some, else the original is the teacher.
+        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        test: samples read once, at the end, for the report.
+        recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
+        prune, bits, budget, format, epochs, include, exclude: see `Flags`.
+        fine_tune: train or not; None trains where there is data and something to train for; a model that the
+            runtime cannot train is rebuilt layer by layer instead, with a note.
+        preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
+        freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
+            recipe's word, else they do where nine tenths of them are listed or more.
+        keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
+        cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
+        bind: extents of open axes that costs are for, over the recipe's.
+        max_drop: percentage points of accuracy that may be lost on the validation samples.
+        keep: write the result even if it misses a promise (see ``report.gate``).
+        report: where to write the report as JSON.
+        resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
+        seed: decides every random choice; same seed, threads and machine: same bytes.
+        threads: intra-op threads; 0 lets the runtime choose.
+        memory_mb: MiB that statistics of layers looked at together may take.
+        executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
+        progress: where long work tells how far it is.
+    """
+
+    data: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    recipe: Recipe | str | os.PathLike[str] | None = None
+    prune: str | None = None
+    bits: int | None = None
+    budget: Sequence[str] = ()
+    format: str = "auto"
+    epochs: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    fine_tune: bool | None = None
+    preprocessing: Preprocessing | str | os.PathLike[str] | None = None
+    freeze_defaults: bool | None = None
+    keep_docs: bool = False
+    cost_model: str | None = None
+    bind: Mapping[str, int] = field(default_factory=dict)
+    max_drop: float | None = None
+    keep: bool = False
+    report: str | os.PathLike[str] | None = None
+    resume: str | os.PathLike[str] | None = None
+    seed: int = 0
+    threads: int = 0
+    memory_mb: int = 1024
+    executor: Executor | None = None
+    progress: Progress = field(default_factory=SilentProgress)
+
+    def settled_recipe(self, samples: int | None = None) -> Recipe:
+        """The recipe that repeats this run with the same data, once the number of its samples is known."""
+        if isinstance(self.recipe, Recipe):
+            recipe = self.recipe
+        elif self.recipe is not None:
+            recipe = Recipe.load(self.recipe)
+        else:
+            tune = self.fine_tune is not False and self.data is not None
+            flags = Flags(
+                prune=self.prune,
+                bits=self.bits,
+                budget=tuple(self.budget),
+                format=self.format,
+                epochs=self.epochs,
+                samples=samples,
+                fine_tune=tune,
+                include=tuple(self.include),
+                exclude=tuple(self.exclude),
+                keep_docs=self.keep_docs,
+            )
+            recipe = recipe_from_flags(flags)
+        if self.fine_tune is not None:
+            recipe = replace(recipe, fine_tune=self.fine_tune)
+        if self.preprocessing is not None:
+            recipe = replace(recipe, preprocessing=as_preprocessing(self.preprocessing))
+        if self.freeze_defaults is not None:
+            recipe = replace(recipe, freeze_defaults=self.freeze_defaults)
+        if self.cost_model is not None:
+            cost_model(self.cost_model)
+            recipe = replace(recipe, cost_model=self.cost_model)
+        return replace(recipe, bind={**recipe.bind, **self.bind})
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether nothing is asked for but a smaller file."""
+        return self.recipe is None and self.prune is None and self.bits is None and not self.budget
+
+    @property
+    def few_decide(self) -> bool:
+        """Whether the result is judged on the validation samples, however few they are."""
+        return not self.asks_nothing or self.max_drop is not None
+
+
+def check_request(job: Request) -> None:
     """Refuse flags that contradict one another, impossible values, and what needs something that is missing.
 
     Raises:
@@ -46,7 +150,7 @@ def check_request(job: Compression) -> None:
     check_number(job.memory_mb, 1, MOST_MEBIBYTES, "--memory")
 
 
-def _check_budget(job: Compression) -> None:
+def _check_budget(job: Request) -> None:
     parse_budgets(job.budget)
     rivals = {"--prune": job.prune, "--bits": job.bits}
     given = [flag for flag, value in rivals.items() if value is not None]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from onnx_admm.api.compress import Compression
-from onnx_admm.api.run_files import RunFiles
+from onnx_admm.api.files.run_files import RunFiles
+from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Pass
 from onnx_admm.errors import BudgetExceeded, PromiseMissed, UsageError
 from onnx_admm.limits import in_a_run
-from onnx_admm.model.atomic_output import write_bytes, write_text
-from onnx_admm.recipe import Flags, Recipe, recipe_from_flags
-from onnx_admm.registry import cost_model
+from onnx_admm.model.writing.atomic_output import write_bytes, write_text
 from onnx_admm.report import Report, StepFacts
 from onnx_admm.report.frontier import Point, to_csv, with_frontier
 from onnx_admm.report.plot import draw, require_plots

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView
-from onnx_admm.folding import BIASED, Unfoldable, bias_of, store_bias, store_constant
 from onnx_admm.model import NodeRef
-from onnx_admm.model.taps import WeightUse
+from onnx_admm.model.rewrite.expose_values import WeightUse
+from onnx_admm.selection.foldable import BIASED, Unfoldable, bias_of, store_bias, store_constant
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from onnx_admm.admm.levels import Levels, SparseLevels, SupportLevels
-from onnx_admm.admm.reconstruction import reconstruct
-from onnx_admm.admm.reshaped import Reshaped
-from onnx_admm.admm.sets import AtMostK, ConstraintSet, Mask, NofM, Support
-from onnx_admm.allocation import FLOAT_BITS
-from onnx_admm.calibration.carriers import Layout
+from onnx_admm.admm.reconstruction.reconstruct import reconstruct
+from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
+from onnx_admm.admm.sets.reshaped import Reshaped
+from onnx_admm.admm.sets.supports import AtMostK, ConstraintSet, Mask, NofM, Support
+from onnx_admm.allocation.allocation import FLOAT_BITS
+from onnx_admm.calibration.layer_inputs import Layout
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.ridges import ridged

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.admm.layer_problem import LayerProblem, ridge_for
+from onnx_admm.admm.reconstruction.layer_problem import LayerProblem, ridge_for
 from onnx_admm.contracts import Array
 
 Floats = npt.NDArray[np.float64]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.admm.layer_problem import LayerProblem, ridge_for
-from onnx_admm.calibration.draws import Positions
+from onnx_admm.admm.reconstruction.layer_problem import LayerProblem, ridge_for
 from onnx_admm.calibration.moments import Moments
+from onnx_admm.calibration.row_sampling import Positions
 from onnx_admm.contracts import Array
 
 _RIVAL = 0.7

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnx_admm.admm.grids import grids_of
-from onnx_admm.admm.layer_problem import LayerProblem
-from onnx_admm.admm.levels import Levels, SupportLevels
-from onnx_admm.admm.reconstruction import reconstruct
-from onnx_admm.admm.sets import AtMostK
-from onnx_admm.admm.successive import round_successively
-from onnx_admm.allocation import Curve, Surface
+from onnx_admm.admm.reconstruction.grids import grids_of
+from onnx_admm.admm.reconstruction.layer_problem import LayerProblem
+from onnx_admm.admm.reconstruction.reconstruct import reconstruct
+from onnx_admm.admm.reconstruction.successive import round_successively
+from onnx_admm.admm.sets.levels import Levels, SupportLevels
+from onnx_admm.admm.sets.supports import AtMostK
+from onnx_admm.allocation.allocation import Curve, Surface
 from onnx_admm.calibration.ridges import QUICK
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, layer_groups
 from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
-from onnx_admm.sensitivity import OutputProbe
+from onnx_admm.measurement.sensitivity import OutputProbe
 
 STEPS = (0.25, 0.5, 1.0, 2.0, 3.5)
 """Densities tried of a layer, in units of the whole model's."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx_admm.admm.layer_problem import LayerProblem
-from onnx_admm.admm.reconstruction import ReconstructionSettings, reconstruct
-from onnx_admm.admm.sets import ConstraintSet
+from onnx_admm.admm.reconstruction.layer_problem import LayerProblem
+from onnx_admm.admm.reconstruction.reconstruct import ReconstructionSettings, reconstruct
+from onnx_admm.admm.sets.supports import ConstraintSet
 from onnx_admm.calibration.moments import Moments
 
 QUICK = ReconstructionSettings(iterations=15, fit_steps=10, trade_rounds=None)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.allocation import Option, least_cost
+from onnx_admm.allocation.allocation import Option, least_cost
 from onnx_admm.contracts import Array, Task
-from onnx_admm.encoding.treatments import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
-from onnx_admm.sensitivity import Effect, OutputProbe
+from onnx_admm.encoding.compression_options import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
+from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 
 ANCHORS = (NIBBLES, BYTES)
 """What every layer is measured with first, as far as runs last; others are guessed from these at first."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.calibration.draws import Positions
+from onnx_admm.calibration.row_sampling import Positions
 from onnx_admm.contracts import Dataset, PassContext
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.model.class_axis import class_axis
+from onnx_admm.model.analysis.class_axis import class_axis
 from onnx_admm.runtime.evaluation import predicted_classes
 
 _LOOKED_AT = 4

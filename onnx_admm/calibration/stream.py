@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_admm.calibration.argmax_positions import Picks, picks_behind
 from onnx_admm.calibration.biases import LayerBias, bias_behind
-from onnx_admm.calibration.carriers import Carrier, carrier_of
-from onnx_admm.calibration.draws import Chosen, Draw
+from onnx_admm.calibration.layer_inputs import Carrier, carrier_of
 from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
 from onnx_admm.calibration.picked_rows import PickedRows
-from onnx_admm.calibration.picks import Picks, picks_behind
+from onnx_admm.calibration.row_sampling import Chosen, Draw
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
-from onnx_admm.model.taps import WeightUse, tapped, weight_uses
+from onnx_admm.model.rewrite.expose_values import WeightUse, tapped, weight_uses
 from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
-from onnx_admm.weight_values import why_unusable
+from onnx_admm.selection.weight_values import why_unusable
 
 _ROWS_PER_COLUMN = 20
 _PRODUCTS = 4e10

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_admm.calibration.draws import Positions
+from onnx_admm.calibration.row_sampling import Positions
 from onnx_admm.contracts import Array
 from onnx_admm.model import NodeRef
 

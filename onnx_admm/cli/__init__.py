@@ -36,7 +36,7 @@ _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     for code, meaning in EXIT_CODES.items()
 )
 
-_WRITER = "onnx_admm.model.atomic_output"
+_WRITER = "onnx_admm.model.writing.atomic_output"
 
 app = typer.Typer(
     epilog=_EXIT_CODES,

@@ -27,8 +27,8 @@ def annotate(
       onnx-admm annotate net.onnx annotated.onnx --cost-model admm-nn --bind N=1
     """
     from onnx_admm import api
-    from onnx_admm.registry import cost_model as find
-    from onnx_admm.registry import profile_file
+    from onnx_admm.config.registry import cost_model as find
+    from onnx_admm.config.registry import profile_file
 
     facts = api.annotate(
         source, target, find(cost_model), parse_bindings(bind or ()), profile=profile_file(cost_model)

@@ -44,8 +44,8 @@ def compare(
       onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
     """
     from onnx_admm import api
-    from onnx_admm.ranges import check_number
     from onnx_admm.report.gate import Gate
+    from onnx_admm.settings.ranges import check_number
 
     check_number(max_drop, 0, 100, "--max-drop")
     check_number(min_ratio, 0, 1e9, "--min-ratio")

@@ -44,6 +44,6 @@ def progress_bars(*, quiet: bool = False) -> Progress:
     """Bars on stderr, at a terminal only."""
     from rich.console import Console
 
-    from onnx_admm.progress import open_progress
+    from onnx_admm.cli.progress_bars import open_progress
 
     return open_progress(Console(stderr=True), quiet=quiet)

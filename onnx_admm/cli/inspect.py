@@ -45,7 +45,7 @@ def inspect(
     """
     if cost_model is not None:
         from onnx_admm.api import inspect_costs
-        from onnx_admm.registry import cost_model as find
+        from onnx_admm.config.registry import cost_model as find
 
         _show_costs(
             inspect_costs(model, find(cost_model), parse_bindings(bind or ()), figure), as_json=as_json

@@ -24,7 +24,7 @@ _TIMEOUT = typer.Option(
     metavar="S",
     help="Most seconds of the whole run: it ends with exit code 1 when they are over. Default: none.",
 )
-_WORKER_MODULES = ("onnx_admm.model.native_checks",)
+_WORKER_MODULES = ("onnx_admm.model.loading.native_checks",)
 """What the worker imports while this process imports what the command needs."""
 
 _OPTIONS = {"max_memory": Annotated[int | None, _MAX_MEMORY], "timeout": Annotated[float | None, _TIMEOUT]}

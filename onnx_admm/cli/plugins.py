@@ -14,7 +14,7 @@ def plugins() -> None:
     \b
       onnx-admm plugins
     """
-    from onnx_admm.registry import COST_MODELS, PASSES
+    from onnx_admm.config.registry import COST_MODELS, PASSES
     from onnx_admm.report.plain_table import PlainTable
 
     table = PlainTable("kind", "name", "class", "package", "what it does")

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model import LayerProfile, ModelView
-from onnx_admm.ranges import parse_pattern
+from onnx_admm.settings.ranges import parse_pattern
 
 STRUCTURES = ("unstructured", "block", "channel")
 """How zeros may lie, beside patterns such as ``2:4``."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from onnx_admm.contracts.data import Array, Blocks, Dataset
 from onnx_admm.errors import RecipeError
 from onnx_admm.model import ModelView, WeightSite
-from onnx_admm.ranges import NonNegative, Positive, Rounds, Samples, Share
+from onnx_admm.settings.ranges import NonNegative, Positive, Rounds, Samples, Share
 
 
 @dataclass(frozen=True, kw_only=True)

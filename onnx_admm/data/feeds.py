@@ -14,7 +14,7 @@ from onnx_admm.data.fitting import check_names, fit_samples
 from onnx_admm.data.ragged import RaggedSamples
 from onnx_admm.data.samples import SampleSet, from_arrays
 from onnx_admm.errors import DataError
-from onnx_admm.model.tensors import read_tensor
+from onnx_admm.model.files.tensor_files import read_tensor
 
 LABELS = "labels"
 

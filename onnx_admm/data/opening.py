@@ -11,17 +11,17 @@ import numpy as np
 from onnx_admm.contracts import Array, Dataset, ModelView, PortSpec
 from onnx_admm.data.feeds import LABELS, has_test_data_sets, read_test_data_sets
 from onnx_admm.data.fitting import check_names, check_shape, fit_samples
-from onnx_admm.data.idx import idx_part, is_idx_images, labels_file, read_idx
-from onnx_admm.data.images import ImageSource, open_image_tree
-from onnx_admm.data.npz import read_npy_folder, read_npz
-from onnx_admm.data.parts import Part, choose_part
-from onnx_admm.data.pixels import PixelSource, colour_mode, stored_order
-from onnx_admm.data.preprocessing import Preprocessing
+from onnx_admm.data.readers.idx import idx_part, is_idx_images, labels_file, read_idx
+from onnx_admm.data.readers.images import ImageSource, open_image_tree
+from onnx_admm.data.readers.npz import read_npy_folder, read_npz
+from onnx_admm.data.readers.parts import Part, choose_part
+from onnx_admm.data.readers.pixels import PixelSource, colour_mode, stored_order
+from onnx_admm.data.readers.preprocessing import Preprocessing
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource, Source
 from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError, RecipeError
-from onnx_admm.settings import build, read_toml
+from onnx_admm.settings.tables import build, read_toml
 
 
 def open_dataset(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView, Skip
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.vector_coder import BiasType, round_vectors
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.vector_coder import BiasType, round_vectors
 from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import biased_operators
 

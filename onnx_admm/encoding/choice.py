@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.encoding.bits import MOST_LOW_BITS
-from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
-from onnx_admm.encoding.delivery import Member, deliver, full_member
-from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
-from onnx_admm.encoding.plain_coder import plain_coders
+from onnx_admm.encoding.coders.bits import MOST_LOW_BITS
+from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
+from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
+from onnx_admm.encoding.coders.per_tensor_coder import plain_coders
+from onnx_admm.encoding.coders.sparse_coder import SparseCoder
+from onnx_admm.encoding.coders.unpack import Member, deliver, full_member
+from onnx_admm.encoding.coders.vector_coder import exact_vector_coders
 from onnx_admm.encoding.plan import Group, GroupCoder, Plain, Plan, Pool
-from onnx_admm.encoding.sparse_coder import SparseCoder
-from onnx_admm.encoding.vector_coder import exact_vector_coders
-from onnx_admm.model.fragment import Fragment, tensor_bytes
+from onnx_admm.model.rewrite.fragment import Fragment, tensor_bytes
 
 _SINGLES_MEASURED = 4
 _MOST_ALPHABETS = 16

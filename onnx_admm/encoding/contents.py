@@ -10,8 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
-from onnx_admm.encoding.codebook import Grid, Weight
-from onnx_admm.model.held import HeldWeight, held_weights
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.model.rewrite.weight_storage import HeldWeight, held_weights
 
 LARGE = 1 << 16
 """Elements from which on a weight counts as large: not kept in memory, nor compared with others."""

@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView
-from onnx_admm.encoding.accounting import packed_bytes
-from onnx_admm.encoding.codebook import Grid, Weight
+from onnx_admm.encoding.coders.accounting import packed_bytes
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
+from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.kept_values_coder import kept_values_coder
+from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
+from onnx_admm.encoding.coders.per_tensor_coder import ByteCoder
+from onnx_admm.encoding.coders.unpack import Member, full_member
 from onnx_admm.encoding.contents import LARGE
-from onnx_admm.encoding.delivery import Member, full_member
-from onnx_admm.encoding.dense_coder import WORD_BITS, DenseCoder
-from onnx_admm.encoding.kept_values_coder import kept_values_coder
-from onnx_admm.encoding.outcome import Row, stored_row
-from onnx_admm.encoding.plain_coder import ByteCoder
-from onnx_admm.encoding.solo_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
-from onnx_admm.model.builder import insert_fragment
-from onnx_admm.model.fragment import Fragment
-from onnx_admm.model.held import settle
-from onnx_admm.model.opset import raise_opset
+from onnx_admm.model.opsets.convert_opset import raise_opset
+from onnx_admm.model.rewrite.fragment import Fragment
+from onnx_admm.model.rewrite.insert_fragment import insert_fragment
+from onnx_admm.model.rewrite.weight_storage import settle
 
 _LEAST_BYTES = 1 << 15
 """Codes and gaps beside which a decoder of its own is two hundredths at most."""

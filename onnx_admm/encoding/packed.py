@@ -7,14 +7,14 @@ from dataclasses import replace
 from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, RoundedBiases, round_biases
 from onnx_admm.encoding.choice import choose_plan
-from onnx_admm.encoding.codebook import MOST_LEVELS, Weight
+from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
+from onnx_admm.encoding.coders.encoding_report import Outcome, dense_row
+from onnx_admm.encoding.coders.vector_coder import FLOAT8_SINCE, BiasType
 from onnx_admm.encoding.contents import Contents, read_contents, zero_biases
 from onnx_admm.encoding.large import encode_large, packed_alone
-from onnx_admm.encoding.outcome import Outcome, dense_row
-from onnx_admm.encoding.vector_coder import FLOAT8_SINCE, BiasType
-from onnx_admm.model.builder import clear_input, insert_fragment
-from onnx_admm.model.opset import raise_opset
-from onnx_admm.model.shapes import leave_out_implied_shapes
+from onnx_admm.model.analysis.shapes import leave_out_implied_shapes
+from onnx_admm.model.opsets.convert_opset import raise_opset
+from onnx_admm.model.rewrite.insert_fragment import clear_input, insert_fragment
 
 _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""

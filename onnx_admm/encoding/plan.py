@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_admm.encoding.codebook import Weight
-from onnx_admm.encoding.delivery import Member, deliver
-from onnx_admm.encoding.dense_coder import DenseCoder
-from onnx_admm.encoding.outcome import Row, stored_row
-from onnx_admm.encoding.plain_coder import PlainCoder, plain_row
-from onnx_admm.encoding.sparse_coder import SparseCoder
-from onnx_admm.encoding.vector_coder import VectorCoder
-from onnx_admm.model.fragment import Fragment
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.per_tensor_coder import PlainCoder, plain_row
+from onnx_admm.encoding.coders.sparse_coder import SparseCoder
+from onnx_admm.encoding.coders.unpack import Member, deliver
+from onnx_admm.encoding.coders.vector_coder import VectorCoder
+from onnx_admm.model.rewrite.fragment import Fragment
 
 GroupCoder = SparseCoder | DenseCoder
 

@@ -9,17 +9,17 @@ import ml_dtypes
 import numpy as np
 
 from onnx_admm.contracts import ModelView, Skip
-from onnx_admm.encoding.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.encoding_report import Outcome, Row, dense_row, stored_row
+from onnx_admm.encoding.coders.per_tensor_coder import grid_of
 from onnx_admm.encoding.contents import read_contents
 from onnx_admm.encoding.large import Alone, encode_large, on_byte_grid
-from onnx_admm.encoding.outcome import Outcome, Row, dense_row, stored_row
-from onnx_admm.encoding.plain_coder import grid_of
-from onnx_admm.model.builder import insert_fragment
-from onnx_admm.model.fragment import Fragment
-from onnx_admm.model.held import file_bytes, passes_full_check
-from onnx_admm.model.opset import convert_opset, raise_opset
-from onnx_admm.model.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
-from onnx_admm.model.sparse_storage import index_bytes
+from onnx_admm.model.files.sparse_tensors import index_bytes
+from onnx_admm.model.opsets.convert_opset import convert_opset, raise_opset
+from onnx_admm.model.rewrite.fragment import Fragment
+from onnx_admm.model.rewrite.insert_fragment import insert_fragment
+from onnx_admm.model.rewrite.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
+from onnx_admm.model.rewrite.weight_storage import file_bytes, passes_full_check
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13

@@ -9,30 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_admm.model.decode import Decoded
+    from onnx_admm.model.analysis.profiles import LayerProfile, Operand, layer_profiles, node_profiles
+    from onnx_admm.model.analysis.shapes import infer_shapes
     from onnx_admm.model.edit import NodeRef, ValueRef
-    from onnx_admm.model.opset import convert_opset
-    from onnx_admm.model.profiles import LayerProfile, Operand, layer_profiles, node_profiles
-    from onnx_admm.model.runtime_limits import lower_ir_version
-    from onnx_admm.model.shapes import infer_shapes
+    from onnx_admm.model.folding.decoder import Decoded
+    from onnx_admm.model.opsets.convert_opset import convert_opset
+    from onnx_admm.model.rewrite.lower_ir_version import lower_ir_version
     from onnx_admm.model.sites import WeightSite
     from onnx_admm.model.view import ModelView, PortSpec, Signature
 
 _MODULES = {
-    "Decoded": "decode",
-    "LayerProfile": "profiles",
+    "Decoded": "folding.decoder",
+    "LayerProfile": "analysis.profiles",
     "ModelView": "view",
     "NodeRef": "edit",
-    "Operand": "profiles",
+    "Operand": "analysis.profiles",
     "PortSpec": "view",
     "Signature": "view",
     "ValueRef": "edit",
     "WeightSite": "sites",
-    "convert_opset": "opset",
-    "infer_shapes": "shapes",
-    "layer_profiles": "profiles",
-    "lower_ir_version": "runtime_limits",
-    "node_profiles": "profiles",
+    "convert_opset": "opsets.convert_opset",
+    "infer_shapes": "analysis.shapes",
+    "layer_profiles": "analysis.profiles",
+    "lower_ir_version": "rewrite.lower_ir_version",
+    "node_profiles": "analysis.profiles",
 }
 
 __all__ = [

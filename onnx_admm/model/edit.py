@@ -17,9 +17,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnx_admm.errors import UsageError
 from onnx_admm.model.constants import constant_tensor, why_fixed
-from onnx_admm.model.map_tail import tail_of
+from onnx_admm.model.files.wire_sizes import LEAST_IR_VERSION
+from onnx_admm.model.loading.map_outputs import tail_of
 from onnx_admm.model.names import label
-from onnx_admm.model.wire_sizes import LEAST_IR_VERSION
 
 Array = npt.NDArray[Any]
 

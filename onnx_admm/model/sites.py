@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
-from onnx_admm.model.decode import Decoder, Workspace, cone_of
 from onnx_admm.model.einsum import channel_axes
+from onnx_admm.model.folding.decoder import Decoder, Workspace, cone_of
 from onnx_admm.model.names import label, unique
 from onnx_admm.model.tables import decodes, is_table, stored_table
 

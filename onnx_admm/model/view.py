@@ -13,16 +13,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UsageError, reading
-from onnx_admm.model import edit, files, saving, scopes
-from onnx_admm.model.atomic_output import OutputFile
+from onnx_admm.model import edit, scopes
 from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
-from onnx_admm.model.decode import Decoded, Decoder
-from onnx_admm.model.default_inputs import listed_by_habit, unlist
 from onnx_admm.model.edit import NodeRef, ValueRef
+from onnx_admm.model.folding.decoder import Decoded, Decoder
 from onnx_admm.model.graph_state import GraphState
-from onnx_admm.model.map_tail import tail_of
-from onnx_admm.model.saving import ModelFiles
+from onnx_admm.model.loading import model_files
+from onnx_admm.model.loading.default_inputs import listed_by_habit, unlist
+from onnx_admm.model.loading.map_outputs import tail_of
 from onnx_admm.model.sites import FoundSite, SiteFinder, WeightSite
+from onnx_admm.model.writing import saving
+from onnx_admm.model.writing.atomic_output import OutputFile
+from onnx_admm.model.writing.saving import ModelFiles
 
 _UNREADABLE = "the model cannot be read"
 
@@ -73,7 +75,7 @@ class ModelView:
             ModelError: missing, not ONNX, unsafe paths or sizes, refused by the checker.
         """
         with reading(os.fspath(path), ModelError, _UNREADABLE):
-            return cls(files.load_model(path))
+            return cls(model_files.load_model(path))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelView:
@@ -83,7 +85,7 @@ class ModelView:
             ModelError: the bytes are not a valid model.
         """
         with reading("serialised model", ModelError, _UNREADABLE):
-            return cls(files.parse_model(data))
+            return cls(model_files.parse_model(data))
 
     def to_bytes(self, *, maps: bool = True) -> bytes:
         """Serialise, weights included.
@@ -91,7 +93,7 @@ class ModelView:
         Args:
             maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
         """
-        return files.serialize_model(self._model, maps=maps)
+        return model_files.serialize_model(self._model, maps=maps)
 
     def save(self, path: str | os.PathLike[str], *, inputs: Collection[Path] = ()) -> int:
         """Check and write atomically; returns the bytes on disk, external data included.

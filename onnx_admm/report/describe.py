@@ -10,8 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array, LayerProfile, ModelView, WeightSite
 from onnx_admm.model import layer_profiles
-from onnx_admm.model.external_files import bytes_on_disk
-from onnx_admm.model.stored import StoredConstant, stored_constants
+from onnx_admm.model.analysis.stored_sizes import StoredConstant, stored_constants
+from onnx_admm.model.writing.external_files import bytes_on_disk
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.model import NodeRef
-from onnx_admm.model.taps import tapped
+from onnx_admm.model.rewrite.expose_values import tapped
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
 

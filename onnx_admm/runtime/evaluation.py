@@ -10,8 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import IGNORED, Array, Dataset
 from onnx_admm.errors import DataError
-from onnx_admm.model.class_axis import ClassAxis
-from onnx_admm.model.scores import OutputRoles
+from onnx_admm.model.analysis.class_axis import ClassAxis
+from onnx_admm.model.rewrite.expose_logits import OutputRoles
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.labels import known_labels
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from onnx_admm.contracts import Array
 from onnx_admm.errors import DataError
-from onnx_admm.model.class_axis import ClassAxis, axis_by_labels
+from onnx_admm.model.analysis.class_axis import ClassAxis, axis_by_labels
 
 Classes = npt.NDArray[np.int64]
 

@@ -14,18 +14,18 @@ from typing import Any
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
 from onnx_admm.limits import current_budget, interruptible, return_freed
+from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model import ModelView
-from onnx_admm.model.fixed_draws import with_fixed_draws
-from onnx_admm.model.opset import convert_opset
-from onnx_admm.model.runtime_limits import lower_ir_version
-from onnx_admm.model.shapes import forget_shapes
+from onnx_admm.model.analysis.shapes import forget_shapes
+from onnx_admm.model.opsets.convert_opset import convert_opset
+from onnx_admm.model.rewrite.fixed_draws import with_fixed_draws
+from onnx_admm.model.rewrite.lower_ir_version import lower_ir_version
 from onnx_admm.runtime.installed import (
     installed_runtimes,
     require_runtime,
     require_training,
     runtime_versions,
 )
-from onnx_admm.temporary_folder import TemporaryFolder
 
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 

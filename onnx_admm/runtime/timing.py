@@ -11,8 +11,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array
 from onnx_admm.errors import OnnxAdmmError
-from onnx_admm.model.kernels import Kernel, expose, idle_model, kernels_of
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.runtime_kernels import Kernel, expose, idle_model, kernels_of
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.sessions import Session, open_session
 

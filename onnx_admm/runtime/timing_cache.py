@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from onnx_admm.contracts import Array
-from onnx_admm.model.kernels import Kernel
+from onnx_admm.model.analysis.runtime_kernels import Kernel
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.timing import Timing, time_call, time_kernels, time_switch
 

@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 
 from onnx_admm.contracts import Cost, CostModel, LayerProfile, Treatment
 from onnx_admm.errors import UsageError
-from onnx_admm.settings import did_you_mean
+from onnx_admm.settings.tables import did_you_mean
 
 _LEAST_SHARE = Decimal("1e-9")
 

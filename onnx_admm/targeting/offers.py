@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.allocation import FLOAT_BITS, Surface, least_error_within
+from onnx_admm.allocation.allocation import FLOAT_BITS, Surface, least_error_within
+from onnx_admm.allocation.knapsack import Floats
 from onnx_admm.contracts import CostModel, LayerProfile, Treatment
+from onnx_admm.costs.pricing import CostTable, break_even, price_layers
 from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
-from onnx_admm.knapsack import Floats
-from onnx_admm.pricing import CostTable, break_even, price_layers
 from onnx_admm.targeting.figures import FIGURE_OF, WEIGHTS, amount
 
 _STEPS = 48

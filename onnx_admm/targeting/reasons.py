@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.allocation import FLOAT_BITS
+from onnx_admm.allocation.allocation import FLOAT_BITS
+from onnx_admm.allocation.knapsack import Floats
 from onnx_admm.contracts import Treatment
-from onnx_admm.knapsack import Floats
 from onnx_admm.targeting.offers import Market, Offers
 
 _BINDING = 0.97

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from onnx_admm.knapsack import Floats
+from onnx_admm.allocation.knapsack import Floats
 from onnx_admm.targeting.offers import Market
 
 Result = TypeVar("Result")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_admm.contracts import ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 _HEADER = '<ir_version: %d, opset_import: ["" : 17]>'
 _IR_VERSIONS = {"mandatory_inputs": 3}

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_admm.contracts import Feeds, ModelView, Pass, PassContext, PortSpec
 from onnx_admm.errors import OnnxAdmmError, WorkError
-from onnx_admm.model.fingerprint import fingerprint
+from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.pipeline import UNDONE, Pipeline, PipelineResult
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.sessions import open_session

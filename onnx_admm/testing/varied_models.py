@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 
 
 @dataclass(frozen=True)

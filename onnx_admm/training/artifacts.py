@@ -10,8 +10,8 @@ from pathlib import Path
 
 from onnx_admm.contracts import Array
 from onnx_admm.errors import NoGradient
-from onnx_admm.model.training_form import MAX_IR, TrainingForm
-from onnx_admm.named_arrays import write_npz
+from onnx_admm.local_files.named_arrays import write_npz
+from onnx_admm.model.rewrite.training_graph import MAX_IR, TrainingForm
 from onnx_admm.runtime.sessions import require_training
 from onnx_admm.training import building
 from onnx_admm.training.bindings import TrainingSession

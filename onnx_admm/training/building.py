@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.model.runtime_limits import lower_ir_version
-from onnx_admm.model.training_form import parse_form
-from onnx_admm.named_arrays import read_npz
+from onnx_admm.local_files.named_arrays import read_npz
+from onnx_admm.model.rewrite.lower_ir_version import lower_ir_version
+from onnx_admm.model.rewrite.training_graph import parse_form
 from onnx_admm.runtime.sessions import require_training
 from onnx_admm.training.bindings import TrainingSession
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Batch, Dataset, Feeds, ModelView, TrainingSettings
 from onnx_admm.errors import RecipeError
-from onnx_admm.model.training_form import LABELS, TEACHER
+from onnx_admm.model.rewrite.training_graph import LABELS, TEACHER
 from onnx_admm.runtime.feeding import feed_of, fixed_step
 from onnx_admm.runtime.labels import known_labels
 from onnx_admm.training.augment import parse_augmentations

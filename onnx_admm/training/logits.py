@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds
 from onnx_admm.errors import DataError
-from onnx_admm.model.class_axis import ClassAxis, axis_by_labels
+from onnx_admm.model.analysis.class_axis import ClassAxis, axis_by_labels
 from onnx_admm.runtime.feeding import feed_of, fixed_step
 from onnx_admm.runtime.sessions import Session
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onnx_admm.contracts import IGNORED, TrainingSettings
 from onnx_admm.errors import RecipeError, TrainingError
-from onnx_admm.model.training_form import LossSpec
+from onnx_admm.model.rewrite.training_graph import LossSpec
 from onnx_admm.training.logits import Logits
 
 _WITH_LABELS = ("blend", "cross_entropy")

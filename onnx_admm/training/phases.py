@@ -9,11 +9,11 @@ from math import sqrt
 
 import numpy as np
 
-from onnx_admm.admm.blocks import JointSet
-from onnx_admm.admm.schedule import RhoSchedule
-from onnx_admm.admm.solver import Record, Stopping, solve
+from onnx_admm.admm.loop.schedule import RhoSchedule
+from onnx_admm.admm.loop.solver import Record, Stopping, solve
+from onnx_admm.admm.sets.blocks import JointSet
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
-from onnx_admm.model.scores import output_roles
+from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import Quality, evaluate
 
 

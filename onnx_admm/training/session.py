@@ -11,7 +11,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Blocks, Dataset, ModelView, TrainingSettings, WeightSite
 from onnx_admm.errors import TrainingError
-from onnx_admm.model.training_form import (
+from onnx_admm.local_files.temporary_folder import TemporaryFolder
+from onnx_admm.model.rewrite.training_graph import (
     LABELS,
     TEACHER,
     cut_at_logits,
@@ -22,7 +23,6 @@ from onnx_admm.model.training_form import (
     training_form,
 )
 from onnx_admm.runtime.sessions import open_session, require_training
-from onnx_admm.temporary_folder import TemporaryFolder
 from onnx_admm.training.artifacts import Request, build_artifacts
 from onnx_admm.training.bindings import TrainingSession
 from onnx_admm.training.feeder import Feeder, Targets

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx_admm.contracts import Array
-from onnx_admm.model.training_form import LossSpec
+from onnx_admm.model.rewrite.training_graph import LossSpec
 from onnx_admm.runtime.sessions import Session
 
 _MOST_KEPT_BYTES = 256 * 2**20

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from onnx_admm.named_arrays import read_npz
+from onnx_admm.local_files.named_arrays import read_npz
 
 OPTIMISATION = {
     "on": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,

@@ -20,7 +20,7 @@ from onnx_admm import cli
 from onnx_admm.api import compare
 from onnx_admm.api.measure import Measurement
 from onnx_admm.contracts import ModelView
-from onnx_admm.model import saving
+from onnx_admm.model.writing import saving
 
 OLD = "what was there before"
 

@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import HypothesisException
 
 from onnx_admm.errors import OnnxAdmmError
-from onnx_admm.model import file_tensor, wire
+from onnx_admm.model.files import file_tensor, protobuf_wire
 
 SECONDS = 60
 MEBIBYTES = 1024
@@ -246,7 +246,7 @@ def main() -> int:
     parser.add_argument("--sentences", action="store_true", help="show which, and how often")
     parser.add_argument("--replay", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
-    wire.KEPT_IN_FILES_FROM_BYTES = file_tensor.KEPT_IN_FILES_FROM_BYTES = _SMALL
+    protobuf_wire.KEPT_IN_FILES_FROM_BYTES = file_tensor.KEPT_IN_FILES_FROM_BYTES = _SMALL
     if asked.replay:
         replay(asked.replay)
         return 0

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_admm.model import ModelView
-from onnx_admm.model.text import parse_text
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.pipeline import Pipeline

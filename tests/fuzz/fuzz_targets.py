@@ -21,18 +21,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from onnx_admm.api import compress, inspect_costs, inspect_model
-from onnx_admm.api.checkpoints import Checkpoints, _content_digest
+from onnx_admm.api.files.checkpoints import Checkpoints, _content_digest
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Edit, ModelView, PassReport, Skip
 from onnx_admm.data import open_dataset
-from onnx_admm.data.preprocessing import Preprocessing
-from onnx_admm.model.text import parse_text
+from onnx_admm.data.readers.preprocessing import Preprocessing
+from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.pipeline import StepReport
-from onnx_admm.recipe import Recipe
-from onnx_admm.registry import cost_model
 from onnx_admm.report import to_json
 from onnx_admm.report.tables import model_table
 from onnx_admm.runtime import timing_cache
-from onnx_admm.settings import build, read_toml
+from onnx_admm.settings.tables import build, read_toml
 
 Files = dict[str, bytes]
 """Content by name, in the folder that a mutant lies in."""

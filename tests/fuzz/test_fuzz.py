@@ -17,7 +17,7 @@ from fuzz_targets import Target
 from hypothesis import strategies as st
 
 from onnx_admm.errors import DataError, OnnxAdmmError
-from onnx_admm.settings import parse_toml
+from onnx_admm.settings.tables import parse_toml
 
 MUTANTS = 500
 
@@ -72,7 +72,7 @@ def planted(action: str) -> Target:
 @pytest.mark.parametrize(
     ("action", "end"),
     [
-        ("raise", r"AttributeError at settings.py:\d+ in parse_toml: "),
+        ("raise", r"AttributeError at tables.py:\d+ in parse_toml: "),
         ("exit", "SystemExit: 0"),
         ("signal", "signal SIGSEGV"),
         ("hang", "over 1 s"),

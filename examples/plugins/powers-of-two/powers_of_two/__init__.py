@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import NothingToDo
-from onnx_admm.layers import choose_sites
+from onnx_admm.selection.layers import choose_sites
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The ADMM loop and the schedule of its penalty."""

@@ -1,0 +1,200 @@
+"""Local search over supports: entries that leave and enter in pairs, each exchange lowering the exact loss.
+
+For one row with kept entries S, ``M = A_SS^-1``, weights ``w = M b_S`` and gradient ``g = b - A w``:
+
+    dropping i in S costs      w_i^2 / M_ii
+    adding j gains             g_j^2 / h_j,                  h_j = A_jj - A_jS M A_Sj
+    exchanging i for j gains   (g_j + p w_i / M_ii)^2 / (h_j + p^2 / M_ii) - w_i^2 / M_ii,   p = A_jS M e_i
+
+all with every other weight of the row at its new optimum. ``P = A_:S M`` makes the gains of all pairs
+elementwise, and an exchange changes it by matrices of rank one (the sweep operator of stepwise regression).
+Where entries of different rows may trade places the two halves simply add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
+from onnx_admm.admm.sets.supports import Mask
+
+Ints = npt.NDArray[np.int64]
+
+_LEAST = 1e-9
+"""An exchange must lower the loss by this share of what the row's weights explain."""
+
+_TRIED = 16
+
+_LARGEST = 40
+"""A row is searched where its support's square is at most this many times d: then a search costs no more than
+a few dozen steps of the loop.
+"""
+
+
+class RowSearch:
+    """The support of one row, the optimum on it, and what each exchange would gain.
+
+    Args:
+        normal: A, (d, d).
+        linear: b, (d,).
+        kept: flat indices of the support.
+    """
+
+    def __init__(self, normal: Floats, linear: Floats, kept: Ints) -> None:
+        self.normal, self.linear, self.kept = normal, linear, kept.copy()
+        inverse = np.linalg.inv(normal[np.ix_(kept, kept)])
+        columns = normal[:, kept]
+        self.table = columns @ inverse  # P off the support
+        self.table[kept] = inverse  # M on it
+        weights = inverse @ linear[kept]
+        self.values = linear - columns @ weights  # g off the support
+        self.values[kept] = weights  # w on it
+        self.schur = np.diagonal(normal) - np.einsum("ij,ij->i", self.table, columns)
+        self.outside = np.ones(len(linear), np.bool_)
+        self.outside[kept] = False
+
+    @property
+    def pivots(self) -> Floats:
+        """``M_ii`` of the kept entries."""
+        pivots: Floats = self.table[self.kept, np.arange(len(self.kept))]
+        return pivots
+
+    def drop_costs(self) -> Floats:
+        """What dropping each kept entry costs, (kept,)."""
+        costs: Floats = np.square(self.values[self.kept]) / self.pivots
+        return costs
+
+    def add_gains(self) -> Floats:
+        """What adding each entry gains, (d,); nothing for kept ones."""
+        gains: Floats = np.divide(
+            self.values**2, self.schur, out=np.zeros_like(self.schur), where=self.outside
+        )
+        return gains
+
+    def best_exchange(self, cells: Ints) -> tuple[float, int, int]:
+        """(gain, position in ``kept``, entry to add) of the best exchange within a cell.
+
+        Where all entries share one cell only the entries that cost least are tried for dropping.
+        """
+        free, costs = np.flatnonzero(self.outside), self.drop_costs()
+        tried = np.argsort(costs, kind="stable")
+        tried = tried[: _TRIED if (cells == cells[0]).all() else None]
+        dropped, pivots, through = self.kept[tried], self.pivots[tried], self.table[np.ix_(free, tried)]
+        gradients = self.values[free, None] + through * (self.values[dropped] / pivots)
+        gains = gradients**2 / (self.schur[free, None] + through**2 / pivots) - costs[tried]
+        gains[cells[free, None] != cells[dropped]] = -np.inf
+        row, column = divmod(int(np.argmax(gains)), len(tried))
+        return float(gains[row, column]), int(tried[column]), int(free[row])
+
+    def exchange(self, position: int, entry: int) -> None:
+        """Replace the kept entry at ``position``."""
+        self._drop(position)
+        self._add(position, entry)
+
+    def _drop(self, position: int) -> None:
+        entry = int(self.kept[position])
+        column, row = self.table[:, position].copy(), self.table[entry].copy()
+        pivot, weight = column[entry], self.values[entry]
+        self.table -= np.outer(column / pivot, row)
+        self.table[entry] = -row / pivot
+        self.values += np.where(self.outside, column, -column) * (weight / pivot)
+        self.schur += column**2 / pivot
+        self.values[entry], self.schur[entry], self.outside[entry] = weight / pivot, 1 / pivot, True
+        self.table[:, position] = 0.0
+
+    def _add(self, position: int, entry: int) -> None:
+        row, pivot = self.table[entry].copy(), self.schur[entry]
+        column = self.normal[:, entry] - self.table @ self.normal[self.kept, entry]
+        column[self.kept] = np.where(self.outside[self.kept], column[self.kept], -row)
+        weight = self.values[entry] / pivot
+        self.table -= np.outer(column / pivot, row)
+        self.table[:, position] = column / pivot
+        self.table[entry] = -row / pivot
+        self.table[entry, position] = 1 / pivot
+        self.values -= np.where(self.outside, column, -column) * weight
+        self.schur -= column**2 / pivot
+        self.values[entry], self.outside[entry], self.kept[position] = weight, False, entry
+
+
+def exchange_entries(problem: LayerProblem, mask: Mask, cells: Ints, *, rounds: int) -> Mask:
+    """A support of the same set whose optimum is no worse, and mostly better.
+
+    Rows are searched one by one until no exchange within a cell helps. Where all entries share one cell,
+    rows then trade: those that would gain most by an entry more receive it from those that would lose
+    least, and the rows concerned are searched again. Rows whose supports are too large for it (the work
+    grows with their square) stay as they are.
+
+    Args:
+        problem: the layer.
+        mask: bool (rows, d), the support.
+        cells: (rows, d), equal for entries that may take one another's place.
+        rounds: most rounds of trade between rows.
+    """
+    mask, offers = mask.copy(), dict[int, _Offer]()
+    run = len(mask) // problem.groups
+    pending = [row for row, kept in enumerate(mask.sum(axis=1)) if kept**2 <= _LARGEST * mask.shape[1]]
+    trading = bool(cells.size) and int(cells.min()) == int(cells.max())
+    for _ in range(rounds + 1):
+        for row in pending:
+            search = RowSearch(problem.normal[row // run], problem.linear[row], np.flatnonzero(mask[row]))
+            _search_row(search, cells[row])
+            mask[row] = ~search.outside
+            offers[row] = _offer(search)
+        pending = _trade(mask, offers) if trading else []
+        if not pending:
+            break
+    return mask
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """The cheapest entry that a row could lose, and the best that it could gain; -1 where there is none."""
+
+    cost: float
+    drop: int
+    gain: float
+    add: int
+
+
+def _offer(search: RowSearch) -> _Offer:
+    gains = search.add_gains()
+    add = int(np.argmax(gains)) if len(gains) else -1
+    if not len(search.kept):
+        return _Offer(np.inf, -1, float(gains[add]), add)
+    costs = search.drop_costs()
+    cheapest = int(np.argmin(costs))
+    return _Offer(float(costs[cheapest]), int(search.kept[cheapest]), float(gains[add]), add)
+
+
+def _search_row(search: RowSearch, cells: Ints) -> None:
+    """Make the best exchange until none lowers the loss."""
+    for _ in range(len(cells)):
+        if not len(search.kept) or not search.outside.any():
+            return
+        gain, position, entry = search.best_exchange(cells)
+        explained = float(search.values[search.kept] @ search.linear[search.kept])
+        if gain <= _LEAST * explained:
+            return
+        search.exchange(position, entry)
+
+
+def _trade(mask: Mask, offers: dict[int, _Offer]) -> list[int]:
+    """Move entries from rows that lose little to rows that gain more; the rows that changed."""
+    givers = sorted(offers, key=lambda row: (offers[row].cost, row))
+    takers = sorted(offers, key=lambda row: (-offers[row].gain, row))
+    changed: list[int] = []
+    while givers and takers:
+        giver, taker = givers[0], takers[0]
+        if giver == taker:  # its own exchanges are settled: it takes part on one side only
+            (givers if len(givers) > 1 else takers).pop(0)
+            continue
+        if offers[taker].gain <= offers[giver].cost * (1 + _LEAST):
+            break
+        mask[giver, offers[giver].drop], mask[taker, offers[taker].add] = False, True
+        changed += [giver, taker]
+        givers = [row for row in givers if row not in (giver, taker)]
+        takers = [row for row in takers if row not in (giver, taker)]
+    return sorted(changed)

@@ -1,0 +1,201 @@
+"""Layer-wise reconstruction: weights of a constraint set that reproduce a layer's outputs, without labels.
+
+ADMM on a quadratic: the W-step is a closed form (``closed_form``), the loop and the sets are those of
+fine-tuning. What the loop leaves undone is then done exactly:
+
+- a set on the support: the loop finds the support while rho is driven by how much it still changes; entries
+  are exchanged while that lowers the loss (``exchange``); the weights become the optimum on it
+  (``support_fit``);
+- levels: successive rounding chooses the scales (``successive``); the loop then works on the fixed grid; both
+  answers are improved by coordinate descent with refitted scales (``descent``); each row keeps the better;
+- both: the support first, then levels on it;
+- any other set: the loop alone, the best iterate kept.
+
+Where a row has one input (a table that is looked up) the loss is a sum of squares, and the projection in its
+metric is the answer: no loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_admm.admm.loop.schedule import RhoSchedule, SupportDriven
+from onnx_admm.admm.loop.solver import Record, Solution, Status, Stopping, solve
+from onnx_admm.admm.reconstruction.closed_form import BLOCK, ClosedForm
+from onnx_admm.admm.reconstruction.descent import descend
+from onnx_admm.admm.reconstruction.exchange import exchange_entries
+from onnx_admm.admm.reconstruction.grids import Grid, better_rows, grids_of, rounded
+from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
+from onnx_admm.admm.reconstruction.successive import round_successively
+from onnx_admm.admm.reconstruction.support_fit import fit_support
+from onnx_admm.admm.sets.blocks import Separable
+from onnx_admm.admm.sets.reshaped import Reshaped
+from onnx_admm.admm.sets.set_decomposition import Demands, cells_of, demands_of
+from onnx_admm.admm.sets.supports import Array, ConstraintSet, Mask
+
+__all__ = ["LayerProblem", "Reconstructed", "ReconstructionSettings", "reconstruct"]
+
+_FIRST_SWEEPS = 3
+"""Passes of coordinate descent after which two answers are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings:
+    """How long the solver works; the defaults are what the benchmarks are made with.
+
+    Attributes:
+        iterations: of the loop, at most.
+        rho: penalty of the first iterations, for a Gram matrix of unit diagonal.
+        every: iterations between two looks at the support, after which rho may grow; 1 is quick, 3 is better.
+        fit_steps: conjugate-gradient steps on a fixed support, at most.
+        trade_rounds: rounds in which rows trade entries of their supports; None: supports are not searched.
+        sweeps: passes of coordinate descent over codes, at most.
+    """
+
+    iterations: int = 120
+    rho: float = 0.03
+    every: int = 3
+    fit_steps: int = 15
+    trade_rounds: int | None = 8
+    sweeps: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructed:
+    """What ``reconstruct`` found.
+
+    Attributes:
+        weights: (rows, d), in the set exactly, of the original weights' dtype.
+        error: ``LayerProblem.error`` of the weights.
+        status: how the loop ended.
+        history: one record per iteration of the loop, in the preconditioned coordinates.
+    """
+
+    weights: Array
+    error: float
+    status: Status
+    history: tuple[Record, ...]
+
+
+def reconstruct(
+    problem: LayerProblem, constraint: ConstraintSet, settings: ReconstructionSettings | None = None
+) -> Reconstructed:
+    """Weights of ``constraint`` of low loss: a local minimum, and the same bits every time.
+
+    Args:
+        problem: the layer.
+        constraint: a set of matrices (rows, d).
+        settings: how long to look.
+    """
+    settings = settings or ReconstructionSettings()
+    demands = demands_of(constraint)
+    if demands is None:
+        found = _with_any_set(problem, constraint, settings)
+        nearest = constraint.project(found.z[BLOCK].astype(problem.original.dtype))
+        return _finished(problem, nearest, found)
+    step = ClosedForm.preconditioned(problem)
+    weights, mask = step.optimum() / step.roots, None
+    if problem.gram.shape[-1] == 1:
+        return _uncoupled(step, weights, demands, settings)
+    if demands.support is not None:
+        found = _with_support(step, _in_shape(demands.support, demands.shape), settings)
+        mask = _searched(problem, demands, found.z[BLOCK] != 0, settings)
+        weights = fit_support(problem, mask, found.z[BLOCK] / step.roots, steps=settings.fit_steps)
+    if demands.levels is not None:
+        grids = grids_of(demands.levels, weights, demands.shape, mask)
+        weights, found = _with_levels(step, grids, weights, demands.levels.scale_bits, settings)
+    return _finished(problem, weights, found)
+
+
+def _finished(problem: LayerProblem, weights: Array, found: Solution) -> Reconstructed:
+    weights = weights.astype(problem.original.dtype)
+    return Reconstructed(weights, problem.error(weights), found.status, found.history)
+
+
+def _in_shape(constraint: ConstraintSet, shape: tuple[int, ...] | None) -> ConstraintSet:
+    return constraint if shape is None else Reshaped(constraint, shape)
+
+
+def _uncoupled(
+    step: ClosedForm, optimum: Floats, demands: Demands, settings: ReconstructionSettings
+) -> Reconstructed:
+    """The point nearest to the optimum where the Gram matrix is diagonal; scales by Lloyd's iteration."""
+    problem, weights, mask = step.problem, optimum, None
+    if demands.support is not None:
+        mask = _in_shape(demands.support, demands.shape).project(optimum * step.roots) != 0
+        weights = np.where(mask, optimum, 0.0)
+    if demands.levels is not None:
+        grid = grids_of(demands.levels, weights, demands.shape, mask)[0]
+        codes = grid.codes(weights)
+        grid, codes = descend(problem, grid, codes, sweeps=settings.sweeps, fit_scales=True)
+        grid = rounded(grid, demands.levels.scale_bits, problem.original.dtype)
+        weights = grid.codes(weights) * grid.units
+    weights = weights.astype(problem.original.dtype)
+    return Reconstructed(weights, problem.error(weights), Status.CONVERGED, ())
+
+
+def _with_any_set(
+    problem: LayerProblem, constraint: ConstraintSet, settings: ReconstructionSettings
+) -> Solution:
+    """The loop in the weights' own coordinates, where alone the projection is exact."""
+    step = ClosedForm.plain(problem)
+    scale = float(np.diagonal(problem.normal, axis1=1, axis2=2).mean())
+    return solve(
+        step,
+        Separable({BLOCK: constraint}),
+        step.start(),
+        rho=_rising(settings, scale),
+        stopping=Stopping(max_iterations=settings.iterations),
+        monitor=lambda blocks: -problem.loss(blocks[BLOCK].astype(problem.original.dtype)),
+    )
+
+
+def _with_support(step: ClosedForm, support: ConstraintSet, settings: ReconstructionSettings) -> Solution:
+    """The loop until the support stays: rescaling keeps a support, so the set serves any metric."""
+    start = step.start()
+    kept = int(np.count_nonzero(support.project(start[BLOCK])))
+    return solve(
+        step,
+        Separable({BLOCK: support}),
+        start,
+        rho=SupportDriven(kept=max(kept, 1), start=settings.rho, every=settings.every),
+        stopping=Stopping(max_iterations=settings.iterations, eps_abs=0.0, eps_rel=0.0, settled=3),
+    )
+
+
+def _with_levels(
+    step: ClosedForm, grids: list[Grid], target: Floats, scale_bits: int, settings: ReconstructionSettings
+) -> tuple[Floats, Solution]:
+    """Scales and codes: successive rounding and the loop, each descended from; row by row the better one."""
+    problem, sweeps = step.problem, settings.sweeps
+    grid, codes = round_successively(problem, grids, target)
+    found = solve(
+        step,
+        Separable({BLOCK: replace(grid, metric=step.roots)}),
+        {BLOCK: (target * step.roots).astype(np.float32)},
+        rho=_rising(settings),
+        stopping=Stopping(max_iterations=settings.iterations),
+    )
+    rounds = [codes, grid.codes(found.z[BLOCK] / step.roots)]
+    answers = [descend(problem, grid, each, sweeps=_FIRST_SWEEPS, fit_scales=True) for each in rounds]
+    grid, codes = descend(problem, *better_rows(problem, *answers), sweeps=sweeps, fit_scales=True)
+    grid = rounded(grid, scale_bits, problem.original.dtype)
+    grid, codes = descend(problem, grid, codes, sweeps=sweeps, fit_scales=False)
+    return codes * grid.units, found
+
+
+def _rising(settings: ReconstructionSettings, unit: float = 1.0) -> RhoSchedule:
+    """Slowly, for levels leave no support to be driven by: five per cent an iteration."""
+    start = settings.rho * unit
+    return RhoSchedule(start=start, end=start * 1.05**settings.iterations, iterations=settings.iterations + 1)
+
+
+def _searched(problem: LayerProblem, demands: Demands, mask: Mask, settings: ReconstructionSettings) -> Mask:
+    """The support after exchanges, where the set allows any."""
+    shape = mask.shape if demands.shape is None else demands.shape
+    cells = cells_of(demands.support, shape)
+    if cells is None or settings.trade_rounds is None:
+        return mask
+    return exchange_entries(problem, mask, cells.reshape(mask.shape), rounds=settings.trade_rounds)

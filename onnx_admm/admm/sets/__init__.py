@@ -1,0 +1,1 @@
+"""Constraint sets on supports and on levels, with their projections."""

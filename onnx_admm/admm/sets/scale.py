@@ -1,0 +1,283 @@
+"""The scale of a uniform grid that truly minimises the squared error, and the grid behind given values.
+
+For magnitudes ``a`` and codes ``c_i`` in ``{lowest .. highest}``:
+
+    minimise over q > 0 and c   E = sum_i (a_i - q c_i)^2
+
+For a fixed assignment c the best scale is ``q = (a.c) / (c.c)``, with ``E = a.a - (a.c)^2 / (c.c)``; for
+a fixed q the best code is the nearest one. As q falls, code j of entry i gives way to the next one, j + s, at
+the *breakpoint* ``q = a_i / (j + s/2)``. The assignments between neighbouring breakpoints are all that can
+be optimal, and each differs from the last in one entry, so sorting the breakpoints and two running sums
+find the global optimum.
+
+Most breakpoints need never be sorted. If q* with codes c* is optimal, then ``c*.(a - q* c*) = 0``, so at
+any other q:  ``E(q) <= E(q*) + (q - q*)^2 c*.c*``.  Hence q*, if it lies in [l, r], keeps a distance of at
+least ``sqrt((E - best known E) / c(l).c(l))`` from either end (codes only grow as q falls), which shrinks
+most intervals to nothing. E itself costs a binary search per level in the sorted magnitudes with their
+running sums. Where positive and negative entries have codes of their own, the two sides' breakpoints are
+merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.admm.sets.supports import Array
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+LEAST_PEAK = 2.0**-100
+"""Slices of smaller magnitudes alone count as zeros: below, float32 has no room for exact scales."""
+
+_DIRECT = 16384  # breakpoints that are sorted at once rather than sieved first
+_CELLS = 64
+_SPLIT = 8
+_ROUNDS = 6
+_MOST_CELLS = 1024
+_SLACK = 1e-11  # share of a.a by which rounding may blur E
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRange:
+    """Magnitudes a code may have: ``lowest, lowest + stride, .. highest``.
+
+    Where zero is a level, ``lowest`` is 0.
+    """
+
+    lowest: int
+    highest: int
+    stride: int = 1
+
+    def nearest(self, magnitudes: Floats, scale: Floats | float) -> Ints:
+        """Code of the level nearest to each magnitude; midway, the lower one."""
+        steps = np.ceil((magnitudes / scale - self.lowest) / self.stride - 0.5)
+        codes = np.clip(self.lowest + self.stride * steps, self.lowest, self.highest)
+        found: Ints = codes.astype(np.int64)
+        return found
+
+
+Sides = Sequence[tuple[Array, CodeRange]]
+"""Magnitudes (nonnegative and finite, any shape) and the codes that they may take."""
+
+
+def scale_step(dtype: np.dtype[Any]) -> float:
+    """Return what scales of weights of a type are multiples of: the distance of its smallest numbers.
+
+    Every multiple of such a scale has a float of that type, denormal or not. So small weights of float16,
+    whose scales lie near its end, are found on their grid again.
+    """
+    return float(np.finfo(dtype).smallest_subnormal)
+
+
+def best_scale(sides: Sides, scale_bits: int) -> float:
+    """The error-minimising scale, rounded to ``scale_bits`` significant bits that the magnitudes' type has.
+
+    Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
+    one with less error is taken. 0 where every magnitude is 0, or below ``LEAST_PEAK``.
+
+    Args:
+        sides: magnitudes with their codes, one pair where both signs have the same codes.
+        scale_bits: significant bits of the scale, 1 to 53.
+    """
+    peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
+    if peak < LEAST_PEAK:
+        return 0.0
+    curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
+    step = max(scale_step(magnitudes.dtype) for magnitudes, _ in sides)
+    neighbours = rounded_neighbours(_minimise(curve) * peak, scale_bits, step)
+    return float(neighbours[np.argmin(curve.at(neighbours / peak).error)])
+
+
+def coarse_error(sides: Sides) -> float:
+    """Least squared error over 32 scales from coarse to fine, each refitted to the codes it gives.
+
+    Never below the error of ``best_scale`` before rounding, and close above: enough to rank ladders by.
+    """
+    peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
+    if peak < LEAST_PEAK:
+        return 0.0
+    curve = _Curve([_Side.of(magnitudes, codes, peak) for magnitudes, codes in sides])
+    return _least_error(curve, curve.at(np.geomspace(0.5 / max(curve.highest, 1), 1.0, 32))) * peak**2
+
+
+def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float | None:
+    """The largest scale whose grid holds every magnitude exactly, or None.
+
+    Exactly means ``magnitude == dtype(code * scale)`` with a scale of at most ``scale_bits``
+    significant bits. 0 where every magnitude is 0; None where all are below ``LEAST_PEAK``: they become 0.
+    """
+    flat = magnitudes.reshape(-1)
+    most = codes.highest + 1
+    if len(np.unique(flat[: 2 * most])) > most:  # the usual case, settled without sorting everything
+        return None
+    distinct = np.unique(flat)
+    if not distinct.any():
+        return 0.0
+    if distinct[-1] < LEAST_PEAK:
+        return None
+    if len(distinct) > most or (codes.lowest > 0 and distinct[0] == 0):
+        return None
+    levels = distinct[distinct > 0]
+    least = levels[0].astype(np.float64) / np.arange(1, codes.highest + 1)
+    candidates = rounded_neighbours(least, scale_bits, scale_step(magnitudes.dtype))  # largest first
+    candidates = candidates[candidates > 0]
+    found = np.rint(levels.astype(np.float64) / candidates[:, None])
+    fits = (found >= 1) & (found <= codes.highest)
+    fits &= (found * candidates[:, None]).astype(magnitudes.dtype) == levels
+    good = np.flatnonzero(fits.all(axis=1))
+    return float(candidates[good[0]]) if len(good) else None
+
+
+def rounded_neighbours(scales: float | Floats, bits: int, step: float = 0.0) -> Floats:
+    """Round each scale up and down to ``bits`` significant bits; return both, one beside the other.
+
+    Args:
+        scales: at least 0.
+        bits: significant bits.
+        step: a power of two or 0; results are its multiples, and not 0 for a scale that is not.
+    """
+    exact = np.atleast_1d(np.asarray(scales, np.float64))
+    _, exponent = np.frexp(exact)
+    units = np.maximum(np.ldexp(1.0, exponent - bits), step)[:, None]
+    quotients = exact[:, None] / units
+    both = np.concatenate([np.ceil(quotients), np.floor(quotients)], axis=1) * units
+    least = np.minimum(step, exact)[:, None]
+    rounded: Floats = np.where(both < least, step, both)
+    return rounded.reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What E is made of at some scales: ``a.c``, ``c.c``, ``E`` and entries not above each midpoint."""
+
+    ac: Floats
+    cc: Floats
+    error: Floats
+    below: npt.NDArray[np.intp]  # (scales, midpoints)
+
+
+class _Side(NamedTuple):
+    """Sorted magnitudes with one range of codes.
+
+    Attributes:
+        ordered: rising.
+        tails: ``tails[i] = sum(ordered[i:])``.
+        codes: the range.
+        steps: the codes that have one above them.
+    """
+
+    ordered: Floats
+    tails: Floats
+    codes: CodeRange
+    steps: Ints
+
+    @classmethod
+    def of(cls, magnitudes: Array, codes: CodeRange, peak: float) -> _Side:
+        ordered = np.sort(magnitudes.reshape(-1).astype(np.float64) / peak)
+        tails = np.append(np.cumsum(ordered[::-1])[::-1], 0.0)
+        return cls(ordered, tails, codes, np.arange(codes.lowest, codes.highest, codes.stride))
+
+    @property
+    def midpoints(self) -> Floats:
+        """Where codes change, in units of the scale."""
+        return np.add(self.steps, 0.5 * self.codes.stride, dtype=np.float64)
+
+    @property
+    def growth(self) -> Ints:
+        """What c.c grows by where an entry's code takes the step."""
+        return self.codes.stride * (2 * self.steps + self.codes.stride)
+
+
+class _Curve:
+    """E as a function of the scale, for magnitudes of which the largest is 1."""
+
+    def __init__(self, sides: list[_Side]) -> None:
+        self.sides = sides
+        self.energy = sum(float(side.ordered @ side.ordered) for side in sides)
+        self.total = sum(float(side.tails[0]) for side in sides)
+        self.highest = max(side.codes.highest for side in sides)
+        self.count = sum(len(side.ordered) for side in sides)
+        self.breakpoints = sum(len(side.ordered) * len(side.steps) for side in sides)
+
+    def at(self, scales: Floats) -> _Sums:
+        below, ac, cc = [], np.zeros(len(scales)), np.zeros(len(scales))
+        for side in self.sides:
+            reached = np.searchsorted(side.ordered, scales[:, None] * side.midpoints, side="right")
+            low, count = side.codes.lowest, len(side.ordered)
+            ac += low * side.tails[0] + side.codes.stride * side.tails[reached].sum(axis=1)
+            cc += low * low * count + ((count - reached) * side.growth).sum(axis=1)
+            below.append(reached)
+        return _Sums(ac, cc, self.energy - 2 * scales * ac + scales**2 * cc, np.concatenate(below, axis=1))
+
+    def search(self, sums: _Sums, left: int, right: int) -> tuple[float, float]:
+        """(gain ``(a.c)^2 / c.c``, scale) of the best assignment between two of the scales in ``sums``."""
+        spans = iter(zip(sums.below[left], sums.below[right], strict=True))
+        values, where, growth = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+        for side in self.sides:
+            for midpoint, grown in zip(side.midpoints, side.growth, strict=True):
+                first, last = next(spans)
+                inside = side.ordered[first:last]
+                values.append(inside * side.codes.stride)
+                where.append(inside / midpoint)
+                growth.append(np.full(len(inside), float(grown)))
+        order = np.argsort(-np.concatenate(where), kind="stable")
+        ac = np.append(0.0, np.cumsum(np.concatenate(values)[order])) + sums.ac[right]
+        cc = np.append(0.0, np.cumsum(np.concatenate(growth)[order])) + sums.cc[right]
+        gain = np.divide(ac**2, cc, out=np.zeros_like(ac), where=cc > 0)
+        best = int(np.argmax(gain))
+        return float(gain[best]), float(ac[best] / cc[best])
+
+
+def _minimise(curve: _Curve) -> float:
+    """The scale of least error; never above the largest magnitude, which is 1."""
+    if curve.breakpoints <= _DIRECT:
+        cells = np.array([[0.0], [1.0]])
+    else:
+        cells = _sieved_cells(curve, enough=max(_DIRECT, curve.count))
+    sums = curve.at(cells.reshape(-1))
+    width = cells.shape[1]
+    return max(curve.search(sums, left, width + left) for left in range(width))[1]
+
+
+def _sieved_cells(curve: _Curve, enough: int) -> Floats:
+    """Intervals (lefts, rights) that together hold the best scale and few breakpoints."""
+    highest = curve.highest
+    best = _least_error(curve, curve.at(np.geomspace(0.5 / highest, 1.0, 32)))
+    # E(q) >= a.a - 2 q highest sum(a), so anything smaller is worse than what is known already
+    floor = (curve.energy - best) / (2 * highest * curve.total) * (1 - 1e-9)
+    edges = np.geomspace(min(floor, 0.5), 1.0, _CELLS + 1)
+    cells = np.stack([edges[:-1], edges[1:]])
+    for _ in range(_ROUNDS):
+        ends, place = np.unique(cells.reshape(-1), return_inverse=True)  # neighbours share an end
+        sums = curve.at(ends)
+        best = min(best, _least_error(curve, sums))
+        left, right = place.reshape(cells.shape)
+        above = np.maximum(sums.error - best - _SLACK * curve.energy, 0.0)
+        cells = np.stack(
+            [
+                cells[0] + np.sqrt(above[left] / sums.cc[left]),
+                cells[1] - np.sqrt(above[right] / sums.cc[left]),
+            ]
+        )
+        alive = cells[0] <= cells[1]
+        inside = (sums.below[right] - sums.below[left])[alive].sum()
+        cells = cells[:, alive]
+        if inside <= enough or cells.shape[1] > _MOST_CELLS:
+            break
+        edges = np.geomspace(cells[0], cells[1], _SPLIT + 1)  # (split + 1, cells)
+        cells = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
+    hull = np.array([[cells.min()], [cells.max()]])
+    smallest, largest = curve.at(hull[:, 0]).below.sum(axis=1)
+    return hull if largest - smallest <= _DIRECT else cells
+
+
+def _least_error(curve: _Curve, sums: _Sums) -> float:
+    """Least error of any assignment in ``sums``, each at its own best scale."""
+    gain = np.divide(sums.ac**2, sums.cc, out=np.zeros_like(sums.ac), where=sums.cc > 0)
+    return float((curve.energy - gain).min())

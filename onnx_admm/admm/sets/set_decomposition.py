@@ -1,0 +1,80 @@
+"""What a constraint set asks of a matrix: where nonzeros stand, and which values they take.
+
+Every set of this room is a demand on the support, a demand on the values, or both, and each demand is
+solved in its own way. A set on the support alone holds, with a matrix, also every rescaling of its entries:
+it can be projected on in any diagonal metric. Levels cannot, but once their scales are fixed each entry has
+a ladder of its own, and the nearest rung is the nearest in every diagonal metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
+from onnx_admm.admm.sets.nested import Nested
+from onnx_admm.admm.sets.reshaped import Reshaped
+from onnx_admm.admm.sets.shifted import ShiftedLevels
+from onnx_admm.admm.sets.supports import AtMostK, BlockK, ChannelK, ConstraintSet, NofM, Support
+
+LevelSet = Levels | ShiftedLevels | SparseLevels | SupportLevels
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Demands:
+    """The two halves of a set.
+
+    Attributes:
+        support: a set on the support alone; None where it is free.
+        levels: a set of levels; None where values are free.
+        shape: in which both see the matrix; None for its own.
+    """
+
+    support: ConstraintSet | None = None
+    levels: LevelSet | None = None
+    shape: tuple[int, ...] | None = None
+
+
+def demands_of(constraint: ConstraintSet) -> Demands | None:
+    """Take a set apart; None for a stranger, of which nothing is known but its projection."""
+    match constraint:
+        case Reshaped(inner, shape):
+            inside = demands_of(inner)
+            return inside and replace(inside, shape=inside.shape or shape)
+        case AtMostK() | NofM() | BlockK() | ChannelK() | Support():
+            return Demands(support=constraint)
+        case Nested(first, Levels() as levels):
+            return Demands(support=first, levels=levels)
+        case Nested():
+            return Demands(support=constraint)
+        case SparseLevels(k=k):
+            return Demands(support=AtMostK(k), levels=constraint)
+        case SupportLevels(mask=mask):
+            return Demands(support=Support(mask), levels=constraint)
+        case Levels() | ShiftedLevels():
+            return Demands(levels=constraint)
+        case _:
+            return None
+
+
+def cells_of(support: ConstraintSet | None, shape: tuple[int, ...]) -> Ints | None:
+    """Labels of entries that may take one another's place in the support; None where no two may.
+
+    Args:
+        support: a set on the support alone.
+        shape: of the tensors it holds.
+    """
+    match support:
+        case AtMostK():
+            return np.zeros(shape, np.int64)
+        case NofM(m=m, axis=axis):
+            lanes = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), axis, -1)
+            firsts = lanes[..., np.arange(lanes.shape[-1]) // m * m]
+            return np.moveaxis(firsts, -1, axis)
+        case Nested(first=first):
+            return cells_of(first, shape)
+        case _:
+            return None

@@ -1,0 +1,132 @@
+"""Which of a layer's outputs a maximum over all places picks: errors of the others seldom show.
+
+A convolution behind which a global maximum stands (text and point networks) is asked for one place of each
+channel and sample (or, where the maximum is over some axes, for one along those); what it makes of the rest
+matters only if it gets above that. So rows of X are drawn by how many channels pick them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.calibration.row_sampling import Positions, Shares
+from onnx_admm.contracts import Array
+from onnx_admm.model import NodeRef
+from onnx_admm.model.operators import Trait, operators_with
+
+_ELEMENTWISE = operators_with(Trait.UNARY, Trait.BROADCASTS, Trait.CASTS) | {
+    *("BatchNormalization", "Slice", "Squeeze", "Unsqueeze"),
+}
+"""Operators that leave every place where it is; a Slice that crops is noticed by its extents."""
+
+_MAXIMA = operators_with(Trait.TAKES_MAXIMA)
+
+_UNPICKED = 0.2
+"""Share of the rows that is drawn from all alike: what is not picked must not come out on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """The maximum behind a layer.
+
+    Attributes:
+        tap: the value it is taken of.
+        channel_axis: where ``tap`` has the layer's output channels; the first axis is the sample's.
+        axes: that the maximum is over; None: all others. Along the rest each place has a maximum of its own.
+    """
+
+    tap: str
+    channel_axis: int
+    axes: tuple[int, ...] | None = None
+
+    def fits(self, values: Mapping[str, Array]) -> bool:
+        """Whether the maximum leaves samples and channels alone, which the rank of its input tells."""
+        rank = values[self.tap].ndim
+        over = {axis % rank for axis in self.axes or () if -rank <= axis < rank}
+        return values[self.tap].size > 0 and not over & {0, self.channel_axis % rank}
+
+    def places(self, values: Mapping[str, Array]) -> tuple[Positions, int]:
+        """Where each channel of each maximum's input has it, (maxima, c), and the number of places.
+
+        Places of all samples are numbered through; of several maxima the first is named.
+        """
+        lanes, numbers = self._lanes(values)
+        return numbers[np.arange(len(lanes))[:, None], lanes.argmax(axis=2)], numbers.size
+
+    def shares(self, values: Mapping[str, Array]) -> Shares:
+        """Of the draws, for each place of each sample, flat; they add up to 1.
+
+        A channel that has its maximum in several places gives each a part.
+        """
+        lanes, numbers = self._lanes(values)
+        alike = np.full(numbers.size, 1 / max(1, numbers.size))
+        if not self.fits(values):
+            return alike
+        is_picked = lanes == lanes.max(axis=2, keepdims=True)
+        parts = is_picked / np.maximum(is_picked.sum(axis=2, keepdims=True), 1)  # none where there is NaN
+        picked = np.empty(numbers.size)
+        picked[numbers.reshape(-1)] = parts.sum(axis=1).reshape(-1)
+        total = picked.sum()
+        shares: Shares = (1 - _UNPICKED) * picked / total + _UNPICKED * alike if total > 0 else alike
+        return shares
+
+    def _lanes(self, values: Mapping[str, Array]) -> tuple[Array, Positions]:
+        """What each maximum is over, (maxima, c, places), and these places' numbers, (maxima, places)."""
+        array = values[self.tap]
+        rank, channel = array.ndim, self.channel_axis % array.ndim
+        spatial = [axis for axis in range(1, rank) if axis != channel]
+        over = spatial if self.axes is None else [axis % rank for axis in self.axes]
+        own = [axis for axis in spatial if axis not in over]
+        over = [axis for axis in spatial if axis in over]
+        count, maxima = (math.prod(array.shape[axis] for axis in axes) for axes in (over, (0, *own)))
+        lanes = array.transpose(0, *own, channel, *over).reshape(maxima, array.shape[channel], count)
+        grid = np.arange(math.prod(array.shape[axis] for axis in (0, *spatial)))
+        numbers = np.expand_dims(grid.reshape([array.shape[axis] for axis in (0, *spatial)]), channel)
+        return lanes, numbers.transpose(0, *own, *over, channel).reshape(maxima, count)
+
+
+def picks_behind(node: NodeRef, channel_axis: int) -> Picks | None:
+    """The maximum over places that all of the node's output goes into; None where there is none.
+
+    Args:
+        node: the layer; its first output counts.
+        channel_axis: of that output, 1 or -1.
+    """
+    seen: set[str] = set()
+    waiting, maxima = [node.outputs[0]], list[NodeRef]()
+    while waiting:
+        value = waiting.pop()
+        if value.is_output or not value.name:
+            return None
+        if value.name in seen:
+            continue
+        seen.add(value.name)
+        for reader in value.uses():
+            if not reader.shares_graph(node):
+                return None
+            if reader.op_type in _MAXIMA:
+                maxima.append(reader)
+            elif reader.op_type in _ELEMENTWISE:
+                waiting.append(reader.outputs[0])
+            else:
+                return None
+    if len(maxima) != 1 or (tapped := maxima[0].input(0)) is None:
+        return None
+    if maxima[0].op_type == "GlobalMaxPool":
+        return Picks(tapped.name, channel_axis) if channel_axis == 1 else None
+    axes = _axes(maxima[0])
+    if not axes or 0 in axes or channel_axis in axes:
+        return None
+    return Picks(tapped.name, channel_axis, axes)
+
+
+def _axes(reader: NodeRef) -> tuple[int, ...]:
+    """The axes of a ReduceMax, an attribute or (opset 18) an input; none where they are not known, or all."""
+    axes = reader.attribute("axes", None)
+    given = reader.input(1)
+    stored = None if given is None else given.constant()
+    return tuple(map(int, stored.reshape(-1) if stored is not None else axes or ()))

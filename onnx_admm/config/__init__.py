@@ -1,0 +1,1 @@
+"""Recipes and the registry of plug-ins."""

@@ -1,0 +1,307 @@
+"""Recipes: a pipeline and its settings as TOML, the same object from a file, from flags and from Python.
+
+fine_tune = true           # optional: train where there is data
+provenance = true          # optional: write the passes' names into the model
+freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
+keep_docs = true           # optional: keep doc strings and exporters' notes, which no runtime reads
+cost_model = "storage"     # optional: what prices the layers, as --cost-model takes it
+
+[bind]                     # optional: extents of open axes that costs are for
+N = 1
+
+[preprocessing]            # optional: how stored samples become model inputs
+scale = 0.00392156862745098
+
+[training]                 # optional: how fine-tuning runs
+batch_size = 64
+
+[[pass]]                   # in order; every other key is a field of the pass
+name = "admm_prune"
+ratio = 85.0
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from onnx_admm.config.registry import build_plugin, cost_model, pass_class
+from onnx_admm.contracts import Pass, TrainingSettings
+from onnx_admm.errors import RecipeError, located
+from onnx_admm.pipeline import Pipeline
+from onnx_admm.settings.ranges import MOST_EPOCHS, MOST_EXTENT, parse_pattern
+from onnx_admm.settings.tables import build, check_keys, parse_toml, read_toml, unbuild
+
+if TYPE_CHECKING:
+    from onnx_admm.data import Preprocessing
+
+_STEPS, _MOST_EPOCHS = 4000, 60
+_SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
+_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to run and how: ``Recipe.parse(r.dump()) == r``.
+
+    Attributes:
+        passes: the pipeline, in order.
+        training: how fine-tuning runs.
+        preprocessing: how stored samples become model inputs; None takes them as they are.
+        fine_tune: train where there is data; without it passes take the nearest feasible weights.
+        provenance: write the names of the passes into the model's metadata.
+        freeze_defaults: whether initializers that are listed as inputs (IR version 4 and newer) become
+            constants; None: where nine tenths of them are listed or more.
+        keep_docs: keep doc strings and exporters' notes on nodes, which no runtime reads.
+        cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
+        bind: extents of open axes that costs are for, by symbol or place.
+    """
+
+    passes: tuple[Pass, ...]
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    preprocessing: Preprocessing | None = None
+    fine_tune: bool = True
+    provenance: bool = True
+    freeze_defaults: bool | None = None
+    keep_docs: bool = True
+    cost_model: str | None = None
+    bind: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            RecipeError: no such file, not TOML, an unknown pass or key, a value of the wrong type.
+        """
+        return cls.parse(read_toml(path), source=str(path))
+
+    @classmethod
+    def parse(cls, content: str | Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+        """A recipe from TOML text, or from the table it stands for; raises as `load`."""
+        table = parse_toml(content, source) if isinstance(content, str) else content
+        check_keys(table, _TOP_LEVEL, source)
+        steps = table.get("pass", [])
+        if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
+            raise RecipeError("passes are an array of tables", where=source, expected="[[pass]] before each")
+        switches = {key: table[key] for key in _SWITCHES if key in table}
+        for key, value in switches.items():
+            if not isinstance(value, bool):
+                raise RecipeError("not true or false", where=f"{source}, key '{key}'", got=repr(value))
+        return cls(
+            passes=tuple(_parse_step(step, f"{source}, pass {i}") for i, step in enumerate(steps, 1)),
+            training=build(TrainingSettings, table.get("training", {}), f"{source}, [training]"),
+            preprocessing=_parse_preprocessing(table.get("preprocessing"), f"{source}, [preprocessing]"),
+            cost_model=_parse_cost_model(table.get("cost_model"), f"{source}, key 'cost_model'"),
+            bind=_parse_bindings(table.get("bind", {}), f"{source}, [bind]"),
+            **switches,
+        )
+
+    def table(self) -> dict[str, Any]:
+        """The recipe as plain values, every setting written out so that later defaults cannot change it."""
+        switches = {key: getattr(self, key) for key in _SWITCHES}
+        tables: dict[str, Any] = {key: value for key, value in switches.items() if value is not None}
+        if self.cost_model is not None:
+            tables["cost_model"] = self.cost_model
+        if self.bind:
+            tables["bind"] = dict(self.bind)
+        if self.preprocessing is not None:
+            tables["preprocessing"] = unbuild(self.preprocessing)
+        tables["training"] = unbuild(self.training)
+        tables["pass"] = [{"name": step.name, **unbuild(step)} for step in self.passes]
+        return tables
+
+    def dump(self) -> str:
+        """The recipe as TOML."""
+        return tomli_w.dumps(self.table())
+
+    def pipeline(self) -> Pipeline:
+        """The passes, ready to run."""
+        return Pipeline(self.passes, self.provenance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What the command line asks for where there is no recipe.
+
+    Attributes:
+        prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
+        bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune``
+            is None too).
+        budget: what may be left on the target, such as ``latency=0.5x``; in place of ``prune`` and ``bits``.
+        format: how the result is written.
+        epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
+        samples: training samples, where they are known: what `default_epochs` goes by.
+        fine_tune: train at all.
+        include, exclude: patterns of layer names or operators; every other layer is left as it is.
+        keep_docs: keep doc strings and exporters' notes.
+    """
+
+    prune: str | None = None
+    bits: int | None = None
+    budget: tuple[str, ...] = ()
+    format: str = "auto"
+    epochs: int | None = None
+    samples: int | None = None
+    fine_tune: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    keep_docs: bool = False
+
+
+def recipe_from_flags(flags: Flags) -> Recipe:
+    """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
+
+    Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training. With a budget,
+    density and bits of each layer by what they cost on the target; trained only where ``epochs`` says so.
+
+    Raises:
+        RecipeError: an impossible value; names the flag.
+    """
+    prune = None if flags.prune is None else parse_prune(flags.prune)
+    if flags.bits is not None and not 1 <= flags.bits <= 8:
+        raise RecipeError("impossible number of bits", where="--bits", got=flags.bits, expected="1 to 8")
+    if flags.epochs is not None and not 0 <= flags.epochs <= MOST_EPOCHS:
+        raise RecipeError(
+            "impossible number of epochs",
+            where="--epochs",
+            got=flags.epochs,
+            expected=f"0 to {MOST_EPOCHS}",
+        )
+    plain = prune is None and flags.bits is None and not flags.budget
+    steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
+    if plain:
+        compressing: list[dict[str, Any]] = [{"name": "choose_treatments"}]
+    elif flags.budget:
+        epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
+        compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
+    elif flags.fine_tune:
+        compressing = _trained(prune, flags)
+    else:
+        bits = {} if flags.bits is None else {"bits": flags.bits}
+        compressing = [{"name": "reconstruct_layers", **(prune or {}), **bits}]
+    chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
+    steps += [
+        {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing
+    ]
+    if prune is not None or flags.budget:
+        steps.append({"name": "drop_dead_channels"})
+    steps.append({"name": "encode", "format": flags.format})
+    switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}
+    return Recipe.parse({"pass": steps, **switches}, source="flags")
+
+
+def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]:
+    """Pruning and quantising by fine-tuning."""
+    steps: list[dict[str, Any]] = []
+    if prune is not None:
+        tuned = _tuned("admm_prune", flags)
+        retrained = {"retrain_epochs": (tuned["epochs"] + 1) // 2} if tuned else {}
+        steps.append({"name": "admm_prune", **prune, **tuned, **retrained})
+    if flags.bits is not None:
+        steps.append({"name": "admm_quantize", "bits": flags.bits, **_tuned("admm_quantize", flags)})
+    return steps
+
+
+def default_epochs(samples: int, least: int) -> int:
+    """ADMM epochs of a pass where nobody says how many: what about 4,000 optimizer steps take.
+
+    ``ceil(4000 / ceil(samples / batch size))``, no fewer than ``least`` and no more than 60.
+
+    Args:
+        samples: of the training data.
+        least: the pass's own default.
+    """
+    steps_per_epoch = max(1, ceil(samples / TrainingSettings().batch_size))
+    return max(least, min(_MOST_EPOCHS, ceil(_STEPS / steps_per_epoch)))
+
+
+def _tuned(name: str, flags: Flags) -> dict[str, int]:
+    """The pass's key ``epochs``; nothing where it is left to the pass."""
+    if flags.epochs is not None:
+        return {"epochs": flags.epochs}
+    if flags.samples is None or not flags.fine_tune:
+        return {}
+    return {"epochs": default_epochs(flags.samples, getattr(pass_class(name), "epochs", 0))}
+
+
+def parse_prune(text: str) -> dict[str, Any]:
+    """What ``--prune`` asks for, as keys of a pruning pass: ``ratio``, ``keep`` or ``pattern``.
+
+    Raises:
+        RecipeError: not a ratio above 1x, a share strictly between 0 and 1, or N:M with 0 < N < M.
+    """
+    impossible = RecipeError(
+        "impossible pruning target",
+        where="--prune",
+        got=repr(text),
+        expected="a ratio such as 85x (weights over nonzeros, above 1x), a share of zeros such as 0.9 "
+        "(between 0 and 1) or a pattern such as 2:4 (2 kept of every 4)",
+    )
+    if ":" in text:
+        if (pattern := parse_pattern(text)) is None:
+            raise impossible
+        return {"pattern": f"{pattern[0]}:{pattern[1]}"}
+    try:
+        number = Decimal(text.removesuffix("x"))
+    except InvalidOperation:
+        raise impossible from None
+    if text.endswith("x"):
+        if not (number.is_finite() and number > 1 and isfinite(float(number))):
+            raise impossible
+        return {"ratio": float(number)}
+    if not (number.is_finite() and 0 < number < 1):
+        raise impossible
+    return {"keep": float(1 - number)}
+
+
+def _parse_step(table: Mapping[str, Any], place: str) -> Pass:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise RecipeError(
+            "a pass needs a name", where=place, got=repr(name), expected='such as name = "encode"'
+        )
+    with located(place):
+        cls = pass_class(name)
+    settings = {key: value for key, value in table.items() if key != "name"}
+    made: Pass = build_plugin(cls, settings, f"{place} ({name})")
+    return made
+
+
+def _parse_preprocessing(table: object, place: str) -> Preprocessing | None:
+    if table is None:
+        return None
+    from onnx_admm.data import Preprocessing
+
+    return build(Preprocessing, table, place)
+
+
+def _parse_cost_model(spec: object, place: str) -> str | None:
+    if spec is None:
+        return None
+    if not isinstance(spec, str):
+        raise RecipeError("not the name of a cost model", where=place, got=repr(spec))
+    with located(place):
+        cost_model(spec)
+    return spec
+
+
+def _parse_bindings(table: object, place: str) -> dict[str, int]:
+    if not isinstance(table, Mapping):
+        raise RecipeError("not a table of extents", where=place, got=repr(table), expected="such as N = 1")
+    for axis, extent in table.items():
+        if not isinstance(extent, int) or isinstance(extent, bool) or not 1 <= extent <= MOST_EXTENT:
+            raise RecipeError(
+                "not an extent",
+                where=f"{place}, key '{axis}'",
+                got=repr(extent),
+                expected=f"a whole number from 1 to {MOST_EXTENT}",
+            )
+    return dict(table)

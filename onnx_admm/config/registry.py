@@ -1,0 +1,217 @@
+"""Plug-ins by name: entry points of installed packages, loaded on first use."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from onnx_admm.contracts import CostModel, Pass
+from onnx_admm.errors import STOPS, OnnxAdmmError, RecipeError, UsageError, located
+from onnx_admm.settings.tables import build, did_you_mean, merge, parse_toml, read_toml, required_keys
+
+
+@dataclass(frozen=True, slots=True)
+class PlugIn:
+    """One registered class, as ``onnx-admm plugins`` shows it.
+
+    ``problem`` is the sentence to show where the class cannot be loaded, else None; ``profiles`` are the tags
+    of those that come with it.
+    """
+
+    kind: str
+    name: str
+    target: str
+    distribution: str
+    summary: str
+    problem: str | None = None
+    profiles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The classes behind one entry-point group; built-in and third-party ones come in by the same door.
+
+    Args:
+        group: entry-point group.
+        kind: what its members are called in sentences.
+        members: attributes a class must have to be one.
+    """
+
+    group: str
+    kind: str
+    members: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Registered names, sorted."""
+        return tuple(sorted({entry.name for entry in entry_points(group=self.group)}))
+
+    def get(self, name: str) -> Any:
+        """The class of that name.
+
+        Raises:
+            RecipeError: nobody registers the name, or two packages do.
+            UsageError: the plug-in cannot be loaded, or is no such thing.
+        """
+        entries = [entry for entry in entry_points(group=self.group) if entry.name == name]
+        if not entries:
+            known = self.names()
+            raise RecipeError(
+                f"unknown {self.kind} '{name}'",
+                hint=did_you_mean(name, known),
+                expected=f"one of {', '.join(known)}",
+            )
+        if len(entries) > 1:
+            owners = " and ".join(_distribution(entry) for entry in entries)
+            raise RecipeError(
+                f"two packages register a {self.kind} '{name}'", got=owners, hint="Uninstall one."
+            )
+        return self._load(entries[0])
+
+    def plugins(self) -> tuple[PlugIn, ...]:
+        """Every registered class; a broken one is listed with its problem."""
+        return tuple(
+            self._describe(entry)
+            for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name)
+        )
+
+    def _describe(self, entry: EntryPoint) -> PlugIn:
+        found = PlugIn(self.kind, entry.name, entry.value, _distribution(entry), "")
+        try:
+            loaded = self._load(entry)
+            with _plugin_code(self._place(entry)):
+                return replace(found, summary=_summary(loaded), profiles=tuple(shipped_profiles(loaded)))
+        except OnnxAdmmError as error:
+            return replace(found, problem=str(error))
+
+    def _place(self, entry: EntryPoint) -> str:
+        return f"{self.kind} '{entry.name}' of {_distribution(entry)}"
+
+    def _load(self, entry: EntryPoint) -> Any:
+        place = self._place(entry)
+        with _plugin_code(place):
+            loaded = entry.load()
+            missing = [member for member in self.members if not hasattr(loaded, member)]
+        if not inspect.isclass(loaded) or missing:
+            raise UsageError(
+                f"the plug-in is no {self.kind}",
+                where=place,
+                got=f"{entry.value} without {', '.join(missing)}" if missing else entry.value,
+                expected=f"a class with {', '.join(self.members)}",
+            )
+        return loaded
+
+
+PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
+COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "figures", "estimate"))
+
+
+@contextmanager
+def _plugin_code(place: str, what: str = "the plug-in cannot be loaded") -> Iterator[None]:
+    """Turn whatever code of a plug-in raises into a sentence; one that ends the program too.
+
+    Raises:
+        UsageError: names the plug-in and what it raised.
+    """
+    try:
+        with located(place):
+            yield
+    except (OnnxAdmmError, *STOPS):
+        raise
+    except BaseException as error:
+        fault = f"{type(error).__name__}{': ' if str(error) else ''}{error}"
+        hint = "Repair or uninstall that package."
+        raise UsageError(what, where=place, got=fault, hint=hint) from error
+
+
+def build_plugin(cls: type, settings: object, place: str) -> Any:
+    """Return an object of a plug-in's class, made from a table of settings.
+
+    Raises:
+        RecipeError: an unknown or missing key, an impossible value.
+        UsageError: the class raises anything else.
+    """
+    with _plugin_code(place, "the plug-in cannot be made with these settings"):
+        return build(cls, settings, place)
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The pass registered under ``name``; see `Registry.get`."""
+    found: type[Pass] = PASSES.get(name)
+    return found
+
+
+def cost_model(spec: str) -> CostModel:
+    """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``.
+
+    The profile is a TOML file, or the tag of one that the cost model brings: ``NAME.TAG.toml`` beside its
+    module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
+
+    Raises:
+        RecipeError: no such cost model or profile; an unknown or missing key, an impossible value.
+    """
+    head, *overrides = spec.split(",")
+    name, _, profile = head.partition(":")
+    cls = COST_MODELS.get(name.strip())
+    table = _profile(cls, name, profile.strip()) if profile.strip() else {}
+    for override in overrides:
+        merge(table, _override(override, spec))
+    tags = shipped_profiles(cls)
+    if tags and not profile.strip() and not required_keys(cls) <= set(table):
+        raise RecipeError(
+            f"the cost model '{name}' needs a profile",
+            expected=f"a TOML file or one of {', '.join(tags)}",
+            hint=f"Such as {name}:{next(iter(tags))}.",
+        )
+    made: CostModel = build_plugin(cls, table, f"cost model '{spec}'")
+    return made
+
+
+def profile_file(spec: str) -> Path | None:
+    """The profile that a cost model's spec names as a file; None for one that is shipped, or none at all."""
+    profile = spec.split(",")[0].partition(":")[2].strip()
+    return Path(profile) if profile.endswith(".toml") else None
+
+
+def shipped_profiles(cls: type) -> dict[str, Path]:
+    """Profiles that come with a cost model's class, by tag."""
+    prefix = f"{getattr(cls, 'name', '')}."
+    files = sorted(Path(inspect.getfile(cls)).parent.glob(f"{prefix}*.toml"))
+    return {file.stem.removeprefix(prefix): file for file in files}
+
+
+def _profile(cls: type, name: str, profile: str) -> dict[str, Any]:
+    shipped = shipped_profiles(cls)
+    if profile in shipped:
+        return read_toml(shipped[profile])
+    if profile.endswith(".toml"):
+        return read_toml(profile)
+    raise RecipeError(
+        f"unknown profile '{profile}' of the cost model '{name}'",
+        expected=f"a TOML file{''.join(f', {tag}' for tag in shipped)}",
+        hint=did_you_mean(profile, shipped),
+    )
+
+
+def _override(text: str, spec: str) -> dict[str, Any]:
+    """``key=value`` as a table; a value that is no TOML is a text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError("not a setting", where=f"cost model '{spec}'", got=repr(text), expected="KEY=VALUE")
+    try:
+        return parse_toml(f"{key} = {value}", spec)
+    except RecipeError:
+        return parse_toml(f"{key} = {json.dumps(value.strip())}", spec)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unnamed package"
+
+
+def _summary(loaded: type) -> str:
+    return next(iter((inspect.getdoc(loaded) or "").strip().splitlines()), "")

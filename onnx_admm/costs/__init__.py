@@ -1,0 +1,1 @@
+"""What a model costs under a cost model."""

@@ -1,0 +1,101 @@
+"""What a run over samples takes, in multiply-accumulates and bytes: how many samples may be measured.
+
+Counted and not timed, so that the same model and data give the same answer on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnx_admm.contracts import Dataset, Feeds, ModelView
+from onnx_admm.model import Operand, node_profiles
+
+_IMAGES = 4  # axes
+_MOST_INPUT_BYTES = 64 << 20
+_MOST_VALUE_BYTES = 1 << 30
+"""Of the largest value that a run over all samples computes."""
+
+_MOST_OUTPUT_BYTES = 128 << 20
+"""Of what a run over all samples gives: outputs of two models are held at once, and compared in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCost:
+    """What a run on one sample takes.
+
+    Attributes:
+        macs: multiply-accumulates of the layers, at least 1.
+        input_bytes: of all inputs.
+        value_bytes: of the largest value that a node computes; 0 where no shape is known.
+        output_bytes: of all outputs whose shapes are known.
+    """
+
+    macs: int
+    input_bytes: int = 0
+    value_bytes: int = 0
+    output_bytes: int = 0
+
+    @property
+    def most_samples(self) -> int:
+        """How many samples may be held and run together; at least 1."""
+        limits = (
+            _MOST_INPUT_BYTES // max(1, self.input_bytes),
+            _MOST_VALUE_BYTES // max(1, self.value_bytes),
+            _MOST_OUTPUT_BYTES // max(1, self.output_bytes),
+        )
+        return max(1, min(limits))
+
+
+def cost_of_sample(model: ModelView, data: Dataset) -> SampleCost:
+    """Multiply-accumulates and bytes of a run on one sample.
+
+    Where shapes behind operators that inference does not know hide a layer's, it is taken to work at every
+    pixel of the largest image that goes in, or once.
+    """
+    feeds = next(data.select(np.arange(1)).batches(1)).feeds
+    pixels = max((prod(array.shape[2:]) for array in feeds.values() if array.ndim == _IMAGES), default=1)
+    profiles = node_profiles(model, _open_extents(model, feeds))
+    pixels = max(pixels, 1)
+    macs = sum(p.parameters * pixels if p.macs is None else p.macs for p in profiles if p.weight)
+    sizes = {value.name: _nbytes(value) for p in profiles for value in p.outputs}
+    outputs = sum(sizes.get(port.name, 0) for port in model.signature().outputs)
+    inputs = sum(array.nbytes for array in feeds.values())
+    return SampleCost(max(1, macs), inputs, max(sizes.values(), default=0), outputs)
+
+
+def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
+    """Return the first samples that take at most ``most_macs``, 64 MiB of inputs and 128 MiB of outputs.
+
+    Args:
+        model: what is to be run.
+        data: the samples.
+        most_macs: multiply-accumulates of all runs together.
+        least: samples that are returned, where there are as many, whatever they take.
+    """
+    cost = cost_of_sample(model, data)
+    count = max(least, min(most_macs // cost.macs, cost.most_samples))
+    return data.select(np.arange(min(len(data), count)))
+
+
+def _nbytes(value: Operand) -> int:
+    """Bytes of a value; 0 where its shape is not known."""
+    if value.shape is None or None in value.shape:
+        return 0
+    return prod(extent or 0 for extent in value.shape) * value.bits // 8
+
+
+def _open_extents(model: ModelView, feeds: Feeds) -> dict[str, int]:
+    """What a sample makes of the inputs' open extents."""
+    bindings: dict[str, int] = {}
+    for port in model.signature().inputs:
+        stated = port.shape or ()
+        met = feeds[port.name].shape[feeds[port.name].ndim - len(stated) :]
+        bindings |= {
+            f"{port.name}[{axis}]": max(extent, 1)  # a cache may begin empty
+            for axis, extent in enumerate(met)
+            if not isinstance(stated[axis], int)
+        }
+    return bindings

@@ -1,0 +1,1 @@
+"""One coder for each layout of codes, and what they share."""

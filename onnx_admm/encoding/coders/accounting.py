@@ -1,0 +1,43 @@
+"""What a layer takes in the packed form before it exists: expected bytes for a random support."""
+
+from __future__ import annotations
+
+import math
+
+from onnx_admm.encoding.coders.bits import MOST_LOW_BITS, digits_per_word
+from onnx_admm.encoding.coders.dense_coder import WORD_BITS
+
+
+def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
+    """Expected bytes of a layer's codes and index in the cheapest packed coding.
+
+    The least of gaps with codes, ``nonzeros (ceil(log2 levels) + l + 1 / (1 - q^(2^l))) / 8`` with the best
+    Rice parameter l and ``q = 1 - nonzeros / elements``; and digits of radix ``levels + 1`` (``levels`` where
+    nothing is zero) for every element. Decoder, codebook and shape are not in it: layers share them.
+
+    Args:
+        elements: weights of the layer.
+        nonzeros: how many are kept, at random places; expected number.
+        levels: distinct nonzero values.
+
+    Source: Golomb, IEEE Trans. IT 12 (1966), for the mean length of the unary part.
+    """
+    if nonzeros == 0:
+        return 0.0
+    dense = digit_bits(levels + (nonzeros < elements)) * elements
+    code = max(1, (levels - 1).bit_length())
+    return min(dense, nonzeros * (code + gap_bits(nonzeros / elements))) / 8
+
+
+def gap_bits(density: float) -> float:
+    """Expected bits of index for each kept weight, Rice-coded with the best parameter."""
+    if density >= 1:
+        return 1.0
+    stay = math.log1p(-density)
+    return min(low - 1 / math.expm1((1 << low) * stay) for low in range(MOST_LOW_BITS + 1))
+
+
+def digit_bits(levels: int) -> float:
+    """Bits of one weight where every weight has a digit: the better of two word widths; inf beyond both."""
+    widths = [bits / count for bits in WORD_BITS if (count := digits_per_word(max(2, levels), bits))]
+    return min(widths, default=math.inf)

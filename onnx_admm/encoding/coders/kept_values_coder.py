@@ -1,0 +1,64 @@
+"""Kept weights of any values: Rice-coded gaps between them, and the values themselves.
+
+What pruning leaves of a weight that was not quantised has no codes. Where the values stand is decoded as in
+``solo_coder``; the values are stored as they are, as half floats where that is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.encoding_report import Row
+from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, best_low_bits, emit_positions
+from onnx_admm.encoding.coders.unpack import Member, deliver, holds_half, stored_floats
+from onnx_admm.model.rewrite.fragment import Fragment
+
+_MOST_KEPT = 0.95
+"""Share of kept weights from which on a bit for each element takes back what zeros save."""
+
+
+@dataclass(frozen=True)
+class KeptValuesCoder:
+    """A decoder of one weight's kept entries.
+
+    Attributes:
+        low_bits: bits of a gap's remainder, the Rice parameter.
+        index_bits: bits of all gaps.
+    """
+
+    low_bits: int
+    index_bits: int
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"gaps (Rice {self.low_bits}), plain values"
+
+    def row(self, weight: Weight) -> Row:
+        """What the weight takes."""
+        value_bytes = 2 if holds_half(weight.values) else 4
+        data = 8 * value_bytes * weight.nonzeros
+        return Row(weight.name, self.label, weight.size, weight.nonzeros, data, self.index_bits)
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Append the decoder (opset 11); name of the weight it gives."""
+        units = weight.flat
+        positions = np.flatnonzero(units)
+        where = emit_positions(fragment, positions, self.low_bits)
+        zeros = fragment.add("ConstantOfShape", fragment.constant([len(units)], np.int64))
+        row = fragment.add("ScatterElements", zeros, where, stored_floats(fragment, units[positions]))
+        return deliver(fragment, row, [Member(weight, units)], [len(units)])[weight.name]
+
+
+def kept_values_coder(weight: Weight) -> KeptValuesCoder | None:
+    """The coder of a finite weight; None where it keeps nearly everything, or nothing."""
+    if not weight.is_exact or weight.size > MOST_ELEMENTS:
+        return None
+    if not 0 < weight.nonzeros <= _MOST_KEPT * weight.size:
+        return None
+    if not np.isfinite(weight.flat).all():
+        return None
+    return KeptValuesCoder(*best_low_bits(weight.positions))

@@ -1,0 +1,112 @@
+"""Kept weights of one large layer, behind a decoder that needs little memory when a runtime folds it.
+
+The same code as ``sparse_coder``'s, laid out for another price: there every byte of the decoder counts, here
+every byte that a runtime holds while it decodes. A bit takes one byte once unpacked (and not eight), and a
+number four:
+
+    bits  = (bytes >> 0..7) mod 2,  of the unary bitmap and of W = low_bits + code_bits planes
+    c     = (1, 2, .. 2^(W-1)) planes,   v = c mod s,  code = c / s,   s = 2^low_bits
+    p_i   = s t_i - (v_0 + ... + v_i),   t = TopK(bitmap)
+    row   = zeros; row[p_i] = codebook[code_i]
+
+Standard operators (opset 11) with shapes that can be told from their constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.encoding.coders.bits import Ints, gap_sums, pack_bits, powers, split_gaps
+from onnx_admm.encoding.coders.gap_coder import GapCoder
+from onnx_admm.encoding.coders.unpack import INT32, Array, Member, deliver, flatten
+from onnx_admm.model.rewrite.fragment import Fragment
+
+MOST_ELEMENTS = 1 << 29
+"""Up to here positions, and what they are computed from, fit 32 bits."""
+
+
+@dataclass(frozen=True)
+class SoloCoder(GapCoder):
+    """A decoder of one weight's kept entries."""
+
+    def largest_step(self, kept: int) -> int:
+        """Bytes of the largest array on the way to that many kept weights, the dense weight left out."""
+        return 4 * kept * (self.low_bits + self.code_bits)
+
+    def emit(self, fragment: Fragment, member: Member) -> str:
+        """Append the decoder; name of the weight it gives."""
+        positions = np.flatnonzero(member.units)
+        codes = np.searchsorted(np.array(self.levels, np.float32), member.units[positions])
+        ones, lows = split_gaps(positions, self.low_bits)
+        width = self.low_bits + self.code_bits
+        numbers = _numbers(fragment, lows | codes << self.low_bits, width)
+        where = _ones(fragment, ones)
+        if self.low_bits:
+            step = fragment.constant(1 << self.low_bits, np.int32)
+            low = fragment.add("Mod", numbers, step)
+            numbers = fragment.add("Div", numbers, step)
+            where = _with_remainders(fragment, where, low, step)
+        values = fragment.add("Gather", fragment.constant(self.levels, np.float32), numbers)
+        length = len(member.units)
+        zeros = fragment.add("ConstantOfShape", fragment.constant([length], np.int64))
+        row = fragment.add("ScatterElements", zeros, where, values)
+        return deliver(fragment, row, [member], [length])[member.weight.name]
+
+
+def emit_positions(fragment: Fragment, positions: Ints, low_bits: int) -> str:
+    """Append the decoder of rising positions alone; name of the positions, int32."""
+    ones, lows = split_gaps(positions, low_bits)
+    where = _ones(fragment, ones)
+    if not low_bits:
+        return where
+    step = fragment.constant(1 << low_bits, np.int32)
+    return _with_remainders(fragment, where, _numbers(fragment, lows, low_bits), step)
+
+
+def _with_remainders(fragment: Fragment, where: str, low: str, step: str) -> str:
+    """Name of ``s t_i - (v_0 + ... + v_i)``."""
+    sums = fragment.add("CumSum", low, fragment.constant(0, np.int32))
+    return fragment.add("Sub", fragment.add("Mul", where, step), sums)
+
+
+def _numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
+    """Name of numbers of ``width`` bits, int32."""
+    count = len(numbers)
+    planes = np.stack([pack_bits(numbers >> place & 1) for place in range(width)])
+    whole = 8 * planes.shape[1]
+    bits = _bits(fragment, planes[:, :, None])
+    square = fragment.add("Reshape", bits, fragment.constant([width, whole], np.int64))
+    places = fragment.constant(powers(2, width), np.int32)
+    row = fragment.add("MatMul", places, fragment.add("Cast", square, to=INT32))
+    if whole == count:
+        return row
+    bounds = (fragment.constant([0], np.int64), fragment.constant([count], np.int64))
+    return fragment.add("Slice", row, *bounds)
+
+
+def _ones(fragment: Fragment, ones: Ints) -> str:
+    """Name of where the ones of the unary bitmap stand, int32."""
+    unary = np.zeros(int(ones[-1]) + 1, np.uint8)
+    unary[ones] = 1
+    blob = pack_bits(unary)
+    bits = flatten(fragment, _bits(fragment, blob[:, None]), 8 * len(blob))
+    bitmap = fragment.add("Cast", bits, to=INT32)
+    _, where = fragment.add_many("TopK", [bitmap, fragment.constant([len(ones)], np.int64)], 2)
+    return fragment.add("Cast", where, to=INT32)
+
+
+def _bits(fragment: Fragment, blob: Array) -> str:
+    """Name of the bits of bytes, lowest first, along a last axis that the bytes have with length 1."""
+    places = fragment.constant(np.arange(8), np.uint8)
+    shifted = fragment.add("BitShift", fragment.constant(blob), places, direction="RIGHT")
+    return fragment.add("Mod", shifted, fragment.constant(2, np.uint8))
+
+
+def best_low_bits(positions: Ints) -> tuple[int, int]:
+    """The Rice parameter that takes the fewest bits for these rising positions, and the bits."""
+    count = len(positions)
+    sizes = [count * low_bits + gap_sum + 1 for low_bits, gap_sum in enumerate(gap_sums(positions))]
+    best = int(np.argmin(sizes))
+    return best, int(sizes[best])

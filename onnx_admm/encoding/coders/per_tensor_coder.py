@@ -1,0 +1,89 @@
+"""Weights stored one by one: all zeros, whole bytes with a scale, half floats, or kept values as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.kept_values_coder import KeptValuesCoder, kept_values_coder
+from onnx_admm.encoding.coders.unpack import CAST_TO, FLOAT, holds_half, stored_floats, to_type
+from onnx_admm.model.rewrite.fragment import Fragment
+
+
+@dataclass(frozen=True)
+class ZeroCoder:
+    """A weight of zeros: its shape alone."""
+
+    label: ClassVar[str] = "zeros"
+    bits: ClassVar[int] = 0
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """ConstantOfShape (opset 9)."""
+        zeros = fragment.add("ConstantOfShape", fragment.constant(weight.shape, np.int64))
+        return to_type(fragment, zeros, weight.dtype)
+
+
+@dataclass(frozen=True)
+class ByteCoder:
+    """``weight = Cast(int8) * scale``: folds at load everywhere, where a DequantizeLinear would not."""
+
+    label: ClassVar[str] = "bytes"
+    bits: ClassVar[int] = 8
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Cast and Mul (opset 7); the scale has as many entries as it needs."""
+        grid = grid_of(weight)
+        codes = fragment.constant(grid.codes.reshape(weight.shape), np.int8)
+        units = fragment.add("Cast", codes, to=FLOAT)
+        dense = fragment.add("Mul", units, stored_floats(fragment, grid.scale))
+        return to_type(fragment, dense, weight.dtype)
+
+
+@dataclass(frozen=True)
+class HalfCoder:
+    """A weight of a wider type whose values are all fp16 values."""
+
+    label: ClassVar[str] = "half floats"
+    bits: ClassVar[int] = 16
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Cast (opset 6)."""
+        return fragment.add(
+            "Cast", fragment.constant(weight.values, np.float16), to=CAST_TO[weight.dtype.name]
+        )
+
+
+PlainCoder = ZeroCoder | ByteCoder | HalfCoder | KeptValuesCoder
+
+
+def plain_row(coder: PlainCoder, weight: Weight) -> Row:
+    """What a weight takes in a form of its own."""
+    if isinstance(coder, KeptValuesCoder):
+        return coder.row(weight)
+    return stored_row(weight, coder.label, coder.bits)
+
+
+def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
+    """The coders that store this weight exactly."""
+    coders: list[PlainCoder] = []
+    if weight.is_exact and len(weight.positions) == 0:
+        coders.append(ZeroCoder())
+    if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
+        coders.append(ByteCoder())
+    if weight.dtype.itemsize > 2 and holds_half(weight.values):
+        coders.append(HalfCoder())
+    if weight.levels is None and (kept := kept_values_coder(weight)) is not None:
+        coders.append(kept)
+    return tuple(coders)
+
+
+def grid_of(weight: Weight) -> Grid:
+    """The weight's grid, of one scale if it can be."""
+    grid = weight.grid or weight.channel_grid
+    if grid is None:
+        raise ValueError(f"{weight.name} lies on no grid")
+    return grid

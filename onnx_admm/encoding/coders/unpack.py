@@ -1,0 +1,130 @@
+"""From one decoded row to the weights: cut, scale, shape, cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.model.rewrite.fragment import Fragment
+
+Array = npt.NDArray[Any]
+
+FLOAT = 1
+"""TensorProto.FLOAT, as Cast's ``to``."""
+INT32 = 6
+INT64 = 7
+CAST_TO = {"float32": FLOAT, "float16": 10, "float64": 11}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A weight as one decoder sees it: ``weight = units * scale``.
+
+    Attributes:
+        weight: what is to be stored.
+        units: the values the decoder gives, in a row; fp32.
+        scale: a scalar, or of a shape that broadcasts over one axis; None where it is 1.
+    """
+
+    weight: Weight
+    units: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32] | None = None
+
+
+def full_member(member: Member) -> Member | None:
+    """Return the member with no zero among its units; None where some lie in slices that have other values.
+
+    A slice of zeros alone has any units where its scale is 0, so that zero needs no level of its own.
+    """
+    kept = np.count_nonzero(member.units)
+    if kept == len(member.units):
+        return member
+    if kept == 0 or member.scale is None or member.scale.size == 1:
+        return None
+    units = member.units.reshape(member.weight.shape)
+    axes = tuple(axis for axis in range(units.ndim) if member.scale.shape[axis] == 1)
+    empty = ~units.any(axis=axes, keepdims=True)
+    if kept + np.count_nonzero(empty) * (units.size // empty.size) < units.size:
+        return None
+    scale = np.where(empty, np.float32(0), member.scale)
+    return Member(member.weight, np.where(empty, units.max(), units).reshape(-1), scale)
+
+
+def deliver(
+    fragment: Fragment,
+    row: str,
+    members: Sequence[Member],
+    lengths: Sequence[int],
+    *,
+    is_narrow: bool = False,
+) -> dict[str, str]:
+    """Cut ``row`` into the members and what may lie before and behind them.
+
+    Args:
+        row: name of the decoded values, fp32 or int8; its first axis is cut.
+        is_narrow: whether they are int8.
+        members: in the order they lie in the row.
+        lengths: of all pieces along that axis: the members last but for padding, which has no member.
+
+    Returns:
+        Weight name -> value name.
+    """
+    pieces = split(fragment, row, lengths)
+    return {
+        member.weight.name: _finish(fragment, piece, member, is_narrow)
+        for member, piece in zip(members, pieces, strict=False)
+    }
+
+
+def split(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple[str, ...]:
+    """Cut along the first axis (Split: lengths are an attribute below opset 13, an input from there on)."""
+    if len(lengths) == 1:
+        return (row,)
+    if fragment.opset < 13:
+        return fragment.add_many("Split", [row], len(lengths), split=tuple(lengths))
+    return fragment.add_many("Split", [row, fragment.constant(lengths, np.int64)], len(lengths))
+
+
+def flatten(fragment: Fragment, value: str, length: int) -> str:
+    """All ``length`` elements in a row (saying how many takes fewer bytes than -1 does)."""
+    return fragment.add("Reshape", value, fragment.constant([length], np.int64))
+
+
+def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
+    """fp32 cast to the weight's own type, if it has another."""
+    name = np.dtype(dtype).name
+    return value if name == "float32" else fragment.add("Cast", value, to=CAST_TO[name])
+
+
+def _finish(fragment: Fragment, piece: str, member: Member, is_narrow: bool) -> str:
+    shape, scale = member.weight.shape, member.scale
+    if len(shape) != 1:
+        piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))
+    if is_narrow:
+        piece = fragment.add("Cast", piece, to=FLOAT)
+    if scale is not None:
+        factor = fragment.constant(scale) if scale.ndim == 0 else stored_floats(fragment, scale)
+        piece = fragment.add("Mul", piece, factor)
+    return to_type(fragment, piece, member.weight.dtype)
+
+
+def holds_half(values: Array) -> bool:
+    """Return whether fp16 holds every value."""
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16).astype(values.dtype), values))
+
+
+def stored_floats(fragment: Fragment, values: npt.NDArray[np.float32]) -> str:
+    """fp32 values stored as such, or as fp16 and a Cast where that is exact and smaller."""
+    if holds_half(values):
+        as_half, plain = Fragment(fragment.opset), Fragment(fragment.opset)
+        as_half.add("Cast", as_half.constant(values, np.float16), to=FLOAT)
+        plain.constant(values)
+        if as_half.file_bytes < plain.file_bytes:
+            return fragment.add("Cast", fragment.constant(values, np.float16), to=FLOAT)
+    return fragment.constant(values)

@@ -1,0 +1,160 @@
+"""Ways to make a weight take fewer bytes: half floats, few levels, zeros; what each costs and may spoil.
+
+The numbers of levels are those that the packed form holds without waste: its digits fill words of 8 or 16
+bits. How much a treatment spoils is measured elsewhere, by running the model; ``expected_error`` is the guess
+that says which are worth running.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from onnx_admm.admm.sets.approximate_scale import Scales, on_levels, scales_of
+from onnx_admm.admm.sets.levels import slices_of
+from onnx_admm.admm.sets.scale import CodeRange
+from onnx_admm.admm.sets.supports import Mask, largest
+from onnx_admm.contracts import Array
+from onnx_admm.encoding.coders.accounting import digit_bits, packed_bytes
+
+_SCALE_BITS = 11
+"""Those of float16, in which scales are then stored."""
+
+_SCALE_BYTES = 2
+_FRAME_BYTES = 80
+"""What hands a decoded piece to its layer: cut, shape, product with the scales."""
+
+_CAST_BYTES = 24
+
+_HALF_ERROR = 2.0**-24
+
+_GUESSED_FROM = 1 << 18
+"""Elements, at most, that tell how much energy the small ones have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What becomes of a weight.
+
+    Attributes:
+        levels: how many values there are, evenly spaced, a scale for each output channel; None: half floats.
+        density: share of the weights that stay, the largest, none of them 0; the others become 0.
+    """
+
+    levels: int | None
+    density: float = 1.0
+
+    def code_ranges(self) -> tuple[CodeRange, ...]:
+        """The ways to place them: about 0, which an odd number holds; half a step beside it where even."""
+        levels = self.levels or 0
+        if self.density < 1:
+            return (CodeRange(1, levels // 2),)
+        with_zero = CodeRange(0, (levels - 1) // 2)
+        return (with_zero,) if levels % 2 else (with_zero, CodeRange(1, levels - 1, stride=2))
+
+    def __str__(self) -> str:
+        zeros = f", {1 - self.density:.0%} zeros" if self.density < 1 else ""
+        return "half floats" if self.levels is None else f"{self.levels} levels{zeros}"
+
+
+HALF = Rounding(None)
+BYTES = Rounding(255)
+NIBBLES = Rounding(16)
+DENSE = (BYTES, Rounding(39), NIBBLES, Rounding(9), Rounding(6), Rounding(4), Rounding(3))
+"""8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits a weight."""
+
+SPARSE = tuple(
+    Rounding(levels, density)
+    for levels in (2, 4, 8)
+    for density in (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03)
+)
+
+
+@dataclass(frozen=True)
+class Treated:
+    """One weight and what can be done to it.
+
+    Attributes:
+        values: dense, finite.
+        axis: of the output channels, which have a scale each; None for one scale.
+    """
+
+    values: Array = field(repr=False)
+    axis: int | None
+    _fitted: dict[Rounding, tuple[Scales, CodeRange]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def apply(self, rounding: Rounding) -> Array:
+        """The weight as it would be; same shape and type.
+
+        The scales are found once and kept: they are a few bytes a channel, and all that takes long.
+        """
+        if rounding.levels is None:
+            return self.values.astype(np.float16).astype(self.values.dtype)
+        mask = None if rounding.density >= 1 else largest(np.abs(self.values), self._kept(rounding))
+        if rounding not in self._fitted:
+            ranges = rounding.code_ranges()
+            if mask is None and self._has_lone_zeros:  # beside levels without 0 they would take one more
+                ranges = tuple(codes for codes in ranges if codes.lowest == 0) or ranges
+            fits = [(self._scales(mask, codes), codes) for codes in ranges]
+            self._fitted[rounding] = min(fits, key=lambda fit: fit[0].error)
+        found, codes = self._fitted[rounding]
+        return on_levels(self.values, mask, codes, self.axis, found.scales)
+
+    def stored_bytes(self, rounding: Rounding | None) -> float:
+        """What it takes in the file, codes, gaps, scales and frame; None: as it is."""
+        if rounding is None:
+            return float(self.values.nbytes)
+        if rounding.levels is None:
+            return 2.0 * self.values.size + _CAST_BYTES
+        size, channels = self.values.size, 1 if self.axis is None else self.values.shape[self.axis]
+        if rounding.density < 1:
+            codes = packed_bytes(size, self._kept(rounding), rounding.levels)
+        else:
+            codes = size * digit_bits(rounding.levels) / 8
+        return codes + _SCALE_BYTES * channels + _FRAME_BYTES
+
+    def expected_error(self, rounding: Rounding | None) -> float:
+        """A guess of ``||change||^2 / ||weight||^2``: the energy that is zeroed, and a uniform quantiser's.
+
+        For L levels on normal values ``1.3 ln(L) / L^2``, within a third from 3 levels to 255.
+        """
+        if rounding is None:
+            return 0.0
+        if rounding.levels is None:
+            return _HALF_ERROR
+        zeroed = 1 - self._kept(rounding) / max(1, self.values.size)
+        lost = float(self._energy_below[round(zeroed * (len(self._energy_below) - 1))])
+        return lost + (1 - lost) * 1.3 * float(np.log(rounding.levels)) / rounding.levels**2
+
+    def _scales(self, mask: Mask | None, codes: CodeRange) -> Scales:
+        # As many bits as leave the product of code and scale exact in the weight's own type.
+        scale_bits = min(_SCALE_BITS, np.finfo(self.values.dtype).nmant + 1 - codes.highest.bit_length())
+        return scales_of(self.values, mask, codes, self.axis, scale_bits)
+
+    def _kept(self, rounding: Rounding) -> int:
+        return round(self.values.size * rounding.density)
+
+    @cached_property
+    def _has_lone_zeros(self) -> bool:
+        """Whether zeros stand in channels that have other values too."""
+        if np.count_nonzero(self.values) == self.values.size:
+            return False
+        rows = slices_of(self.values, self.axis)
+        kept = np.count_nonzero(rows, axis=1)
+        return bool(((kept > 0) & (kept < rows.shape[1])).any())
+
+    @cached_property
+    def _energy_below(self) -> Array:
+        """Share of the energy in the smallest magnitudes: an even share of them for each place, from 0 to 1.
+
+        Of a large weight an even sample tells.
+        """
+        sample = self.values.reshape(-1)[:: max(1, self.values.size // _GUESSED_FROM)]
+        squares = np.sort(np.square(sample, dtype=np.float64))
+        sums = np.append(0.0, np.cumsum(squares))
+        shares: Array = sums / max(float(sums[-1]), np.finfo(np.float64).tiny)
+        return shares

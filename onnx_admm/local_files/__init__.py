@@ -1,0 +1,1 @@
+"""Locks, temporary folders, and arrays with arbitrary names in files."""

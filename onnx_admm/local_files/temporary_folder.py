@@ -1,0 +1,89 @@
+"""Temporary folders for intermediate files; those that killed runs left behind are removed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+from onnx_admm.local_files.file_lock import try_lock
+
+_PREFIX = "onnx-admm-"
+_LOCK = "lock"
+_YOUNG_S = 3600.0
+"""A folder without a lock may be one that another run has just made."""
+
+
+class TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder whose lock this process holds until it removes the folder.
+
+    The first one of a process removes what killed runs of the same user have left behind.
+
+    Example:
+        >>> with TemporaryFolder() as name:
+        ...     Path(name, "model.onnx").write_bytes(b"")
+        0
+    """
+
+    def __init__(self) -> None:
+        remove_leftovers(tempfile.gettempdir())
+        super().__init__(prefix=_PREFIX)
+        self._lock = _Lock(os.open(os.path.join(self.name, _LOCK), os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.suppress(OSError):  # a file system without locks
+            try_lock(self._lock.handle)
+
+    def cleanup(self) -> None:
+        """Drop the lock and remove the folder."""
+        self._lock.close()
+        super().cleanup()
+
+
+class _Lock:
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self._is_open = True
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self.handle)
+
+    __del__ = close
+
+
+@functools.cache
+def remove_leftovers(parent: str) -> None:
+    """Remove temporary folders of dead runs; once for each process and place.
+
+    Args:
+        parent: the system's temporary folder.
+    """
+    with contextlib.suppress(OSError):
+        for folder in Path(parent).glob(f"{_PREFIX}*"):
+            if _is_dead(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_dead(folder: Path) -> bool:
+    """Whether a folder belongs to this user and to no living process."""
+    try:
+        state = folder.lstat()
+        if not stat.S_ISDIR(state.st_mode) or (hasattr(os, "getuid") and state.st_uid != os.getuid()):
+            return False
+        lock = folder / _LOCK
+        if not lock.exists():
+            return time.time() - state.st_mtime > _YOUNG_S
+        handle = os.open(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        return try_lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)

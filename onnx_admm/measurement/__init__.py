@@ -1,0 +1,1 @@
+"""What the outputs say when weights or graphs are exchanged."""

@@ -1,0 +1,229 @@
+"""What the outputs suffer when weights are exchanged, measured by running the model.
+
+The damage of an exchange is, for each output by itself,
+
+    sum ||y' - y||^2 / sum ||y||^2        (one over the signal-to-noise ratio)
+
+and for the model their sum over the outputs, so that none can hide behind a larger one. What goes into a
+closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one does not move whatever
+happens before it. What an output only compares, rounds or counts is taken in its place. One that is all but
+zero moves by a multiple of itself for nothing, so what stands behind such an operator counts as a thousandth
+at least. Where no output is a float, it is the share of elements that differ.
+
+A squared error is the signal to allocate by. Errors of layers that are changed one at a time add up, being
+nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
+a few samples change no decision. Agreement is measured beside it, to be held at the end.
+
+Weights are inputs of one open session: an exchange costs one run over the samples, and nothing is loaded
+again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
+from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
+from onnx_admm.model.rewrite.weights_as_inputs import open_weights
+from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
+from onnx_admm.runtime.predictions import predictions
+from onnx_admm.runtime.sessions import Session, open_session
+
+_LEAST_SQUASHED = 1e-3
+
+_BATCH = 16
+"""Samples run together: what is computed in between must fit the memory."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an exchange of weights does to the outputs.
+
+    Attributes:
+        by_output: relative error of each output and score.
+        agreement: share of the samples with the same top-1 prediction; None where the model is no classifier.
+    """
+
+    by_output: Mapping[str, float]
+    agreement: float | None
+
+    @property
+    def damage(self) -> float:
+        """The relative errors' sum; inf where an output is not finite any more."""
+        return sum(self.by_output.values())
+
+
+class OutputProbe:
+    """A model whose weights can be exchanged, and the outputs that count as right.
+
+    Args:
+        model: the model; it is not changed.
+        names: sites whose weights will be exchanged.
+        samples: what to run; kept in memory with the outputs.
+        reference: the model whose outputs count as right; None: the model itself.
+        threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        DataError, WorkError: the model does not run with the samples.
+    """
+
+    def __init__(
+        self,
+        model: ModelView,
+        names: Iterable[str],
+        samples: Dataset,
+        *,
+        reference: ModelView | None = None,
+        threads: int = 0,
+    ) -> None:
+        self._model, self._threads = with_scores(model), threads
+        self._classes, self._counts = class_axis(model), counting_outputs(model)
+        opened, self._inputs = open_weights(self._model, names)
+        self._session = open_session(opened, threads=threads)
+        differs = reference is not None and not same_model(reference, model)
+        self._reference = with_scores(reference) if reference is not None and differs else None
+        self._runs = self._prepare(samples)
+
+    def effect(self, weights: Mapping[str, Array]) -> Effect:
+        """What the outputs suffer from these weights in place of the model's.
+
+        Args:
+            weights: by site name; of the sites named at the start, or of others, which takes a new session.
+        """
+        session, extra = self._exchanged(weights)
+        sums: dict[str, _Sums] = {}
+        agreed = _Agreement(self._classes)
+        for run in self._runs:
+            places = real_places(run.feed)
+            outputs = without_padding(session.run({**run.feed, **extra}), places)
+            for name, expected in run.expected.items():
+                sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
+            first = session.output_names[0] if self._classes is None else self._classes.name
+            agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array), places)
+        floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
+        return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
+
+    def damage(self, weights: Mapping[str, Array]) -> float:
+        """The damage alone."""
+        return self.effect(weights).damage
+
+    def on(self, samples: Dataset) -> OutputProbe:
+        """The same session with other samples."""
+        other = object.__new__(OutputProbe)
+        other.__dict__.update(self.__dict__)
+        other._runs = other._prepare(samples)
+        return other
+
+    def _prepare(self, samples: Dataset) -> list[_Run]:
+        opened = self._session
+        right = opened if self._reference is None else open_session(self._reference, threads=self._threads)
+        runs = []
+        for batch in samples.batches(_BATCH):
+            for run in run_samples(right, batch.feeds):
+                feed = feed_at(opened, batch.feeds, run.start)
+                if (places := real_places(feed)) is not None:
+                    places = places[: run.stop - run.start]
+                expected = without_padding(run.outputs, places)
+                by_name = {k: _Expected.of(v, score_name(k) in expected) for k, v in expected.items()}
+                runs.append(_Run(feed, by_name))
+        return runs
+
+    def _exchanged(self, weights: Mapping[str, Array]) -> tuple[Session, dict[str, Array]]:
+        """A session, and what it is fed beside the samples."""
+        if all(name in self._inputs for name in weights):
+            return self._session, {self._inputs[name]: np.ascontiguousarray(w) for name, w in weights.items()}
+        fork = self._model.fork()
+        for name, array in weights.items():
+            fork.replace(name, array)
+        return open_session(fork, threads=self._threads), {}
+
+
+# -- bookkeeping -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """One output of one run as it should be, and how much of it there is to lose: what is finite."""
+
+    array: Array
+    whole: float
+
+    @classmethod
+    def of(cls, array: Array, squashed: bool) -> _Expected:
+        if not _is_float(array):
+            return cls(array, float(array.size))
+        finite = array[np.isfinite(array)].astype(np.float64)
+        least = _LEAST_SQUASHED**2 * finite.size if squashed else 0.0
+        return cls(array, max(float(np.vdot(finite, finite)), least))
+
+    def loss(self, got: Array) -> float:
+        """Squared error, or the number of elements that differ; all there is where the shape differs."""
+        if got.shape != self.array.shape:
+            return self.whole
+        if not _is_float(got):
+            return float(np.count_nonzero(got != self.array))
+        there = np.isfinite(self.array)
+        difference = got[there].astype(np.float64) - self.array[there]
+        squared = float(np.vdot(difference, difference))
+        return squared if math.isfinite(squared) else math.inf
+
+
+@dataclass(frozen=True)
+class _Run:
+    feed: Feeds
+    expected: dict[str, _Expected]
+
+
+@dataclass
+class _Sums:
+    lost: float = 0.0
+    whole: float = 0.0
+    of_floats: bool = True
+
+    def add(self, expected: _Expected, got: Array) -> None:
+        self.of_floats = _is_float(got)
+        self.lost += expected.loss(got)
+        self.whole += expected.whole
+
+    @property
+    def ratio(self) -> float:
+        if self.lost == 0.0:
+            return 0.0
+        return self.lost / self.whole if self.whole > 0 and math.isfinite(self.lost) else math.inf
+
+
+@dataclass
+class _Agreement:
+    classes: ClassAxis | None
+    agreed: int = 0
+    compared: int = 0
+    classifies: bool = True
+
+    def add(self, expected: Array, got: Array, places: Places | None) -> None:
+        right, found = predictions(expected, self.classes), predictions(got, self.classes)
+        if right is None or found is None or right.shape != found.shape:
+            self.classifies = False
+            return
+        same = counted(right == found, None if places is None else places[: len(right)])
+        self.agreed += int(np.count_nonzero(same))
+        self.compared += same.size
+
+    @property
+    def share(self) -> float | None:
+        return self.agreed / self.compared if self.classifies and self.compared else None
+
+
+def _cut(got: Array, expected: Array) -> Array:
+    """Without the samples that fill up a run."""
+    return got[: len(expected)] if got.ndim and got.ndim == expected.ndim else got
+
+
+def _is_float(array: Array) -> bool:
+    return np.issubdtype(array.dtype, np.floating)

@@ -1,0 +1,1 @@
+"""Questions about a model, without edits: shapes, profiles, channel groups, kernels, fingerprint."""

@@ -1,0 +1,204 @@
+"""Shapes of a model's values, as far as inputs of known extent determine them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_admm.errors import UsageError
+from onnx_admm.model.analysis.shape_propagation import ShapePropagation, extents, is_standard
+from onnx_admm.model.edit import ValueRef
+from onnx_admm.model.view import ModelView
+
+Shape = tuple[int | None, ...]
+
+_MOST_EXTENT = 2**31 - 1  # of a bound axis
+_ANY_EXTENT = 640  # of open axes: a multiple of what most models halve, and large enough for their kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What shape inference sees of a model.
+
+    Attributes:
+        twins: by value of the model, the value of a copy that bears what was inferred: shape, type, constant.
+        open_axes: axes of inputs that stayed open, as ``bindings`` would name them.
+    """
+
+    twins: Mapping[ir.Value, ir.Value]
+    open_axes: tuple[str, ...]
+
+
+def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> dict[ValueRef, Shape]:
+    """Shapes of the view's values for one sample, as `infer` sees them; None for unknown extents.
+
+    A symbolic first axis of an input that ``bindings`` leaves open counts as 1.
+
+    Raises:
+        UsageError: as `infer`.
+    """
+    twins = infer(view, bindings, first_axis=1).twins
+    return {ValueRef(value): extents(twin) for value, twin in twins.items() if twin.shape is not None}
+
+
+def infer(
+    view: ModelView, bindings: Mapping[str, int] | None = None, *, first_axis: int | None = None
+) -> Inference:
+    """Shapes and types of the view's values as standard shape inference sees them.
+
+    Stored shapes of intermediate values are not believed. Shape computations (Shape, Gather, Concat and the
+    like) are carried out where they are small, with bounds; ONNX's own data propagation is not, as it can be
+    made to fill the memory. Values inside functions are not among them: their shapes depend on the call.
+
+    Args:
+        view: the model.
+        bindings: extents by symbol, such as ``{"N": 1, "frames": 160}``, or by place: ``{"x[1]": 576}``.
+        first_axis: extent of symbolic first axes that ``bindings`` leaves open; None leaves them open.
+
+    Raises:
+        UsageError: an axis that no input has or leaves open, or an extent below 1.
+    """
+    copy = view.fork().graph_ir
+    twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
+    open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
+    _forget(copy)
+    for found in view.found_sites().values():
+        twin = twins.get(found.value)
+        if twin is not None:
+            twin.shape, twin.dtype = (
+                ir.Shape(found.site.shape),
+                ir.DataType.from_numpy(np.dtype(found.site.dtype)),
+            )
+    ShapePropagation(copy, view.opset).run()
+    return Inference(twins, open_axes)
+
+
+def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
+    """Inner values whose stored shape contradicts the graph: what is stored, and what is inferred; by name.
+
+    Exporters leave shapes behind that held for one size of an open axis, or never. The runtime believes them:
+    it shares buffers that do not fit, or chooses kernels by them.
+    """
+    bindings = {
+        f"{port.name}[{axis}]": _ANY_EXTENT
+        for port in view.signature().inputs
+        for axis, extent in enumerate(port.shape or ())
+        if axis > 0 and not (isinstance(extent, int) and extent >= 0)
+    }
+    inferred = infer_shapes(view, bindings)
+    found: dict[str, tuple[Shape, Shape]] = {}
+    for value in _values(view.graph_ir):
+        if value.shape is None or value.producer() is None or value.is_graph_output():
+            continue
+        stored, right = extents(value), inferred.get(ValueRef(value))
+        if right is not None and not _agree(stored, right):
+            found[value.name or ""] = stored, right
+    return found
+
+
+def leave_out_implied_shapes(view: ModelView) -> None:
+    """Forget stored shapes and types of inner values that shape inference finds again just so.
+
+    The runtime infers them as it loads a file, whether they are stored or not.
+    """
+    twins = infer(view).twins
+    for value in _values(view.graph_ir):
+        node, twin = value.producer(), twins[value]
+        if node is None or not is_standard(node) or value.shape is None or value.is_graph_output():
+            continue
+        if twin.shape == value.shape and twin.type == value.type:
+            value.shape = value.type = None
+
+
+def _agree(stored: Shape, right: Shape) -> bool:
+    """Whether both may be true; a negative extent is an open one."""
+    pairs = zip(stored, right, strict=False)
+    return len(stored) == len(right) and all(
+        one is None or other is None or one < 0 or one == other for one, other in pairs
+    )
+
+
+def bind_extents(view: ModelView, bindings: Mapping[str, int]) -> tuple[ModelView, tuple[str, ...]]:
+    """A fork whose inputs have these extents, and the axes that stay open.
+
+    Raises:
+        UsageError: as `infer`.
+    """
+    fork = view.fork()
+    return fork, _bind_inputs(fork.graph_ir.graph, bindings, None)
+
+
+# -- preparing -------------------------------------------------------------------------------
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value of the main graph and its subgraphs, in an order that a clone shares."""
+    for graph in model.graphs():
+        yield from graph.inputs
+        yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+        for node in graph:
+            yield from node.outputs
+
+
+def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int | None) -> tuple[str, ...]:
+    """Give open axes their extents; the names of those that stay open."""
+    open_axes = {
+        (value, axis): (f"{value.name}[{axis}]", extent.value if isinstance(extent, ir.SymbolicDim) else None)
+        for value in graph.inputs
+        if not value.is_initializer()
+        for axis, extent in enumerate(_dims(value))
+        if not isinstance(extent, int) or extent < 0
+    }
+    names = {name for axis_names in open_axes.values() for name in axis_names if name}
+    for name, extent in bindings.items():
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise UsageError("no input has that open axis", where=name, expected=f"one of {known}")
+        if not 1 <= extent <= _MOST_EXTENT:
+            raise UsageError(
+                "an axis needs a positive extent", where=name, got=extent, expected=f"1 to {_MOST_EXTENT}"
+            )
+    batch = {symbol: first_axis for (_, axis), (_, symbol) in open_axes.items() if axis == 0 and symbol}
+    left = []
+    for (value, axis), (place, symbol) in open_axes.items():
+        default = batch.get(symbol or "", first_axis if axis == 0 else None)
+        named = bindings.get(symbol, default) if symbol else default
+        bound = bindings.get(place, named)
+        if bound is None:
+            left.append(symbol or place)
+        dims: list[int | str | None] = [d if isinstance(d, int) else d.value for d in _dims(value)]
+        dims[axis] = symbol if bound is None else bound
+        value.shape = ir.Shape(dims)
+    return tuple(dict.fromkeys(left))
+
+
+def _forget(model: ir.Model) -> None:
+    """Drop stored shapes of what standard operators compute."""
+    for graph in model.graphs():
+        for node in graph:
+            if is_standard(node):
+                for value in node.outputs:
+                    value.shape = None
+
+
+def _dims(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
+    return value.shape.dims if value.shape is not None else ()
+
+
+def forget_shapes(view: ModelView) -> None:
+    """Remove stored shapes of what the nodes of the main graph compute, but for graph outputs."""
+    for node in view.graph_ir.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def forget_wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
+    """Forget all stored shapes where some contradict the graph; those, as ``wrong_shapes`` has them."""
+    wrong = wrong_shapes(view)
+    if wrong:
+        forget_shapes(view)
+    return wrong

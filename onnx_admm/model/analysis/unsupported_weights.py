@@ -1,0 +1,126 @@
+"""Constants that may be weights, but that no known layer reads, and why each stays as it is.
+
+Those of integer operators, of operators outside the standard, and large float constants of standard operators
+that are no layers here (Mul, PRelu, Where, ScatterND, DeformConv ...). Vectors that are biases or scales of
+channels by their place are not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.folding.decoder import Workspace, cone_of
+from onnx_admm.model.names import label
+from onnx_admm.model.view import ModelView
+
+_INTEGER_OPERATORS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+_STANDARD = ("", "ai.onnx")
+_INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
+_MOVING = {
+    *("Cast", "Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
+    "Unsqueeze",
+}
+_WITH_PARAMETERS = {
+    *("Add", "BatchNormalization", "Div", "GroupNormalization", "InstanceNormalization"),
+    *("LayerNormalization", "Mul", "RMSNormalization", "Sub", "Sum"),
+}
+_WITH_WEIGHTS = {"Conv", "ConvTranspose", "DeformConv", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
+_RECURRENT = {"GRU", "LSTM", "RNN"}
+_LEAST_STANDARD_BYTES, _LARGE_VECTOR_BYTES = 4096, 1 << 16
+_LEAST_BYTES = 256
+"""Smaller constants are scales, shapes and the like."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeConstant:
+    """A constant that may be a weight, but whose operator this project does not know as a layer.
+
+    Attributes:
+        name: of the constant.
+        node: that reads it.
+        operator: the node's, prefixed by its domain outside the standard.
+        is_integer: whether it holds integers of at most 8 bits.
+        nbytes: that it takes.
+        is_standard: whether the operator is of the standard.
+    """
+
+    name: str
+    node: str
+    operator: str
+    is_integer: bool
+    nbytes: int
+    is_standard: bool = False
+
+    def why_left(self) -> str:
+        """One line on why it stays as it is."""
+        if self.is_integer:
+            return f"integers already, read by {self.operator}"
+        if self.is_standard:
+            return f"{self.nbytes:,} bytes read by {self.operator}, which is no layer here"
+        return f"read by {self.operator}, an operator outside the standard"
+
+
+def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
+    """In graph order, subgraphs and functions included, each once."""
+    sites = {found.value for found in view.found_sites().values()}
+    found: dict[ir.Value, StrangeConstant] = {}
+    workspace = Workspace()
+    for reference in view.nodes():
+        node = reference.ir_node
+        for index, value in enumerate(node.inputs):
+            tensor = None if value is None else constant_tensor(value)
+            if value is None or tensor is None or value in sites or tensor.nbytes < _LEAST_BYTES:
+                continue
+            reader = node
+            if node.domain in _STANDARD and node.op_type not in _INTEGER_OPERATORS:
+                readers = _readers(node, index, workspace) if _may_be_weight(tensor) else iter(())
+                at = next((each for each in readers if not _is_channel_vector(tensor, *each)), None)
+                if at is None:
+                    continue
+                reader = at[0]
+            strange = StrangeConstant(
+                value.name or label(node),
+                label(reader),
+                reader.op_type if reader.domain in _STANDARD else f"{reader.domain}::{reader.op_type}",
+                tensor.dtype in _INTEGERS,
+                tensor.nbytes,
+                reader.domain in _STANDARD,
+            )
+            found.setdefault(value, strange)
+    return tuple(found.values())
+
+
+def _may_be_weight(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype in _FLOATS and tensor.nbytes >= _LEAST_STANDARD_BYTES
+
+
+def _readers(node: ir.Node, index: int, workspace: Workspace) -> Iterator[tuple[ir.Node, int]]:
+    """Nodes, with their input, that put a constant together with data, behind others that only move it.
+
+    A decoder's constants have none: it computes with them before any data is there.
+    """
+    pending = [(node, index)]
+    seen = set(pending)
+    while pending:
+        reader, place = pending.pop()
+        if not all(value is None or cone_of(value, workspace) is not None for value in reader.inputs):
+            yield reader, place
+        elif reader.op_type in _MOVING:
+            uses = [(use.node, use.idx) for output in reader.outputs for use in output.uses()]
+            pending.extend(use for use in uses if use not in seen)
+            seen.update(uses)
+
+
+def _is_channel_vector(tensor: ir.TensorProtocol, node: ir.Node, index: int) -> bool:
+    """Whether it is a bias, a scale or another parameter that has one number for each channel."""
+    if node.op_type in _RECURRENT and index >= 3:
+        return tensor.nbytes < _LARGE_VECTOR_BYTES  # biases and states of both directions
+    is_vector = sum(extent > 1 for extent in tensor.shape.numpy()) <= 1
+    if not is_vector or tensor.nbytes >= _LARGE_VECTOR_BYTES:
+        return False
+    return node.op_type in _WITH_PARAMETERS or (node.op_type in _WITH_WEIGHTS and index >= 1)

@@ -1,0 +1,1 @@
+"""Constants that operators compute from constants, within a budget."""

@@ -1,0 +1,301 @@
+"""Weights that standard operators compute from initializers alone: an encoded weight, decoded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_admm.errors import UsageError
+from onnx_admm.limits import RunBudget, current_budget
+from onnx_admm.model.constants import constant_tensor, stored_tensor
+from onnx_admm.model.files.guards import expansion_limit
+from onnx_admm.model.folding.evaluate import NotEvaluated, evaluate_node, is_evaluable
+from onnx_admm.model.folding.static_form import Form, Shape, form_of
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A weight and what it is stored as.
+
+    Attributes:
+        array: the dense weight.
+        stored_bytes: bytes of the constants that feed this weight alone.
+        shared_bytes: bytes of constants that feed it and something else too.
+        stored_bits: bits of one element of the largest constant that feeds it.
+    """
+
+    array: npt.NDArray[Any]
+    stored_bytes: int
+    shared_bytes: int
+    stored_bits: int
+
+
+_STEP = 256
+"""Operations that a node on the way to a weight counts as, beside the elements it gives."""
+
+
+@dataclass(slots=True)
+class Workspace:
+    """What one sweep over a model has found out, and arrays that several weights are computed from.
+
+    Attributes:
+        dynamic: values that are not constant.
+        constant: values that known operators compute from constants.
+        forms: shapes and types of values.
+        cones: what values are computed from; None of those that are not constant.
+        budget: what decoding draws on.
+    """
+
+    dynamic: set[ir.Value] = field(default_factory=set)
+    constant: set[ir.Value] = field(default_factory=set)
+    forms: dict[ir.Value, Form] = field(default_factory=dict)
+    cones: dict[ir.Value, Cone | None] = field(default_factory=dict)
+    budget: RunBudget = field(default_factory=current_budget)
+    _shared: OrderedDict[ir.Value, npt.NDArray[Any]] = field(default_factory=OrderedDict)
+    _shared_bytes: int = 0
+
+    def shared(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        """The array behind a value, where it was kept."""
+        array = self._shared.get(value)
+        if array is not None:
+            self._shared.move_to_end(value)
+        return array
+
+    def share(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
+        """Keep an array that other weights are computed from too; the oldest go where there is no room."""
+        limit = self.budget.keep_limit // 4
+        if array.nbytes > limit or value in self._shared:
+            return
+        self._shared[value] = array
+        self._shared_bytes += array.nbytes
+        while self._shared_bytes > limit:
+            self._shared_bytes -= self._shared.popitem(last=False)[1].nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cone:
+    """Everything a value is computed from: nodes in order, constants."""
+
+    target: ir.Value
+    nodes: tuple[ir.Node, ...]
+    leaves: tuple[ir.Value, ...]
+
+    def parts(self) -> tuple[object, ...]:
+        """The objects whose identity decides whether the value is still the same."""
+        nodes: Iterator[object] = (
+            part for node in self.nodes for part in (node, *node.inputs, *node.attributes.values())
+        )
+        return (*nodes, *(stored_tensor(leaf) for leaf in self.leaves))
+
+    def split_bytes(self) -> tuple[int, int]:
+        """Bytes of the constants that feed the target alone, and of those that feed more."""
+        inside, shared = set(self.nodes), set[ir.Node]()
+        for node in reversed(self.nodes):
+            outputs = (value for value in node.outputs if value is not self.target)
+            if any(value.is_graph_output() or _leaves(value, inside, shared) for value in outputs):
+                shared.add(node)
+        own = common = 0
+        for leaf in self.leaves:
+            tensor = stored_tensor(leaf)
+            size = tensor.nbytes if tensor is not None else 0
+            if leaf is not self.target and _leaves(leaf, inside, shared):
+                common += size
+            else:
+                own += size
+        return own, common
+
+
+def _leaves(value: ir.Value, inside: set[ir.Node], shared: set[ir.Node]) -> bool:
+    return any(use.node not in inside or use.node in shared for use in value.uses())
+
+
+_KEPT_BYTES = 1 << 20
+"""Arrays up to this size are remembered; larger ones are decoded again each time somebody reads them."""
+
+
+class Decoder:
+    """Decodes the values of one model and remembers what is small and has not changed since."""
+
+    def __init__(self) -> None:
+        self._known: dict[ir.Value, tuple[tuple[object, ...], npt.NDArray[Any]]] = {}
+
+    def decode(self, value: ir.Value, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
+        """The array behind ``value``; None where it depends on an input or on an operator that is not run."""
+        cone = cone_of(value, workspace)
+        if cone is None:
+            return None
+        parts = cone.parts()
+        known = self._known.get(value)
+        if known is not None and _same(known[0], parts):
+            return known[1]
+        array = _evaluate(cone, opset, workspace)
+        if array is None:
+            workspace.dynamic.add(value)
+            return None
+        if array.nbytes <= _KEPT_BYTES:
+            array = array.copy() if array.base is not None else array
+            array.setflags(write=False)
+            self._known[value] = (parts, array)
+        return array
+
+    def told(self, value: ir.Value, workspace: Workspace) -> Form | None:
+        """Shape and type of what ``decode`` gives, as far as operators tell; None where it gives nothing."""
+        return form_of(value, workspace.forms) if is_computed(value, workspace) else None
+
+    def form(
+        self, value: ir.Value, opset: int, workspace: Workspace
+    ) -> tuple[Shape, np.dtype[np.generic]] | None:
+        """Shape and element type of what ``decode`` gives; a large array is seldom decoded for it."""
+        cone = cone_of(value, workspace)
+        if cone is None:
+            return None
+        form = form_of(value, workspace.forms)
+        if form.shape is not None and form.dtype is not None:
+            size = math.prod(form.shape)
+            if size * form.dtype.itemsize > _KEPT_BYTES and size <= _limit(cone):
+                return form.shape, form.dtype
+        array = self.decode(value, opset, workspace)
+        return None if array is None else (array.shape, array.dtype)
+
+    def describe(self, value: ir.Value, opset: int) -> Decoded:
+        """The array behind ``value`` with the bytes it is stored in.
+
+        Raises:
+            UsageError: the value is not computed from constants.
+        """
+        workspace = Workspace()
+        cone, array = cone_of(value, workspace), self.decode(value, opset, workspace)
+        if cone is None or array is None:
+            raise UsageError("not computed from constants alone", where=value.name)
+        own, common = cone.split_bytes()
+        tensors = [tensor for leaf in cone.leaves if (tensor := stored_tensor(leaf)) is not None]
+        largest = max(tensors, key=lambda tensor: tensor.nbytes)
+        return Decoded(np.array(array), own, common, int(largest.dtype.bitwidth))
+
+
+def _same(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
+    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+
+
+def cone_of(target: ir.Value, workspace: Workspace) -> Cone | None:
+    """What ``target`` is computed from; None where that is more than constants and known operators.
+
+    The target itself may be a default.
+    """
+    if target in workspace.dynamic or not is_computed(target, workspace):
+        return None
+    if target not in workspace.cones:
+        workspace.cones[target] = _cone(target, workspace)
+    return workspace.cones[target]
+
+
+def _cone(target: ir.Value, workspace: Workspace) -> Cone | None:
+    nodes: dict[ir.Node, None] = {}
+    leaves: dict[ir.Value, None] = {}
+    pending: list[tuple[ir.Value, bool]] = [(target, False)]
+    while pending:
+        value, ready = pending.pop()
+        producer = value.producer()
+        if ready and producer is not None:
+            nodes.setdefault(producer)
+        elif value in leaves or producer in nodes:
+            continue
+        elif (stored_tensor if value is target else constant_tensor)(value) is not None:
+            leaves.setdefault(value)
+        elif value in workspace.dynamic or producer is None:
+            workspace.dynamic.add(target)
+            return None
+        else:
+            pending.append((value, True))
+            pending.extend((operand, False) for operand in producer.inputs if operand is not None)
+    workspace.budget.operate(_STEP * len(nodes), "looking for encoded weights")
+    return Cone(target, tuple(nodes), tuple(leaves)) if leaves else None
+
+
+def is_computed(target: ir.Value, workspace: Workspace) -> bool:
+    """Whether a value is stored, or known operators compute it from constants."""
+    if stored_tensor(target) is not None:
+        return True
+    constant, dynamic = workspace.constant, workspace.dynamic
+    pending = [target]
+    while pending and target not in dynamic:
+        value = pending[-1]
+        if value in constant or value in dynamic:
+            pending.pop()
+            continue
+        producer = value.producer()
+        if constant_tensor(value) is not None:
+            constant.add(value)
+        elif producer is None or not is_evaluable(producer):
+            dynamic.add(value)
+        else:
+            operands = [operand for operand in producer.inputs if operand is not None]
+            if any(operand in dynamic for operand in operands):
+                dynamic.add(value)
+            elif unknown := [operand for operand in operands if operand not in constant]:
+                pending.extend(unknown)
+            else:
+                constant.add(value)
+    return target not in dynamic
+
+
+def _evaluate(cone: Cone, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
+    """The target's array. What its nodes compute on the way goes with its last reader."""
+    arrays: dict[ir.Value, npt.NDArray[Any]] = {}
+    nodes, inside, limit = _needed(cone, workspace, arrays), set(cone.nodes), _limit(cone)
+    readers = Counter(value for node in nodes for value in node.inputs if value is not None)
+    readers[cone.target] += 1
+    for node in nodes:
+        inputs = [None if value is None else _input(value, arrays) for value in node.inputs]
+        try:
+            outputs = evaluate_node(node, inputs, opset, limit, workspace.budget)
+        except NotEvaluated:
+            return None
+        for value, array in zip(node.outputs, outputs, strict=True):
+            if any(use.node not in inside for use in value.uses()):
+                workspace.share(value, array)
+            if readers[value]:
+                arrays[value] = array
+        del inputs, outputs
+        for operand in node.inputs:
+            if operand is not None:
+                readers[operand] -= 1
+                if not readers[operand]:
+                    arrays.pop(operand, None)
+    return _input(cone.target, arrays)
+
+
+def _needed(cone: Cone, workspace: Workspace, arrays: dict[ir.Value, npt.NDArray[Any]]) -> list[ir.Node]:
+    """The nodes that lead to the target from ``arrays``, which shared ones are added to."""
+    needed, nodes = {cone.target}, list[ir.Node]()
+    for node in reversed(cone.nodes):
+        wanted = [value for value in node.outputs if value in needed]
+        for value in wanted:
+            if (array := workspace.shared(value)) is not None:
+                arrays[value] = array
+        if any(value not in arrays for value in wanted):
+            nodes.append(node)
+            needed.update(value for value in node.inputs if value is not None)
+    return nodes[::-1]
+
+
+def _input(value: ir.Value, arrays: dict[ir.Value, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    tensor = None if value in arrays else stored_tensor(value)
+    if tensor is None:
+        return arrays[value]
+    array = np.asarray(tensor.numpy())
+    arrays[value] = array
+    return array
+
+
+def _limit(cone: Cone) -> int:
+    """Most elements that any array may have on the way."""
+    tensors = (stored_tensor(leaf) for leaf in cone.leaves)
+    return expansion_limit(sum(tensor.nbytes for tensor in tensors if tensor is not None)) // 4

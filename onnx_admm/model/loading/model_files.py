@@ -1,0 +1,263 @@
+"""Model files: read and checked, and serialised; `saving` writes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+from onnx_admm.errors import ModelError, OutputError, reading
+from onnx_admm.limits import current_budget
+from onnx_admm.model.files.file_bytes import FileBytes
+from onnx_admm.model.files.file_tensor import is_large, leave_in_files
+from onnx_admm.model.files.guards import all_graphs, check_storage, embed_small_tensors
+from onnx_admm.model.files.model_size import check_size
+from onnx_admm.model.files.node_order import sort_nodes
+from onnx_admm.model.files.protobuf_wire import Piece, Reference, lift, spliced
+from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
+from onnx_admm.model.files.text_fields import check_text
+from onnx_admm.model.loading.checker import check_input, check_shapes, first_line
+from onnx_admm.model.loading.default_inputs import list_mandatory, unlist_mandatory
+from onnx_admm.model.loading.map_outputs import attach_tail, cut_tail, put_back, tail_of
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""No protobuf message is larger; larger models keep their weights in a file beside."""
+
+INLINE_LIMIT = 2_000_000_000
+"""Bytes of weights that are written into the model file at most."""
+
+EXTERNAL = "onnx_admm.external_data"
+"""Key in the graph's ``meta``: weights lay outside the model file, and are to lie there again."""
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Load, check and parse a model file; large weights stay in it, or beside it, until they are read.
+
+    Raises:
+        ModelError: missing, not ONNX, cut short, unsafe sizes or paths, refused by the checker.
+    """
+    file, where = Path(path).absolute(), os.fspath(path)
+    proto = read_skeleton(file, where)
+    current_budget().add_stored(file.stat().st_size)
+    check_size(proto, where)
+    check_storage(proto, file, where)
+    sort_nodes(proto)
+    has_outside = _refers_outside(proto, file)
+    embed_small_tensors(proto, file)
+    check_input(proto, where)
+    forget_marks(proto)  # in a file they are none of ours
+    dense_bytes = densify_sparse(proto, file.parent, where)
+    check_shapes(proto, where)  # inference knows no shape of a sparse initializer
+    model = _to_ir(proto, where)
+    current_budget().keep_with(model, dense_bytes)
+    ir.external_data.set_base_dir(model.graph, file.parent)
+    if has_outside:
+        model.graph.meta[EXTERNAL] = True
+    leave_in_files(model)
+    return model
+
+
+def parse_model(data: bytes) -> ir.Model:
+    """Parse a serialised ModelProto with every weight inside.
+
+    Raises:
+        ModelError: as ``load_model``, and external data.
+    """
+    where = "serialised model"
+    proto = _parse(data, where)
+    current_budget().add_stored(len(data))
+    check_size(proto, where)
+    check_storage(proto, None, where)
+    sort_nodes(proto)
+    check_input(proto, where)
+    forget_marks(proto)
+    dense_bytes = densify_sparse(proto, None, where)
+    model = _to_ir(proto, where)
+    current_budget().keep_with(model, dense_bytes)
+    return model
+
+
+def serialize_model(model: ir.Model, *, sparse: bool = True, maps: bool = False) -> bytes:
+    """Serialise with every weight inside.
+
+    Args:
+        model: the model.
+        maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
+        sparse: write what is stored sparse so; else dense, for readers that know no sparse tensors.
+
+    Raises:
+        OutputError: the model is larger than a protobuf can be.
+    """
+    if weight_bytes(model) > INLINE_LIMIT:
+        raise OutputError(
+            "a model of over 2 GB cannot be held in one message", hint="Save it to a file instead."
+        )
+    pieces = model_pieces(model, write_sparse if sparse else forget_marks, maps=maps)
+    return b"".join(piece if isinstance(piece, bytes) else piece.tobytes() for piece in pieces)
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Bytes that a file with every weight inside would have; no weight is read for it."""
+    return sum(
+        len(piece) if isinstance(piece, bytes) else piece.nbytes
+        for piece in model_pieces(model, write_sparse, maps=True)
+    )
+
+
+def skeleton_of(model: ir.Model) -> onnx.ModelProto:
+    """The model as it would be written, with references in the place of large weights."""
+    return model_skeleton(model, write_sparse, is_large, maps=True)[0]
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def read_skeleton(file: Path, where: str) -> onnx.ModelProto:
+    """The parsed file, its large initializers left where they are."""
+    _check_readable(file, where)
+    try:
+        with FileBytes(file) as data:
+            try:
+                content = lift(data, file.name)
+            except (ValueError, google.protobuf.message.DecodeError):  # no model: the parser says so
+                content = data[:]
+    except OSError as error:
+        raise ModelError(f"cannot read the file ({error.strerror})", where=where) from error
+    return _parse(content, where)
+
+
+def _check_readable(file: Path, where: str) -> None:
+    if not file.exists():
+        raise ModelError("no such model file", where=where)
+    if file.is_dir():
+        raise ModelError("a folder, not a model file", where=where)
+    if not file.is_file():
+        raise ModelError("not a plain file", where=where)
+    size = file.stat().st_size
+    if size == 0:
+        raise ModelError("the file is empty", where=where)
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(
+            "larger than an ONNX file can be",
+            where=where,
+            got=f"{size} bytes",
+            expected=f"at most {PROTOBUF_LIMIT}, with weights as external data",
+        )
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_from_string(data)
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError("not an ONNX model, or one cut short", where=where, hint=_guess(data)) from error
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError("not an ONNX model", where=where, hint=_guess(data))
+    check_text(proto, where)
+    return proto
+
+
+def _guess(data: bytes) -> str | None:
+    """What a file that is no model may be instead."""
+    if data.startswith(b"version https://git-lfs"):
+        return "It is a Git LFS pointer: run `git lfs pull` to fetch the model itself."
+    start = data[:512]
+    if start and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in start):
+        return "It looks like text; an .onnx file is binary."
+    return None
+
+
+def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
+    tail = cut_tail(proto, where)
+    with reading(where, ModelError, "the graph cannot be built"):
+        model = ir.from_proto(proto)
+    unlist_mandatory(model)
+    attach_tail(model, tail)
+    return model
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def model_pieces(
+    model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None], *, maps: bool
+) -> Iterator[Piece]:
+    """The serialised model, large weights as tensors; ``maps`` as in `serialize_model`."""
+    main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
+    proto, contents = model_skeleton(
+        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
+    )
+    return spliced(serialized(proto), contents)
+
+
+def model_skeleton(
+    model: ir.Model,
+    settle_marks: Callable[[onnx.ModelProto], None],
+    is_left_out: Callable[[ir.TensorProtocol], bool],
+    *,
+    maps: bool,
+) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
+    """The model's message with references in the place of some initializers, and what they refer to."""
+    copy, contents = model.clone(), list[ir.TensorProtocol]()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            notes = dict(tensor.metadata_props)
+            if SPARSE_BYTES not in notes and is_left_out(tensor):
+                value.const_value = Reference(len(contents), tensor)
+                contents.append(tensor)
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name, metadata_props=notes)
+    list_mandatory(copy)
+    proto = ir.to_proto(copy)
+    settle_marks(proto)
+    if maps:
+        put_back(proto, tail_of(model))
+    _leave_out_repetition(proto)
+    return proto, contents
+
+
+def serialized(proto: onnx.ModelProto) -> bytes:
+    try:
+        data: bytes = proto.SerializeToString(deterministic=True)
+    except (ValueError, google.protobuf.message.EncodeError) as error:
+        raise OutputError(f"the model cannot be serialised ({first_line(error)})") from error
+    return data
+
+
+def _leave_out_repetition(proto: onnx.ModelProto) -> None:
+    """Shapes that the initializers themselves tell, and the name of the operator set that has none."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    for index in reversed(range(len(proto.graph.value_info))):
+        info = proto.graph.value_info[index]
+        if info.name in stored and not info.metadata_props and not info.doc_string:
+            del proto.graph.value_info[index]
+    for entry in proto.opset_import:
+        if not entry.domain:
+            entry.ClearField("domain")
+
+
+def _refers_outside(proto: onnx.ModelProto, file: Path) -> bool:
+    """Whether weights of the main graph or a subgraph lie outside the model file."""
+    return any(
+        entry.key == "location" and entry.value != file.name
+        for graph in all_graphs(proto)
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+    )
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, dense."""
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return [value.const_value for value in values if value.const_value is not None]

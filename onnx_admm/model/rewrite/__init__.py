@@ -1,0 +1,1 @@
+"""Edits of a model: fragments, shorter names, exposed values, the training graph."""

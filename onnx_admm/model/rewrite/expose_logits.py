@@ -1,0 +1,127 @@
+"""A model that gives, beside its outputs, what they are before anything squashes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_admm.model.analysis.class_axis import MOVING, ClassAxis, class_axis, written_out
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.operators import Trait, operators_with
+from onnx_admm.model.view import ModelView
+
+_SQUASHING = operators_with(Trait.SQUASHES)
+
+_COMPARING = operators_with(Trait.COMPARES)
+"""Operators behind which a value says only on which side of something it was."""
+
+_COUNTING = {
+    "Add", "And", "Concat", "CumSum", "Div", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceSum", "Slice", "Sub", "Sum", "Where", "Xor",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRoles:
+    """What the outputs of a model are, as far as the graph tells.
+
+    Attributes:
+        classes: where the classes are; None where the graph makes it no classifier.
+        squashed: outputs that a Softmax, a Sigmoid or the like gives.
+    """
+
+    classes: ClassAxis | None = None
+    squashed: frozenset[str] = frozenset()
+
+
+def output_roles(view: ModelView) -> OutputRoles:
+    """What the outputs of a model are."""
+    return OutputRoles(class_axis(view), squashed_outputs(view))
+
+
+def with_scores(view: ModelView) -> ModelView:
+    """A fork that also gives what goes into a closing Softmax, Sigmoid or ArgMax, as ``<output>::score``.
+
+    Where those saturate, an output hardly moves whatever happens before it; in front of them a difference
+    shows. So do the values that an output only compares, rounds or counts: ``<output>::score.1`` and so on
+    are further ones. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
+    """
+    fork = view.fork()
+    outputs = fork.graph_ir.graph.outputs
+    for output in tuple(outputs):
+        score = _score(output)
+        scores = _compared(output) if score is None else [score]
+        for number, score in enumerate(scores):
+            node = ir.node("Identity", [score])
+            name = score_name(output.name or "") + (f".{number}" if number else "")
+            node.outputs[0].name, node.outputs[0].type = name, score.type
+            fork.graph_ir.graph.append(node)
+            outputs.append(node.outputs[0])
+    return fork
+
+
+def squashed_outputs(view: ModelView) -> frozenset[str]:
+    """Outputs of the main graph that a Softmax, a Sigmoid or the like gives."""
+    outputs = view.graph_ir.graph.outputs
+    return frozenset(output.name or "" for output in outputs if _score(output) is not None)
+
+
+def counting_outputs(view: ModelView) -> frozenset[str]:
+    """Outputs of the main graph that only compare, round or count what is computed before them."""
+    outputs = view.graph_ir.graph.outputs
+    return frozenset(output.name or "" for output in outputs if _compared(output))
+
+
+def score_name(output: str) -> str:
+    """How an output's score is called."""
+    return f"{output}::score"
+
+
+def _score(output: ir.Value) -> ir.Value | None:
+    """What goes into the last squashing operator before the output; None without one."""
+    value, score = output, output
+    while (node := value.producer()) is not None and (source := _source(node)) is not None:
+        value = source
+        if node.op_type not in MOVING:
+            score = source
+    return None if score is output or score.producer() is None else score
+
+
+def _compared(output: ir.Value) -> list[ir.Value]:
+    """The real values that an output only compares, rounds or counts; nothing where it gives others too."""
+    found: dict[ir.Value, None] = {}
+    pending, seen = [output], {output}
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            if constant_tensor(value) is None:
+                return []
+            continue
+        inputs = [source for source in node.inputs if source is not None]
+        if node.op_type in _COMPARING:
+            found.update(dict.fromkeys(v for v in inputs if _is_real(v)))
+        elif node.op_type in _COUNTING | MOVING:
+            fresh = [v for v in inputs if v not in seen]
+            seen.update(fresh)
+            pending += fresh
+        elif node.op_type != "Constant":
+            return []
+    return list(found)
+
+
+def _is_real(value: ir.Value) -> bool:
+    """Whether a node computes it, and it is not known to hold whole numbers."""
+    node = value.producer()
+    is_whole = value.dtype is not None and not value.dtype.is_floating_point()
+    return node is not None and node.op_type not in ("Constant", "Shape", "Size") and not is_whole
+
+
+def _source(node: ir.Node) -> ir.Value | None:
+    """What a squashing or moving operator works on; None for any other."""
+    if node.domain not in ("", "ai.onnx") or not node.inputs:
+        return None
+    if node.op_type == "Div":
+        return written_out(node)
+    return node.inputs[0] if node.op_type in _SQUASHING | MOVING else None

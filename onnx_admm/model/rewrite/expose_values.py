@@ -1,0 +1,49 @@
+"""A look inside a model: who uses a weight, and the same graph with inner values as its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx_admm.errors import UsageError
+from onnx_admm.model.edit import NodeRef, strip_unused
+from onnx_admm.model.loading.map_outputs import drop_tail
+from onnx_admm.model.sites import WeightSite
+from onnx_admm.model.view import ModelView
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUse:
+    """One node that reads a weight, and which of its inputs the weight is."""
+
+    node: NodeRef
+    index: int
+
+
+def weight_uses(view: ModelView, site: WeightSite) -> tuple[WeightUse, ...]:
+    """Every node that reads the site's weight, in graph order."""
+    found = view.found_sites()[site.name]
+    return tuple(WeightUse(NodeRef(node, site.scope), index) for node, index in found.uses)
+
+
+def tapped(view: ModelView, names: Sequence[str]) -> ModelView:
+    """A fork that computes the named values of the main graph and nothing else; its inputs stay.
+
+    Args:
+        view: the model.
+        names: outputs of nodes of the main graph, each once.
+
+    Raises:
+        UsageError: no node of the main graph computes such a value.
+    """
+    model = view.fork().graph_ir
+    computed = {value.name: value for node in model.graph for value in node.outputs if value.name}
+    if unknown := [name for name in names if name not in computed]:
+        raise UsageError("no node of the main graph computes that value", where=", ".join(unknown))
+    drop_tail(model)
+    model.graph.outputs.clear()
+    for name in names:
+        computed[name].shape = None  # a stored shape may be wrong, and an output's is checked
+        model.graph.outputs.append(computed[name])
+    strip_unused(model)
+    return ModelView(model)

@@ -1,0 +1,258 @@
+"""The one way to write a file for the user: prepared beside its place, put there by one rename.
+
+`prepare_output` takes the lock on an output file and gives a folder on the same file system. What is written
+there is put in place by `OutputFile.commit`: the rename of that file is the commit point. Before it the
+earlier file stands, after it the new one, whole, and both are synchronised with the disk. A file that belongs
+to it (external weights) is placed before, under a name that nothing uses yet, and goes again if the commit
+point is not reached, even if the process dies: the next run that writes the same file removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_admm.errors import OutputError, UsageError
+from onnx_admm.model.writing.external_files import external_locations, is_used_nearby
+from onnx_admm.model.writing.output_lock import OutputLock
+
+_UNLESS_USED = ".unless-used"
+"""Ending of an empty file in the work folder that names a data file beside the output.
+
+The data file goes when the work is over, unless the output refers to it then: one that was placed for a
+commit that did not come, or the one that the earlier output used."""
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """A rename that was begun: where to, and the file that stands there once it is done."""
+
+    named: Path
+    target: Path
+    device: int
+    inode: int
+
+    def is_done(self) -> bool:
+        try:
+            there = os.stat(self.target)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (self.device, self.inode)
+
+
+_COMMITS: list[_Commit] = []
+
+
+def written_files() -> tuple[Path, ...]:
+    """Return the output files that this process has put in place, in order, as the user named them.
+
+    True at every moment, also while a rename is under way: each is compared with what lies on the disk.
+    """
+    return tuple(dict.fromkeys(commit.named for commit in _COMMITS if commit.is_done()))
+
+
+def forget_written() -> None:
+    """Start the list of `written_files` anew."""
+    _COMMITS.clear()
+
+
+class OutputFile:
+    """An output file in preparation.
+
+    Attributes:
+        named: its path as the user gave it.
+        target: the same with links followed; a link stays a link.
+        folder: where to prepare it; gone afterwards whatever happens.
+    """
+
+    def __init__(self, named: Path, target: Path, lock: OutputLock) -> None:
+        self.named = named
+        self.target = target
+        self.folder = lock.folder
+        self._lock = lock
+
+    def commit(self, file: Path, *, data: Path | None = None, obsolete: tuple[Path, ...] = ()) -> None:
+        """Put a prepared file in place; afterwards it stands there whole, whatever happens.
+
+        Mode and ownership are those of the file that stood there before.
+
+        Args:
+            file: what was prepared, in ``folder``.
+            data: a prepared file that belongs beside it, in ``folder`` and under its final name.
+            obsolete: files that the earlier file used; removed afterwards, unless another model does.
+
+        Raises:
+            OutputError: the disk refuses; the sentence says whether the file is in place.
+        """
+        try:
+            for prepared in (file, data):
+                if prepared is not None:
+                    _take_over(prepared, self.target)
+                    _synchronise(prepared)
+            for path in obsolete:
+                self._remove_unless_used(path.name)
+            if data is not None:
+                self._place(data)
+            facts = os.stat(file)
+            _COMMITS.append(_Commit(self.named, self.target, facts.st_dev, facts.st_ino))
+            os.replace(file, self.target)
+        except OSError as error:
+            raise OutputError(f"cannot write ({error.strerror or error})", where=self.named) from error
+        try:
+            _synchronise(self.target.parent)
+        except OSError as error:
+            raise OutputError(
+                f"the file is in place, but the disk did not confirm it ({error.strerror or error})",
+                where=self.named,
+            ) from error
+
+    def _place(self, data: Path) -> None:
+        """Give a data file its name beside the target; one that stands there has the same content."""
+        place = self.target.parent / data.name
+        if os.path.lexists(place):
+            return
+        self._remove_unless_used(data.name)
+        try:
+            os.link(data, place)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if os.path.lexists(place):
+                raise
+            os.rename(data, place)
+        else:
+            data.unlink()
+        _synchronise(self.target.parent)
+
+    def _remove_unless_used(self, name: str) -> None:
+        """Note a data file beside the output that goes when the work is over, or with the next run."""
+        (self.folder / f"{name}{_UNLESS_USED}").touch()
+
+
+@contextmanager
+def prepare_output(path: str | os.PathLike[str]) -> Iterator[OutputFile]:
+    """Take the lock on an output file and give a folder to prepare it in.
+
+    Example:
+        >>> with prepare_output("figures.csv") as output:  # doctest: +SKIP
+        ...     prepared = output.folder / "figures.csv"
+        ...     prepared.write_text("a,b\\n")
+        ...     output.commit(prepared)
+
+    Raises:
+        UsageError: another run writes the file, or something that is no regular file stands there.
+        OutputError: the disk refuses.
+    """
+    named = Path(path)
+    target = followed(named)
+    lock = OutputLock(target, named)
+    try:
+        lock.acquire()
+        _remove_unreferenced(lock, target)
+        lock.clear()
+        yield OutputFile(named, target, lock)
+    finally:
+        _release(lock, target)
+
+
+def followed(path: Path) -> Path:
+    """Return where writing to ``path`` ends up: links are followed.
+
+    Raises:
+        UsageError: links go round in a circle, or something that is no regular file stands there.
+    """
+    try:
+        target = path.resolve()
+        facts = target.stat()
+    except FileNotFoundError:
+        return target
+    except (OSError, RuntimeError) as error:
+        raise UsageError("cannot be written to", where=path, got=str(error)) from error
+    if stat.S_ISDIR(facts.st_mode):
+        raise UsageError("a folder stands where the file is to go", where=path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise UsageError(
+            "only a regular file can be written; a device, pipe or socket stands there", where=path
+        )
+    return target
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; raises as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        UsageError, OutputError: as `prepare_output` and `OutputFile.commit`.
+    """
+    with prepare_output(path) as output:
+        output.commit(write_content(output, content))
+
+
+def write_content(output: OutputFile, content: bytes) -> Path:
+    """Write the content of an output file into its folder; return what to commit.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    prepared = output.folder / "content"
+    try:
+        prepared.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror or error})", where=output.named) from error
+    return prepared
+
+
+# -- inside ----------------------------------------------------------------------------------
+
+
+def _release(lock: OutputLock, target: Path) -> None:
+    try:
+        _remove_unreferenced(lock, target)
+    finally:
+        lock.release()
+
+
+def _remove_unreferenced(lock: OutputLock, target: Path) -> None:
+    """Remove the data files that were noted and that neither the output nor a model beside it uses."""
+    if not lock.is_ours():
+        return
+    notes = (path.name for path in lock.leftovers() if path.name.endswith(_UNLESS_USED))
+    noted = [name.removesuffix(_UNLESS_USED) for name in notes]
+    used = external_locations(target) if noted and target.exists() else frozenset()
+    for name in noted:
+        path = target.parent / name
+        if used is not None and name not in used and not is_used_nearby(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _take_over(file: Path, earlier: Path) -> None:
+    """Give a file the mode and the ownership of the one it will replace, as far as the system allows."""
+    try:
+        facts = os.stat(earlier)
+    except FileNotFoundError:
+        return
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(file, facts.st_uid, facts.st_gid)
+    os.chmod(file, stat.S_IMODE(facts.st_mode))
+
+
+def _synchronise(path: Path) -> None:
+    """Have a file's content, or a folder's entries, reach the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Runs of models in processes of their own, which may crash or hang."""

@@ -1,0 +1,185 @@
+"""Which layers a pass works on, and a figure for each: by name pattern or in graph order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx_admm.contracts import ModelView, Skip, WeightSite
+from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.selection.fixed_transforms import pattern_in
+from onnx_admm.selection.name_patterns import matching
+from onnx_admm.selection.weight_values import why_left
+
+PerLayer = float | tuple[float, ...] | dict[str, float]
+"""One figure for all layers, one for each in graph order, or one for each name pattern."""
+
+_NAMES_SHOWN = 8
+
+
+def choose_layers(
+    model: ModelView, include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """The layers that a pass works on, and why the others are left alone: one answer for every pass.
+
+    Beside what ``choose_sites`` leaves, weights whose values no pass can work on are left, and constants that
+    nobody learned (see ``weight_values``); a transform that ``include`` names is worked on. Large constants
+    of operators that are no layers have a line too (see ``model.strange``).
+
+    Raises:
+        PassRefused: as ``choose_sites``, or no layer is left.
+    """
+    chosen, skipped = choose_sites(model.sites(), include, exclude, subgraphs=subgraphs)
+    layers, left = usable_layers(model, chosen, are_named=bool(include))
+    if not layers:
+        first = left[0]
+        raise NothingToDo("no weight is left to compress", got=f"{first.layer}: {first.why}")
+    others = () if include else strange_constants(model)
+    return layers, (*skipped, *left, *(Skip(each.name, each.why_left()) for each in others))
+
+
+def usable_layers(
+    model: ModelView, sites: Sequence[WeightSite], *, are_named: bool = False
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """The sites whose values a pass can work on, and why the others are left alone.
+
+    Args:
+        model: holds them.
+        sites: to look at.
+        are_named: whether the user asked for them by name; then transforms are worked on too.
+    """
+    functions, left = model.function_scopes(), dict[str, str]()
+    for site in sites:
+        if site.scope in functions:  # a function sees nothing outside itself, so no decoder could reach it
+            left[site.name] = f"stands in the function {site.scope}, where it has no smaller form"
+        elif (why := _why_left(model, site, is_named=are_named)) is not None:
+            left[site.name] = why
+    layers = tuple(site for site in sites if site.name not in left)
+    return layers, tuple(Skip(name, why) for name, why in left.items())
+
+
+def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | None:
+    values = model.read(site)
+    why = why_left(values, is_named=is_named)
+    return pattern_in(values) if why is None and site.is_table and not is_named else why
+
+
+def choose_sites(
+    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """The sites to work on, and why the others are left alone.
+
+    Args:
+        sites: all of the model's.
+        include: name or operator patterns (``*`` and ``?``); empty means all. One that is the very name of a
+            layer or operator means that alone.
+        exclude: patterns that win over ``include``.
+        subgraphs: weights inside subgraphs and functions count too; training does not reach them.
+
+    Raises:
+        PassRefused: a pattern matches no layer at all, or nothing is left.
+        NothingToDo: the model has no weight that could be worked on, whatever the patterns.
+    """
+    _check_patterns(sites, (*include, *exclude))
+    included, excluded = _matched(sites, include), _matched(sites, exclude)
+    chosen, skipped = [], []
+    for site in sites:
+        if site.fixed is not None:
+            skipped.append(Skip(site.name, site.fixed))
+        elif not site.editable:
+            skipped.append(Skip(site.name, "already encoded"))
+        elif site.scope and not subgraphs:
+            skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
+        elif include and site.name not in included:
+            skipped.append(Skip(site.name, "not included"))
+        elif site.name in excluded:
+            skipped.append(Skip(site.name, "excluded"))
+        else:
+            chosen.append(site)
+    if not chosen:
+        raise _nothing_left(sites, include, exclude)
+    return tuple(chosen), tuple(skipped)
+
+
+def _check_patterns(sites: Sequence[WeightSite], patterns: Sequence[str]) -> None:
+    idle = [pattern for pattern in patterns if not _matched(sites, (pattern,))]
+    if idle and sites:
+        names = [site.name for site in sites]
+        raise PassRefused("no layer matches", got=", ".join(idle), expected=_some_of(names))
+
+
+def _some_of(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:_NAMES_SHOWN]), len(names) - _NAMES_SHOWN
+    return f"some of {shown} and {more} more" if more > 0 else f"some of {shown}"
+
+
+def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]) -> PassRefused:
+    """Why no site is left to work on, and what can be done about it."""
+    within_reach = [site.name for site in sites if site.editable and not site.scope]
+    if within_reach:
+        return PassRefused(
+            "no layer matches",
+            got=f"include {list(include)}, exclude {list(exclude)}",
+            expected=_some_of(within_reach),
+        )
+    if not sites:
+        return NothingToDo("the model has no weights to compress")
+    fixed = sorted({site.fixed for site in sites if site.fixed is not None})
+    encoded = sum(not site.editable and site.fixed is None for site in sites)
+    if not any(site.editable for site in sites):
+        why = [*(["is already encoded"] if encoded else []), *fixed]
+        hint = "Start from the model as it was before encoding." if encoded else None
+        return NothingToDo(f"every weight {' or '.join(why)}", hint=hint)
+    inner = sum(site.editable for site in sites)
+    others = f", {encoded} are already encoded" if encoded else ""
+    return PassRefused(
+        f"no weight to compress in the main graph: {inner} stand in subgraphs{others}",
+        hint="Export the model without control flow: for an If, each branch as a model of its own.",
+    )
+
+
+def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str, float]:
+    """The figure of each site; of a table, that of the very name, else of the first pattern that fits.
+
+    Raises:
+        PassRefused: a list of another length than there are layers, a pattern that matches no layer, or a
+            layer no pattern matches.
+    """
+    names = [site.name for site in sites]
+    if isinstance(figure, Mapping):
+        return _by_pattern(figure, names, key)
+    if isinstance(figure, (int, float)):
+        return dict.fromkeys(names, float(figure))
+    if len(figure) != len(names):
+        expected = f"{len(names)}: {', '.join(names)}"
+        raise PassRefused(
+            "another number of figures than layers", where=key, got=len(figure), expected=expected
+        )
+    return dict(zip(names, map(float, figure), strict=True))
+
+
+def _matched(sites: Sequence[WeightSite], patterns: Sequence[str]) -> set[str]:
+    """Names of the sites that a pattern stands for: a layer of that name, else by name or operator."""
+    found: set[str] = set()
+    for pattern in patterns:
+        if any(site.name == pattern for site in sites):
+            found.add(pattern)
+            continue
+        words = matching(pattern, [word for site in sites for word in (site.name, site.op_type)])
+        found |= {site.name for site in sites if site.name in words or site.op_type in words}
+    return found
+
+
+def _by_pattern(figures: Mapping[str, float], names: Sequence[str], key: str) -> dict[str, float]:
+    matched = {pattern: matching(pattern, names) for pattern in figures}
+    idle = [pattern for pattern, found in matched.items() if not found]
+    if idle:
+        raise PassRefused("a pattern matches no layer", where=key, got=idle, expected=", ".join(names))
+    found = {name: float(figures[name]) for name in names if name in figures}
+    for pattern, figure in figures.items():
+        for name in matched[pattern] - found.keys():
+            found[name] = float(figure)
+    left = [name for name in names if name not in found]
+    if left:
+        raise PassRefused("no pattern matches the layer", where=key, got=left[0], expected=", ".join(figures))
+    return {name: found[name] for name in names}

@@ -1,0 +1,1 @@
+"""Dataclasses from TOML tables, and the ranges of their numbers."""
