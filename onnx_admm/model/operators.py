@@ -56,6 +56,7 @@ class Trait(Enum):
     CONTAINS = auto()  # has subgraphs
     RANDOM = auto()  # draws random numbers
     DECODES = auto()  # stands between a stored code and a weight
+    TRANSPOSES = auto()  # multiplies by its operands transposed where transA or transB says so
 
 
 class Macs(Enum):
@@ -128,7 +129,7 @@ _LAYERS = [
     ),
     Operator(
         name="Gemm", weights=(WeightInput(1, 1, 0), WeightInput(0, 0, 1)), bias=2, products=(1,),
-        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES}),
+        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES}),
     ),
     Operator(
         name="MatMul", weights=(WeightInput(1, -1, -2), WeightInput(0, -2, -1)), products=(1,),
@@ -251,8 +252,83 @@ _OTHERS = [
     ),
 ]  # fmt: skip
 
+_BOTH = (WeightInput(1, -1, -2), WeightInput(0, -2, -1))
+_BEHIND_OPTIMISERS = [
+    Operator(
+        name="FusedConv", domain=MICROSOFT, weights=(WeightInput(1, 0, 1),), bias=2, products=(1,),
+        macs=Macs.PER_OUTPUT, traits=frozenset({_T.CONVOLVES, _T.WINDOWED}),
+    ),
+    Operator(
+        name="FusedGemm", domain=MICROSOFT, weights=(WeightInput(1, 1, 0), WeightInput(0, 0, 1)), bias=2,
+        products=(1,), macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES}),
+    ),
+    *(
+        Operator(
+            name=name, domain=MICROSOFT, weights=_BOTH, products=(1,), macs=Macs.INNER,
+            traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES}),
+        )
+        for name in ("FusedMatMul", "TransposeMatMul")
+    ),
+    Operator(
+        name="FusedMatMulActivation", domain=MICROSOFT, weights=_BOTH, products=(1,), macs=Macs.INNER,
+        traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES}),
+    ),
+    Operator(
+        name="GemmFastGelu", domain=MICROSOFT, weights=(WeightInput(1, -1, -2),), bias=2, products=(1,),
+        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES}),
+    ),
+    *(
+        Operator(name=name, domain=MICROSOFT, weights=(WeightInput(1, 1, 0),), bias=2, macs=Macs.UNKNOWN)
+        for name in ("Attention", "PackedAttention")
+    ),
+    Operator(
+        name="LongformerAttention", domain=MICROSOFT, weights=(WeightInput(1, 1, 0), WeightInput(4, 1, 0)),
+        bias=2, macs=Macs.UNKNOWN,
+    ),
+    Operator(
+        name="DecoderAttention", domain=MICROSOFT, weights=(WeightInput(2, 1, 0), WeightInput(3, 1, 0)),
+        bias=4, macs=Macs.UNKNOWN,
+    ),
+    Operator(
+        name="EmbedLayerNormalization", domain=MICROSOFT,
+        weights=(WeightInput(2, 0, 1), WeightInput(3, 0, 1), WeightInput(4, 0, 1)),
+        traits=frozenset({_T.LOOKS_UP, _T.NORMALISES}),
+    ),
+    Operator(
+        name="MoE", domain=MICROSOFT,
+        weights=(WeightInput(2, 1, 2), WeightInput(4, 1, 2), WeightInput(6, 1, 2)), macs=Macs.UNKNOWN,
+    ),
+    Operator(name="AttnLSTM", domain=MICROSOFT, **_RECURRENT),  # type: ignore[arg-type]
+    *(
+        Operator(name=name, domain=MICROSOFT, traits=frozenset({_T.NORMALISES}))
+        for name in ("GroupNorm", "SkipGroupNorm", "SkipLayerNormalization",
+                     "SkipSimplifiedLayerNormalization")
+    ),
+    *(
+        Operator(name=name, domain=MICROSOFT, bias=1, traits=frozenset({_T.UNARY}))
+        for name in ("BiasGelu", "FastGelu", "BiasSplitGelu", "BiasAdd")
+    ),
+    *(
+        Operator(name=name, domain=MICROSOFT, traits=frozenset({_T.UNARY, _T.KEEPS_SHAPE}))
+        for name in ("Gelu", "QuickGelu")
+    ),
+    *(
+        Operator(name=name, domain=MICROSOFT, macs=Macs.UNKNOWN)
+        for name in ("GroupQueryAttention", "MultiHeadAttention", "PackedMultiHeadAttention",
+                     "SparseAttention")
+    ),
+    Operator(name="RotaryEmbedding", domain=MICROSOFT),
+    *(
+        Operator(name=name, domain=MICROSOFT, macs=Macs.UNKNOWN, traits=frozenset({_T.INTEGER}))
+        for name in ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulBnb4",
+                     "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QEmbedLayerNormalization", "QGemm",
+                     "QMoE")
+    ),
+]  # fmt: skip
+
 OPERATORS: Mapping[tuple[str, str], Operator] = {
-    (entry.domain, entry.name): entry for entry in (*_LAYERS, *_ELEMENTWISE, *_MOVING, *_GATHERING, *_OTHERS)
+    (entry.domain, entry.name): entry
+    for entry in (*_LAYERS, *_ELEMENTWISE, *_MOVING, *_GATHERING, *_OTHERS, *_BEHIND_OPTIMISERS)
 }
 """Every record, by domain and name."""
 

@@ -12,11 +12,20 @@ from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
 from onnx_admm.model.folding.decoder import Decoder, Workspace, cone_of
 from onnx_admm.model.names import label, unique
+from onnx_admm.model.operators import (
+    STANDARD,
+    Macs,
+    Trait,
+    WeightInput,
+    has_trait,
+    operator_of,
+    operators_with,
+)
 from onnx_admm.model.tables import decodes, is_table, stored_table
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
-_RESHAPING = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}
-_MOVING = _RESHAPING | {"Slice", "Split", "Concat"}
+_RESHAPING = operators_with(Trait.REARRANGES)
+_MOVING = operators_with(Trait.REARRANGES, Trait.CUTS, Trait.JOINS)
 """Operators that only move elements: by them exporters put recurrent weights into ONNX's order of gates."""
 
 
@@ -64,40 +73,22 @@ class WeightSite:
         return product
 
 
-@dataclass(frozen=True, slots=True)
-class WeightSlot:
-    """Where an operator keeps a weight: input index and the axes of its channels."""
-
-    index: int
-    out_axis: int | None
-    in_axis: int | None
-
-
-def weight_slots(node: ir.Node) -> tuple[WeightSlot, ...]:
-    """Where the operator keeps weights; empty for operators without."""
-    if node.domain not in ("", "ai.onnx"):
+def weight_slots(node: ir.Node) -> tuple[WeightInput, ...]:
+    """Where the operator takes weights; empty for operators without."""
+    known = operator_of(node)
+    if known is None:
         return ()
-    match node.op_type:
-        case "Conv":
-            return (WeightSlot(1, 0, 1),)
-        case "ConvTranspose":
-            return (WeightSlot(1, 1, 0),)
-        case "Gemm":
-            second = WeightSlot(1, 0, 1) if node.attributes.get_int("transB", 0) else WeightSlot(1, 1, 0)
-            first = WeightSlot(0, 1, 0) if node.attributes.get_int("transA", 0) else WeightSlot(0, 0, 1)
-            return (second, first)
-        case "MatMul":
-            return (WeightSlot(1, -1, -2), WeightSlot(0, -2, -1))
-        case "LSTM" | "GRU" | "RNN":
-            return (WeightSlot(1, 1, 2), WeightSlot(2, 1, 2))
-        case "Gather":
-            return (WeightSlot(0, 0, 1),)
-        case "Einsum":
-            return tuple(WeightSlot(index, *channel_axes(node, index)) for index in range(len(node.inputs)))
-        case "Add":
-            return (WeightSlot(1, -1, None), WeightSlot(0, -1, None))
-        case _:
-            return ()
+    if known.macs is Macs.EINSUM:
+        return tuple(WeightInput(index, *channel_axes(node, index)) for index in range(len(node.inputs)))
+    if Trait.TRANSPOSES in known.traits:
+        return tuple(_turned(node, slot) for slot in known.weights)
+    return known.weights
+
+
+def _turned(node: ir.Node, slot: WeightInput) -> WeightInput:
+    """The axes of an operand that the node may transpose."""
+    is_turned = node.attributes.get_int("transB" if slot.index else "transA", 0)
+    return WeightInput(slot.index, slot.in_axis, slot.out_axis) if is_turned else slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +113,9 @@ class SiteFinder:
         self._workspace = Workspace()
         self._found: dict[ir.Value, FoundSite] = {}
         self._taken: set[str] = set()
+        self._main: set[str] = set()
+        self._carried: dict[ir.Value, tuple[ir.Value, str]] = {}
+        self._before: dict[ir.Value, ir.Value] = {}
 
     def find(self, scopes: Iterator[tuple[str, ir.Graph | ir.Function]]) -> dict[str, FoundSite]:
         """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once.
@@ -129,20 +123,25 @@ class SiteFinder:
         The main graph comes first. Its weights keep their names, which no weight of another graph gets, nor
         that of any other value there.
         """
-        main: set[str] = set()
+        names: set[str] = set()
         for scope, graph in scopes:
             if not scope:
-                main = {value.name for value in _values(graph) if value.name}
+                names = {value.name for value in _values(graph) if value.name}
             else:
-                self._taken |= main
+                self._main = names
+                self._taken |= names
             for node in graph:
+                for inner, outer in unchanged_state(node).items():
+                    self._carried[inner] = self._carried.get(outer, (outer, scope))
                 for slot in weight_slots(node):
                     operand = node.inputs[slot.index] if slot.index < len(node.inputs) else None
-                    if operand is not None and self._may_hold_weight(node, slot, operand):
-                        self._visit(node, slot, operand, scope)
+                    if operand is not None:
+                        operand, home = self._carried.get(operand, (operand, scope))
+                        if self._may_hold_weight(node, slot, operand):
+                            self._visit(node, slot, operand, home)
         return {found.site.name: found for found in self._found.values()}
 
-    def _may_hold_weight(self, node: ir.Node, slot: WeightSlot, operand: ir.Value) -> bool:
+    def _may_hold_weight(self, node: ir.Node, slot: WeightInput, operand: ir.Value) -> bool:
         """Whether the operand may be a weight, and is no codebook, bias or part of a formula of constants."""
         if node.op_type == "Add":
             return not self._is_constant(node.inputs[1 - slot.index])
@@ -171,7 +170,7 @@ class SiteFinder:
                         meets_data = True
         return meets_data
 
-    def _visit(self, node: ir.Node, slot: WeightSlot, operand: ir.Value, scope: str) -> None:
+    def _visit(self, node: ir.Node, slot: WeightInput, operand: ir.Value, scope: str) -> None:
         value, reshaped = stored_source(operand)
         tensor = stored_tensor(value)
         if tensor is None:
@@ -180,7 +179,11 @@ class SiteFinder:
             form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), reshaped, True)
             self._add(node, slot, value, scope, form)
 
-    def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str) -> None:
+    def _visit_computed(self, node: ir.Node, slot: WeightInput, value: ir.Value, scope: str) -> None:
+        tied = self._tied(value)
+        if tied is not None:
+            self._tie(node, slot, tied)
+            return
         source = self._rearranged(value)
         if source is not None and (tensor := constant_tensor(source)) is not None:
             form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), True, True)
@@ -197,6 +200,18 @@ class SiteFinder:
         shape, dtype = decoded
         if len(shape) >= 2 and _is_float(dtype):
             self._add(node, slot, value, scope, _Form(shape, str(dtype), False, False))
+            self._before.update(dict.fromkeys(_chain(value), value))
+
+    def _tied(self, value: ir.Value) -> ir.Value | None:
+        """The weight found before that ``value`` is a rearrangement of, or that is one of ``value``."""
+        chain = (link for link in (value, *_chain(value)) if link in self._found)
+        return next(chain, self._before.get(value))
+
+    def _tie(self, node: ir.Node, slot: WeightInput, value: ir.Value) -> None:
+        """Note another use of a weight."""
+        known = self._found[value]
+        site = replace(known.site, users=(*known.site.users, label(node)))
+        self._found[value] = replace(known, site=site, uses=(*known.uses, (node, slot.index)))
 
     def _is_decoded(self, value: ir.Value) -> bool:
         """Whether a table is computed from codes, and not from another table of floats."""
@@ -215,18 +230,19 @@ class SiteFinder:
         array = self._decoder.decode(value, self._opset, self._workspace)
         return floats[0] if array is not None and array.size == stored[floats[0]].size else None
 
-    def _add(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: str, form: _Form) -> None:
+    def _add(self, node: ir.Node, slot: WeightInput, value: ir.Value, scope: str, form: _Form) -> None:
         if node.op_type == "Add" and not is_table(form.shape):
             return
-        user, use = label(node), (node, slot.index)
-        known = self._found.get(value)
-        if known is not None:
-            site = replace(known.site, users=(*known.site.users, user))
-            self._found[value] = FoundSite(site, value, (*known.uses, use), known.stored_name)
+        if value in self._found:
+            self._tie(node, slot, value)
             return
+        user, use = label(node), (node, slot.index)
         key, rank, fixed = value.name or user, len(form.shape), why_fixed(value)
+        name = f"{scope}/{key}" if scope else key
+        if scope or name not in self._main:  # what a subgraph of the main graph carries has its name there
+            name = unique(name, self._taken)
         site = WeightSite(
-            name=unique(f"{scope}/{key}" if scope else key, self._taken),
+            name=name,
             op_type=node.op_type,
             shape=form.shape,
             dtype=form.dtype,
@@ -239,6 +255,42 @@ class SiteFinder:
             fixed=fixed,
         )
         self._found[value] = FoundSite(site, value, (use,), value.name)
+
+
+def unchanged_state(node: ir.Node) -> dict[ir.Value, ir.Value]:
+    """What a Loop or Scan carries without a change: the input of its body, and what that begins with.
+
+    Source: operators Loop (inputs: turns, condition, states) and Scan (states, then what is scanned).
+    """
+    body = node.attributes.get("body")
+    if node.op_type not in ("Loop", "Scan") or node.domain not in STANDARD or body is None:
+        return {}
+    graph = body.as_graph()
+    first_in, first_out = (2, 1) if node.op_type == "Loop" else (0, 0)
+    count = len(node.inputs) - (2 if first_in else node.attributes.get_int("num_scan_inputs", 0))
+    found: dict[ir.Value, ir.Value] = {}
+    for number in range(count):
+        begins_with, inner = node.inputs[first_in + number], graph.inputs[first_in + number]
+        if begins_with is not None and _behind_identities(graph.outputs[first_out + number]) is inner:
+            found[inner] = begins_with
+    return found
+
+
+def _behind_identities(value: ir.Value) -> ir.Value:
+    while (
+        (node := value.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None
+    ):
+        value = node.inputs[0]
+    return value
+
+
+def _chain(value: ir.Value) -> Iterator[ir.Value]:
+    """The values behind a value, as long as operators only give their elements another shape or order."""
+    while (node := value.producer()) is not None and has_trait(node, Trait.REARRANGES):
+        if node.inputs[0] is None:
+            return
+        value = node.inputs[0]
+        yield value
 
 
 def _values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:

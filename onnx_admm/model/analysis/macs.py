@@ -8,33 +8,17 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from onnx_admm.model.einsum import einsum_macs
+from onnx_admm.model.operators import STANDARD, Macs, Trait, has_trait, operator_of
 
 ShapeOf = Callable[[ir.Value | None], tuple[int, ...] | None]
-
-_OPERANDS = {
-    "Conv": (1,),
-    "ConvInteger": (1,),
-    "ConvTranspose": (1,),
-    "Gemm": (1,),
-    "MatMul": (1,),
-    "MatMulInteger": (1,),
-    "QLinearConv": (3,),
-    "QLinearMatMul": (3,),
-    "LSTM": (1, 2),
-    "GRU": (1, 2),
-    "RNN": (1, 2),
-}
-"""Inputs that a node multiplies its data by, weights or not."""
-
-_UNCOUNTED = {"Attention", "DFT", "DeformConv", "MelWeightMatrix", "STFT"}
-"""Standard operators that multiply and accumulate in ways that are not counted here."""
 
 
 def weight_operands(node: ir.Node) -> tuple[int, ...]:
     """Inputs that the node multiplies its data by; an unknown operator answers with one, to ask about."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _UNCOUNTED:
-        return (0,)
-    return (0,) if node.op_type == "Einsum" else _OPERANDS.get(node.op_type, ())
+    known = operator_of(node)
+    if known is None:
+        return () if node.domain in STANDARD else (0,)
+    return (0,) if known.macs in (Macs.UNKNOWN, Macs.EINSUM) else known.products
 
 
 def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
@@ -42,30 +26,31 @@ def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
 
     None where an extent is unknown, and of operators whose products are not known how to count.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type in _UNCOUNTED:
-        return None
-    if node.op_type in ("Add", "Gather"):
-        return 0  # a table is added or looked up, which multiplies nothing
-    if node.op_type == "Einsum":
+    known = operator_of(node)
+    rule = Macs.UNKNOWN if known is None else known.macs
+    if rule in (Macs.UNKNOWN, Macs.NONE):
+        return 0 if rule is Macs.NONE else None
+    if rule is Macs.EINSUM:
         return einsum_macs(node, [shape_of(value) for value in node.inputs])
     weight, data = shape_of(node.inputs[index]), shape_of(node.inputs[0])
     output = shape_of(node.outputs[0])
     if weight is None:
         return None
-    match node.op_type:
-        case "Conv" | "ConvInteger" | "QLinearConv":
+    match rule:
+        case Macs.PER_OUTPUT:
             return None if output is None else math.prod(output) * math.prod(weight[1:])
-        case "ConvTranspose":
+        case Macs.PER_INPUT:
             return None if data is None else math.prod(data) * math.prod(weight[1:])
-        case "LSTM" | "GRU" | "RNN":
+        case Macs.PER_STEP:
             return None if data is None else math.prod(data[:2]) * math.prod(weight)
         case _:
             return None if output is None else math.prod(output) * weight[_inner_axis(node, index, weight)]
 
 
 def _inner_axis(node: ir.Node, index: int, weight: tuple[int, ...]) -> int:
-    """The axis of operand ``index`` that a Gemm or MatMul sums over."""
-    if node.op_type == "Gemm":
-        transposed = bool(node.attributes.get_int("transB" if index else "transA", 0))
-        return int(transposed == (index == 1))
-    return -2 if index and len(weight) > 1 else -1
+    """The axis of operand ``index`` that a product sums over."""
+    if len(weight) < 2:
+        return -1
+    turns = has_trait(node, Trait.TRANSPOSES)
+    is_turned = turns and bool(node.attributes.get_int("transB" if index else "transA", 0))
+    return -1 if is_turned == bool(index) else -2

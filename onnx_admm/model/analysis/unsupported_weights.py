@@ -15,22 +15,16 @@ import onnx_ir as ir
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.folding.decoder import Workspace, cone_of
 from onnx_admm.model.names import label
+from onnx_admm.model.operators import STANDARD, Trait, operator_of, operators_with
 from onnx_admm.model.view import ModelView
 
-_INTEGER_OPERATORS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
-_STANDARD = ("", "ai.onnx")
+_INTEGER_OPERATORS = operators_with(Trait.INTEGER)
 _INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
-_MOVING = {
-    *("Cast", "Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
-    "Unsqueeze",
-}
-_WITH_PARAMETERS = {
-    *("Add", "BatchNormalization", "Div", "GroupNormalization", "InstanceNormalization"),
-    *("LayerNormalization", "Mul", "RMSNormalization", "Sub", "Sum"),
-}
+_MOVING = operators_with(Trait.REARRANGES, Trait.CASTS, Trait.CUTS, Trait.REPEATS, Trait.JOINS)
+_WITH_PARAMETERS = operators_with(Trait.NORMALISES) | {"Add", "Div", "Mul", "Sub", "Sum"}
 _WITH_WEIGHTS = {"Conv", "ConvTranspose", "DeformConv", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
-_RECURRENT = {"GRU", "LSTM", "RNN"}
+_RECURRENT = operators_with(Trait.RECURRENT)
 _LEAST_STANDARD_BYTES, _LARGE_VECTOR_BYTES = 4096, 1 << 16
 _LEAST_BYTES = 256
 """Smaller constants are scales, shapes and the like."""
@@ -77,7 +71,7 @@ def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
             if value is None or tensor is None or value in sites or tensor.nbytes < _LEAST_BYTES:
                 continue
             reader = node
-            if node.domain in _STANDARD and node.op_type not in _INTEGER_OPERATORS:
+            if _is_known(node):
                 readers = _readers(node, index, workspace) if _may_be_weight(tensor) else iter(())
                 at = next((each for each in readers if not _is_channel_vector(tensor, *each)), None)
                 if at is None:
@@ -86,13 +80,21 @@ def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
             strange = StrangeConstant(
                 value.name or label(node),
                 label(reader),
-                reader.op_type if reader.domain in _STANDARD else f"{reader.domain}::{reader.op_type}",
+                reader.op_type if reader.domain in STANDARD else f"{reader.domain}::{reader.op_type}",
                 tensor.dtype in _INTEGERS,
                 tensor.nbytes,
-                reader.domain in _STANDARD,
+                reader.domain in STANDARD,
             )
             found.setdefault(value, strange)
     return tuple(found.values())
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Whether it is known which inputs of a node are weights, and that these hold no integers."""
+    if node.domain in STANDARD:
+        return node.op_type not in _INTEGER_OPERATORS
+    known = operator_of(node)
+    return known is not None and Trait.INTEGER not in known.traits
 
 
 def _may_be_weight(tensor: ir.TensorProtocol) -> bool:
@@ -123,4 +125,8 @@ def _is_channel_vector(tensor: ir.TensorProtocol, node: ir.Node, index: int) -> 
     is_vector = sum(extent > 1 for extent in tensor.shape.numpy()) <= 1
     if not is_vector or tensor.nbytes >= _LARGE_VECTOR_BYTES:
         return False
-    return node.op_type in _WITH_PARAMETERS or (node.op_type in _WITH_WEIGHTS and index >= 1)
+    return (
+        node.domain not in STANDARD
+        or node.op_type in _WITH_PARAMETERS
+        or (node.op_type in _WITH_WEIGHTS and index >= 1)
+    )
