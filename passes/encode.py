@@ -33,6 +33,7 @@ _SYNTHETIC_SAMPLES = 4
 _MOST_SAMPLES = 1000
 _LATENCY_TRIES = 3
 _LATENCY_ROUNDS = 31
+_SLOWER = "slower"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Encode:
             outcome, trials = self._encoder(self.format)(model), []
         figures = outcome.figures() | ({"trials": trials} if trials else {})
         rows = (*outcome.rows, *outcome.biases)
-        edits = tuple(Edit(row.layer, row.coding) for row in rows if row.is_encoded)
+        late = dict.fromkeys(outcome.looked_up, ", rows decoded as they are looked up")
+        edits = tuple(Edit(r.layer, r.coding + late.get(r.layer, "")) for r in rows if r.is_encoded)
         return PassReport(not same_model(before, model), edits, outcome.skipped, figures)
 
     def _encoder(self, name: str) -> Callable[[ModelView], Outcome]:
@@ -113,8 +115,9 @@ class Encode:
     def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
         """Put the best form into ``model``; what it holds, and every form that was tried."""
         trials, data = list[dict[str, Any]](), _samples(context)
-        candidates = list(self._candidates(model, trials))
-        for candidate in sorted(candidates, key=lambda candidate: candidate.file_bytes):
+        candidates = sorted(self._candidates(model, trials), key=lambda candidate: candidate.file_bytes)
+        while candidates:
+            candidate = candidates.pop(0)
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
             if candidate.file_bytes >= file_bytes(model):
@@ -124,6 +127,8 @@ class Encode:
             if trial["verdict"] == "taken":
                 model.become(candidate.model)
                 return candidate.outcome, trials
+            if trial["verdict"] == _SLOWER and candidate.outcome.looked_up:
+                candidates.insert(0, self._decoded_at_load(model))
         return keep_forms(model), trials
 
     def _candidates(self, model: ModelView, trials: list[dict[str, Any]]) -> Iterator[_Candidate]:
@@ -137,6 +142,12 @@ class Encode:
                 trials.append({"format": name, "verdict": str(error)})
                 continue
             yield _Candidate(fork, outcome, file_bytes(fork))
+
+    def _decoded_at_load(self, model: ModelView) -> _Candidate:
+        """The packed form with every table decoded at load, where decoding looked-up rows takes too long."""
+        fork = model.fork()
+        outcome = encode_sound_rest(fork, encode_packed(fork, self._bias_type(), late=False))
+        return _Candidate(fork, outcome, file_bytes(fork))
 
     def _try(
         self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext
@@ -168,7 +179,7 @@ class Encode:
             "latency_ratio": latency.ratio,
             "load_ms_before": latency.before_load_ms,
             "load_ms": latency.after_load_ms,
-            "verdict": "taken" if latency.ratio <= self.slowdown else "slower",
+            "verdict": "taken" if latency.ratio <= self.slowdown else _SLOWER,
         }
 
 

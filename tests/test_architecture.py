@@ -51,7 +51,7 @@ INSIDE = {
     ),
     "model": (
         {"einsum", "files", "graph_state", "names", "operators"},
-        {"constants", "loading", "scopes"},
+        {"constants", "loading", "lookups", "scopes"},
         {"edit", "folding", "tables", "writing"},
         {"sites"},
         {"view"},

@@ -15,12 +15,13 @@ from onnx_admm.encoding.large import encode_large, packed_alone
 from onnx_admm.model.analysis.shapes import leave_out_implied_shapes
 from onnx_admm.model.opsets.convert_opset import raise_opset
 from onnx_admm.model.rewrite.insert_fragment import clear_input, insert_fragment
+from onnx_admm.model.rewrite.late_lookups import decode_behind_lookups
 
 _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
 
 
-def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome:
+def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: bool = True) -> Outcome:
     """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
 
     Where anything is, shapes of inner values that follow from the graph are no longer stored either.
@@ -29,6 +30,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         view: dense; its opset is raised only as far as the decoders need. Where it cannot be raised, decoders
             are chosen among those it has.
         bias_type: round biases of layers to this type, where that saves bytes; None keeps their values.
+        late: decode large tables behind the lookups of their rows: a runtime never holds them as floats.
     """
     for name in zero_biases(read_contents(view), view):
         clear_input(view, name, BIAS_SLOTS)
@@ -46,6 +48,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
     fragment, outputs = plan.emit(view.opset)
     insert_fragment(view, fragment, outputs)
     rows |= {row.layer: row for row in plan.rows()}
+    looked_up = decode_behind_lookups(view, [row.layer for row in encoded.rows]) if late else ()
     if outputs or encoded.rows:
         leave_out_implied_shapes(view)
     left = sum(weight.nbytes for weight in (*others, *contents.biases) if weight.name not in outputs)
@@ -55,6 +58,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None) -> Outcome
         biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),
         decode_bytes=fragment.content_bytes + encoded.content_bytes + left,
         oldest_opset=max(fragment.oldest_opset, encoded.oldest_opset),
+        looked_up=looked_up,
         skipped=(
             *contents.skipped,
             *biases.skipped,

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
 from onnx_admm.model.folding.decoder import Decoder, Workspace, cone_of
+from onnx_admm.model.lookups import LOOKED_UP, Lookup, find_lookup, looks_up_scales
 from onnx_admm.model.names import label, unique
 from onnx_admm.model.operators import (
     STANDARD,
@@ -95,13 +96,15 @@ def _turned(node: ir.Node, slot: WeightInput) -> WeightInput:
 class FoundSite:
     """A site, the value that holds it (or is computed to it), and who reads it: nodes and input indices.
 
-    ``stored_name`` is the value's name when the site was found.
+    ``stored_name`` is the value's name when the site was found. Of a table that is decoded behind its lookups
+    (``lookup``) the value holds the codes.
     """
 
     site: WeightSite
     value: ir.Value
     uses: tuple[tuple[ir.Node, int], ...]
     stored_name: str | None = None
+    lookup: Lookup | None = None
 
 
 class SiteFinder:
@@ -145,8 +148,10 @@ class SiteFinder:
         """Whether the operand may be a weight, and is no codebook, bias or part of a formula of constants."""
         if node.op_type == "Add":
             return not self._is_constant(node.inputs[1 - slot.index])
-        if node.op_type != "Gather" or not self._is_constant(node.inputs[1]):
+        if node.op_type != "Gather":
             return True
+        if not self._is_constant(node.inputs[1]):
+            return not looks_up_scales(node)
         return stored_table(stored_source(operand)[0]) and self._reaches_data(node)
 
     def _is_constant(self, value: ir.Value | None) -> bool:
@@ -175,6 +180,8 @@ class SiteFinder:
         tensor = stored_tensor(value)
         if tensor is None:
             self._visit_computed(node, slot, operand, scope)
+        elif tensor.dtype in LOOKED_UP and value is operand:
+            self._visit_lookup(node, slot, value, scope)
         elif tensor.dtype in _FLOATS and len(tensor.shape) >= 2:
             form = _Form(tuple(tensor.shape.numpy()), str(tensor.dtype.numpy()), reshaped, True)
             self._add(node, slot, value, scope, form)
@@ -191,6 +198,7 @@ class SiteFinder:
             return
         told = self._decoder.told(value, self._workspace)
         if told is None or (told.dtype is not None and not _is_float(told.dtype)):
+            self._visit_lookup(node, slot, value, scope)
             return
         if node.op_type == "Add" and not self._is_decoded(value):
             return
@@ -212,6 +220,15 @@ class SiteFinder:
         known = self._found[value]
         site = replace(known.site, users=(*known.site.users, label(node)))
         self._found[value] = replace(known, site=site, uses=(*known.uses, (node, slot.index)))
+
+    def _visit_lookup(self, node: ir.Node, slot: WeightInput, codes: ir.Value, scope: str) -> None:
+        """Add the table that a Gather looks up as integers, if what reads the rows decodes them."""
+        lookup = find_lookup(node, self._is_constant) if node.op_type == "Gather" else None
+        form = None if lookup is None else self._decoder.form(codes, self._opset, self._workspace)
+        if lookup is not None and form is not None and len(form[0]) >= 2:
+            shape = _Form(form[0], str(lookup.dtype), False, False)
+            self._add(node, slot, codes, scope, shape)
+            self._found[codes] = replace(self._found[codes], lookup=lookup)
 
     def _is_decoded(self, value: ir.Value) -> bool:
         """Whether a table is computed from codes, and not from another table of floats."""

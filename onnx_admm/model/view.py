@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ class ModelView:
 
     def decoded(self, site: WeightSite | str) -> Decoded:
         """The site's dense weight, and what it is stored as."""
-        return self._decoded(self._find(site).value)
+        return self.decoded_found(self._find(site))
 
     def nodes(self, op_type: str | None = None) -> tuple[NodeRef, ...]:
         """Every node in graph order, subgraphs and functions included; of one operator when named."""
@@ -305,12 +305,18 @@ class ModelView:
 
     def read_found(self, found: FoundSite) -> npt.NDArray[np.floating]:
         """What ``read`` gives of a site that was just found, for the files of ``model/`` alone."""
-        tensor = stored_tensor(found.value)
+        tensor = stored_tensor(found.value) if found.lookup is None else None
         return np.array(tensor.numpy()) if tensor is not None else self.decoded_found(found).array
 
     def decoded_found(self, found: FoundSite) -> Decoded:
         """What ``decoded`` gives of a site that was just found, for the files of ``model/`` alone."""
-        return self._decoded(found.value)
+        decoded, lookup = self._decoder.describe(found.value, self.opset), found.lookup
+        if lookup is None:
+            return decoded
+        scale = None if lookup.scale is None else self._decoder.describe(lookup.scale, self.opset)
+        array = lookup.decoded(decoded.array, None if scale is None else scale.array)
+        own = decoded.stored_bytes + (0 if scale is None else scale.stored_bytes)
+        return replace(decoded, array=array, stored_bytes=own)
 
     def _find(self, site: WeightSite | str) -> FoundSite:
         """The named site, from the last sweep where its value still is what it was."""
@@ -322,9 +328,6 @@ class ModelView:
         if name not in found:
             raise UsageError("no such weight", where=name, expected=f"one of {', '.join(found) or 'none'}")
         return found[name]
-
-    def _decoded(self, value: ir.Value) -> Decoded:
-        return self._decoder.describe(value, self.opset)
 
 
 def _still_stored(found: FoundSite) -> bool:

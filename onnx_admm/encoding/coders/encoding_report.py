@@ -60,6 +60,7 @@ class Outcome:
             codebooks, scales, biases, shapes, padding; names and nodes left out.
         oldest_opset: oldest version of the operator set that can decode them.
         skipped: what stays as it is, and why.
+        looked_up: tables whose rows are decoded as they are looked up, at each call.
     """
 
     format: str
@@ -68,6 +69,7 @@ class Outcome:
     decode_bytes: int
     oldest_opset: int
     skipped: tuple[Skip, ...] = ()
+    looked_up: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, Any]:
         """The four sizes but for the whole file, which only the saved file can tell; JSON-ready."""
@@ -79,6 +81,7 @@ class Outcome:
             "data_and_index_bytes": data + index,
             "decode_bytes": self.decode_bytes,
             "oldest_opset": self.oldest_opset,
+            "decoded_at_lookup": list(self.looked_up),
             "layers": _table(self.rows),
             "biases": _table(self.biases),
         }

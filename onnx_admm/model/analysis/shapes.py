@@ -67,7 +67,7 @@ def infer(
     _forget(copy)
     for found in view.found_sites().values():
         twin = twins.get(found.value)
-        if twin is not None:
+        if twin is not None and found.lookup is None:
             twin.shape, twin.dtype = (
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),

@@ -43,10 +43,15 @@ def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
     feeds: dict[ir.Value, list[str]] = {}
     weights: set[ir.Value] = set()
     for name, found in view.found_sites().items():
-        weights.add(found.value)
-        cone = cone_of(found.value, Workspace())
-        for leaf in cone.leaves if cone is not None else ():
-            feeds.setdefault(leaf, []).append(name)
+        sources = [found.value]
+        if found.lookup is None:
+            weights.add(found.value)
+        elif found.lookup.scale is not None:
+            sources.append(found.lookup.scale)
+        for source in sources:
+            cone = cone_of(source, Workspace())
+            for leaf in cone.leaves if cone is not None else ():
+                feeds.setdefault(leaf, []).append(name)
     return tuple(
         StoredConstant(
             name=value.name or "",

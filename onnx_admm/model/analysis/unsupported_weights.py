@@ -61,9 +61,13 @@ class StrangeConstant:
 
 def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
     """In graph order, subgraphs and functions included, each once."""
-    sites = {found.value for found in view.found_sites().values()}
-    found: dict[ir.Value, StrangeConstant] = {}
     workspace = Workspace()
+    sites = {found.value for found in view.found_sites().values()}
+    for site in view.found_sites().values():
+        scale = None if site.lookup is None else site.lookup.scale
+        cone = None if scale is None else cone_of(scale, workspace)
+        sites.update(() if cone is None else cone.leaves)
+    found: dict[ir.Value, StrangeConstant] = {}
     for reference in view.nodes():
         node = reference.ir_node
         for index, value in enumerate(node.inputs):
