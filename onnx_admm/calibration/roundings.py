@@ -15,7 +15,16 @@ import numpy as np
 
 from onnx_admm.allocation.allocation import Option, least_cost
 from onnx_admm.contracts import Array, Task
-from onnx_admm.encoding.compression_options import BYTES, DENSE, HALF, NIBBLES, SPARSE, Rounding, Treated
+from onnx_admm.encoding.compression_options import (
+    BYTES,
+    DENSE,
+    FINE,
+    HALF,
+    NIBBLES,
+    SPARSE,
+    Rounding,
+    Treated,
+)
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 
 ANCHORS = (NIBBLES, BYTES)
@@ -194,8 +203,9 @@ class RoundedLayer:
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
     """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
+    fine = FINE if layer.values.dtype.itemsize > 2 else ()  # half floats hold no product of such codes
     ways = sorted(
-        (HALF, *DENSE, *SPARSE), key=lambda way: (layer.expected_error(way), layer.stored_bytes(way))
+        (HALF, *fine, *DENSE, *SPARSE), key=lambda way: (layer.expected_error(way), layer.stored_bytes(way))
     )
     kept: list[Rounding] = []
     least = layer.stored_bytes(None)

@@ -26,6 +26,9 @@ _SCALE_BYTES = 2
 _FRAME_BYTES = 80
 """What hands a decoded piece to its layer: cut, shape, product with the scales."""
 
+_FINE_FRAME_BYTES = 240
+"""A decoder of its own, that puts high and low bits together."""
+
 _CAST_BYTES = 24
 
 _HALF_ERROR = 2.0**-24
@@ -64,6 +67,9 @@ BYTES = Rounding(255)
 NIBBLES = Rounding(16)
 DENSE = (BYTES, Rounding(39), NIBBLES, Rounding(9), Rounding(6), Rounding(4), Rounding(3))
 """8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits a weight."""
+
+FINE = {Rounding(4095): 12, Rounding(1023): 10}
+"""Between bytes and half floats, with the bits that a weight takes."""
 
 SPARSE = tuple(
     Rounding(levels, density)
@@ -111,7 +117,9 @@ class Treated:
         if rounding.levels is None:
             return 2.0 * self.values.size + _CAST_BYTES
         size, channels = self.values.size, 1 if self.axis is None else self.values.shape[self.axis]
-        if rounding.density < 1:
+        if rounding in FINE:
+            codes = size * FINE[rounding] / 8 + _FINE_FRAME_BYTES
+        elif rounding.density < 1:
             codes = packed_bytes(size, self._kept(rounding), rounding.levels)
         else:
             codes = size * digit_bits(rounding.levels) / 8

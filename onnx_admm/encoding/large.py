@@ -19,6 +19,7 @@ from onnx_admm.encoding.coders.accounting import packed_bytes
 from onnx_admm.encoding.coders.codebook import Grid, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.fine_coder import fine_coder
 from onnx_admm.encoding.coders.kept_values_coder import kept_values_coder
 from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
 from onnx_admm.encoding.coders.per_tensor_coder import ByteCoder
@@ -177,7 +178,11 @@ def _forms(member: Member) -> Iterator[Alone]:
 
 
 def _kept_values(weight: Weight) -> Iterator[Alone]:
-    """Gaps and the values as they are, of a weight that has too many for a codebook."""
+    """Codes of 10 or 12 bits, and gaps with the values as they are: for more values than a codebook has."""
+    fine = fine_coder(weight)
+    if fine is not None:
+        row = stored_row(weight, fine.label, fine.bits)
+        yield Alone(row, lambda fragment: fine.emit(fragment, weight))
     coder = kept_values_coder(weight)
     if coder is not None:
         yield Alone(coder.row(weight), lambda fragment: coder.emit(fragment, weight))

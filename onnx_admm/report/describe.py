@@ -104,10 +104,15 @@ def _is_payload(constant: StoredConstant, size: int) -> bool:
 
 
 def _bits(site: WeightSite, array: Array, constants: list[StoredConstant]) -> int:
-    """Bits of one weight: of the stored element where there is one each, else what its levels need."""
+    """Bits of one weight: of the stored elements where there is one each, else what its levels need."""
     for constant in constants:
         if constant.elements == site.size:
-            return constant.bits
+            streams = [
+                other for other in constants if other is not constant and _is_payload(other, site.size)
+            ]
+            streams = [stream for stream in streams if stream.elements > max(1, site.size // 8)]
+            low_bits = sum(stream.bits * stream.elements for stream in streams) / site.size
+            return constant.bits + round(low_bits)
     levels = _levels(array)
     if levels > _LEVELS and site.out_axis is not None:
         levels = max(_levels(channel) for channel in np.moveaxis(array, site.out_axis, 0))

@@ -14,7 +14,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MOST_LEVELS = 256
-_LARGEST_CODE = 127
+_LARGEST_CODE, _LARGEST_FINE_CODE = 127, 2047
+_LEAST_FINE = 64
+"""Elements: of fewer, many values lie on some fine grid by chance, and it saves nothing."""
+
 _SAMPLE = 1 << 14
 _PIECE = 1 << 20
 _SHORT = 1 << 14
@@ -172,6 +175,14 @@ class Weight:
         return found
 
     @property
+    @_kept
+    def fine_grid(self) -> Grid | None:
+        """The grid of codes up to 2,047, a scale for each index of some axis, that only these can hold."""
+        if self.held_grid is not None or self.size < _LEAST_FINE:
+            return None
+        return _fine_grid(self.values.astype(np.float32, copy=False))
+
+    @property
     def held_grid(self) -> Grid | None:
         """The grid that the model holds it on; None where only its values tell."""
         return None if isinstance(self.source, np.ndarray) else self.source.grid()
@@ -179,7 +190,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Grid:
-    """Integer codes c, \\|c\\| <= 127, and positive scales s with ``values == c * s`` in fp32.
+    """Integer codes c, \\|c\\| <= 127 or 2,047, and positive scales s with ``values == c * s`` in fp32.
 
     Attributes:
         codes: int8 or wider, in the weight's shape (flat for one scale).
@@ -236,6 +247,27 @@ def _on_scales(dense: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -
     return Grid(codes, scale)
 
 
+def _fine_grid(dense: npt.NDArray[np.float32]) -> Grid | None:
+    """Codes of up to 12 bits, a scale for each index of an axis; None where there are none."""
+    axes = sorted(
+        (axis for axis, extent in enumerate(dense.shape) if extent < dense.size), key=lambda a: dense.shape[a]
+    )
+    for axis in axes:
+        scales = []
+        for row in np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1):
+            levels = np.unique(row[row != 0])
+            scale = np.float32(1) if len(levels) == 0 else _grid_scale(levels, _LARGEST_FINE_CODE)
+            if scale is None:
+                break
+            scales.append(scale)
+        else:
+            shape = [1] * dense.ndim
+            shape[axis] = -1
+            scale_array = np.array(scales, np.float32).reshape(shape)
+            return Grid(np.rint(dense / scale_array).astype(np.int16), scale_array)
+    return None
+
+
 def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
     levels = _few_levels(row)
     if levels is None:
@@ -260,8 +292,8 @@ def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | No
     return distinct
 
 
-def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:
-    """Return the largest scale of which every level is a multiple, by at most 127, exactly in fp32.
+def _grid_scale(levels: npt.NDArray[np.float32], largest: int = _LARGEST_CODE) -> np.float32 | None:
+    """Return the largest scale of which every level is a multiple, by at most ``largest``, exactly in fp32.
 
     Where a product was rounded, a level divided by its code may miss the scale by a last digit: the numbers
     beside each quotient are tried too.
@@ -269,10 +301,10 @@ def _grid_scale(levels: npt.NDArray[np.float32]) -> np.float32 | None:
     if len(levels) == 0 or not np.all(np.isfinite(levels)):
         return None
     least, most = np.min(np.abs(levels)), np.max(np.abs(levels))
-    quotients = least / np.arange(1, _LARGEST_CODE + 1, dtype=np.float32)
+    quotients = least / np.arange(1, largest + 1, dtype=np.float32)
     beside = (quotients, np.nextafter(quotients, np.float32(np.inf)), np.nextafter(quotients, np.float32(0)))
     scales = np.stack(beside, axis=1).reshape(-1)
-    scales = scales[(scales > 0) & (most <= scales * np.float32(_LARGEST_CODE + 0.5))][:, None]
+    scales = scales[(scales > 0) & (most <= scales * np.float32(largest + 0.5))][:, None]
     for some in (levels[:: max(1, len(levels) // _FIRST)], levels):
         scales = scales[np.all(np.rint(some / scales) * scales == some, axis=1)]
     return np.float32(scales[0, 0]) if len(scales) else None

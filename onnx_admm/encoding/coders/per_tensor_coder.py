@@ -1,4 +1,4 @@
-"""Weights stored one by one: all zeros, whole bytes with a scale, half floats, or kept values as they are."""
+"""Weights stored one by one: all zeros, codes of 8 to 12 bits, half floats, or kept values as they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_admm.encoding.coders.codebook import Grid, Weight
 from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.fine_coder import FineCoder, fine_coder
 from onnx_admm.encoding.coders.kept_values_coder import KeptValuesCoder, kept_values_coder
 from onnx_admm.encoding.coders.unpack import CAST_TO, FLOAT, holds_half, stored_floats, to_type
 from onnx_admm.model.rewrite.fragment import Fragment
@@ -57,7 +58,7 @@ class HalfCoder:
         )
 
 
-PlainCoder = ZeroCoder | ByteCoder | HalfCoder | KeptValuesCoder
+PlainCoder = ZeroCoder | ByteCoder | FineCoder | HalfCoder | KeptValuesCoder
 
 
 def plain_row(coder: PlainCoder, weight: Weight) -> Row:
@@ -74,6 +75,8 @@ def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
         coders.append(ZeroCoder())
     if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
         coders.append(ByteCoder())
+    elif (fine := fine_coder(weight)) is not None:
+        coders.append(fine)
     if weight.dtype.itemsize > 2 and holds_half(weight.values):
         coders.append(HalfCoder())
     if weight.levels is None and (kept := kept_values_coder(weight)) is not None:

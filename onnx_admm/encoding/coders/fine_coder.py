@@ -1,0 +1,67 @@
+"""Weights on grids of 10 or 12 bits: the high bits as bytes, the low ones packed as digits.
+
+    code = r * high + low,  weight = code * scale,  r = 4 (10 bits) or 16 (12 bits)
+
+Between bytes and half floats: a layer that 255 levels spoil by a decibel takes 10 bits and not 16. Standard
+operators (opset 10) that ONNX Runtime folds at load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.unpack import FLOAT, Member, stored_floats, to_type
+from onnx_admm.model.rewrite.fragment import Fragment
+
+FINE_BITS = (10, 12)
+_HIGH_BITS = 8
+
+
+@dataclass(frozen=True)
+class FineCoder:
+    """One weight whose codes have more than 8 bits.
+
+    Attributes:
+        bits: of a code, sign included: 10 or 12.
+    """
+
+    bits: int
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"{self.bits}-bit codes"
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Append the decoder; the name of the weight that it gives."""
+        grid = fine_grid_of(weight)
+        low_bits = self.bits - _HIGH_BITS
+        radix, codes = 1 << low_bits, grid.codes.reshape(weight.shape)
+        digits = Weight(weight.name, (codes & (radix - 1)).astype(np.float32))
+        coder = DenseCoder(tuple(map(float, range(radix))))
+        low = coder.emit(fragment, [Member(digits, digits.flat)])[weight.name]
+        high = fragment.add("Cast", fragment.constant(codes >> low_bits, np.int8), to=FLOAT)
+        units = fragment.add("Add", fragment.add("Mul", high, fragment.constant(radix, np.float32)), low)
+        dense = fragment.add("Mul", units, stored_floats(fragment, grid.scale))
+        return to_type(fragment, dense, weight.dtype)
+
+
+def fine_coder(weight: Weight) -> FineCoder | None:
+    """Return the coder of fewest bits that stores the weight exactly; None where there is none."""
+    if not weight.is_exact or weight.dtype.itemsize <= 2:  # half floats hold no product of such codes
+        return None
+    grid = weight.fine_grid
+    if grid is None:
+        return None
+    return FineCoder(next(bits for bits in FINE_BITS if grid.code_bits < bits))
+
+
+def fine_grid_of(weight: Weight) -> Grid:
+    """The weight's grid of more than 8 bits."""
+    if weight.fine_grid is None:
+        raise ValueError(f"{weight.name} lies on no grid of 12 bits or fewer")
+    return weight.fine_grid
