@@ -37,6 +37,7 @@ NO_GRIDS = {
     "fine_tune": "moves kept weights; levels it holds are those of admm_quantize",
     "fold_batchnorm": "scales weights before they are rounded",
     "fold_bias": "biases alone",
+    "share_constants": "equal values, stored once",
     "shorten_names": "no values",
 }
 GRIDS = {

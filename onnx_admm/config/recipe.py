@@ -176,7 +176,11 @@ def recipe_from_flags(flags: Flags) -> Recipe:
             expected=f"0 to {MOST_EPOCHS}",
         )
     plain = prune is None and flags.bits is None and not flags.budget
-    steps: list[dict[str, Any]] = [{"name": "fold_batchnorm"}, {"name": "fold_bias"}]
+    steps: list[dict[str, Any]] = [
+        {"name": "share_constants"},
+        {"name": "fold_batchnorm"},
+        {"name": "fold_bias"},
+    ]
     if plain:
         compressing: list[dict[str, Any]] = [{"name": "choose_treatments"}]
     elif flags.budget:

@@ -116,8 +116,7 @@ class SiteFinder:
         self._workspace = Workspace()
         self._found: dict[ir.Value, FoundSite] = {}
         self._taken: set[str] = set()
-        self._main: set[str] = set()
-        self._carried: dict[ir.Value, tuple[ir.Value, str]] = {}
+        self._carried: dict[ir.Value, ir.Value] = {}
         self._before: dict[ir.Value, ir.Value] = {}
 
     def find(self, scopes: Iterator[tuple[str, ir.Graph | ir.Function]]) -> dict[str, FoundSite]:
@@ -131,17 +130,16 @@ class SiteFinder:
             if not scope:
                 names = {value.name for value in _values(graph) if value.name}
             else:
-                self._main = names
                 self._taken |= names
             for node in graph:
                 for inner, outer in unchanged_state(node).items():
-                    self._carried[inner] = self._carried.get(outer, (outer, scope))
+                    self._carried[inner] = self._carried.get(outer, outer)
                 for slot in weight_slots(node):
                     operand = node.inputs[slot.index] if slot.index < len(node.inputs) else None
                     if operand is not None:
-                        operand, home = self._carried.get(operand, (operand, scope))
+                        operand = self._carried.get(operand, operand)
                         if self._may_hold_weight(node, slot, operand):
-                            self._visit(node, slot, operand, home)
+                            self._visit(node, slot, operand, scope)
         return {found.site.name: found for found in self._found.values()}
 
     def _may_hold_weight(self, node: ir.Node, slot: WeightInput, operand: ir.Value) -> bool:
@@ -255,11 +253,8 @@ class SiteFinder:
             return
         user, use = label(node), (node, slot.index)
         key, rank, fixed = value.name or user, len(form.shape), why_fixed(value)
-        name = f"{scope}/{key}" if scope else key
-        if scope or name not in self._main:  # what a subgraph of the main graph carries has its name there
-            name = unique(name, self._taken)
         site = WeightSite(
-            name=name,
+            name=unique(f"{scope}/{key}" if scope else key, self._taken),
             op_type=node.op_type,
             shape=form.shape,
             dtype=form.dtype,
