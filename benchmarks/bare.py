@@ -95,7 +95,7 @@ def _said(report: dict[str, Any]) -> dict[str, Any]:
     chosen = next(step for step in report["steps"] if step["name"] == "choose_treatments")
     lines = {**chosen["edits"], **chosen["skipped"]}
     return {
-        "format": report["steps"][-1]["figures"].get("format"),
+        "format": next(step for step in report["steps"] if step["name"] == "encode")["figures"].get("format"),
         "layers": len(lines),
         "rounded": len(chosen["edits"]),
         "roundings": dict(Counter(line.split(":")[0] for line in chosen["edits"].values()).most_common()),

@@ -8,17 +8,20 @@ from typing import ClassVar
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.model.rewrite import minify
+from onnx_admm.model.rewrite.weight_storage import constant_bytes, file_bytes
+from onnx_admm.settings.ranges import Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShortenNames:
-    """Short names for inner values, and no node names, doc strings, default attributes or inner shapes.
+    """Short names for inner values; no names of nodes, inner doc strings and shapes, or default attributes.
 
     Names, types and shapes of graph inputs and outputs stay, and so does what the model computes.
 
     Attributes:
         strip_metadata: remove ``metadata_props`` and the producer's name too (where the model came from);
             what this project writes itself stays, see the recipe's ``provenance``.
+        least_share: where nodes, names and shapes take a smaller share of the bytes, nothing is done.
     """
 
     name: ClassVar[str] = "shorten_names"
@@ -26,13 +29,17 @@ class ShortenNames:
     exact: ClassVar[bool] = True
 
     strip_metadata: bool = False
+    least_share: Share = 0.0
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``; any model will do."""
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        before, bytes_before = fingerprint(model), len(model.to_bytes())
+        bytes_before = file_bytes(model)
+        if self.least_share and 1 - constant_bytes(model) / bytes_before < self.least_share:
+            return PassReport(False)
+        before = fingerprint(model)
         minify.lift_constants(model)
         minify.erase_noops(model)
         minify.erase_defaults(model)
@@ -42,6 +49,6 @@ class ShortenNames:
         minify.shorten_value_names(model)
         minify.compact_integers(model)
         changed = fingerprint(model) != before
-        saved = bytes_before - len(model.to_bytes())
+        saved = bytes_before - file_bytes(model)
         edits = (Edit("model", f"{saved} bytes of names and defaults left out"),) if changed else ()
         return PassReport(changed, edits, figures={"bytes_saved": saved})

@@ -111,3 +111,10 @@ def test_many_values_get_names_of_two_letters() -> None:
 def test_subgraphs_still_read_what_lies_around_them() -> None:
     assert check_pass(ShortenNames())["branches"] == "changed"
     assert check_pass(ShortenNames(strip_metadata=True))["branches"] == "changed"
+
+
+@pytest.mark.parametrize(("share", "changes"), [(0.0, True), (0.1, True), (0.99, False)])
+def test_nothing_is_done_where_weights_take_most_of_the_file(share: float, changes: bool) -> None:
+    model = parse_text(WORDY)
+    report = ShortenNames(least_share=share).run(model, PassContext(reference=model))
+    assert report.changed == changes

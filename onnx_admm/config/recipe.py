@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _STEPS, _MOST_EPOCHS = 4000, 60
+
+_MOSTLY_GRAPH = 0.5
+"""Share of a result that nodes, names and shapes take where they outweigh the weights."""
+
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
@@ -198,6 +202,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     if prune is not None or flags.budget:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
+    if not flags.keep_docs:
+        steps.append({"name": "shorten_names", "least_share": _MOSTLY_GRAPH})
     switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}
     return Recipe.parse({"pass": steps, **switches}, source="flags")
 

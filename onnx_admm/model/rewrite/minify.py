@@ -61,9 +61,9 @@ def erase_noops(view: ModelView) -> None:
 
 
 def erase_text(view: ModelView) -> None:
-    """Remove node names, doc strings, shapes of inner values, and imports of unused operator sets."""
+    """Remove names of nodes, inner shapes, unused opset imports, and doc strings other than the model's."""
     model = view.graph_ir
-    model.doc_string, model.graph.name = None, _GRAPH_NAME
+    model.graph.name = _GRAPH_NAME
     for graph in model.graphs():
         graph.doc_string = None
         kept = {*graph.inputs, *graph.outputs}
@@ -81,13 +81,13 @@ def erase_text(view: ModelView) -> None:
 
 
 def erase_metadata(view: ModelView) -> None:
-    """Remove ``metadata_props`` everywhere, and who made the model.
+    """Remove ``metadata_props`` everywhere, the model's doc string, and who made the model.
 
     Keys that start with ``onnx_admm.`` stay: whether they are written is for their writers to say.
     """
     model = view.graph_ir
     model.producer_name = model.producer_version = model.domain = None
-    model.model_version = None
+    model.model_version = model.doc_string = None
     _strip(model.metadata_props)
     for graph in model.graphs():
         _strip(graph.metadata_props)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor, replace_constant
+from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor
 from onnx_admm.model.files.file_tensor import spill, spilled
 from onnx_admm.model.loading import checker, model_files
 from onnx_admm.model.loading.checker import check_output
@@ -45,6 +45,12 @@ def settle(view: ModelView) -> None:
 def weight_bytes(view: ModelView) -> int:
     """Bytes of the model's constants as they are stored, sparse ones dense."""
     return model_files.weight_bytes(view.graph_ir)
+
+
+def constant_bytes(view: ModelView) -> int:
+    """Bytes of all initializers and of what Constant nodes hold, in subgraphs and functions too."""
+    nodes = (stored_tensor(node.ir_node.outputs[0]) for node in view.nodes("Constant"))
+    return weight_bytes(view) + sum(tensor.nbytes for tensor in nodes if tensor is not None)
 
 
 _PIECE = 1 << 20  # elements
