@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnx_admm.encoding.coders.accounting import gaps_price
 from onnx_admm.encoding.coders.bits import MOST_LOW_BITS
 from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
@@ -68,7 +69,23 @@ def choose_plan(
         for pool in pools:
             plain = plain_alone if pool is not None else (*plain_vectors, *plain_alone)
             plans.append(Plan(plan.groups, (*plan.plain, *plain), pool))
-    return min(plans, key=lambda plan: plan_bytes(plan, (*weights, *vectors, *alone), opset))
+    everything = (*weights, *vectors, *alone)
+    return min(plans, key=lambda plan: plan_bytes(plan, everything, opset) + _loading_price(plan))
+
+
+def _price(coder: GroupCoder, member: Member) -> float:
+    """Bytes of a weight behind a decoder, and what these must save where kept weights take long to place."""
+    size = (coder.data_bits(member) + coder.index_bits(member)) / 8
+    return size * gaps_price(member.weight.size) if isinstance(coder, SparseCoder) else size
+
+
+def _loading_price(plan: Plan) -> float:
+    """The part of the prices that is no bytes."""
+    members = ((group.coder, member) for group in plan.groups for member in group.members)
+    return sum(
+        _price(coder, member) - (coder.data_bits(member) + coder.index_bits(member)) / 8
+        for coder, member in members
+    )
 
 
 def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
@@ -153,7 +170,7 @@ class _Market:
         self, coder: GroupCoder, members: list[Member | None], handing: list[float]
     ) -> Iterator[_Offer]:
         prices = [
-            np.inf if member is None else (coder.data_bits(member) + coder.index_bits(member)) / 8 + extra
+            np.inf if member is None else _price(coder, member) + extra
             for member, extra in zip(members, handing, strict=True)
         ]
         if np.isinf(prices).all():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnx_admm.contracts import Array, ModelView
-from onnx_admm.encoding.coders.accounting import packed_bytes
+from onnx_admm.encoding.coders.accounting import GAPS_MUST_SAVE, packed_bytes
 from onnx_admm.encoding.coders.codebook import Grid, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.coders.encoding_report import Row, stored_row
@@ -86,15 +86,23 @@ class Alone:
     Attributes:
         row: what it takes.
         emit: appends its decoder; name of the weight it gives.
+        has_gaps: whether kept weights are put where they belong: it takes a runtime several times as long as
+            decoding digits, and more memory.
     """
 
     row: Row
     emit: Callable[[Fragment], str]
+    has_gaps: bool = False
 
     @property
     def bits(self) -> int:
         """Of codes and index."""
         return self.row.data_bits + self.row.index_bits
+
+    @property
+    def price(self) -> float:
+        """Bits, and what they must save to be worth the time to load."""
+        return self.bits * (GAPS_MUST_SAVE if self.has_gaps else 1)
 
 
 def encode_large(
@@ -137,7 +145,7 @@ def packed_alone(weight: Weight) -> Alone | None:
         return Alone(row, lambda fragment: ByteCoder().emit(fragment, on_bytes))
     members = list(_by_levels(weight)) if weight.is_exact and weight.size <= MOST_ELEMENTS else []
     forms = [form for member in members for form in _forms(member)] if members else _kept_values(weight)
-    best = min(forms, key=lambda form: form.bits, default=None)
+    best = min(forms, key=lambda form: form.price, default=None)
     return best if best is not None and 8 * _LEAST_BYTES <= best.bits < 8 * weight.nbytes else None
 
 
@@ -169,7 +177,7 @@ def _forms(member: Member) -> Iterator[Alone]:
     solo = SoloCoder(tuple(map(float, levels)), low_bits)
     row = Row(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
     if solo.largest_step(count) <= _FOLDED_BYTES:
-        yield Alone(row, lambda fragment: solo.emit(fragment, member))
+        yield Alone(row, lambda fragment: solo.emit(fragment, member), has_gaps=True)
     full = full_member(member)
     every = levels if full is not None else np.union1d(levels, np.zeros(1, np.float32))
     for word_bits in WORD_BITS:
@@ -206,7 +214,8 @@ def on_byte_grid(weight: Weight) -> Weight | None:
     used = np.zeros(256, np.bool_)
     for part in np.array_split(codes.reshape(-1).view(np.uint8), -(-codes.size // _PIECE)):
         used[part] = True
-    if packed_bytes(weight.size, int(np.count_nonzero(codes)), int(used[1:].sum())) < weight.size:
+    others = packed_bytes(weight.size, int(np.count_nonzero(codes)), int(used[1:].sum()))
+    if others * GAPS_MUST_SAVE < weight.size:
         return None
     return Weight(weight.name, _OnGrid(*_coarsest(codes, grid.scale), weight.dtype))
 
@@ -214,7 +223,9 @@ def on_byte_grid(weight: Weight) -> Weight | None:
 def _has_fewer_bits(weight: Weight) -> bool:
     """Whether a weight that is known by its values alone has so few that a byte for each is too much."""
     levels = weight.levels if weight.held_grid is None else None
-    return levels is not None and packed_bytes(weight.size, weight.nonzeros, len(levels)) < weight.size
+    if levels is None:
+        return False
+    return packed_bytes(weight.size, weight.nonzeros, len(levels)) * GAPS_MUST_SAVE < weight.size
 
 
 def _coarsest(codes: Array, scale: Array) -> tuple[Array, Array]:

@@ -7,6 +7,17 @@ import math
 from onnx_admm.encoding.coders.bits import MOST_LOW_BITS, digits_per_word
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS
 
+GAPS_MUST_SAVE = 1.1
+"""Bits of digits over bits of gaps and codes from which on the latter are taken: they take longer to load."""
+
+_SLOW_FROM = 1 << 14
+"""Elements from which on it counts how long a weight takes to load."""
+
+
+def gaps_price(elements: int) -> float:
+    """Return what bits of gaps and codes are multiplied by when they are compared with those of digits."""
+    return GAPS_MUST_SAVE if elements >= _SLOW_FROM else 1.0
+
 
 def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
     """Expected bytes of a layer's codes and index in the cheapest packed coding.
@@ -26,7 +37,8 @@ def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
         return 0.0
     dense = digit_bits(levels + (nonzeros < elements)) * elements
     code = max(1, (levels - 1).bit_length())
-    return min(dense, nonzeros * (code + gap_bits(nonzeros / elements))) / 8
+    sparse = nonzeros * (code + gap_bits(nonzeros / elements))
+    return (dense if dense <= sparse * gaps_price(elements) else sparse) / 8
 
 
 def gap_bits(density: float) -> float:

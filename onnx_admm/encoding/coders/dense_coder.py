@@ -76,16 +76,14 @@ class DenseCoder:
         lengths = [len(member.units) for member in members]
         whole = len(words) * per_word
         if all(length % per_word == 0 for length in lengths) and sum(lengths) == whole:
-            return deliver(
-                fragment, row, members, [n // per_word for n in lengths], is_narrow=levels.dtype == np.int8
-            )
+            return deliver(fragment, row, members, [n // per_word for n in lengths], dtype=levels.dtype)
         padding = [whole - sum(lengths)] if whole > sum(lengths) else []
         return deliver(
             fragment,
             flatten(fragment, row, whole),
             members,
             [*lengths, *padding],
-            is_narrow=levels.dtype == np.int8,
+            dtype=levels.dtype,
         )
 
     def _gathered(self, fragment: Fragment, codebook: str, words: Array) -> str:

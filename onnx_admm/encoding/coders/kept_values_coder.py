@@ -13,7 +13,7 @@ import numpy as np
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.encoding_report import Row
 from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, best_low_bits, emit_positions
-from onnx_admm.encoding.coders.unpack import Member, deliver, holds_half, stored_floats
+from onnx_admm.encoding.coders.unpack import Member, deliver, holds_half, scattered
 from onnx_admm.model.rewrite.fragment import Fragment
 
 _MOST_KEPT = 0.95
@@ -48,9 +48,10 @@ class KeptValuesCoder:
         units = weight.flat
         positions = np.flatnonzero(units)
         where = emit_positions(fragment, positions, self.low_bits)
-        zeros = fragment.add("ConstantOfShape", fragment.constant([len(units)], np.int64))
-        row = fragment.add("ScatterElements", zeros, where, stored_floats(fragment, units[positions]))
-        return deliver(fragment, row, [Member(weight, units)], [len(units)])[weight.name]
+        values = units[positions]
+        values = values.astype(np.float16) if holds_half(values) else values
+        row = scattered(fragment, len(units), where, fragment.constant(values), values.dtype)
+        return deliver(fragment, row, [Member(weight, units)], [len(units)], dtype=values.dtype)[weight.name]
 
 
 def kept_values_coder(weight: Weight) -> KeptValuesCoder | None:

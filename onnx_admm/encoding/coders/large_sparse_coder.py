@@ -5,7 +5,7 @@ every byte that a runtime holds while it decodes. A bit takes one byte once unpa
 number four:
 
     bits  = (bytes >> 0..7) mod 2,  of the unary bitmap and of W = low_bits + code_bits planes
-    c     = (1, 2, .. 2^(W-1)) planes,   v = c mod s,  code = c / s,   s = 2^low_bits
+    v     = (1, 2, .. 2^(low_bits-1)) planes,   code = (1, 2, .. 2^(code_bits-1)) planes,   s = 2^low_bits
     p_i   = s t_i - (v_0 + ... + v_i),   t = TopK(bitmap)
     row   = zeros; row[p_i] = codebook[code_i]
 
@@ -20,8 +20,10 @@ import numpy as np
 
 from onnx_admm.encoding.coders.bits import Ints, gap_sums, pack_bits, powers, split_gaps
 from onnx_admm.encoding.coders.gap_coder import GapCoder
-from onnx_admm.encoding.coders.unpack import INT32, Array, Member, deliver, flatten
+from onnx_admm.encoding.coders.unpack import INT32, Array, Member, deliver, flatten, narrowest, scattered
 from onnx_admm.model.rewrite.fragment import Fragment
+
+_BYTE = 8
 
 MOST_ELEMENTS = 1 << 29
 """Up to here positions, and what they are computed from, fit 32 bits."""
@@ -40,46 +42,45 @@ class SoloCoder(GapCoder):
         positions = np.flatnonzero(member.units)
         codes = np.searchsorted(np.array(self.levels, np.float32), member.units[positions])
         ones, lows = split_gaps(positions, self.low_bits)
-        width = self.low_bits + self.code_bits
-        numbers = _numbers(fragment, lows | codes << self.low_bits, width)
-        where = _ones(fragment, ones)
-        if self.low_bits:
-            step = fragment.constant(1 << self.low_bits, np.int32)
-            low = fragment.add("Mod", numbers, step)
-            numbers = fragment.add("Div", numbers, step)
-            where = _with_remainders(fragment, where, low, step)
-        values = fragment.add("Gather", fragment.constant(self.levels, np.float32), numbers)
+        where = _positions(fragment, ones, lows, self.low_bits)
+        levels = narrowest(np.array(self.levels, np.float32))
+        numbers = emit_numbers(fragment, codes, self.code_bits)
+        values = fragment.add("Gather", fragment.constant(levels), numbers)
         length = len(member.units)
-        zeros = fragment.add("ConstantOfShape", fragment.constant([length], np.int64))
-        row = fragment.add("ScatterElements", zeros, where, values)
-        return deliver(fragment, row, [member], [length])[member.weight.name]
+        row = scattered(fragment, length, where, values, levels.dtype)
+        return deliver(fragment, row, [member], [length], dtype=levels.dtype)[member.weight.name]
 
 
 def emit_positions(fragment: Fragment, positions: Ints, low_bits: int) -> str:
     """Append the decoder of rising positions alone; name of the positions, int32."""
-    ones, lows = split_gaps(positions, low_bits)
+    return _positions(fragment, *split_gaps(positions, low_bits), low_bits)
+
+
+def _positions(fragment: Fragment, ones: Ints, lows: Ints, low_bits: int) -> str:
+    """Name of ``s t_i - (v_0 + ... + v_i)``, int32."""
     where = _ones(fragment, ones)
     if not low_bits:
         return where
     step = fragment.constant(1 << low_bits, np.int32)
-    return _with_remainders(fragment, where, _numbers(fragment, lows, low_bits), step)
-
-
-def _with_remainders(fragment: Fragment, where: str, low: str, step: str) -> str:
-    """Name of ``s t_i - (v_0 + ... + v_i)``."""
-    sums = fragment.add("CumSum", low, fragment.constant(0, np.int32))
+    sums = fragment.add("CumSum", emit_numbers(fragment, lows, low_bits), fragment.constant(0, np.int32))
     return fragment.add("Sub", fragment.add("Mul", where, step), sums)
 
 
-def _numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
-    """Name of numbers of ``width`` bits, int32."""
+def emit_numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
+    """Append the decoder of numbers of ``width`` bits; their name, int32.
+
+    Bits stay bytes up to the product with their places.
+    """
     count = len(numbers)
     planes = np.stack([pack_bits(numbers >> place & 1) for place in range(width)])
     whole = 8 * planes.shape[1]
     bits = _bits(fragment, planes[:, :, None])
     square = fragment.add("Reshape", bits, fragment.constant([width, whole], np.int64))
-    places = fragment.constant(powers(2, width), np.int32)
-    row = fragment.add("MatMul", places, fragment.add("Cast", square, to=INT32))
+    if width <= _BYTE:
+        row = fragment.add("MatMulInteger", fragment.constant(powers(2, width), np.uint8), square)
+    else:
+        places = fragment.constant(powers(2, width), np.int32)
+        row = fragment.add("MatMul", places, fragment.add("Cast", square, to=INT32))
     if whole == count:
         return row
     bounds = (fragment.constant([0], np.int64), fragment.constant([count], np.int64))

@@ -19,8 +19,21 @@ import numpy.typing as npt
 
 from onnx_admm.encoding.coders.bits import low_planes, pack_bits, powers, rice_bits, split_gaps
 from onnx_admm.encoding.coders.gap_coder import GapCoder
-from onnx_admm.encoding.coders.unpack import INT64, Array, Member, deliver, flatten, split
+from onnx_admm.encoding.coders.large_sparse_coder import emit_numbers, emit_positions
+from onnx_admm.encoding.coders.unpack import (
+    INT64,
+    Array,
+    Member,
+    deliver,
+    flatten,
+    narrowest,
+    scattered,
+    split,
+)
 from onnx_admm.model.rewrite.fragment import Fragment
+
+_MANY = 1 << 16
+"""Elements from which on the memory that decoding takes counts for more than the bytes of the decoder."""
 
 _FEW_PLANES = 2
 """Up to here a number is put together from its bit planes by additions, beyond by one MatMul."""
@@ -51,6 +64,8 @@ class SparseCoder(GapCoder):
         units = np.concatenate([member.units for member in members])
         positions = np.flatnonzero(units)
         codes = np.searchsorted(np.array(self.levels, np.float32), units[positions])
+        if head is None and len(units) >= _MANY:
+            return self._emit_narrow(fragment, members, positions, codes)
         if head is None:
             zeros = fragment.add("ConstantOfShape", fragment.constant([len(units)], np.int64))
         else:
@@ -61,6 +76,19 @@ class SparseCoder(GapCoder):
         values = fragment.add("Gather", fragment.constant(self.levels, np.float32), which)
         row = fragment.add("ScatterElements", zeros, where, values)
         return deliver(fragment, row, members, [len(member.units) for member in members])
+
+    def _emit_narrow(
+        self, fragment: Fragment, members: Sequence[Member], positions: Array, codes: Array
+    ) -> dict[str, str]:
+        """As ``emit`` with narrow types (see ``large_sparse_coder``), which takes some bytes more."""
+        lengths = [len(member.units) for member in members]
+        levels = narrowest(np.array(self.levels, np.float32))
+        where = emit_positions(fragment, positions, self.low_bits)
+        values = fragment.add(
+            "Gather", fragment.constant(levels), emit_numbers(fragment, codes, self.code_bits)
+        )
+        row = scattered(fragment, sum(lengths), where, values, levels.dtype)
+        return deliver(fragment, row, members, lengths, dtype=levels.dtype)
 
     def _fields(self, fragment: Fragment, positions: Array, codes: Array) -> tuple[str, str]:
         """Names of the decoded positions and codes."""

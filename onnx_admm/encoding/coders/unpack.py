@@ -61,13 +61,13 @@ def deliver(
     members: Sequence[Member],
     lengths: Sequence[int],
     *,
-    is_narrow: bool = False,
+    dtype: npt.DTypeLike = np.float32,
 ) -> dict[str, str]:
     """Cut ``row`` into the members and what may lie before and behind them.
 
     Args:
-        row: name of the decoded values, fp32 or int8; its first axis is cut.
-        is_narrow: whether they are int8.
+        row: name of the decoded values; its first axis is cut.
+        dtype: their type: fp32, fp16 or int8. They stay of it as long as they can.
         members: in the order they lie in the row.
         lengths: of all pieces along that axis: the members last but for padding, which has no member.
 
@@ -76,7 +76,7 @@ def deliver(
     """
     pieces = split(fragment, row, lengths)
     return {
-        member.weight.name: _finish(fragment, piece, member, is_narrow)
+        member.weight.name: _finish(fragment, piece, member, np.dtype(dtype))
         for member, piece in zip(members, pieces, strict=False)
     }
 
@@ -95,22 +95,40 @@ def flatten(fragment: Fragment, value: str, length: int) -> str:
     return fragment.add("Reshape", value, fragment.constant([length], np.int64))
 
 
-def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike) -> str:
-    """fp32 cast to the weight's own type, if it has another."""
+def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike, given: npt.DTypeLike = np.float32) -> str:
+    """Cast what is of a given type to the weight's own type, if it has another."""
     name = np.dtype(dtype).name
-    return value if name == "float32" else fragment.add("Cast", value, to=CAST_TO[name])
+    return value if name == np.dtype(given).name else fragment.add("Cast", value, to=CAST_TO[name])
 
 
-def _finish(fragment: Fragment, piece: str, member: Member, is_narrow: bool) -> str:
+def scattered(fragment: Fragment, length: int, where: str, values: str, dtype: npt.DTypeLike) -> str:
+    """Append a row of zeros with values of that type put in; its name."""
+    extent = fragment.constant([length], np.int64)
+    if np.dtype(dtype) == np.float32:
+        zeros = fragment.add("ConstantOfShape", extent)
+    else:
+        zeros = fragment.add("Expand", fragment.constant([0], dtype), extent)
+    return fragment.add("ScatterElements", zeros, where, values)
+
+
+def narrowest(values: Array) -> Array:
+    """Return values as int8 or fp16 where that type holds each of them; else as they are."""
+    integers: Array = np.rint(np.clip(values, -127, 127)).astype(np.int8)
+    if np.array_equal(integers, values):
+        return integers
+    narrow: Array = values.astype(np.float16 if holds_half(values) else values.dtype)
+    return narrow
+
+
+def _finish(fragment: Fragment, piece: str, member: Member, dtype: np.dtype[Any]) -> str:
     shape, scale = member.weight.shape, member.scale
     if len(shape) != 1:
         piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))
-    if is_narrow:
-        piece = fragment.add("Cast", piece, to=FLOAT)
-    if scale is not None:
-        factor = fragment.constant(scale) if scale.ndim == 0 else stored_floats(fragment, scale)
-        piece = fragment.add("Mul", piece, factor)
-    return to_type(fragment, piece, member.weight.dtype)
+    if scale is None:
+        return to_type(fragment, piece, member.weight.dtype, dtype)
+    piece = to_type(fragment, piece, np.float32, dtype)
+    factor = fragment.constant(scale) if scale.ndim == 0 else stored_floats(fragment, scale)
+    return to_type(fragment, fragment.add("Mul", piece, factor), member.weight.dtype)
 
 
 def holds_half(values: Array) -> bool:

@@ -116,7 +116,7 @@ def _owner(array: Array) -> Array:
 def _operations(node: ir.Node, inputs: _Inputs, size: int) -> int:
     """Elements computed, products within a sum included."""
     inner = 1
-    if node.op_type == "MatMul" and inputs[0] is not None and inputs[0].ndim:
+    if node.op_type in ("MatMul", "MatMulInteger") and inputs[0] is not None and inputs[0].ndim:
         inner = max(1, inputs[0].shape[-1])
     return size * inner + _CALL
 
@@ -171,6 +171,7 @@ _SIZES: dict[str, Callable[[ir.Node, list[Array]], int]] = {
     "Gather": _gather_size,
     "GatherND": _gather_nd_size,
     "MatMul": _matmul_size,
+    "MatMulInteger": lambda node, arrays: _matmul_size(node, arrays[:2]),
     "OneHot": lambda node, arrays: arrays[0].size * int(arrays[1].item()),
     "Pad": _pad_size,
     "Range": lambda node, arrays: math.ceil((arrays[1].item() - arrays[0].item()) / arrays[2].item()),

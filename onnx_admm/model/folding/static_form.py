@@ -95,6 +95,8 @@ def _dtype(
         case "ConstantOfShape":
             given = node.attributes.get_tensor("value", None)
             return np.dtype(np.float32) if given is None else given.dtype.numpy()
+        case "MatMulInteger":
+            return np.dtype(np.int32)
         case "DequantizeLinear":
             return forms[inputs[1]].dtype if len(inputs) > 1 else None
         case name if name in _ARITHMETIC | _AS_THE_FIRST | _OF_ANOTHER_SHAPE:

@@ -19,7 +19,7 @@ AttributeValue = int | float | str | tuple[int, ...]
 
 _SINCE = {
     "Add": 7, "BitShift": 11, "Cast": 6, "ConstantOfShape": 9, "CumSum": 11, "DequantizeLinear": 13,
-    "Div": 7, "Gather": 1, "MatMul": 9, "Mod": 10,
+    "Div": 7, "Expand": 8, "Gather": 1, "MatMul": 9, "MatMulInteger": 10, "Mod": 10,
     "Mul": 7, "Pad": 11, "Range": 11, "Reshape": 5, "ScatterElements": 11, "Slice": 10, "Split": 2, "Sub": 7,
     "TopK": 11,
 }  # fmt: skip
