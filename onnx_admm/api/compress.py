@@ -27,7 +27,7 @@ from onnx_admm.data import fit_dataset, open_dataset, split
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.model.rewrite.fixed_draws import random_operators
-from onnx_admm.model.rewrite.minify import erase_exporter_text
+from onnx_admm.model.rewrite.minify import compact_integers, erase_exporter_text
 from onnx_admm.model.writing.external_files import growth_by_names
 from onnx_admm.model.writing.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
@@ -230,10 +230,10 @@ class Compression(Request):
         changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen) or is_mostly_text
         if not changed and is_one_file:
             return results.copy(plan.source), False
-        model = result.model
+        model = result.model.fork()
+        compact_integers(model)
         saved = results.save(model)
         if saved.size > limit and PROVENANCE in model.metadata:
-            model = model.fork()
             del model.metadata[PROVENANCE]
             saved.remove()
             saved = results.save(model)
