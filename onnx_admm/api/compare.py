@@ -24,6 +24,7 @@ def compare(
     *,
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     threads: int = 0,
+    is_classifier: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Sizes, accuracy or output error, and latency (interleaved) of two models.
@@ -34,6 +35,8 @@ def compare(
         data: samples (or their path); random inputs if None.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         threads: intra-op threads; 0 lets the runtime choose.
+        is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name
+            or labels tell.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
@@ -68,7 +71,12 @@ def compare(
         samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
     for view in (model, other):
         check_first_run(view, next(iter(samples.values())))
-    measurement = Measurement(samples=samples, threads=threads, progress=progress or SilentProgress())
+    measurement = Measurement(
+        samples=samples,
+        threads=threads,
+        progress=progress or SilentProgress(),
+        is_classifier=is_classifier,
+    )
     with files.blamed():
         found = measurement.compare(Path(before), Path(after))
     files.raise_if_changed()

@@ -16,6 +16,7 @@ from onnx_admm.api.files.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.files.result_files import ResultFiles, open_results
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import Measurement, check_runs, judged_samples
+from onnx_admm.api.milder import MILDER, TRIES, milder_note, milder_recipe
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
@@ -93,23 +94,18 @@ class Compression(Request):
             require_runtime()
             plan = self.plan(source)
             judged = self._samples(plan)
-            plan, result = run_passes(self, plan, self._run_passes)
-            saved, changed = self._save(result, results, plan)
-            if changed:
-                check_runs(source, saved.model, next(iter(judged.values())))
-            if self.test is not None:
-                judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
-            is_timed = asks_speed_here(result, plan.recipe)
-            comparison = Measurement(
-                samples=judged,
-                threads=self.threads,
-                progress=self.progress,
-                slowest=SLOWDOWN if is_timed else None,
-            ).compare(source, saved.model)
+            for tries in range(1, TRIES + 1):
+                plan, result = run_passes(self, plan, self._run_passes)
+                saved, changed = self._save(result, results, plan)
+                comparison = self._compared(source, saved, changed, result, plan, judged)
+                milder = milder_recipe(plan.recipe, comparison.missed) if self.asks_nothing else None
+                if comparison.missed is None or milder is None or tries == TRIES:
+                    break
+                saved.remove()
+                note = milder_note(comparison.missed, tries)
+                kept = tuple(line for line in plan.notes if not line.startswith(MILDER))
+                plan = replace(plan, recipe=milder, notes=(*kept, note))
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
-            gate = self._gate(changed, is_timed, growth_by_names(plan.source, saved.model))
-            promises = (*budget_promises(result), *gate.judge(comparison))
-            comparison = replace(comparison, promises=promises)
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
             notes = outcome_notes(plan.notes, result, comparison, changed=changed)
@@ -143,6 +139,33 @@ class Compression(Request):
         files.write(target, "the result")
         files.write(self.report, "the report")
         return files
+
+    def _compared(
+        self,
+        source: str | os.PathLike[str],
+        saved: ModelFiles,
+        changed: bool,
+        result: PipelineResult,
+        plan: Plan,
+        judged: Mapping[str, Dataset],
+    ) -> Comparison:
+        """The candidate beside the original, and which promises it keeps."""
+        if changed:
+            check_runs(source, saved.model, next(iter(judged.values())))
+        samples = dict(judged)
+        if self.test is not None:
+            samples["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
+        is_timed = asks_speed_here(result, plan.recipe)
+        measurement = Measurement(
+            samples=samples,
+            threads=self.threads,
+            progress=self.progress,
+            slowest=SLOWDOWN if is_timed else None,
+            is_classifier=self.max_drop is not None,
+        )
+        comparison = measurement.compare(source, saved.model)
+        gate = self._gate(changed, is_timed, growth_by_names(plan.source, saved.model))
+        return replace(comparison, promises=(*budget_promises(result), *gate.judge(comparison)))
 
     # -- before the work ---------------------------------------------------------------------
 

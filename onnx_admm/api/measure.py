@@ -15,8 +15,10 @@ from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.rewrite.expose_logits import (
     OutputRoles,
     counting_outputs,
+    may_classify,
     output_roles,
     squashed_outputs,
+    with_scores,
 )
 from onnx_admm.model.rewrite.fixed_draws import random_operators
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
@@ -47,12 +49,15 @@ class Measurement:
         progress: where long work tells how far it is.
         slowest: times the original's latency; a result that seems slower is timed again, since a busy machine
             must not decide. None: once is enough.
+        is_classifier: whether outputs of the form of scores are some, since a drop was stated; otherwise the
+            graph, an output's name or labels tell.
     """
 
     samples: dict[str, Dataset] = field(default_factory=dict)
     threads: int = 0
     progress: Progress = field(default_factory=SilentProgress)
     slowest: float | None = None
+    is_classifier: bool = False
 
     def compare(self, before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Comparison:
         """Read both files, run both on all samples, time both in turns.
@@ -64,7 +69,12 @@ class Measurement:
         # Maps and random draws cannot be compared: of models in memory, the tensors and fixed draws are.
         in_memory = random_operators(first) or (first.has_maps and second.has_maps)
         pair: tuple[ModelSource, ModelSource] = (first, second) if in_memory else (before, after)
+        known = self.is_classifier or may_classify(first)
         roles = output_roles(first)
+        floats = {port.name for port in first.signature().outputs if port.dtype.startswith("float")}
+        roles = replace(roles, may_classify=known, counting=roles.counting & floats)
+        if roles.counting:  # a count tells little: the values that are counted are judged in its place
+            pair = with_scores(first), with_scores(second)
         quality = tuple(
             replace(self._quality(name, pair, roles), is_classifier=roles.classes is not None)
             for name in self.samples

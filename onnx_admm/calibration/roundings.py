@@ -123,7 +123,17 @@ class RoundingSearch:
             effects.append(probe.effect(weights))
             if effects[-1].damage > most:
                 return Found(choice, effects[-1].damage, effects[-1])
-        return Found(choice, max(effect.damage for effect in effects), effects[len(self.probes)])
+        seen = max(effect.damage for effect in effects)
+        return Found(choice, seen + self._unseen(choice), effects[len(self.probes)])
+
+    def _unseen(self, choice: Choice) -> float:
+        """What is expected of layers that no sample shows: measuring the model as a whole leaves it out."""
+        hidden = (
+            self.layers[name].treated.expected_error(way)
+            for name, way in choice.items()
+            if way is not None and self.layers[name].measured and not self.layers[name].is_seen
+        )
+        return sum(hidden)
 
     def weights(self, choice: Choice) -> dict[str, Array]:
         """New weights of the layers that do not stay as they are."""

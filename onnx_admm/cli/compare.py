@@ -55,6 +55,7 @@ def compare(
         data,
         preprocessing=preprocessing,
         threads=threads,
+        is_classifier=max_drop is not None,
         progress=progress_bars(quiet=as_json),
     )
     found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))

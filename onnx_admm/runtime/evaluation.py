@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import IGNORED, Array, Dataset
 from onnx_admm.errors import DataError
 from onnx_admm.model.analysis.class_axis import ClassAxis
-from onnx_admm.model.rewrite.expose_logits import OutputRoles
+from onnx_admm.model.rewrite.expose_logits import OutputRoles, is_judged, scored_output
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.labels import known_labels
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
@@ -88,7 +88,7 @@ def evaluate(
     classes = roles.classes
     session = _session(model, threads)
     original = _session(reference, threads) if reference is not None else None
-    tally = _Tally(classes)
+    tally = _Tally(classes, roles.may_classify)
     for batch in data.batches(batch_size):
         runs = run_samples(session, batch.feeds)
         originals = run_samples(original, batch.feeds) if original is not None else None
@@ -103,7 +103,7 @@ def evaluate(
                 tally.compare(without_padding(got, places), without_padding(expected, places), output, places)
     if not tally.samples:
         raise DataError("no samples to evaluate on")
-    return tally.quality(data.has_labels, original is not None, roles.squashed)
+    return tally.quality(data.has_labels, original is not None, roles)
 
 
 def predicted_classes(
@@ -142,6 +142,7 @@ class _Tally:
     """Running sums over the batches."""
 
     classes: ClassAxis | None
+    may_classify: bool = True
     samples: int = 0
     right: int = 0
     labelled: int = 0
@@ -160,7 +161,8 @@ class _Tally:
 
     def add(self, count: int, output: Array, labels: Array | None) -> None:
         self._labels = None if labels is None else labels.shape
-        found = predictions(output, self.classes, self._labels)
+        is_told = self.may_classify or labels is not None or not np.issubdtype(output.dtype, np.floating)
+        found = predictions(output, self.classes, self._labels) if is_told else None
         self._found = found if found is not None and found.ndim and len(found) == count else None
         self.classifies &= self._found is not None
         self.samples += count
@@ -198,8 +200,9 @@ class _Tally:
                 equal = _equal_elements(expected[name], outputs[name])
                 self.equal[name] = same + equal, count + expected[name].size
 
-    def quality(self, has_labels: bool, has_reference: bool, squashed: Collection[str]) -> Quality:
-        errors = self.errors
+    def quality(self, has_labels: bool, has_reference: bool, roles: OutputRoles) -> Quality:
+        told = {name: e for name, e in self.errors.items() if is_judged(name, roles.counting)}
+        errors = {name: e for name, e in self.errors.items() if scored_output(name) is None}
         signal, noise = (sum(getattr(e, side) for e in errors.values()) for side in ("signal", "noise"))
         scored = self.classifies and self.fits_labels and has_labels
         if scored and not self.labelled:
@@ -210,7 +213,7 @@ class _Tally:
             sqnr_db=_decibels(signal, noise) if errors else None,
             samples=self.samples,
             sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in errors.items()},
-            judged_db={name: e.judged_db(name in squashed) for name, e in errors.items() if e.compared},
+            judged_db={name: e.judged_db(name in roles.squashed) for name, e in told.items() if e.compared},
             same_shape={name: e.compared / e.runs for name, e in errors.items() if e.compared < e.runs},
             same_elements={name: same / count for name, (same, count) in self.equal.items() if count},
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_admm.model.analysis.class_axis import MOVING, ClassAxis, class_axis, written_out
+from onnx_admm.model.analysis.class_axis import MOVING, ClassAxis, class_axis, first_computed, written_out
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.view import ModelView
@@ -22,6 +24,10 @@ _COUNTING = {
 }  # fmt: skip
 
 
+_SCORE = "::score"
+_SCORE_NAME = re.compile(r"logit|prob|score|class|label|softmax|pred", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class OutputRoles:
     """What the outputs of a model are, as far as the graph tells.
@@ -29,15 +35,29 @@ class OutputRoles:
     Attributes:
         classes: where the classes are; None where the graph makes it no classifier.
         squashed: outputs that a Softmax, a Sigmoid or the like gives.
+        counting: outputs that only compare, round or count what is computed before them.
+        may_classify: whether floats of the form of scores, (n, c), may be some where no label tells: a
+            regressor's are none.
     """
 
     classes: ClassAxis | None = None
     squashed: frozenset[str] = frozenset()
+    counting: frozenset[str] = frozenset()
+    may_classify: bool = True
 
 
 def output_roles(view: ModelView) -> OutputRoles:
     """What the outputs of a model are."""
-    return OutputRoles(class_axis(view), squashed_outputs(view))
+    return OutputRoles(class_axis(view), squashed_outputs(view), counting_outputs(view))
+
+
+def may_classify(view: ModelView) -> bool:
+    """Whether the first output may be scores of classes: the graph makes it so, or its name says it."""
+    if not view.graph_ir.graph.outputs:
+        return False
+    first = first_computed(view.graph_ir.graph).name or ""
+    known = class_axis(view) is not None or first in squashed_outputs(view)
+    return known or _SCORE_NAME.search(first) is not None
 
 
 def with_scores(view: ModelView) -> ModelView:
@@ -75,7 +95,24 @@ def counting_outputs(view: ModelView) -> frozenset[str]:
 
 def score_name(output: str) -> str:
     """How an output's score is called."""
-    return f"{output}::score"
+    return f"{output}{_SCORE}"
+
+
+def scored_output(name: str) -> str | None:
+    """The output whose score goes by this name; None for an output of the model's own."""
+    output, mark, _ = name.rpartition(_SCORE)
+    return output if mark else None
+
+
+def is_judged(name: str, counting: Collection[str]) -> bool:
+    """Whether an output's own error tells what a change did: a count's does not, the values before it do.
+
+    Args:
+        name: of an output, or of a score.
+        counting: outputs that only compare, round or count.
+    """
+    output = scored_output(name)
+    return name not in counting if output is None else output in counting
 
 
 def _score(output: ir.Value) -> ir.Value | None:

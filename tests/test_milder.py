@@ -1,0 +1,130 @@
+"""The final comparison acts: what misses a promise is made again, milder; unseen errors are bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_admm.api import compress
+from onnx_admm.api.milder import MILDER, milder_recipe
+from onnx_admm.calibration.roundings import RoundingSearch
+from onnx_admm.config.recipe import Flags, recipe_from_flags
+from onnx_admm.contracts import SilentProgress
+from onnx_admm.data import from_arrays
+from onnx_admm.encoding.compression_options import Rounding, Treated
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model import ModelView
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.report.promises import Promise
+
+RNG = np.random.default_rng(0)
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> g '
+NET = HEAD + "(float[N,32] x) => (float[N,8] y) { h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }"
+COUNTING = (
+    HEAD
+    + """(float[N,32] x) => (float[N] y) {
+    h = MatMul (x, w) s = Sigmoid (h) g = Greater (s, half) f = Cast <to = 1> (g)
+    y = ReduceSum <keepdims = 0> (f, axes) }"""
+)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.normal(0, 0.3, shape).astype(np.float32)
+
+
+def missed(name: str, required: float, got: float) -> Promise:
+    return Promise(name=name, what="too much", required=required, got=got, met=False, stated=False)
+
+
+def bounds(recipe: object) -> list[tuple[float, float]]:
+    return [
+        (step.least_sqnr_db, step.blind_sqnr_db)
+        for step in recipe.passes  # type: ignore[attr-defined]
+        if isinstance(step, ChooseTreatments)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("promise", "expected"),
+    [
+        (missed("sqnr_db", 20, 12), (33.0, 41.0)),
+        (missed("sqnr_db", 20, 19.9), (28.0, 36.0)),
+        (missed("sqnr_db", 20, -100), (42.0, 50.0)),
+        (missed("agreement", 99, 60), (28.0, 36.0)),
+    ],
+)
+def test_a_miss_asks_for_as_much_more_as_is_missing(promise: Promise, expected: tuple[float, float]) -> None:
+    milder = milder_recipe(recipe_from_flags(Flags()), promise)
+    assert milder is not None
+    assert bounds(milder) == [expected]
+
+
+def test_other_misses_and_other_recipes_ask_for_nothing() -> None:
+    assert milder_recipe(recipe_from_flags(Flags()), None) is None
+    assert milder_recipe(recipe_from_flags(Flags()), missed("size", 10, 20)) is None
+    assert milder_recipe(recipe_from_flags(Flags(bits=2)), missed("sqnr_db", 10, 2)) is None
+
+
+def test_a_result_that_misses_its_promise_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search is made to believe anything at first: the comparison of the written file is what counts."""
+    parse_text(NET, constants={"w": weights(32, 48), "v": weights(48, 8)}).save(tmp_path / "in.onnx")
+    honest = ChooseTreatments.run
+    seen = []
+
+    def careless(self, model, context):  # type: ignore[no-untyped-def]
+        seen.append(self.least_sqnr_db)
+        low = ChooseTreatments(least_sqnr_db=3.0, blind_sqnr_db=3.0)
+        return honest(low if len(seen) == 1 else self, model, context)
+
+    monkeypatch.setattr(ChooseTreatments, "run", careless)
+    report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
+    assert len(seen) == 2
+    assert seen[1] >= seen[0] + 6
+    assert report.comparison.missed is None
+    assert report.comparison.quality[0].judged_db["y"] >= 20
+    assert any(line.startswith(MILDER) for line in report.notes)
+
+
+def test_counts_are_judged_by_what_is_counted(tmp_path: Path) -> None:
+    constants = {"w": weights(32, 64), "half": np.float32(0.5), "axes": np.array([1])}
+    parse_text(COUNTING, constants=constants).save(tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
+    (quality,) = report.comparison.quality
+    assert set(quality.sqnr_by_output) == {"y"}
+    (name,) = quality.judged_db
+    assert name.startswith("y::score")
+    assert quality.judged_db[name] >= 20
+    assert report.comparison.file_ratio > 2
+
+
+def test_what_no_sample_shows_counts_in_full() -> None:
+    """A dead layer: every rounding of it leaves the outputs as they are, and none is free."""
+    constants = {"w": weights(32, 48), "v": weights(48, 8)}
+    model = parse_text(
+        NET.replace("Relu (h)", "Mul (h, none)"), constants={**constants, "none": np.float32(0)}
+    )
+    data = from_arrays({"x": RNG.normal(size=(8, 32)).astype(np.float32)})
+    layers = {"w": Treated(constants["w"], 1)}
+    probe = OutputProbe(model, ["w"], data, threads=1)
+    with SilentProgress().task("measure", 10) as task:
+        search = RoundingSearch(layers, [probe], 10, task)
+        found = search.confirmed([probe], 0.01, lambda _: True)
+    chosen = found.choice["w"]
+    assert chosen is not None
+    assert layers["w"].expected_error(chosen) <= 0.01
+    assert layers["w"].expected_error(Rounding(4)) > 0.01
+
+
+def test_a_regressor_has_no_predictions(tmp_path: Path) -> None:
+    constants = {"w": weights(32, 48), "v": weights(48, 8)}
+    for output, shown in (("landmarks", False), ("logits", True)):
+        text = NET.replace(" y)", f" {output})").replace("y = MatMul", f"{output} = MatMul")
+        parse_text(text, constants=constants).save(tmp_path / "in.onnx")
+        report = compress(tmp_path / "in.onnx", tmp_path / f"{output}.onnx", threads=1)
+        assert (report.comparison.quality[0].agreement is not None) == shown
+    assert ModelView.load(tmp_path / "landmarks.onnx").sites()
