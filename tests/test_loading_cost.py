@@ -9,6 +9,7 @@ from test_encoding_coders import evaluate
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.coders.accounting import packed_bytes
 from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.dense_coder import DenseCoder
 from onnx_admm.encoding.large import packed_alone
 from onnx_admm.model.rewrite.fragment import Fragment
 
@@ -65,3 +66,19 @@ def test_digits_are_taken_where_gaps_would_save_less_than_a_tenth(shape: tuple[i
         assert ("gaps" in row.coding) == has_gaps
         expected = packed_bytes(weight.size, weight.nonzeros, 2)
         assert row.data_bits + row.index_bits == pytest.approx(8 * expected, rel=0.02)
+
+
+def test_of_as_many_bits_the_words_are_taken_that_need_fewer_lookups() -> None:
+    levels = tuple(float(level) for level in range(-7, 8))
+    bytes_, words = DenseCoder(levels, 8), DenseCoder(levels, 16)
+    assert (bytes_.bits, words.bits) == (4, 4)
+    assert (bytes_.lookups(1 << 20), words.lookups(1 << 20)) == (1 << 19, 1 << 18)
+    assert (bytes_.lookups(1 << 19), words.lookups(1 << 19)) == (
+        1 << 18,
+        1 << 19,
+    )  # too few for a table of words
+    form = packed_alone(weight_of((512, 256), 0.95, 14))
+    assert form is not None
+    fragment = Fragment(11)
+    form.emit(fragment)
+    assert max(fragment.constants.values(), key=lambda constant: constant.nbytes).dtype == np.uint8

@@ -49,7 +49,9 @@ def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
         table.add_row(
             f"latency, us ({_plural(timing.threads, 'thread')})", *latencies, f"{timing.ratio:.2f}x time"
         )
-        table.add_row("load, ms", f"{timing.before_load_ms:.1f}", f"{timing.after_load_ms:.1f}")
+        loads = (timing.before_load_ms, timing.after_load_ms)
+        ratio = f"{loads[1] / loads[0]:.2f}x time" if loads[0] > 0 else ""
+        table.add_row("load, ms", *(f"{load:.1f}" for load in loads), ratio)
     table.add_row("opset", str(before.opset), str(after.opset))
     yield table
 

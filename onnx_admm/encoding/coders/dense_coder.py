@@ -55,6 +55,14 @@ class DenseCoder:
     def _digits(self) -> int:
         return digits_per_word(len(self.levels), self.word_bits)
 
+    def lookups(self, size: int) -> int:
+        """Return how many lookups decode so many weights: one for each word where words have a table."""
+        words = -(-size // self._digits)
+        return words if self._is_tabled(words) else size
+
+    def _is_tabled(self, words: int) -> bool:
+        return bool(words >= max(_MANY_WORDS, 4 * len(self.levels) ** self._digits))
+
     def data_bits(self, member: Member) -> int:
         """Bits of the nonzeros' digits."""
         return round(int(np.count_nonzero(member.units)) * self.bits)
@@ -96,7 +104,7 @@ class DenseCoder:
         if per_word == 1:
             return fragment.add("Gather", codebook, fragment.add("Cast", fragment.constant(words), to=INT32))
         values = radix**per_word
-        is_tabled = fragment.opset >= _RANGE_SINCE and len(words) >= max(_MANY_WORDS, 4 * values)
+        is_tabled = fragment.opset >= _RANGE_SINCE and self._is_tabled(len(words))
         if is_tabled:
             first, step = fragment.constant(0, np.int32), fragment.constant(1, np.int32)
             every = fragment.add("Range", first, fragment.constant(values, np.int32), step)
