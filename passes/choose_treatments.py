@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.calibration.roundings import ATTEMPTS, Found, RoundingSearch, decibels
+from onnx_admm.calibration.transforms import shortened_transforms
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.data import cost_of_sample, synthetic_dataset
 from onnx_admm.encoding.coders.codebook import Weight
@@ -18,7 +19,7 @@ from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.analysis.unsupported_weights import strange_constants
 from onnx_admm.pipeline import PROVENANCE
-from onnx_admm.selection.layers import choose_sites, usable_layers
+from onnx_admm.selection.layers import choose_sites, transforms_among, usable_layers
 from onnx_admm.settings.ranges import Positive, Samples, Share
 
 _FLOATS = ("float16", "float32", "float64")
@@ -54,9 +55,10 @@ class ChooseTreatments:
     a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio,
     and so do all outputs on made-up inputs where samples are given, since these show only what is in them.
 
-    Constants that are transforms or filter banks are left alone (see ``transforms``), unless they are
-    included by name. So is each weight that lies on a grid already, and each constant of an integer operator;
-    the others are worked on. A model that this pass has worked on before is left as it is.
+    Constants that are transforms or filter banks take 12 bits or half floats where outputs keep 60 dB (see
+    ``calibration.transforms``); they stay as they are otherwise, and are worked on as weights where they are
+    included by name. A weight that lies on a grid already stays, and so does each constant of an integer
+    operator. A model that this pass has worked on before is left as it is.
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep.
@@ -105,14 +107,21 @@ class ChooseTreatments:
             for site in sites
             if site.name not in quantised
         }
-        if not layers:
+        transforms = self._transforms(model)
+        if not layers and not transforms:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
-        probes, unseen = self._probes(model, layers, data, context)
+        probes, unseen = self._probes(model, (*layers, *transforms), data, context)
         with context.progress.task("measure", data.runs) as task:
             search = RoundingSearch(layers, probes, data.runs, task)
             found = self._confirmed(search, unseen, data.told, gives_scores=_gives_floats(model))
-        return self._report(model, search, found, skipped)
+        kept = shortened_transforms(transforms, (*probes, *unseen))
+        for name, short in kept.items():
+            model.replace(name, transforms[name].apply(short.rounding))
+        skipped = tuple(skip for skip in skipped if skip.layer not in kept)
+        report = self._report(model, search, found, skipped)
+        edits = (*report.edits, *(Edit(name, short.says(transforms[name])) for name, short in kept.items()))
+        return replace(report, changed=bool(edits), edits=edits)
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
@@ -125,6 +134,16 @@ class ChooseTreatments:
         chosen, skipped = choose_sites(sites, self.include, self.exclude, subgraphs=True)
         layers, left = usable_layers(model, chosen, are_named=bool(self.include))
         return layers, (*skipped, *left)
+
+    def _transforms(self, model: ModelView) -> dict[str, Treated]:
+        """Constants that nobody learned: by name, unless layers were named."""
+        if self.include or not any(site.editable for site in model.sites()):
+            return {}
+        sites, _ = choose_sites(model.sites(), (), self.exclude, subgraphs=True)
+        arrays = {site.name: (model.read(site), site.out_axis) for site in transforms_among(model, sites)}
+        return {
+            name: Treated(array, axis) for name, (array, axis) in arrays.items() if _levels(array) is None
+        }
 
     # -- data --------------------------------------------------------------------------------
 

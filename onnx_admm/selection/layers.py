@@ -9,7 +9,7 @@ from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.model.analysis.unsupported_weights import strange_constants
 from onnx_admm.selection.fixed_transforms import pattern_in
 from onnx_admm.selection.name_patterns import matching
-from onnx_admm.selection.weight_values import why_left
+from onnx_admm.selection.weight_values import why_left, why_unusable
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
 """One figure for all layers, one for each in graph order, or one for each name pattern."""
@@ -56,6 +56,19 @@ def usable_layers(
             left[site.name] = why
     layers = tuple(site for site in sites if site.name not in left)
     return layers, tuple(Skip(name, why) for name, why in left.items())
+
+
+def transforms_among(model: ModelView, sites: Sequence[WeightSite]) -> tuple[WeightSite, ...]:
+    """The sites that ``usable_layers`` leaves only because they hold a transform or a fixed pattern."""
+    functions = model.function_scopes()
+    return tuple(
+        site
+        for site in sites
+        if site.scope not in functions
+        and site.editable
+        and why_unusable(model.read(site)) is None
+        and _why_left(model, site, is_named=False) is not None
+    )
 
 
 def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | None:
