@@ -21,6 +21,10 @@ from onnx_admm.model.analysis.channel_groups import ChannelGroup, Port, find_cha
 from onnx_admm.model.analysis.shapes import forget_shapes
 from onnx_admm.model.operators import Trait, operators_with
 
+_CONVOLVING = operators_with(Trait.CONVOLVES)
+_GRIDS = (16, 8)
+"""Channels that a convolution of ONNX Runtime computes at a time, the most first."""
+
 _KEEPS_CONSTANTS = operators_with(Trait.KEEPS_CONSTANTS)
 
 Constants = dict[ValueRef, Array]
@@ -70,6 +74,7 @@ def _drop(model: ModelView, group: ChannelGroup) -> int:
     dead = np.all([_is_unread(port, group) | _can_absorb(port, constants) for port in group.readers], axis=0)
     if dead.all():
         dead[0] = False
+    dead = _on_grid(dead, group)
     if not dead.any():
         return 0
     for port in group.readers:
@@ -78,6 +83,21 @@ def _drop(model: ModelView, group: ChannelGroup) -> int:
             _absorb(model, port, values)
     _cut(model, group, ~dead)
     return int(dead.sum())
+
+
+def _on_grid(dead: Array, group: ChannelGroup) -> Array:
+    """The channels to cut: of a convolution on the runtime's grid as many as leave it on the grid.
+
+    ONNX Runtime computes 16 channels of a convolution at a time (8 without AVX512) where their number is a
+    multiple, and takes another way where it is not: 31 channels take 1.4 times as long as 32.
+    """
+    convolves = any(port.node.op_type in _CONVOLVING for port in (*group.writers, *group.readers))
+    grid = next((width for width in _GRIDS if group.channels % width == 0), 1) if convolves else 1
+    alive = int(np.count_nonzero(~dead))
+    stay = min(group.channels, -(-alive // grid) * grid) - alive
+    kept = dead.copy()
+    kept[np.flatnonzero(dead)[:stay]] = False
+    return kept
 
 
 # -- what is dead ----------------------------------------------------------------------------

@@ -47,6 +47,14 @@ def shared(repository: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measured times are kept in a folder of the suite's own, never in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 # -- end-to-end outputs, run again in the deployment runtime ---------------------------------
 
 

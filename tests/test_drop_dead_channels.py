@@ -279,3 +279,40 @@ def test_an_add_that_gives_the_value_another_axis_blocks_its_channels() -> None:
     small, report = drop(view)
     assert any("more axes" in skip.why for skip in report.skipped), report.skipped
     assert_equal_outputs(view, small)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dead", "left"),
+    [
+        (32, 1, 32),
+        (32, 15, 32),
+        (32, 16, 16),
+        (32, 17, 16),
+        (32, 31, 16),
+        (24, 3, 24),
+        (24, 8, 16),
+        (20, 1, 19),
+    ],
+)
+def test_a_convolution_stays_on_the_grid_of_the_runtime(channels: int, dead: int, left: int) -> None:
+    """31 channels take 1.4 times as long as 32: those that leave the grid stay, as zeros."""
+    text = f"""<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,3,6,6] x) => (float[N,5,2,2] y)
+    <float[{channels},3,3,3] w1, float[5,{channels},3,3] w2>
+    {{ h = Conv (x, w1) r = Relu (h) y = Conv (r, w2) }}"""
+    model = parse_text(text)
+    zero(model, "w1", slice(0, dead))
+    after, report = drop(model)
+    assert shapes(after)["w1"][0] == left
+    assert report.changed == (left < channels)
+    assert_equal_outputs(model, after)
+    assert not DropDeadChannels().run(after, PassContext(reference=after)).changed
+
+
+def test_neurons_of_a_product_have_no_grid() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,6] x) => (float[N,4] y) <float[6,32] w1, float[32,4] w2>
+    { h = MatMul (x, w1) y = MatMul (h, w2) }"""
+    model = parse_text(text)
+    zero(model, "w1", slice(None), slice(0, 1))
+    assert shapes(drop(model)[0])["w1"] == (6, 31)

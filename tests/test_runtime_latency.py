@@ -39,7 +39,7 @@ def test_the_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[int] = []
     names: dict[int, int] = {}
 
-    def timed(session: Session, feed: object, repeats: int) -> float:
+    def timed(session: Session, feed: object, repeats: int, clock: object) -> float:
         order.append(names.setdefault(id(session), len(names)))
         return 1000.0
 

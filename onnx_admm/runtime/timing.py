@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +11,7 @@ from onnx_admm.contracts import Array
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.model.analysis.runtime_kernels import Kernel, expose, idle_model, kernels_of
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.runtime.clock import clock_for
 from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.sessions import Session, open_session
 
@@ -117,7 +116,7 @@ class Stopwatch:
 
     def run(self) -> None:
         """Time one run, after another one that fills the caches."""
-        now = _clock(self.threads)
+        now = clock_for(self.threads)
         if not self.times or self.times[-1] < _SLOW_NS:
             self.session.run(self.feeds)
         started = now()
@@ -201,10 +200,3 @@ def _run_in_turns(benches: Sequence[_Bench]) -> None:
     while open_benches := [bench for bench in benches if bench.rounds > 0]:
         for bench in open_benches:
             bench.run()
-
-
-def _clock(threads: int) -> Callable[[], int]:
-    """Processor time of this thread where it does all the work, and the clock is fine enough."""
-    if threads == 1 and sys.platform != "win32":
-        return time.thread_time_ns
-    return time.perf_counter_ns
