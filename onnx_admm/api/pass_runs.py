@@ -1,4 +1,4 @@
-"""Running the passes of a compression, by reconstruction where a model that need not be trained cannot be."""
+"""Running the passes of a compression: with fine-tuning, by reconstruction, or by the better of both."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from onnx_admm.api.preparing import Plan
 from onnx_admm.api.requests import Request
-from onnx_admm.errors import NoGradient
+from onnx_admm.contracts import PassContext
+from onnx_admm.errors import NoGradient, PassRefused
 from onnx_admm.pipeline import PipelineResult
 
 
 def run_passes(
     job: Request, plan: Plan, run: Callable[[Plan], tuple[Plan, PipelineResult]]
 ) -> tuple[Plan, PipelineResult]:
-    """Run the passes of a plan, and without training if the training runtime cannot train this model.
+    """Run the passes of a plan; reconstruct the layers instead where fine-tuning fails or does worse.
 
-    Reconstruction takes its place only where training is a default, stated neither by ``fine_tune`` nor by a
-    recipe; a note says so.
+    Reconstruction replaces fine-tuning only where training is a default, stated neither by ``fine_tune`` nor
+    by a recipe: if the training runtime cannot train this model, and if the reconstructed model scores higher
+    on the validation samples. A note says so. A budget is met by fine-tuning alone: models of two sizes do
+    not compare.
 
     Args:
         job: what was asked for.
@@ -30,12 +33,51 @@ def run_passes(
     Raises:
         NoGradient: training was asked for, and the model cannot be trained.
     """
+    is_default = job.recipe is None and job.fine_tune is None and plan.train is not None
     try:
-        return run(plan)
+        tuned = run(plan)
     except NoGradient as error:
-        if job.recipe is not None or job.fine_tune is not None or plan.train is None:
+        if not is_default:
             raise
         why = error.what if error.where is None else f"{error.where}: {error.what}"
         note = f"Not fine-tuned: {why}. The layers were rebuilt from the samples instead."
-        recipe = replace(job, fine_tune=False).settled_recipe(len(plan.train))
-        return run(replace(plan, recipe=recipe, notes=(*plan.notes, note)))
+        return run(_without_training(job, plan, note))
+    asks = job.prune is not None or job.bits is not None
+    if not is_default or not asks or job.budget:
+        return tuned
+    return _better(job, plan, tuned, run)
+
+
+def _better(
+    job: Request,
+    plan: Plan,
+    tuned: tuple[Plan, PipelineResult],
+    run: Callable[[Plan], tuple[Plan, PipelineResult]],
+) -> tuple[Plan, PipelineResult]:
+    """The fine-tuned result, or the reconstructed one where its validation score is higher."""
+    from onnx_admm.training.phases import validation_score
+
+    threads = job.threads or plan.recipe.training.threads
+    settings = replace(plan.recipe.training, threads=threads)
+    score = validation_score(PassContext(reference=plan.model, validation=plan.validation, settings=settings))
+    if score is None:
+        return tuned
+    try:
+        rebuilt = run(_without_training(job, plan))
+    except PassRefused:
+        return tuned
+    before, after = score(rebuilt[1].model).value, score(tuned[1].model).value
+    if after >= before:
+        return tuned
+    note = (
+        f"Fine-tuning did worse than rebuilding the layers from the samples: {after:.4g} "
+        f"against {before:.4g} on the validation samples. The rebuilt model is written; "
+        "more epochs or samples may help."
+    )
+    return replace(rebuilt[0], notes=(*rebuilt[0].notes, note)), rebuilt[1]
+
+
+def _without_training(job: Request, plan: Plan, *notes: str) -> Plan:
+    samples = None if plan.train is None else len(plan.train)
+    recipe = replace(job, fine_tune=False).settled_recipe(samples)
+    return replace(plan, recipe=recipe, notes=(*plan.notes, *notes))

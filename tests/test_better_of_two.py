@@ -1,0 +1,57 @@
+"""Fine-tuning that ends below reconstruction: the better of the two is kept, and a note says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onnx_admm.api.pass_runs import run_passes
+from onnx_admm.api.requests import Request
+from onnx_admm.config.recipe import Recipe
+from onnx_admm.training import phases
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    recipe: Recipe
+    model: object = None
+    train: tuple[int, ...] = (1, 2)
+    validation: tuple[int, ...] = (3,)
+    notes: tuple[str, ...] = field(default=())
+
+
+def _kept(
+    monkeypatch: pytest.MonkeyPatch, tuned: float, rebuilt: float, **request: Any
+) -> tuple[Any, Any, int]:
+    """The plan and the model that are kept, each model being its own score, and how many were made."""
+    monkeypatch.setattr(phases, "validation_score", lambda context: phases.Estimate)
+    job = Request(data="train.npz", **request)
+    runs = []
+
+    def run(plan: Any) -> tuple[Any, Any]:
+        runs.append(plan)
+        return plan, SimpleNamespace(model=tuned if plan.recipe.fine_tune else rebuilt)
+
+    plan, result = run_passes(job, FakePlan(job.settled_recipe(2)), run)  # type: ignore[arg-type]
+    return plan, result.model, len(runs)
+
+
+def test_the_better_of_the_two_is_kept_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, model, runs = _kept(monkeypatch, 0.37, 0.6, prune="10x", bits=4, epochs=2)
+    assert (model, runs, plan.recipe.fine_tune) == (0.6, 2, False)
+    (note,) = plan.notes
+    assert "0.37 against 0.6" in note
+
+
+@pytest.mark.parametrize("rebuilt", [0.5, 0.6])
+def test_fine_tuning_that_does_no_worse_is_kept(monkeypatch: pytest.MonkeyPatch, rebuilt: float) -> None:
+    plan, model, runs = _kept(monkeypatch, 0.6, rebuilt, bits=4)
+    assert (model, runs, plan.recipe.fine_tune, plan.notes) == (0.6, 2, True, ())
+
+
+@pytest.mark.parametrize("request_", [{"fine_tune": True, "bits": 4}, {"fine_tune": False, "bits": 4}])
+def test_what_is_stated_is_done_once(monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any]) -> None:
+    assert _kept(monkeypatch, 0.3, 0.6, **request_)[2] == 1
