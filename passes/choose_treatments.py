@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,19 +66,26 @@ class ChooseTreatments:
         blind_sqnr_db: ratio that a classifier's scores keep where there are no samples, too few of them, or
             their predictions change.
         samples: samples to measure on, at most; some times as many confirm.
+        against: whose outputs count as right: the ``original``'s, or those of the model ``before`` this pass,
+            which a pruning pass may have left far from the original.
         include, exclude: patterns of layer names or operators.
     """
 
     name: ClassVar[str] = "choose_treatments"
-    idempotent: ClassVar[bool] = True
     exact: ClassVar[bool] = False
 
     least_sqnr_db: Positive = 22.0
     least_agreement: Share = 0.99
     blind_sqnr_db: Positive = 30.0
     samples: Samples = 32
+    against: Literal["original", "before"] = "original"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether a second run changes nothing: compared with what it gave, it could round once more."""
+        return self.against == "original"
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""
@@ -97,7 +104,11 @@ class ChooseTreatments:
         sites, skipped = self._sites(model)
         strange = strange_constants(model)
         skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
-        if not self.include and self.name in model.metadata.get(PROVENANCE, "").split(","):
+        if (
+            self.idempotent
+            and not self.include
+            and self.name in model.metadata.get(PROVENANCE, "").split(",")
+        ):
             return PassReport(False, (), (*skipped, *(Skip(site.name, _CHOSEN) for site in sites)))
         weights = {site.name: model.read(site) for site in sites}
         quantised = {name: levels for name, array in weights.items() if (levels := _levels(array))}
@@ -187,7 +198,8 @@ class ChooseTreatments:
     ) -> tuple[list[OutputProbe], list[OutputProbe]]:
         """The model with each set to measure on, and each to confirm on."""
         threads = context.settings.threads
-        probe = OutputProbe(model, names, data.measured[0], reference=context.reference, threads=threads)
+        reference = context.reference if self.against == "original" else None
+        probe = OutputProbe(model, names, data.measured[0], reference=reference, threads=threads)
         measuring, confirming = [probe], [probe.on(data.unseen[0])]
         for measured, unseen in zip(data.measured[1:], data.unseen[1:], strict=True):
             try:

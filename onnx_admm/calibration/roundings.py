@@ -215,7 +215,8 @@ def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
     """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
     fine = FINE if layer.values.dtype.itemsize > 2 else ()  # half floats hold no product of such codes
     ways = sorted(
-        (HALF, *fine, *DENSE, *SPARSE), key=lambda way: (layer.expected_error(way), layer.stored_bytes(way))
+        (HALF, *fine, *DENSE, *layer.further, *SPARSE),
+        key=lambda way: (layer.expected_error(way), layer.stored_bytes(way)),
     )
     kept: list[Rounding] = []
     least = layer.stored_bytes(None)

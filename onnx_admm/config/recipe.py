@@ -163,7 +163,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
 
     Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training. With a budget,
+    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training; with ``prune``
+    alone the weights that are kept are rounded so, compared with the pruned model. With a budget,
     density and bits of each layer by what they cost on the target; trained only where ``epochs`` says so.
 
     Raises:
@@ -195,6 +196,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     else:
         bits = {} if flags.bits is None else {"bits": flags.bits}
         compressing = [{"name": "reconstruct_layers", **(prune or {}), **bits}]
+    if prune is not None and flags.bits is None:
+        compressing.append({"name": "choose_treatments", "against": "before"})
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
     steps += [
         {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing

@@ -17,7 +17,7 @@ from onnx_admm.admm.sets.levels import slices_of
 from onnx_admm.admm.sets.scale import CodeRange
 from onnx_admm.admm.sets.supports import Mask, largest
 from onnx_admm.contracts import Array
-from onnx_admm.encoding.coders.accounting import digit_bits, packed_bytes
+from onnx_admm.encoding.coders.accounting import digit_bits, gap_bits, packed_bytes
 
 _SCALE_BITS = 11
 """Those of float16, in which scales are then stored."""
@@ -30,6 +30,9 @@ _FINE_FRAME_BYTES = 240
 """A decoder of its own, that puts high and low bits together."""
 
 _CAST_BYTES = 24
+
+_GAPS_FRAME_BYTES = 600
+"""A decoder of its own, that puts kept values in their places."""
 
 _HALF_ERROR = 2.0**-24
 
@@ -78,6 +81,10 @@ SPARSE = tuple(
 )
 
 
+KEPT = tuple(Rounding(2**bits + 1) for bits in (7, 6, 5, 4))
+"""Further ones for weights with zeros: as many levels beside 0 as codes of so many bits have."""
+
+
 @dataclass(frozen=True)
 class Treated:
     """One weight and what can be done to it.
@@ -111,19 +118,41 @@ class Treated:
         return on_levels(self.values, mask, codes, self.axis, found.scales)
 
     def stored_bytes(self, rounding: Rounding | None) -> float:
-        """What it takes in the file, codes, gaps, scales and frame; None: as it is."""
+        """What it takes in the file, codes, gaps, scales and frame; None: as it is.
+
+        Of a weight with zeros only the others are stored, and where they stand, if that is smaller.
+        """
         if rounding is None:
-            return float(self.values.nbytes)
+            return min(float(self.values.nbytes), self._gaps_and_values(self.values.dtype.itemsize))
         if rounding.levels is None:
-            return 2.0 * self.values.size + _CAST_BYTES
+            return min(2.0 * self.values.size + _CAST_BYTES, self._gaps_and_values(2))
         size, channels = self.values.size, 1 if self.axis is None else self.values.shape[self.axis]
+        kept = min(self._kept(rounding), self._nonzeros)
         if rounding in FINE:
             codes = size * FINE[rounding] / 8 + _FINE_FRAME_BYTES
         elif rounding.density < 1:
-            codes = packed_bytes(size, self._kept(rounding), rounding.levels)
+            codes = packed_bytes(size, kept, rounding.levels)
+        elif self._has_lone_zeros:  # an odd number of levels: one of them is 0, the others have codes
+            codes = packed_bytes(size, kept, 2 * ((rounding.levels - 1) // 2))
         else:
             codes = size * digit_bits(rounding.levels) / 8
         return codes + _SCALE_BYTES * channels + _FRAME_BYTES
+
+    @property
+    def further(self) -> tuple[Rounding, ...]:
+        """Roundings to try of this weight beside those that are tried of all."""
+        return KEPT if self._has_lone_zeros else ()
+
+    def _gaps_and_values(self, value_bytes: int) -> float:
+        """Bytes of the values that are not 0, as they are, and of their places; inf where all are kept."""
+        kept, size = self._nonzeros, self.values.size
+        if kept in (0, size):
+            return float("inf")
+        return kept * (value_bytes + gap_bits(kept / size) / 8) + _GAPS_FRAME_BYTES
+
+    @cached_property
+    def _nonzeros(self) -> int:
+        return int(np.count_nonzero(self.values))
 
     def expected_error(self, rounding: Rounding | None) -> float:
         """A guess of ``||change||^2 / ||weight||^2``: the energy that is zeroed, and a uniform quantiser's.
@@ -149,7 +178,7 @@ class Treated:
     @cached_property
     def _has_lone_zeros(self) -> bool:
         """Whether zeros stand in channels that have other values too."""
-        if np.count_nonzero(self.values) == self.values.size:
+        if self._nonzeros == self.values.size:
             return False
         rows = slices_of(self.values, self.axis)
         kept = np.count_nonzero(rows, axis=1)
