@@ -206,6 +206,14 @@ class ModelView:
         """Scopes inside model-local functions, which see nothing of the main graph."""
         return scopes.function_scopes(self._model)
 
+    def state(self) -> GraphState:
+        """What the model consists of now: for whoever keeps what was found out about it."""
+        return GraphState(self._model)
+
+    def is_still(self, state: GraphState) -> bool:
+        """Whether nothing has changed since ``state`` was taken."""
+        return state.holds_for(self._model)
+
     # -- editing ---------------------------------------------------------------------------
 
     def replace(self, site: WeightSite | str, array: npt.NDArray[np.generic]) -> None:

@@ -17,7 +17,7 @@ _LOADS = 4  # the first does not count: it finds cold caches
 _ENOUGH_LOADING_US = 1e6  # from here on the second of each has to do
 _WARM_UP_RUNS = 3
 _ROUND_US = 500.0  # a round repeats short runs until the clock's own cost no longer shows
-_TOTAL_US = 4e6
+_TOTAL_US = 2e6
 
 
 @dataclass(frozen=True, slots=True)

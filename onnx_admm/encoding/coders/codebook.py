@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -219,8 +221,30 @@ def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]
     return Grid(np.rint(values / scale).astype(np.int8), np.array(scale, np.float32))
 
 
+_remembered: OrderedDict[bytes, Array | None] = OrderedDict()
+"""Scales by content, of the weights looked at last: forms are tried on copies of one model."""
+
+_MOST_REMEMBERED, _LEAST_REMEMBERED = 512, 4096
+
+
 def channel_grid(values: Array) -> Grid | None:
     """As ``tensor_grid``, one scale for each index of an axis; narrow codes first, then few scales."""
+    if values.size < _LEAST_REMEMBERED:
+        return _search_channel_grid(values)
+    key = hashlib.blake2b(f"{values.shape} {values.dtype}".encode(), digest_size=20)
+    key.update(np.ascontiguousarray(values).data)
+    content = key.digest()
+    if content not in _remembered:
+        found = _search_channel_grid(values)
+        _remembered[content] = None if found is None else found.scale
+        if len(_remembered) > _MOST_REMEMBERED:
+            _remembered.popitem(last=False)
+        return found
+    scale = _remembered[content]
+    return None if scale is None else _on_scales(values.astype(np.float32, copy=False), scale)
+
+
+def _search_channel_grid(values: Array) -> Grid | None:
     dense = values.astype(np.float32)
     axes = [axis for axis, extent in enumerate(dense.shape) if 1 < extent < dense.size]
     grids = [grid for axis in axes if (grid := _axis_grid(dense, axis)) is not None]
