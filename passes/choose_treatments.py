@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnx_admm.calibration.four_bits import four_bits_instead
 from onnx_admm.calibration.roundings import ATTEMPTS, Found, RoundingSearch, decibels
 from onnx_admm.calibration.transforms import shortened_transforms
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
@@ -132,7 +133,25 @@ class ChooseTreatments:
         skipped = tuple(skip for skip in skipped if skip.layer not in kept)
         report = self._report(model, search, found, skipped)
         edits = (*report.edits, *(Edit(name, short.says(transforms[name])) for name, short in kept.items()))
-        return replace(report, changed=bool(edits), edits=edits)
+        figures = {
+            **report.figures,
+            **self._instead(model, layers, search.bytes(found.choice), data, context),
+        }
+        return replace(report, changed=bool(edits), edits=edits, figures=figures)
+
+    def _instead(
+        self,
+        model: ModelView,
+        names: Iterable[str],
+        nbytes: float,
+        data: _Samples,
+        context: PassContext,
+    ) -> dict[str, Any]:
+        """What 4 bits would give in the place of zeros, where that is better in bytes and in error."""
+        if self.against == "original":
+            return {}
+        better = four_bits_instead(context.reference, model, names, data.measured[0], nbytes)
+        return {} if better is None else {"instead": better.figures()}
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from onnx_admm.api.measure import DECIDING_SAMPLES, SYNTHETIC
@@ -38,6 +39,15 @@ _FROZEN = (
     "initializers that were listed as inputs are constants now, and a caller can no longer override them"
 )
 _NAMES_SHOWN = 3
+
+
+INSTEAD = (
+    "4 bits and no zeros would be smaller and closer: the pruned layers take about {pruned_bytes:,} bytes, "
+    "which leave the outputs {pruned_sqnr_db:.1f} dB; --bits 4 without --prune takes about "
+    "{four_bits_bytes:,} and leaves {four_bits_sqnr_db:.1f} dB."
+)
+_MUCH = 0.25
+"""Share of a result's bytes from which on what was left as it is gets a note."""
 
 
 def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
@@ -107,6 +117,12 @@ def outcome_notes(
     elif comparison.after.file_bytes >= comparison.before.file_bytes:
         notes.append(LARGER)
     notes += _accuracy_note(comparison)
+    notes += [
+        INSTEAD.format(**step.report.figures["instead"])
+        for step in result.reports
+        if "instead" in step.report.figures
+    ]
+    notes += _left_note(result, comparison) if changed else ()
     judged = comparison.quality[0]
     if judged.data == SYNTHETIC and judged.sqnr_db is not None and judged.sqnr_db < FRAGILE_DB:
         notes.append(FRAGILE)
@@ -121,3 +137,27 @@ def _accuracy_note(comparison: Comparison) -> list[str]:
     if before is None or after is None or is_stated or 2 * after >= before:
         return []
     return [_FALLEN.format(before=before, after=after)]
+
+
+def _left_note(result: PipelineResult, comparison: Comparison) -> list[str]:
+    """Say which weights make up much of the result because they were left as they are, and why."""
+    stored = {layer.weight: layer.sizes.decode for layer in comparison.before.layers}
+    encoded = {edit.layer for step in result.reports for edit in step.report.edits}
+    reasons: dict[str, list[int]] = {}
+    for step in result.reports:
+        for skip in step.report.skipped:
+            stated = _BYTES.match(skip.why)
+            size = int(stated[1].replace(",", "")) if stated else stored.get(skip.layer, 0)
+            if size and skip.layer not in encoded:
+                reasons.setdefault(_WITHOUT_SIZE.sub("", skip.why), []).append(size)
+                encoded.add(skip.layer)
+    total = sum(map(sum, reasons.values()))
+    if total < _MUCH * comparison.after.file_bytes:
+        return []
+    why, sizes = max(reasons.items(), key=lambda item: sum(item[1]))
+    what = "one weight" if len(sizes) == 1 else f"{len(sizes)} weights"
+    return [f"{total:,} bytes were left as they are, most of them in {what}: {why}. -v lists every layer."]
+
+
+_BYTES = re.compile(r"([\d,]+) bytes ")
+_WITHOUT_SIZE = re.compile(r"^[\d,]+ bytes:? ?")

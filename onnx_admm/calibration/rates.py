@@ -21,8 +21,8 @@ from onnx_admm.calibration.stream import CalibratedLayer, Calibration, layer_gro
 from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
 from onnx_admm.measurement.sensitivity import OutputProbe
 
-STEPS = (0.25, 0.5, 1.0, 2.0, 3.5)
-"""Densities tried of a layer, in units of the whole model's."""
+STEPS = (0.25, 0.5, 1.0, 2.0, 3.5, 6.0)
+"""Densities tried of a layer, in units of the whole model's: small and depthwise layers bear little."""
 
 _MOST_GROUPS = 4
 _MOST_DAMAGE = 1e6
