@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnx_admm.admm.sets.levels import SparseLevels, SupportLevels
 from onnx_admm.admm.sets.supports import AtMostK
-from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.codebook import Weight, channel_grid
 from onnx_admm.encoding.coders.vector_coder import exact_vector_coders, round_vectors
 
 SCALES = st.integers(1, 2047).flatmap(
@@ -141,3 +142,13 @@ def test_a_row_beyond_a_types_range_is_not_taken_for_exact() -> None:
     assert {"float8", "float16"}.isdisjoint(
         coder.stored for coder in exact_vector_coders((weight([-1e9, 0.3]),), 19)
     )
+
+
+def test_types_without_a_buffer_of_their_own_are_remembered_too() -> None:
+    codes = np.random.default_rng(0).integers(-100, 101, (80, 64))
+    values = (codes * 0.5).astype(ml_dtypes.bfloat16)
+    first, second = channel_grid(values), channel_grid(values.copy())
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first.scale, second.scale)
+    np.testing.assert_array_equal(first.codes, second.codes)

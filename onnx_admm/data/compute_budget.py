@@ -61,6 +61,7 @@ def cost_of_sample(model: ModelView, data: Dataset) -> SampleCost:
     shapes = tuple((name, array.shape, str(array.dtype)) for name, array in sorted(feeds.items()))
     known = _known.get(model)
     if known is None or known[0] != shapes or not model.is_still(known[1]):
+        _known.pop(model, None)  # its state keeps the weights it saw
         known = shapes, model.state(), _cost(model, feeds)
         _known[model] = known
     return known[2]

@@ -232,7 +232,7 @@ def channel_grid(values: Array) -> Grid | None:
     if values.size < _LEAST_REMEMBERED:
         return _search_channel_grid(values)
     key = hashlib.blake2b(f"{values.shape} {values.dtype}".encode(), digest_size=20)
-    key.update(np.ascontiguousarray(values).data)
+    key.update(np.ascontiguousarray(values).view(np.uint8).data)
     content = key.digest()
     if content not in _remembered:
         found = _search_channel_grid(values)
@@ -240,6 +240,7 @@ def channel_grid(values: Array) -> Grid | None:
         if len(_remembered) > _MOST_REMEMBERED:
             _remembered.popitem(last=False)
         return found
+    _remembered.move_to_end(content)
     scale = _remembered[content]
     return None if scale is None else _on_scales(values.astype(np.float32, copy=False), scale)
 
