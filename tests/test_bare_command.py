@@ -100,7 +100,8 @@ def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
 
 def lines(report: Report) -> dict[str, str]:
     (chosen,) = (step for step in report.steps if step.name == "choose_treatments")
-    return {**chosen.edits, **chosen.skipped}
+    (shared,) = (step for step in report.steps if step.name == "share_constants")
+    return {**shared.edits, **chosen.edits, **chosen.skipped}
 
 
 @pytest.mark.parametrize(
