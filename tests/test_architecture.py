@@ -29,6 +29,7 @@ LEVELS = (
     {"report"},
     {"api", "testing"},
     {"cli", ""},
+    {"__main__"},
 )
 """Packages of ``onnx_admm`` from the ground up; a package sees those below. "" is ``onnx_admm`` itself."""
 
@@ -41,6 +42,7 @@ INSIDE = {
         {"fitting", "ragged"},
         {"feeds", "synthetic"},
         {"opening"},
+        {"anything"},
     ),
     "encoding": (
         {"coders"},

@@ -199,7 +199,7 @@ def test_the_call_shown_takes_these_arguments(repository: Path) -> None:
     }
     assert given
     assert given <= {entry.name for entry in dataclasses.fields(Compression)}
-    exec(shown.partition("\nreport")[0], {})
+    exec(shown.partition("\nresult")[0], {})
 
 
 def test_commands_and_flags_exist(repository: Path) -> None:

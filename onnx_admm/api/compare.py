@@ -8,7 +8,8 @@ from pathlib import Path
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
-from onnx_admm.data import Preprocessing, as_preprocessing, fit_dataset, open_dataset
+from onnx_admm.data import Preprocessing, as_preprocessing
+from onnx_admm.data.anything import DataLike, as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
 from onnx_admm.report import Comparison
@@ -20,7 +21,7 @@ from onnx_admm.settings.ranges import MOST_THREADS, check_number
 def compare(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
-    data: Dataset | str | os.PathLike[str] | None = None,
+    data: DataLike | None = None,
     *,
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     threads: int = 0,
@@ -65,10 +66,8 @@ def compare(
     model, other = ModelView.load(before), ModelView.load(after)
     if data is None:
         samples: dict[str, Dataset] = {SYNTHETIC: made_up(model, 0)}
-    elif isinstance(data, Dataset):
-        samples = {"data": fit_dataset(data, model)}
     else:
-        samples = {"data": open_dataset(data, model, preprocessing=settings, part="test")}
+        samples = {"data": as_dataset(data, model, preprocessing=settings, part="test")}
     for view in (model, other):
         check_first_run(view, next(iter(samples.values())))
     measurement = Measurement(

@@ -24,7 +24,8 @@ from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model, profile_file
 from onnx_admm.contracts import Dataset, ModelView, PassContext
-from onnx_admm.data import fit_dataset, open_dataset, split
+from onnx_admm.data import split
+from onnx_admm.data.anything import as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.model.rewrite.fixed_draws import random_operators
@@ -147,17 +148,16 @@ class Compression(Request):
         changed: bool,
         result: PipelineResult,
         plan: Plan,
-        judged: Mapping[str, Dataset],
+        judged: dict[str, Dataset],
     ) -> Comparison:
         """The candidate beside the original, and which promises it keeps."""
         if changed:
             check_runs(source, saved.model, next(iter(judged.values())))
-        samples = dict(judged)
-        if self.test is not None:
-            samples["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
+        if self.test is not None and "test" not in judged:
+            judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
         is_timed = asks_speed_here(result, plan.recipe)
         measurement = Measurement(
-            samples=samples,
+            samples=judged,
             threads=self.threads,
             progress=self.progress,
             slowest=SLOWDOWN if is_timed else None,
@@ -173,9 +173,7 @@ class Compression(Request):
         return None if data is None else self._opened(data, model, recipe, part)
 
     def _opened(self, data: Source, model: ModelView, recipe: Recipe, part: Any) -> Dataset:
-        if isinstance(data, Dataset):
-            return fit_dataset(data, model)
-        return open_dataset(data, model, preprocessing=recipe.preprocessing, part=part)
+        return as_dataset(data, model, preprocessing=recipe.preprocessing, part=part)
 
     def _notes(self, train: Dataset | None, validation: Dataset | None) -> tuple[str, ...]:
         notes = []

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import Dataset, Progress, SilentProgress
+from onnx_admm.contracts import Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing
+from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.targeting.figures import parse_budgets, require_given
 
-Source = Dataset | str | os.PathLike[str]
+Source = DataLike
 
 
 @dataclass(frozen=True, kw_only=True)

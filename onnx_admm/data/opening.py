@@ -13,7 +13,7 @@ from onnx_admm.data.feeds import LABELS, has_test_data_sets, read_test_data_sets
 from onnx_admm.data.fitting import check_names, check_shape, fit_samples
 from onnx_admm.data.readers.idx import idx_part, is_idx_images, labels_file, read_idx
 from onnx_admm.data.readers.images import ImageSource, open_image_tree
-from onnx_admm.data.readers.npz import read_npy_folder, read_npz
+from onnx_admm.data.readers.npz import read_npy, read_npy_folder, read_npz
 from onnx_admm.data.readers.parts import Part, choose_part
 from onnx_admm.data.readers.pixels import PixelSource, colour_mode, stored_order
 from onnx_admm.data.readers.preprocessing import Preprocessing
@@ -35,6 +35,7 @@ def open_dataset(
 
     | at ``path`` | read as |
     |---|---|
+    | ``.npy`` | the samples of a model with one input |
     | ``.npz``, or a folder of ``.npy`` | one array per graph input, and ``labels`` if there are some |
     | ``*-images-idx3-ubyte[.gz]``, or a folder of them | images, with the ``labels`` file beside |
     | a folder or ``.zip`` of ``class/name.jpg`` | images; class = index of the folder, alphabetically |
@@ -65,13 +66,27 @@ def open_dataset(
         return _open_folder(place, model, preprocessing, part)
     if place.suffix == ".npz":
         return _open_arrays(read_npz(place), model, preprocessing)
+    if place.suffix == ".npy":
+        return _open_arrays({_only_input(model, place): read_npy(place)}, model, preprocessing)
     if is_idx_images(place):
         return _open_idx(place, model, preprocessing)
     if place.suffix == ".zip":
         return _open_images(place, model, preprocessing, part)
     raise DataError(
-        "data of no known kind", where=path, expected=".npz, .zip, .toml, idx images (.gz) or a folder"
+        "data of no known kind", where=path, expected=".npz, .npy, .zip, .toml, idx images (.gz) or a folder"
     )
+
+
+def _only_input(model: ModelView, where: Path) -> str:
+    names = [port.name for port in model.signature().inputs]
+    if len(names) != 1:
+        raise DataError(
+            "one array feeds one input, and the model has another number of them",
+            where=where,
+            got=", ".join(names),
+            hint="Give an .npz with one array per input.",
+        )
+    return names[0]
 
 
 def _open_described(file: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part) -> Dataset:

@@ -39,12 +39,17 @@ def read_npy_folder(folder: Path) -> dict[str, Array | StoredRows]:
     Raises:
         DataError: damaged, or with pickled objects.
     """
-    arrays = {}
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        with reading(path, DataError, "not a readable .npy file"), path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            arrays[path.stem] = _array(stream, size, _Place(path, 0), str(path))
-    return arrays
+    return {path.stem: read_npy(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))}
+
+
+def read_npy(path: Path) -> Array | StoredRows:
+    """Return the array of a ``.npy`` file; it stays in the file.
+
+    Raises:
+        DataError: damaged, or with pickled objects.
+    """
+    with reading(path, DataError, "not a readable .npy file"), path.open("rb") as stream:
+        return _array(stream, os.fstat(stream.fileno()).st_size, _Place(path, 0), str(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""Samples in whatever form Python has them: paths, arrays, dicts, iterables, readers, loaders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.data.feeds import LABELS, CalibrationReader, from_iterable
+from onnx_admm.data.fitting import fit_dataset
+from onnx_admm.data.opening import open_dataset
+from onnx_admm.data.readers.parts import Part
+from onnx_admm.data.readers.preprocessing import Preprocessing
+from onnx_admm.data.samples import from_arrays
+from onnx_admm.errors import DataError
+
+DataLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | Dataset
+    | Mapping[str, npt.ArrayLike]
+    | npt.NDArray[Any]
+    | CalibrationReader
+    | Iterable[Any]
+)
+"""What `as_dataset` makes samples of."""
+
+
+def as_dataset(
+    data: DataLike, model: ModelView, *, preprocessing: Preprocessing | None = None, part: Part = "train"
+) -> Dataset:
+    """Return samples that fit a model.
+
+    - a path: see `open_dataset`;
+    - a dict of arrays: one for each graph input, samples along the first axis, and ``labels``;
+    - an array: the samples of a model with one input;
+    - an iterable, generator or loader, read to its end: dicts by input name, arrays, or tuples with one entry
+      for each input in order and then the labels, if there is one more;
+    - a ``CalibrationDataReader``: what its ``get_next`` gives.
+
+    Items may be batches; anything that numpy makes an array of will do, tensors of other libraries too. What
+    an iterable gives is kept in memory; more than fits is better given as an ``.npz`` file, which stays on
+    disk.
+
+    Args:
+        data: the samples.
+        model: whose inputs they feed.
+        preprocessing: from stored samples to inputs, for files.
+        part: which one, where a path has train, validation and test data side by side.
+
+    Raises:
+        DataError: nothing readable, or data that does not fit the model; says which.
+    """
+    names = [port.name for port in model.signature().inputs]
+    if isinstance(data, str | os.PathLike):
+        return open_dataset(data, model, preprocessing=preprocessing, part=part)
+    if isinstance(data, Dataset):
+        return fit_dataset(data, model)
+    if isinstance(data, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in data.items()}
+        labels = None if LABELS in names else arrays.pop(LABELS, None)
+        return fit_dataset(from_arrays(arrays, labels), model)
+    if isinstance(data, np.ndarray):
+        return fit_dataset(from_arrays({_only(names): data}), model)
+    if isinstance(data, CalibrationReader):
+        return from_iterable(data, model)
+    if isinstance(data, Iterable):
+        return from_iterable(_named(data, names), model)
+    raise DataError(
+        "data of no known kind",
+        got=type(data).__name__,
+        expected="a path, arrays by input name, an array, an iterable or a CalibrationDataReader",
+    )
+
+
+def _named(items: Iterable[Any], names: list[str]) -> Iterator[Mapping[str, npt.ArrayLike]]:
+    """Each item as a dict by input name."""
+    for item in items:
+        if isinstance(item, Mapping):
+            yield item
+            continue
+        parts = list(item) if isinstance(item, tuple | list) else [item]
+        if not len(names) <= len(parts) <= len(names) + 1:
+            raise DataError(
+                "an item has another number of entries than the model has inputs",
+                got=len(parts),
+                expected=f"{', '.join(names)}, and labels at most",
+            )
+        yield dict(zip([*names, LABELS], map(np.asarray, parts), strict=False))
+
+
+def _only(names: list[str]) -> str:
+    if len(names) != 1:
+        raise DataError(
+            "one array feeds one input, and the model has another number of them", got=", ".join(names)
+        )
+    return names[0]
