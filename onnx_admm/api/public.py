@@ -50,6 +50,9 @@ class Compressed:
         size = f"{comparison.before.file_bytes:,} to {comparison.after.file_bytes:,} bytes"
         return f"Compressed({where}: {size}, {comparison.file_ratio:.1f}x)"
 
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
 
 def compress(
     model: ModelLike,

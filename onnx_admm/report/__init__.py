@@ -1,19 +1,11 @@
-"""What happened, as data; JSON and the terminal are views of it."""
+"""What happened, as data; JSON, Markdown and the terminal are views of it."""
 
+from onnx_admm.report.comparison import Comparison
+from onnx_admm.report.compression import Report
 from onnx_admm.report.costs import CostFacts, CostRowFacts, describe_costs
 from onnx_admm.report.describe import describe_model
-from onnx_admm.report.facts import (
-    SCHEMA_VERSION,
-    Comparison,
-    LayerFacts,
-    ModelFacts,
-    QualityFacts,
-    Report,
-    Sizes,
-    StepFacts,
-    Timing,
-    to_json,
-)
+from onnx_admm.report.document import SCHEMA_VERSION, to_json
+from onnx_admm.report.facts import LayerFacts, ModelFacts, QualityFacts, Sizes, StepFacts, Timing
 from onnx_admm.report.promises import Promise
 
 __all__ = [

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from onnx_admm.contracts import FIGURES, Cost, CostModel, LayerProfile, ModelView, Treatment
 from onnx_admm.costs.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, for_model, price
+from onnx_admm.report.document import Document
 
 ZEROS = "90 % zeros"
 _DENSITY = 0.1
@@ -42,7 +43,7 @@ class CostRowFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostFacts:
+class CostFacts(Document):
     """What a model file costs under a cost model.
 
     Attributes:

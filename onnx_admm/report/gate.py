@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx_admm.errors import DataError
-from onnx_admm.report.facts import Comparison, QualityFacts
+from onnx_admm.report.comparison import Comparison
+from onnx_admm.report.facts import QualityFacts
 from onnx_admm.report.promises import Promise
 
 HARDLY_CHANGED_DB = 20.0

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 
-from onnx_admm.report.facts import Comparison, ModelFacts, QualityFacts, Report, StepFacts
+from onnx_admm.report.comparison import UNKNOWN, Comparison, bits_of, counts, percent
+from onnx_admm.report.compression import Report
+from onnx_admm.report.facts import ModelFacts, StepFacts
 from onnx_admm.report.frontier import Point
 from onnx_admm.report.plain_table import PlainTable, line
-
-_UNKNOWN = "-"
 
 
 def report_view(report: Report, *, verbose: bool = False) -> Iterator[RenderableType]:
@@ -28,31 +28,11 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
 
 def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
     """Two models side by side."""
-    before, after = comparison.before, comparison.after
     table = PlainTable("", "before", "after", "")
     for column in table.columns[1:]:
         column.justify = "right"
-    table.add_row("file bytes", *_counts(before.file_bytes, after.file_bytes), _times(comparison.file_ratio))
-    table.add_row("  needed to decode", *_counts(before.sizes.decode, after.sizes.decode))
-    table.add_row("  data + index", *_counts(before.sizes.data_index, after.sizes.data_index))
-    table.add_row("  data only", *_counts(before.sizes.data, after.sizes.data))
-    table.add_row("weights", *_counts(before.parameters, after.parameters))
-    ratio = _times(comparison.pruning_ratio)
-    table.add_row("nonzero weights", *_counts(before.nonzeros, after.nonzeros), ratio)
-    table.add_row("bits of a weight", _bits(before), _bits(after))
-    table.add_row("MACs", *_counts(before.macs, after.macs))
-    for quality in comparison.quality:
-        _add_quality(table, quality)
-    timing = comparison.timing
-    if timing is not None:
-        latencies = (f"{timing.before_us:,.1f}", f"{timing.after_us:,.1f}")
-        table.add_row(
-            f"latency, us ({_plural(timing.threads, 'thread')})", *latencies, f"{timing.ratio:.2f}x time"
-        )
-        loads = (timing.before_load_ms, timing.after_load_ms)
-        ratio = f"{loads[1] / loads[0]:.2f}x time" if loads[0] > 0 else ""
-        table.add_row("load, ms", *(f"{load:.1f}" for load in loads), ratio)
-    table.add_row("opset", str(before.opset), str(after.opset))
+    for row in comparison.rows():
+        table.add_row(*row)
     yield table
 
 
@@ -70,17 +50,17 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> PlainT
             name,
             layer.op_type,
             "x".join(map(str, layer.shape)),
-            *_counts(layer.parameters, layer.nonzeros, layer.bits, layer.macs),
-            *_counts(sizes.data, sizes.data_index, sizes.decode),
+            *counts(layer.parameters, layer.nonzeros, layer.bits, layer.macs),
+            *counts(sizes.data, sizes.data_index, sizes.decode),
         )
     sizes = facts.sizes
     table.add_row(
         "all",
         "",
         "",
-        *_counts(facts.parameters, facts.nonzeros),
-        _bits(facts),
-        *_counts(facts.macs, sizes.data, sizes.data_index, sizes.decode),
+        *counts(facts.parameters, facts.nonzeros),
+        bits_of(facts),
+        *counts(facts.macs, sizes.data, sizes.data_index, sizes.decode),
         style="bold",
     )
     return table
@@ -111,10 +91,10 @@ def sweep_table(points: Sequence[Point]) -> PlainTable:
             f"{point.reached:.3g}x",
             f"{point.file_bytes:,}",
             f"1 in {point.pruning_ratio:.3g}",
-            _UNKNOWN if point.accuracy is None else _percent(point.accuracy),
-            _UNKNOWN if point.drop_points is None else f"{point.drop_points:.2f} points",
-            _UNKNOWN if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
-            _UNKNOWN if point.latency_ratio is None else f"{point.latency_ratio:.2f}x",
+            UNKNOWN if point.accuracy is None else percent(point.accuracy),
+            UNKNOWN if point.drop_points is None else f"{point.drop_points:.2f} points",
+            UNKNOWN if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
+            UNKNOWN if point.latency_ratio is None else f"{point.latency_ratio:.2f}x",
             "not written" if point.missed is not None else "yes" if point.on_frontier else "no",
         )
     return table
@@ -141,7 +121,7 @@ def budget_table(step: StepFacts) -> PlainTable:
         ratio = row["break_even"]
         table.add_row(
             name,
-            _percent(row["density"]),
+            percent(row["density"]),
             str(row["bits"]),
             *shares,
             "never" if ratio is None else f"{ratio:.3g}x",
@@ -156,40 +136,3 @@ def _names(comparison: Comparison) -> list[str] | None:
     if [layer.op_type for layer in before] != [layer.op_type for layer in after]:
         return None
     return [layer.weight for layer in before]
-
-
-def _add_quality(table: PlainTable, quality: QualityFacts) -> None:
-    title = f"{quality.data}, {quality.samples:,} samples"
-    if quality.accuracy_before is not None and quality.accuracy_after is not None:
-        accuracies = (_percent(quality.accuracy_before), _percent(quality.accuracy_after))
-        table.add_row(f"accuracy ({title})", *accuracies, f"{-(quality.drop_points or 0.0):+.2f} points")
-    if quality.agreement is not None:
-        table.add_row(f"same prediction ({title})", "", _percent(quality.agreement))
-    if quality.sqnr_db is not None:
-        table.add_row(f"output SQNR ({title})", "", f"{quality.sqnr_db:.1f} dB")
-    if len(quality.sqnr_by_output) > 1:
-        for output, figure in quality.sqnr_by_output.items():
-            table.add_row(f"  of {output}", "", f"{figure:.1f} dB")
-
-
-def _counts(*figures: int | None) -> tuple[str, ...]:
-    return tuple(_UNKNOWN if figure is None else f"{figure:,}" for figure in figures)
-
-
-def _bits(facts: ModelFacts) -> str:
-    widths = sorted({layer.bits for layer in facts.layers})
-    if not widths:
-        return _UNKNOWN
-    return str(widths[0]) if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.1f}x"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

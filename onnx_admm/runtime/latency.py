@@ -26,7 +26,7 @@ class Latency:
 
     Attributes:
         before_us: one run of the first model, microseconds.
-        after_us: one run of the second.
+        after_us: one run of the second under the load that the first had: ``before_us * ratio``.
         ratio: median over rounds of after / before: below 1 the second is faster. Steadier than the
             quotient of the medians, since both of a round meet the same load of the machine.
         before_load_ms: opening the first model, graph optimisation included, milliseconds.
@@ -94,10 +94,12 @@ def compare_latency(
             for which in _turns(number):
                 times_us[which].append(_time_us(sessions[which], fed[which], repeats, clock))
             task.advance()
+    before_us = statistics.median(times_us[0])
+    ratio = statistics.median(b / a for a, b in zip(*times_us, strict=True))
     return Latency(
-        before_us=statistics.median(times_us[0]),
-        after_us=statistics.median(times_us[1]),
-        ratio=statistics.median(b / a for a, b in zip(*times_us, strict=True)),
+        before_us=before_us,
+        after_us=before_us * ratio,
+        ratio=ratio,
         before_load_ms=statistics.median(loads_us[0][1:]) / 1e3,
         after_load_ms=statistics.median(loads_us[1][1:]) / 1e3,
     )
