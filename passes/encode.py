@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport
+from onnx_admm.contracts.metrics import is_scored
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.coders.encoding_report import Outcome
 from onnx_admm.encoding.coders.vector_coder import BiasType
@@ -156,7 +157,7 @@ class Encode:
     ) -> dict[str, Any]:
         try:
             roles = output_roles(model)
-            before = evaluate(model, data, roles=roles) if data.has_labels else None
+            before = evaluate(model, data, roles=roles) if is_scored(data) else None
             after = evaluate(candidate.model, data, reference=model, roles=roles)
             figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
             if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:

@@ -20,7 +20,7 @@ LEVELS = (
     {"worker"},
     {"admm", "allocation", "model"},
     {"contracts"},
-    {"costs", "runtime", "selection"},
+    {"costs", "metrics", "runtime", "selection"},
     {"data", "encoding", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},

@@ -12,6 +12,7 @@ from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike, as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
+from onnx_admm.metrics import MetricLike, scored_by
 from onnx_admm.report import Comparison
 from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.settings.ranges import MOST_THREADS, check_number
@@ -26,6 +27,7 @@ def compare(
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     threads: int = 0,
     is_classifier: bool = False,
+    metric: MetricLike | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Sizes, accuracy or output error, and latency (interleaved) of two models.
@@ -38,11 +40,15 @@ def compare(
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name
             or labels tell.
+        metric: what takes the place of accuracy; needs ``data``.
+        progress: where long work tells how far it is.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
         WorkError: a file changed meanwhile.
     """
+    if metric is not None and data is None:
+        raise UsageError("nothing to measure on", where="--metric", hint="Give --data.")
     files = RunFiles()
     files.read_model(before, "the original")
     files.read_model(after, "the model to compare")
@@ -71,7 +77,7 @@ def compare(
     for view in (model, other):
         check_first_run(view, next(iter(samples.values())))
     measurement = Measurement(
-        samples=samples,
+        samples={name: scored_by(each, metric) for name, each in samples.items()},
         threads=threads,
         progress=progress or SilentProgress(),
         is_classifier=is_classifier,

@@ -28,6 +28,7 @@ from onnx_admm.data import split
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
+from onnx_admm.metrics import as_metric, scored_by
 from onnx_admm.model.rewrite.fixed_draws import random_operators
 from onnx_admm.model.rewrite.minify import compact_integers, erase_exporter_text
 from onnx_admm.model.writing.external_files import growth_by_names
@@ -72,7 +73,7 @@ class Compression(Request):
             facts=describe_model(model, source),
             recipe=recipe,
             train=train,
-            validation=validation,
+            validation=None if validation is None else scored_by(validation, self.metric),
             notes=(*notes, *random_note(random_operators(model)), *self._notes(train, validation)),
             frozen=frozen,
             text=text,
@@ -154,7 +155,8 @@ class Compression(Request):
         if changed:
             check_runs(source, saved.model, next(iter(judged.values())))
         if self.test is not None and "test" not in judged:
-            judged["test"] = self._opened(self.test, plan.model, plan.recipe, "test")
+            test = self._opened(self.test, plan.model, plan.recipe, "test")
+            judged["test"] = scored_by(test, self.metric)
         is_timed = asks_speed_here(result, plan.recipe)
         measurement = Measurement(
             samples=judged,
@@ -193,7 +195,9 @@ class Compression(Request):
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:
             return None
-        run = (self.seed, self.threads, self.max_drop, self.memory_mb)
+        run: tuple[object, ...] = (self.seed, self.threads, self.max_drop, self.memory_mb)
+        if self.metric is not None:
+            run = (*run, as_metric(self.metric).name)
         profile = None if plan.recipe.cost_model is None else profile_file(plan.recipe.cost_model)
         data = (
             source_digest(self.data, plan.train),

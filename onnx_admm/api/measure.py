@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
+from onnx_admm.contracts.metrics import is_scored, metric_of
 from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.rewrite.expose_logits import (
@@ -94,11 +95,13 @@ class Measurement:
     ) -> QualityFacts:
         data, (before, after) = self.samples[name], models
         original = None
-        if data.has_labels:
+        if is_scored(data):
             original = evaluate(before, data, roles=roles, threads=self.threads)
         result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
+        metric = metric_of(data)
         return QualityFacts(
             data=name,
+            metric="accuracy" if metric is None else metric.name,
             samples=result.samples,
             accuracy_before=None if original is None else original.accuracy,
             accuracy_after=result.accuracy,

@@ -23,6 +23,7 @@ from onnx_admm.data.anything import DataLike, as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, run_within
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
+from onnx_admm.metrics import MetricLike
 from onnx_admm.model.writing.in_memory import ModelLike, ModelProto, model_file, read_proto
 from onnx_admm.report import Comparison, CostFacts, ModelFacts, Report
 
@@ -61,6 +62,7 @@ def compress(
     data: DataLike | None = None,
     validation: DataLike | None = None,
     test: DataLike | None = None,
+    metric: MetricLike | None = None,
     recipe: Recipe | PathLike | None = None,
     prune: str | None = None,
     bits: int | None = None,
@@ -97,6 +99,9 @@ def compress(
             CalibrationDataReader: see `onnx_admm.data.anything.as_dataset`.
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
+        metric: what takes the place of accuracy in ``max_drop``, budgets, the choice of epochs and the
+            report: a callable ``(outputs, labels) -> float``, higher is better; or the name of a built-in
+            one, such as ``"miou"`` or ``"top-5"``; see `onnx_admm.metrics.as_metric`.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune: how much of the weights goes: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
             ``"2:4"``.
@@ -142,6 +147,7 @@ def compress(
         data=data,
         validation=validation,
         test=test,
+        metric=metric,
         recipe=recipe,
         prune=_typed("prune", prune, str, type(None)),
         bits=_typed("bits", bits, int, type(None)),
@@ -221,6 +227,7 @@ def compare(
     *,
     data: DataLike | None = None,
     preprocessing: Preprocessing | PathLike | None = None,
+    metric: MetricLike | None = None,
     threads: int = 0,
     is_classifier: bool = False,
     progress: Progress | None = None,
@@ -232,6 +239,7 @@ def compare(
         after: the model to hold against it, with the same inputs and outputs.
         data: samples, as in `compress`; random inputs if None.
         preprocessing: from stored samples to inputs, or the TOML file of it.
+        metric: what takes the place of accuracy, as in `compress`; needs ``data``.
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
         progress: where long work tells how far it is.
@@ -247,6 +255,7 @@ def compare(
             preprocessing=preprocessing,
             threads=threads,
             is_classifier=is_classifier,
+            metric=metric,
             progress=progress,
         )
 
@@ -278,6 +287,7 @@ def sweep(
     data: DataLike | None = None,
     validation: DataLike | None = None,
     test: DataLike | None = None,
+    metric: MetricLike | None = None,
     figure: str | None = None,
     shares: Sequence[float] = SHARES,
     plot: PathLike | None = None,
@@ -293,6 +303,7 @@ def sweep(
         data: samples, as in `compress`.
         validation: samples to choose by.
         test: samples for the table.
+        metric: what takes the place of accuracy, as in `compress`.
         figure: the quantity that budgets limit; None: what the cost model is about.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
@@ -304,7 +315,13 @@ def sweep(
         PromiseMissed: no file could be written.
     """
     job = Compression(
-        data=data, validation=validation, test=test, cost_model=cost_model, seed=seed, threads=threads
+        data=data,
+        validation=validation,
+        test=test,
+        metric=metric,
+        cost_model=cost_model,
+        seed=seed,
+        threads=threads,
     )
     with TemporaryFolder() as place:
         source = model_file(model, Path(place))

@@ -13,6 +13,7 @@ from onnx_admm.contracts import Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
+from onnx_admm.metrics import MetricLike, as_metric
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.targeting.figures import parse_budgets, require_given
 
@@ -27,6 +28,7 @@ class Request:
         data: samples to train on; labels are used where there are some, else the original is the teacher.
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
+        metric: what takes the place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
@@ -51,6 +53,7 @@ class Request:
     data: Source | None = None
     validation: Source | None = None
     test: Source | None = None
+    metric: MetricLike | None = None
     recipe: Recipe | str | os.PathLike[str] | None = None
     prune: str | None = None
     bits: int | None = None
@@ -141,6 +144,10 @@ def check_request(job: Request) -> None:
             got=f"--recipe and {', '.join(given)}",
             hint="Put the values into the recipe, or leave it out.",
         )
+    if job.metric is not None:
+        as_metric(job.metric)
+        if job.data is None and job.validation is None and job.test is None:
+            raise UsageError("nothing to measure on", where="--metric", hint="Give --data, --val or --test.")
     if job.budget:
         _check_budget(job)
     if job.data is None and job.validation is None and job.max_drop is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
+from onnx_admm.cli.target import METRIC
 
 
 def compare(
@@ -17,6 +18,7 @@ def compare(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="D", help="Samples; else random inputs are used.")
     ] = None,
+    metric: Annotated[str | None, METRIC] = None,
     preprocessing: Annotated[
         Path | None,
         typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
@@ -54,6 +56,7 @@ def compare(
         after,
         data,
         preprocessing=preprocessing,
+        metric=metric,
         threads=threads,
         is_classifier=max_drop is not None,
         progress=progress_bars(quiet=as_json),

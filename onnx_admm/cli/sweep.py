@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, METRIC, parse_bindings
 
 
 def sweep(
@@ -23,6 +23,7 @@ def sweep(
         Path | None,
         typer.Option("--val", metavar="VAL", help="Samples to judge by; else a tenth of TRAIN is set aside."),
     ] = None,
+    metric: Annotated[str | None, METRIC] = None,
     preprocessing: Annotated[
         Path | None,
         typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
@@ -70,6 +71,7 @@ def sweep(
     job = Compression(
         data=data,
         validation=val,
+        metric=metric,
         preprocessing=preprocessing,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),

@@ -16,6 +16,12 @@ COST_MODEL: Any = typer.Option(
     help="NAME, NAME:PROFILE or NAME:PROFILE,KEY=VALUE; `onnx-admm plugins` lists names. A profile is a TOML "
     "file or a tag.",
 )
+METRIC: Any = typer.Option(
+    "--metric",
+    metavar="M",
+    help="In place of accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as module:function, "
+    "called as function(outputs, labels); higher is better.",
+)
 BIND: Any = typer.Option(
     "--bind", metavar="AXIS=N", help="Extent of an open axis, such as N=1 or x[1]=160; for costs."
 )

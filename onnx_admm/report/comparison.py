@@ -111,7 +111,8 @@ class Comparison(Document):
         before, after = self.before.file_bytes, self.after.file_bytes
         parts = [f"{before:,} to {after:,} bytes, {self.file_ratio:.1f}x smaller"]
         if self.accuracy_before is not None and self.accuracy_after is not None:
-            parts.append(f"accuracy {percent(self.accuracy_before)} to {percent(self.accuracy_after)}")
+            scored = next(filter(_is_scored, self.quality))
+            parts.append(f"{scored.metric} {' to '.join(score_text(scored))}")
         elif self.sqnr_db is not None:
             parts.append(f"output SQNR {self.sqnr_db:.1f} dB")
         if self.latency_ratio is not None:
@@ -126,8 +127,8 @@ def _is_scored(quality: QualityFacts) -> bool:
 def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
     title = f"{quality.data}, {quality.samples:,} samples"
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
-        accuracies = (percent(quality.accuracy_before), percent(quality.accuracy_after))
-        yield f"accuracy ({title})", *accuracies, f"{-(quality.drop_points or 0.0):+.2f} points"
+        said = score_text(quality)
+        yield f"{quality.metric} ({title})", *said, f"{-(quality.drop_points or 0.0):+.2f} points"
     if quality.agreement is not None:
         yield f"same prediction ({title})", "", percent(quality.agreement), ""
     if quality.sqnr_db is not None:
@@ -144,6 +145,13 @@ def _timing_rows(timing: Timing) -> Iterator[tuple[str, ...]]:
     loads = (timing.before_load_ms, timing.after_load_ms)
     ratio = f"{loads[1] / loads[0]:.2f}x time" if loads[0] > 0 else ""
     yield "load, ms", f"{loads[0]:.1f}", f"{loads[1]:.1f}", ratio
+
+
+def score_text(quality: QualityFacts) -> tuple[str, str]:
+    """Return accuracy before and after as percentages, another metric as plain numbers."""
+    pair = (quality.accuracy_before or 0.0, quality.accuracy_after or 0.0)
+    before, after = (percent(each) if quality.metric == "accuracy" else f"{each:.4f}" for each in pair)
+    return before, after
 
 
 def counts(*figures: int | None) -> tuple[str, ...]:

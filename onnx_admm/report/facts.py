@@ -88,6 +88,7 @@ class QualityFacts:
 
     Attributes:
         data: ``validation``, ``test``, ``data`` or ``synthetic``.
+        metric: what ``accuracy_before`` and ``accuracy_after`` are: ``accuracy``, or what was asked for.
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
         agreement: share of samples on which both predict the same class; None where there are none.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
@@ -111,6 +112,7 @@ class QualityFacts:
     same_shape: Mapping[str, float] = field(default_factory=dict)
     same_elements: Mapping[str, float] = field(default_factory=dict)
     is_classifier: bool = False
+    metric: str = "accuracy"
 
     @property
     def drop_points(self) -> float | None:

@@ -140,7 +140,7 @@ def _drop(quality: QualityFacts | None, most: float) -> Promise:
         raise DataError(
             "nothing to judge --max-drop by", expected="a classifier's outputs, or data with labels"
         )
-    kind = "accuracy drops" if quality.accuracy_after is not None else "predictions change"
+    kind = f"{quality.metric} drops" if quality.accuracy_after is not None else "predictions change"
     return Promise(
         name="max_drop",
         what=f"{kind} too much on {_samples(quality)}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnx_admm.contracts import IGNORED, Array, Dataset
+from onnx_admm.contracts import IGNORED, Array, Dataset, Feeds
+from onnx_admm.contracts.metrics import metric_of
 from onnx_admm.errors import DataError
 from onnx_admm.model.analysis.class_axis import ClassAxis
 from onnx_admm.model.rewrite.expose_logits import OutputRoles, is_judged, scored_output
@@ -33,6 +34,7 @@ class Quality:
     Attributes:
         accuracy: share of labels that are predicted, 0 to 1; None without labels or classes. A label is for
             a sample, or for a place of a sample (pixel, token); those that count for nothing are left out.
+            Where the data has a metric, that metric.
         agreement: share of predictions that are the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
@@ -68,6 +70,8 @@ def evaluate(
 
     Padding, where an attention mask tells of some, does not count in comparisons with the reference.
 
+    Where the data has a metric (`ScoredDataset`), that takes the place of accuracy.
+
     Predictions are read from the first output, or from the one that ``roles`` names (see ``predictions``).
 
     Args:
@@ -88,22 +92,35 @@ def evaluate(
     classes = roles.classes
     session = _session(model, threads)
     original = _session(reference, threads) if reference is not None else None
-    tally = _Tally(classes, roles.may_classify)
+    metric = metric_of(data)
+    tally, state = _Tally(classes, roles.may_classify), None if metric is None else metric.start()
     for batch in data.batches(batch_size):
         runs = run_samples(session, batch.feeds)
         originals = run_samples(original, batch.feeds) if original is not None else None
         for run in runs:
             labels = batch.labels[run.start : run.stop] if batch.labels is not None else None
             output = session.output_names[0] if classes is None else classes.name
-            tally.add(run.stop - run.start, run.outputs[output], labels)
-            if originals is not None:
+            tally.add(run.stop - run.start, run.outputs[output], labels if state is None else None)
+            pair = None if originals is None else next(originals).outputs
+            if state is not None:
+                expected = run.outputs if pair is None else pair
+                names = _declared(run.outputs, output)
+                got, right = ({name: each[name] for name in names} for each in (run.outputs, expected))
+                state.update(got, labels, right, run.stop - run.start)
+            if pair is not None:
                 places = real_places(feed_at(session, batch.feeds, run.start))
                 places = None if places is None else places[: run.stop - run.start]
-                got, expected = run.outputs, next(originals).outputs
-                tally.compare(without_padding(got, places), without_padding(expected, places), output, places)
+                got, expected = (without_padding(each, places) for each in (run.outputs, pair))
+                tally.compare(got, expected, output, places)
     if not tally.samples:
         raise DataError("no samples to evaluate on")
-    return tally.quality(data.has_labels, original is not None, roles)
+    quality = tally.quality(data.has_labels and state is None, original is not None, roles)
+    return quality if state is None else replace(quality, accuracy=state.compute())
+
+
+def _declared(outputs: Feeds, first: str) -> list[str]:
+    """Return names of the outputs that the model declares, the one with the predictions first."""
+    return [first, *(name for name in outputs if name != first and scored_output(name) is None)]
 
 
 def predicted_classes(

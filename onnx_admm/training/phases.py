@@ -13,6 +13,7 @@ from onnx_admm.admm.loop.schedule import RhoSchedule
 from onnx_admm.admm.loop.solver import Record, Stopping, solve
 from onnx_admm.admm.sets.blocks import JointSet
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
+from onnx_admm.contracts.metrics import metric_of
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import Quality, evaluate
 
@@ -111,7 +112,9 @@ class Drawing:
 
 
 def validation_score(context: PassContext) -> Score | None:
-    """Accuracy on the validation samples, or agreement with the reference, or SQNR, as far as known.
+    """Return what scores a model on the validation samples; None without samples.
+
+    That is their metric or the accuracy, else agreement with the reference, else SQNR, as far as known.
 
     The standard error is that of one independent prediction a sample: those of one image's pixels are not.
     """
@@ -124,12 +127,13 @@ def validation_score(context: PassContext) -> Score | None:
         return evaluate(model, validation, reference=reference, roles=roles, threads=threads)
 
     def score(model: ModelView) -> Estimate:
-        quality = measured(model, None) if validation.has_labels else None
+        is_alone = validation.has_labels and metric_of(validation) is None
+        quality = measured(model, None) if is_alone else None
         if quality is None or quality.accuracy is None:
             quality = measured(model, context.reference)
         for share in (quality.accuracy, quality.agreement):
             if share is not None:
-                return Estimate(share, sqrt(share * (1 - share) / len(validation)))
+                return Estimate(share, sqrt(max(0.0, share * (1 - share)) / len(validation)))
         return Estimate(quality.sqnr_db or 0.0)
 
     return score

@@ -1,0 +1,81 @@
+"""What a metric promises: a number for a model's outputs, higher is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from onnx_admm.contracts.data import Array, Batch, Dataset, Feeds
+
+
+class MetricState(Protocol):
+    """Sums over the runs of one evaluation."""
+
+    def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
+        """Take one run in.
+
+        Args:
+            outputs: arrays by output name, first axis the sample where the output has one; the first entry is
+                the output that predictions are read from.
+            labels: of these samples, (n,) or (n, ...); None where the data has none.
+            reference: the original model's outputs for the same samples.
+            samples: how many; outputs may have another first axis, such as detections.
+        """
+
+    def compute(self) -> float:
+        """Return the metric over all runs so far; higher is better."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of quality that takes the place of accuracy.
+
+    Drops are told in points, hundredths of its value, as of an accuracy between 0 and 1.
+
+    Attributes:
+        name: what reports call it.
+        start: makes the state of one evaluation.
+    """
+
+    name: str
+    start: Callable[[], MetricState]
+
+
+@dataclass(frozen=True)
+class ScoredDataset:
+    """A dataset that says which metric its samples are judged by."""
+
+    data: Dataset
+    metric: Metric
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Graph inputs the data feeds."""
+        return self.data.input_names
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether batches carry labels."""
+        return self.data.has_labels
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        """Yield all samples once; see `Dataset.batches`."""
+        return self.data.batches(size, seed=seed)
+
+    def select(self, indices: Array) -> ScoredDataset:
+        """Return the samples at ``indices``, judged by the same metric."""
+        return ScoredDataset(self.data.select(indices), self.metric)
+
+
+def metric_of(data: Dataset) -> Metric | None:
+    """Return the metric that samples are judged by; None for accuracy."""
+    return data.metric if isinstance(data, ScoredDataset) else None
+
+
+def is_scored(data: Dataset) -> bool:
+    """Return whether samples give a model a score of its own, by labels or by a metric."""
+    return data.has_labels or metric_of(data) is not None

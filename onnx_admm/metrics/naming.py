@@ -1,0 +1,117 @@
+"""From what users write to a metric: a name, ``module:function``, or a callable."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from onnx_admm.contracts import Dataset
+from onnx_admm.contracts.metrics import Metric, MetricState, ScoredDataset
+from onnx_admm.errors import STOPS, UsageError
+from onnx_admm.metrics.classes import LogLikelihood, MeanIoU, TopK
+from onnx_admm.metrics.outputs import Cosine, RelativeFidelity
+from onnx_admm.metrics.own import own_metric
+
+MetricLike: TypeAlias = Metric | str | Callable[..., Any]
+"""What `as_metric` makes a metric of."""
+
+BUILT_IN = {
+    "top-1": "share of labels that have the highest score; top-5 and the like: one of the highest",
+    "miou": "mean intersection over union of the classes of pixels",
+    "log-likelihood": "mean log-likelihood of the labels in nats; perplexity is exp(-value)",
+    "cosine": "mean cosine of the first output with the original's; needs no labels",
+    "sqnr": "1 - 10^(-SQNR / 20) of the outputs with the original's; 40 dB lose 1 point; needs no labels",
+}
+"""Built-in metrics by name, and what they measure."""
+
+_TOP = re.compile(r"top-?([1-9]\d{0,5})$")
+_STATES: dict[str, Callable[[], MetricState]] = {
+    "miou": MeanIoU,
+    "log-likelihood": LogLikelihood,
+    "cosine": Cosine,
+    "sqnr": RelativeFidelity,
+}
+
+
+def as_metric(given: MetricLike) -> Metric:
+    """Return a metric.
+
+    Args:
+        given: a name of ``BUILT_IN``; ``module:function`` of the user's, found in the current folder too; a
+            callable ``(outputs, labels) -> float``, or a class with ``update(outputs, labels)`` and
+            ``compute()``. Higher is better.
+
+    Raises:
+        UsageError: no such metric, or a module that cannot be imported.
+    """
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str):
+        return _named(given)
+    if callable(given):
+        name = getattr(given, "__name__", type(given).__name__)
+        return own_metric(given, "metric" if name == "<lambda>" else name)
+    raise UsageError(
+        "not a metric", where="metric", got=repr(given), expected="a name or a callable(outputs, labels)"
+    )
+
+
+def scored_by(data: Dataset, given: MetricLike | None) -> Dataset:
+    """Return a dataset that is judged by a metric; the dataset itself where none is given.
+
+    Raises:
+        UsageError: see `as_metric`.
+    """
+    return data if given is None else ScoredDataset(data, as_metric(given))
+
+
+def _named(name: str) -> Metric:
+    if (top := _TOP.match(name)) is not None:
+        return Metric(f"top-{int(top[1])}", lambda: TopK(int(top[1])))
+    if name in _STATES:
+        return Metric(name, _STATES[name])
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise UsageError(
+            "no such metric",
+            where="--metric",
+            got=name,
+            expected=f"one of {', '.join(BUILT_IN)}, or module:function",
+        )
+    with _current_folder():
+        found = _imported(module, name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError("the module has no such function", where=f"--metric {name}", got=part)
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(
+            "not a metric", where=f"--metric {name}", got=type(found).__name__, expected="a callable"
+        )
+    return own_metric(found, attribute)
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except STOPS:
+        raise
+    except BaseException as error:
+        fault = f"{type(error).__name__}{': ' if str(error) else ''}{error}"
+        raise UsageError("the module cannot be imported", where=f"--metric {name}", got=fault) from error
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Let modules in the current folder be found, as ``python -m`` does."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
