@@ -43,7 +43,8 @@ from onnx_admm.data import affordable, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
-from onnx_admm.model.rewrite.expose_logits import score_name, with_scores
+from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
+from onnx_admm.model.rewrite.fixed_draws import random_operators, with_fixed_draws
 from onnx_admm.runtime.sessions import runtime_versions
 from onnx_admm.selection.layers import usable_layers
 
@@ -93,7 +94,8 @@ def compress(source: Path, target: Path, calib: Path | None) -> dict[str, Any]:
 def _said(report: dict[str, Any]) -> dict[str, Any]:
     """What the report says of the layers."""
     chosen = next(step for step in report["steps"] if step["name"] == "choose_treatments")
-    lines = {**chosen["edits"], **chosen["skipped"]}
+    shared = next(step for step in report["steps"] if step["name"] == "share_constants")
+    lines = {**shared["edits"], **chosen["edits"], **chosen["skipped"]}
     return {
         "format": next(step for step in report["steps"] if step["name"] == "encode")["figures"].get("format"),
         "layers": len(lines),
@@ -117,7 +119,10 @@ def judge(
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"loads": False, "why": said[-1]}
     figures: dict[str, Any] = json.loads(done.stdout)
-    if min(figures["rms"].values(), default=0.0) < ALL_BUT_ZERO:
+    if counting_outputs(ModelView.load(source)):
+        figures["scores_db"] = scores_db(source, target, unseen, arguments)
+        figures["sqnr_db"] = {}  # a count tells little
+    elif min(figures["rms"].values(), default=0.0) < ALL_BUT_ZERO:
         figures["scores_db"] = scores_db(source, target, unseen, arguments)
     return {"loads": True, **figures}
 
@@ -130,7 +135,7 @@ def scores_db(source: Path, target: Path, unseen: Path, arguments: argparse.Name
     done = compared(arguments, *pair, unseen)
     done.check_returncode()
     ratios: dict[str, float] = json.loads(done.stdout)["sqnr_db"]
-    return {name: ratio for name, ratio in ratios.items() if name.endswith(score_name(""))}
+    return {name: ratio for name, ratio in ratios.items() if score_name("") in name}
 
 
 def compared(arguments: argparse.Namespace, *paths: Path) -> subprocess.CompletedProcess[str]:
@@ -189,6 +194,8 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             write_npz(unseen, made_up(model, SEED_UNSEEN))
             write_npz(calib, real.calibration if real else made_up(model, SEED_CALIBRATION))
             before = path
+            if random_operators(model):  # outputs of one model differ from run to run
+                with_fixed_draws(model).save(before := folder / f"{path.stem}-fixed.onnx")
             if forget_wrong_shapes(model):
                 model.save(before := folder / f"{path.stem}-right.onnx")
             result["stored_shapes"] = "right or none" if before is path else "wrong, left out to compare"
@@ -199,10 +206,13 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         for way in arguments.ways:
             data = calib if way == "calibrated" else None
             row = compress(path, out := folder / f"{path.stem}-{way}.onnx", data)
+            judged = out
             if "refused" not in row:
                 row["bytes"] = out.stat().st_size
                 row["ratio"] = round(result["original"]["bytes"] / row["bytes"], 2)
-                row |= judge(before, out, unseen, test, arguments)
+                if random_operators(model):
+                    with_fixed_draws(ModelView.load(out)).save(judged := folder / f"{out.stem}-fixed.onnx")
+                row |= judge(before, judged, unseen, test, arguments)
                 again = folder / f"{out.stem}-again.onnx"
                 second = compress(out, again, data)
                 row["second_run_same"] = not second["exit_code"] and again.read_bytes() == out.read_bytes()

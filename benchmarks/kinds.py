@@ -333,7 +333,8 @@ def landmarks() -> Net:
 
 def recurrent() -> Net:
     """A bidirectional LSTM with a classifier."""
-    net = Net("recurrent", [24, "batch", 40])
+    net = Net("recurrent", ["batch", 24, 40])
+    net.add("Transpose", perm=[1, 0, 2])
     weights = net.weight(2, 256, 40, scale=0.15), net.weight(2, 256, 64, scale=0.12)
     net.add("LSTM", "@", *weights, hidden_size=64, direction="bidirectional")
     net.add("Transpose", perm=[0, 2, 1, 3])
