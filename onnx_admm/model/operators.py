@@ -2,7 +2,8 @@
 
 A record says where weights and a bias stand, which products count as multiply-accumulates, and what the
 operator does to the elements of its first input, as traits. Everything that asks such a question asks this
-table. To add an operator, add a record; ``tests/test_operators.py`` holds it against the schema of onnx.
+table. To add an operator, add a record;
+``tests/model/graph/test_operators.py`` holds it against the schema of onnx.
 
 Source: https://onnx.ai/onnx/operators for the default domain; ONNX Runtime's ``ContribOperators.md`` for
 ``com.microsoft``.

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import CONV_NET
-from test_encode import quantised
+from quantised_models import quantised
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.encoding.choice import choose_plan, plan_bytes

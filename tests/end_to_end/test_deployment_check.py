@@ -18,7 +18,8 @@ X = np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)
 
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check", Path(__file__).parent / "deployment" / "check.py")
+    script = Path(__file__).parents[1] / "deployment" / "check.py"
+    spec = importlib.util.spec_from_file_location("check", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

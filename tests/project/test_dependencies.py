@@ -115,13 +115,13 @@ def test_the_usual_python_comes_first_then_releases_in_their_order(repository: P
 def test_a_test_of_one_set_does_not_load_the_product() -> None:
     code = """
 import sys, pytest
-status = pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "test_admm_sets.py"])
+status = pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "admm/test_admm_sets.py"])
 heavy = ("onnx", "onnx_ir", "onnxruntime", "pydantic", "typer", "networkx", "onnx_admm.model")
 sys.exit(str([name for name in heavy if name in sys.modules]) if status == 0 else status)
 """
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,

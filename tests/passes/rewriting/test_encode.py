@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import CONV_NET, MLP, KeepForDeployment, conv_net
+from quantised_models import quantised
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
@@ -28,15 +29,6 @@ OF_OPSET_7 = """
     }"""
 """ImageScaler left the standard after opset 7: the model stays where it is."""
 DECODING = {"TopK", "CumSum", "ScatterElements", "Mod", "Div", "Gather", "Split", "Cast", "Pad", "Mul"}
-
-
-def quantised(view: ModelView, density: float = 0.3, levels: int = 1, scale: float = 0.125) -> ModelView:
-    """A fork whose weights are zero but for a share, and lie on +-1..+-levels times a scale."""
-    fork, rng = view.fork(), np.random.default_rng(0)
-    for site in fork.sites():
-        codes = rng.integers(1, levels + 1, site.shape) * rng.choice([-1, 1], site.shape)
-        fork.replace(site, codes * (rng.random(site.shape) < density) * scale)
-    return fork
 
 
 def encode(view: ModelView, **settings: object) -> tuple[ModelView, PassReport]:
