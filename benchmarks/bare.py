@@ -93,7 +93,7 @@ def compress(source: Path, target: Path, calib: Path | None) -> dict[str, Any]:
 
 def _said(report: dict[str, Any]) -> dict[str, Any]:
     """What the report says of the layers."""
-    chosen = next(step for step in report["steps"] if step["name"] == "choose_treatments")
+    chosen = next(step for step in report["steps"] if step["name"] == "auto_quantize")
     shared = next(step for step in report["steps"] if step["name"] == "share_constants")
     lines = {**shared["edits"], **chosen["edits"], **chosen["skipped"]}
     return {

@@ -135,7 +135,7 @@ def write(model: str, source: Path, target: Path) -> dict[str, Any]:
         {"name": "admm_prune", "layers": layers},
         {"name": "admm_quantize", "bits": bits},
         {"name": "encode", "format": "packed"},
-        {"name": "shorten_names"},
+        {"name": "minify"},
     ]
     dense = Recipe.parse({"pass": steps[:2]}).pipeline().run(view).model
     stages = {"prune and quantise": clock.lap()}

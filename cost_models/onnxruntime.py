@@ -14,14 +14,14 @@ from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.runtime_kernels import Place, kernels_of, layer_model, trace
 from onnx_admm.model.analysis.shapes import bind_extents
 from onnx_admm.runtime.sessions import optimised_model
-from onnx_admm.runtime.timing import Timing, every_value
+from onnx_admm.runtime.timing import KernelTime, every_value
 from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_timing
 from onnx_admm.settings.ranges import Threads
 
 _MISFIT = 0.1
 """How far sums of single kernels are off whole models: benchmarks/results/predicted-latency.json."""
 
-_alone: dict[tuple[LayerProfile, int | None, int], Timing] = {}
+_alone: dict[tuple[LayerProfile, int | None, int], KernelTime] = {}
 """Layers by themselves, by profile, output channels left, and threads."""
 
 
@@ -76,7 +76,7 @@ class OnnxRuntimeCostModel:
         kernels = kernels_of(optimised, values)
         weighted = frozenset((row.scope, row.node) for row in node_profiles(view, bindings) if row.weight)
         owners = traced.owners(optimised, weighted)
-        times: dict[Place, list[Timing | None]] = {place: [] for place in traced.places}
+        times: dict[Place, list[KernelTime | None]] = {place: [] for place in traced.places}
         for owner, timing in zip(owners, kernel_timings(kernels, self.threads), strict=True):
             if owner is not None:
                 times[owner].append(timing)
@@ -98,7 +98,7 @@ class OnnxRuntimeCostModel:
         """
         return _cost(self._time(layer, _left(layer, treatment)), layer)
 
-    def _time(self, layer: LayerProfile, channels: int | None) -> Timing:
+    def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
         layer.moved_bytes()  # raises where a shape is unknown
         # Names, and what the weights hold, change no time.
@@ -110,7 +110,7 @@ class OnnxRuntimeCostModel:
             _alone[key] = self._measure(layer, channels)
         return _alone[key]
 
-    def _measure(self, layer: LayerProfile, channels: int | None) -> Timing:
+    def _measure(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         where = f"{layer.node} ({layer.op_type})"
         try:
             model, feeds = layer_model(layer, channels)
@@ -140,8 +140,8 @@ class _OnModel:
     """
 
     alone: OnnxRuntimeCostModel
-    times: Mapping[Place, Timing | None]
-    call: Timing
+    times: Mapping[Place, KernelTime | None]
+    call: KernelTime
 
     name: ClassVar[str] = OnnxRuntimeCostModel.name
     figures: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.figures
@@ -200,18 +200,18 @@ def _left(layer: LayerProfile, treatment: Treatment) -> int | None:
     return left if left < layer.channels else None
 
 
-def _sum(times: Sequence[Timing | None], threads: int) -> Timing | None:
+def _sum(times: Sequence[KernelTime | None], threads: int) -> KernelTime | None:
     """Of kernels among other kernels; None where one has no time."""
     known = [timing for timing in times if timing is not None]
     if len(known) < len(times):
         return None
     if not known:
-        return Timing(0.0, 0.0)
+        return KernelTime(0.0, 0.0)
     switch = switch_timing(threads).seconds
     seconds = sum(timing.seconds for timing in known)
     spread = sum(timing.seconds * timing.spread for timing in known) / seconds if seconds else 0.0
-    return Timing(seconds + switch * len(known), max(_MISFIT, spread))
+    return KernelTime(seconds + switch * len(known), max(_MISFIT, spread))
 
 
-def _cost(timing: Timing, layer: LayerProfile) -> Cost:
+def _cost(timing: KernelTime, layer: LayerProfile) -> Cost:
     return Cost(latency_s=timing.seconds * layer.share, uncertainty=timing.spread)

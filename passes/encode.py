@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport
 from onnx_admm.contracts.metrics import is_scored
 from onnx_admm.data import synthetic_dataset
-from onnx_admm.encoding.coders.encoding_report import Outcome
+from onnx_admm.encoding.coders.encoding_report import EncodingReport
 from onnx_admm.encoding.coders.vector_coder import BiasType
 from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.encoding.standard_forms import (
@@ -24,7 +24,7 @@ from onnx_admm.encoding.standard_forms import (
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import output_roles
-from onnx_admm.model.rewrite.weight_storage import file_bytes
+from onnx_admm.model.rewrite.weight_storage import model_bytes
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.timing_cache import cache_file, form_ratio
@@ -101,8 +101,8 @@ class Encode:
         edits = tuple(Edit(r.layer, r.coding + late.get(r.layer, "")) for r in rows if r.is_encoded)
         return PassReport(not same_model(before, model), edits, outcome.skipped, figures)
 
-    def _encoder(self, name: str) -> Callable[[ModelView], Outcome]:
-        encoders: dict[str, Callable[[ModelView], Outcome]] = {
+    def _encoder(self, name: str) -> Callable[[ModelView], EncodingReport]:
+        encoders: dict[str, Callable[[ModelView], EncodingReport]] = {
             "dense": encode_dense,
             "qdq": encode_qdq,
             "sparse": encode_sparse,
@@ -115,7 +115,7 @@ class Encode:
             return "float8" if self.float8_biases else "int8"
         return None if self.bias_bits is None else "float16"
 
-    def _choose(self, model: ModelView, context: PassContext) -> tuple[Outcome, list[dict[str, Any]]]:
+    def _choose(self, model: ModelView, context: PassContext) -> tuple[EncodingReport, list[dict[str, Any]]]:
         """Put the best form into ``model``; what it holds, and every form that was tried."""
         trials, data = list[dict[str, Any]](), _samples(context)
         candidates = sorted(self._candidates(model, trials), key=lambda candidate: candidate.file_bytes)
@@ -123,7 +123,7 @@ class Encode:
             candidate = candidates.pop(0)
             trial: dict[str, Any] = {"format": candidate.outcome.format, "bytes": candidate.file_bytes}
             trials.append(trial)
-            if candidate.file_bytes >= file_bytes(model):
+            if candidate.file_bytes >= model_bytes(model):
                 trial["verdict"] = "no smaller than before"
                 break
             trial |= self._try(model, candidate, data, context)
@@ -144,13 +144,13 @@ class Encode:
             except UnsupportedModel as error:  # its opset cannot be raised
                 trials.append({"format": name, "verdict": str(error)})
                 continue
-            yield _Candidate(fork, outcome, file_bytes(fork))
+            yield _Candidate(fork, outcome, model_bytes(fork))
 
     def _decoded_at_load(self, model: ModelView) -> _Candidate:
         """The packed form with every table decoded at load, where decoding looked-up rows takes too long."""
         fork = model.fork()
         outcome = encode_sound_rest(fork, encode_packed(fork, self._bias_type(), late=False))
-        return _Candidate(fork, outcome, file_bytes(fork))
+        return _Candidate(fork, outcome, model_bytes(fork))
 
     def _try(
         self, model: ModelView, candidate: _Candidate, data: Dataset, context: PassContext
@@ -196,7 +196,7 @@ class Encode:
 @dataclass(frozen=True)
 class _Candidate:
     model: ModelView
-    outcome: Outcome
+    outcome: EncodingReport
     file_bytes: int
 
 

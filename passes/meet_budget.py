@@ -25,7 +25,7 @@ from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Round
 from onnx_admm.targeting.figures import parse_budgets, require_given
 from onnx_admm.targeting.offers import Market, open_market
 from onnx_admm.targeting.reasons import by_operator, explain
-from onnx_admm.targeting.search import Found, Outcome, not_reachable, search
+from onnx_admm.targeting.search import CandidateResult, SearchResult, not_reachable, search
 
 from .fine_tune import FineTune
 from .reconstruct_layers import ReconstructLayers
@@ -158,7 +158,7 @@ class MeetBudget:
     # -- telling -----------------------------------------------------------------------------
 
     def _told(
-        self, market: Market, found: Found[ModelView], surfaces: Mapping[str, Surface]
+        self, market: Market, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]
     ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
         """Figures of the report, and a sentence for each layer."""
         dense = {name: offers.untouched for name, offers in market.offers.items()}
@@ -206,7 +206,7 @@ class _Work:
     context: PassContext
     samples: Dataset
 
-    def attempt(self, market: Market, choice: Mapping[str, int]) -> Outcome[ModelView]:
+    def attempt(self, market: Market, choice: Mapping[str, int]) -> CandidateResult[ModelView]:
         """The model treated so, what it loses, and what each layer would give back."""
         treatments = market.treatments(choice)
         densities = {site.name: treatments[site.name].density for site in self.sites}
@@ -227,7 +227,7 @@ class _Work:
             self._rebuild(made, layers=densities, bits=bits)
         drop = self._drop(made)
         is_over = drop is not None and drop > (self.context.max_drop or 0.0)
-        return Outcome(made, drop, self._given_back(made, treatments) if is_over else {})
+        return CandidateResult(made, drop, self._given_back(made, treatments) if is_over else {})
 
     @property
     def _names(self) -> tuple[str, ...]:

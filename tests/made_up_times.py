@@ -13,9 +13,9 @@ from onnx_admm.contracts import Feeds
 from onnx_admm.cost_models import onnxruntime as cost_model_module
 from onnx_admm.model.analysis.runtime_kernels import Kernel
 from onnx_admm.runtime import timing_cache
-from onnx_admm.runtime.timing import Timing
+from onnx_admm.runtime.timing import KernelTime
 
-CALL, SWITCH = Timing(5e-6, 0.0), Timing(1e-7, 0.0)
+CALL, SWITCH = KernelTime(5e-6, 0.0), KernelTime(1e-7, 0.0)
 BLOCK = 16
 
 
@@ -29,19 +29,19 @@ class MadeUpTimes:
     def __init__(self) -> None:
         self.asked: list[Kernel] = []
 
-    def time_kernels(self, kernels: Sequence[Kernel], threads: int) -> list[Timing | None]:
+    def time_kernels(self, kernels: Sequence[Kernel], threads: int) -> list[KernelTime | None]:
         self.asked += kernels
         return [self.of(kernel) for kernel in kernels]
 
-    def of(self, kernel: Kernel) -> Timing | None:
+    def of(self, kernel: Kernel) -> KernelTime | None:
         shapes = [*constant_shapes(kernel), *(array.shape for array in kernel.feeds.values())]
         sizes = (np.prod([-(-extent // BLOCK) * BLOCK for extent in shape]) for shape in shapes)
-        return Timing(1e-9 * float(sum(sizes)), 0.02)
+        return KernelTime(1e-9 * float(sum(sizes)), 0.02)
 
-    def time_call(self, inputs: Feeds, outputs: Feeds, threads: int) -> Timing:
+    def time_call(self, inputs: Feeds, outputs: Feeds, threads: int) -> KernelTime:
         return CALL
 
-    def time_switch(self, threads: int) -> Timing:
+    def time_switch(self, threads: int) -> KernelTime:
         return SWITCH
 
 

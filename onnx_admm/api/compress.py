@@ -24,7 +24,7 @@ from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model, profile_file
 from onnx_admm.contracts import Dataset, ModelView, PassContext
-from onnx_admm.data import split
+from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
@@ -64,7 +64,7 @@ class Compression(Request):
         if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():
             raise UsageError("no such file or folder of data", where=self.test)
         if train is not None and validation is None:
-            train, validation = split(train, VALIDATION_SHARE, self.seed)
+            train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
             recipe = self.settled_recipe(len(train))
         return Plan(

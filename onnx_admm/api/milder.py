@@ -15,7 +15,7 @@ TRIES = 3
 MILDER = "The layers were rounded less"
 """How the note about it begins."""
 
-_SEARCHING = "choose_treatments"
+_SEARCHING = "auto_quantize"
 _BOUNDS = ("least_sqnr_db", "blind_sqnr_db")
 _ABOUT_OUTPUTS = frozenset({"sqnr_db", "agreement", "elements", "shape"})
 _LEAST_STEP_DB, _LARGEST_STEP_DB, _BEYOND_DB, _MOST_DB = 6.0, 20.0, 3.0, 90.0

@@ -30,7 +30,7 @@ _UNPICKED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Picks:
+class ArgmaxPositions:
     """The maximum behind a layer.
 
     Attributes:
@@ -89,7 +89,7 @@ class Picks:
         return lanes, numbers.transpose(0, *own, *over, channel).reshape(maxima, count)
 
 
-def picks_behind(node: NodeRef, channel_axis: int) -> Picks | None:
+def argmax_positions_behind(node: NodeRef, channel_axis: int) -> ArgmaxPositions | None:
     """The maximum over places that all of the node's output goes into; None where there is none.
 
     Args:
@@ -117,11 +117,11 @@ def picks_behind(node: NodeRef, channel_axis: int) -> Picks | None:
     if len(maxima) != 1 or (tapped := maxima[0].input(0)) is None:
         return None
     if maxima[0].op_type == "GlobalMaxPool":
-        return Picks(tapped.name, channel_axis) if channel_axis == 1 else None
+        return ArgmaxPositions(tapped.name, channel_axis) if channel_axis == 1 else None
     axes = _axes(maxima[0])
     if not axes or 0 in axes or channel_axis in axes:
         return None
-    return Picks(tapped.name, channel_axis, axes)
+    return ArgmaxPositions(tapped.name, channel_axis, axes)
 
 
 def _axes(reader: NodeRef) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class Layout:
         return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
 
 
-class Carrier(Protocol):
+class InputExtractor(Protocol):
     """One use of a weight by a node of the main graph."""
 
     @property
@@ -226,7 +226,7 @@ class LookupCarrier:
         return energies
 
 
-def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
+def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     """How the node carries the weight; None where its inputs cannot be had as rows.
 
     That is: inside subgraphs and functions, behind a Reshape, tables of which less than whole entries are
@@ -255,7 +255,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> Carrier | None:
             return None
 
 
-def _transposed(site: WeightSite, node: NodeRef) -> Carrier:
+def _transposed(site: WeightSite, node: NodeRef) -> InputExtractor:
     c_in, c_out, *kernel = site.shape  # c_out of one group
     split = (site.group, c_in // site.group, c_out, *kernel)
     axes = (0, 2, 1, *range(3, 3 + len(kernel)))
@@ -263,7 +263,7 @@ def _transposed(site: WeightSite, node: NodeRef) -> Carrier:
     return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
 
 
-def _lookup(site: WeightSite, node: NodeRef) -> Carrier | None:
+def _lookup(site: WeightSite, node: NodeRef) -> InputExtractor | None:
     indices, entries = node.input(1), site.shape[0]
     if indices is None or indices.constant() is not None:
         return None
@@ -272,7 +272,7 @@ def _lookup(site: WeightSite, node: NodeRef) -> Carrier | None:
     return LookupCarrier(layout, indices.name)
 
 
-def _product(site: WeightSite, use: WeightUse) -> Carrier | None:
+def _product(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     node, first = use.node, use.index == 0
     other = node.input(1 - use.index)
     if other is None or other.constant() is not None:

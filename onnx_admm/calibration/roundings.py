@@ -46,7 +46,7 @@ Choice = Mapping[str, Rounding | None]
 
 
 @dataclass(frozen=True)
-class Found:
+class ChosenRoundings:
     """A choice, the worst of its damages on all sets of samples, and its effect on the first unseen ones.
 
     Where one set says enough against it, those that follow are not asked, and the effect is that on this one.
@@ -77,7 +77,7 @@ class RoundingSearch:
 
     def confirmed(
         self, unseen: Sequence[OutputProbe], tolerance: float, agrees: Callable[[Effect], bool]
-    ) -> Found:
+    ) -> ChosenRoundings:
         """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
 
         Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
@@ -115,16 +115,18 @@ class RoundingSearch:
             if not sum(self._measure(name, way) for name, way in choice.items()):
                 return choice
 
-    def judged(self, choice: Choice, unseen: Sequence[OutputProbe], most: float = math.inf) -> Found:
+    def judged(
+        self, choice: Choice, unseen: Sequence[OutputProbe], most: float = math.inf
+    ) -> ChosenRoundings:
         """The choice with its effect on the model as a whole; over ``most``, no other samples are asked."""
         weights = self.weights(choice)
         effects: list[Effect] = []
         for probe in (*self.probes, *unseen):
             effects.append(probe.effect(weights))
             if effects[-1].damage > most:
-                return Found(choice, effects[-1].damage, effects[-1])
+                return ChosenRoundings(choice, effects[-1].damage, effects[-1])
         seen = max(effect.damage for effect in effects)
-        return Found(choice, seen + self._unseen(choice), effects[len(self.probes)])
+        return ChosenRoundings(choice, seen + self._unseen(choice), effects[len(self.probes)])
 
     def _unseen(self, choice: Choice) -> float:
         """What is expected of layers that no sample shows: measuring the model as a whole leaves it out."""

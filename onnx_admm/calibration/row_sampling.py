@@ -29,7 +29,7 @@ class RowChoice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SampledRows:
     """Rows drawn without repetition; with shares, each draw is from all of them.
 
     Attributes:
@@ -46,7 +46,7 @@ class Draw:
         """See `RowChoice`."""
         return self.shares is not None and len(self.shares) == count
 
-    def of_each(self, samples: int) -> Draw:
+    def of_each(self, samples: int) -> SampledRows:
         """See `RowChoice`."""
         return replace(self, wanted=max(1, self.wanted // samples))
 
@@ -61,7 +61,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
+class FixedRows:
     """The rows at ``at``, in that order, of ``count`` places of several samples; none of any other number."""
 
     at: Positions
@@ -71,7 +71,7 @@ class Chosen:
         """See `RowChoice`."""
         return count == self.count
 
-    def of_each(self, samples: int) -> Chosen:
+    def of_each(self, samples: int) -> FixedRows:
         """See `RowChoice`: samples are told apart already."""
         return replace(self, at=self.at[:0])
 

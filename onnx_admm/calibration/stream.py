@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_admm.calibration.argmax_positions import Picks, picks_behind
+from onnx_admm.calibration.argmax_positions import ArgmaxPositions, argmax_positions_behind
 from onnx_admm.calibration.biases import LayerBias, bias_behind
-from onnx_admm.calibration.layer_inputs import Carrier, carrier_of
+from onnx_admm.calibration.layer_inputs import InputExtractor, carrier_of
 from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
 from onnx_admm.calibration.picked_rows import PickedRows
-from onnx_admm.calibration.row_sampling import Chosen, Draw
+from onnx_admm.calibration.row_sampling import FixedRows, SampledRows
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
 from onnx_admm.model.rewrite.expose_values import WeightUse, tapped, weight_uses
@@ -33,9 +33,9 @@ class CalibratedLayer:
     """One layer whose inputs can be seen: its uses (several where the weight is tied) and its bias."""
 
     site: WeightSite
-    carriers: tuple[Carrier, ...]
+    carriers: tuple[InputExtractor, ...]
     bias: LayerBias | None
-    picks: Picks | None = None
+    picks: ArgmaxPositions | None = None
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -75,11 +75,11 @@ def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | Non
     return CalibratedLayer(site, tuple(carriers), bias, _picks(uses[0]))
 
 
-def _picks(use: WeightUse) -> Picks | None:
+def _picks(use: WeightUse) -> ArgmaxPositions | None:
     """The maximum that picks from the node's outputs, whose channels are on the axis that ONNX gives them."""
     if use.node.op_type in ("Conv", "ConvTranspose"):
-        return picks_behind(use.node, 1)
-    return picks_behind(use.node, -1) if use.node.op_type == "MatMul" and use.index == 1 else None
+        return argmax_positions_behind(use.node, 1)
+    return argmax_positions_behind(use.node, -1) if use.node.op_type == "MatMul" and use.index == 1 else None
 
 
 def _is_usable(x: Array) -> bool:
@@ -177,7 +177,7 @@ class Calibration:
                 for place, carrier in enumerate(layer.carriers):
                     wanted = -(-layer.rows_wanted // (batches * len(layer.carriers)))
                     shares = None if layer.picks is None else layer.picks.shares(before)
-                    draw = Draw(wanted, (self.seed, number, place), shares)
+                    draw = SampledRows(wanted, (self.seed, number, place), shares)
                     x = carrier.design(after, draw)
                     x0 = x if after is before else carrier.design(before, draw)
                     if not (_is_usable(x) and _is_usable(x0)):
@@ -216,7 +216,7 @@ class Calibration:
                 return None
             (best, count), (rivals, _) = layer.picks.places(before), layer.picks.places(after)
             at = np.unique([best, rivals])
-            x, x0 = (carrier.design(values, Chosen(at, count)) for values in (after, before))
+            x, x0 = (carrier.design(values, FixedRows(at, count)) for values in (after, before))
             if x.shape[1] != len(at):
                 return None
             blocks = weights.reshape(len(x0), -1, weights.shape[1])

@@ -187,7 +187,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         {"name": "fold_bias"},
     ]
     if plain:
-        compressing: list[dict[str, Any]] = [{"name": "choose_treatments"}]
+        compressing: list[dict[str, Any]] = [{"name": "auto_quantize"}]
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
@@ -197,7 +197,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         bits = {} if flags.bits is None else {"bits": flags.bits}
         compressing = [{"name": "reconstruct_layers", **(prune or {}), **bits}]
     if prune is not None and flags.bits is None:
-        compressing.append({"name": "choose_treatments", "against": "before"})
+        compressing.append({"name": "auto_quantize", "against": "before"})
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
     steps += [
         {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing
@@ -206,7 +206,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "encode", "format": flags.format})
     if not flags.keep_docs:
-        steps.append({"name": "shorten_names", "least_share": _MOSTLY_GRAPH})
+        steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
     switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}
     return Recipe.parse({"pass": steps, **switches}, source="flags")
 

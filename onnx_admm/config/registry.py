@@ -15,6 +15,9 @@ from onnx_admm.contracts import CostModel, Pass
 from onnx_admm.errors import STOPS, OnnxAdmmError, RecipeError, UsageError, located
 from onnx_admm.settings.tables import build, did_you_mean, merge, parse_toml, read_toml, required_keys
 
+FORMER_NAMES = {"choose_treatments": "auto_quantize", "shorten_names": "minify"}
+"""Passes that had another name in earlier versions, with their present one."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlugIn:
@@ -61,9 +64,10 @@ class Registry:
         entries = [entry for entry in entry_points(group=self.group) if entry.name == name]
         if not entries:
             known = self.names()
+            now = FORMER_NAMES.get(name)
             raise RecipeError(
                 f"unknown {self.kind} '{name}'",
-                hint=did_you_mean(name, known),
+                hint=did_you_mean(name, known) if now is None else f"It is called '{now}' now.",
                 expected=f"one of {', '.join(known)}",
             )
         if len(entries) > 1:

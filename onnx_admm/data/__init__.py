@@ -6,7 +6,7 @@ from onnx_admm.data.fitting import fit_dataset
 from onnx_admm.data.opening import open_dataset
 from onnx_admm.data.readers.locating import data_files
 from onnx_admm.data.readers.preprocessing import Preprocessing, as_preprocessing
-from onnx_admm.data.samples import SampleSet, from_arrays, split
+from onnx_admm.data.samples import SampleSet, from_arrays, split_dataset
 from onnx_admm.data.synthetic.dataset import synthetic_dataset
 
 __all__ = [
@@ -20,6 +20,6 @@ __all__ = [
     "from_arrays",
     "from_iterable",
     "open_dataset",
-    "split",
+    "split_dataset",
     "synthetic_dataset",
 ]

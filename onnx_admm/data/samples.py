@@ -141,7 +141,7 @@ def _plain(array: Array) -> Array:
     return array
 
 
-def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Cut a dataset in two disjoint views that cover it: (train, validation).
 
     Validation gets ``round(fraction * n)`` samples, at least one, and train keeps at least one. Where

@@ -21,9 +21,9 @@ from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.coders.per_tensor_coder import plain_coders
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
-from onnx_admm.encoding.coders.unpack import Member, deliver, full_member
+from onnx_admm.encoding.coders.unpack import EncodedTensor, full_member, unpack
 from onnx_admm.encoding.coders.vector_coder import exact_vector_coders
-from onnx_admm.encoding.plan import Group, GroupCoder, Plain, Plan, Pool
+from onnx_admm.encoding.plan import Group, GroupCoder, Plain, SharedVector, StoragePlan
 from onnx_admm.model.rewrite.fragment import Fragment, tensor_bytes
 
 _SINGLES_MEASURED = 4
@@ -42,14 +42,14 @@ class _Offer:
     """A decoder, the weights it can hold, what each would take (inf where it cannot), and its own bytes."""
 
     coder: GroupCoder
-    members: list[Member | None]
+    members: list[EncodedTensor | None]
     prices: list[float]
     fixed: float
 
 
 def choose_plan(
     weights: Sequence[Weight], vectors: Sequence[Weight], opset: int, alone: Sequence[Weight] = ()
-) -> Plan:
+) -> StoragePlan:
     """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes.
 
     Args:
@@ -59,27 +59,27 @@ def choose_plan(
         alone: vectors that have a decoder of their own each, where that is smaller.
     """
     market = _Market([weight for weight in weights if weight.is_exact], opset)
-    pools: list[Pool | None] = [None]
+    pools: list[SharedVector | None] = [None]
     if vectors:
-        tried = [Pool(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
-        pools += [pool for pool in tried if _is_known(Plan(pool=pool), opset)]
+        tried = [SharedVector(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
+        pools += [pool for pool in tried if _is_known(StoragePlan(pool=pool), opset)]
     plain_vectors, plain_alone = _plain_forms(vectors, opset), _plain_forms(alone, opset)
     plans = []
     for plan in market.plans():
         for pool in pools:
             plain = plain_alone if pool is not None else (*plain_vectors, *plain_alone)
-            plans.append(Plan(plan.groups, (*plan.plain, *plain), pool))
+            plans.append(StoragePlan(plan.groups, (*plan.plain, *plain), pool))
     everything = (*weights, *vectors, *alone)
     return min(plans, key=lambda plan: plan_bytes(plan, everything, opset) + _loading_price(plan))
 
 
-def _price(coder: GroupCoder, member: Member) -> float:
+def _price(coder: GroupCoder, member: EncodedTensor) -> float:
     """Bytes of a weight behind a decoder, and what these must save where kept weights take long to place."""
     size = (coder.data_bits(member) + coder.index_bits(member)) / 8
     return size * gaps_price(member.weight.size) if isinstance(coder, SparseCoder) else size
 
 
-def _loading_price(plan: Plan) -> float:
+def _loading_price(plan: StoragePlan) -> float:
     """The part of the prices that is no bytes."""
     members = ((group.coder, member) for group in plan.groups for member in group.members)
     return sum(
@@ -93,7 +93,7 @@ def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
     return tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
 
 
-def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
+def plan_bytes(plan: StoragePlan, everything: Sequence[Weight], opset: int) -> int:
     """Bytes of the decoders and of what stays as it is."""
     fragment, outputs = plan.emit(opset)
     left = (weight.values for weight in everything if weight.name not in outputs)
@@ -103,7 +103,7 @@ def plan_bytes(plan: Plan, everything: Sequence[Weight], opset: int) -> int:
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
     """The cheapest way to store one weight by itself; None where that is as it stands."""
     items = [Plain(coder, weight) for coder in plain_coders(weight)]
-    choices = [item for item in items if _is_known(Plan(plain=(item,)), opset)]
+    choices = [item for item in items if _is_known(StoragePlan(plain=(item,)), opset)]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
     if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
         return None
@@ -111,10 +111,10 @@ def _best_plain(weight: Weight, opset: int) -> Plain | None:
 
 
 def _plain_bytes(item: Plain, opset: int) -> int:
-    return Plan(plain=(item,)).emit(opset)[0].file_bytes
+    return StoragePlan(plain=(item,)).emit(opset)[0].file_bytes
 
 
-def _is_known(plan: Plan, opset: int) -> bool:
+def _is_known(plan: StoragePlan, opset: int) -> bool:
     """Whether the opset has all that the plan's decoders use."""
     return plan.emit(opset)[0].oldest_opset <= opset
 
@@ -141,7 +141,7 @@ class _Market:
             len(offers), len(weights)
         )
 
-    def plans(self) -> Iterator[Plan]:
+    def plans(self) -> Iterator[StoragePlan]:
         """The plan found best, those of single decoders, and none at all."""
         yield self._plan(frozenset())
         if not self._coders:
@@ -167,7 +167,7 @@ class _Market:
             yield from self._offer(SparseCoder(alphabet, low_bits), some, handing)
 
     def _offer(
-        self, coder: GroupCoder, members: list[Member | None], handing: list[float]
+        self, coder: GroupCoder, members: list[EncodedTensor | None], handing: list[float]
     ) -> Iterator[_Offer]:
         prices = [
             np.inf if member is None else _price(coder, member) + extra
@@ -182,9 +182,9 @@ class _Market:
             if fragment.oldest_opset <= self._opset:
                 yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
 
-    def _handing_bytes(self, member: Member) -> float:
+    def _handing_bytes(self, member: EncodedTensor) -> float:
         scratch = Fragment(self._opset)
-        deliver(scratch, "row", [member], [len(member.units)])
+        unpack(scratch, "row", [member], [len(member.units)])
         return scratch.file_bytes + _PIECE_BYTES
 
     # -- search --------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ class _Market:
                 return chosen
             chosen, total = best, self._total(best)
 
-    def _plan(self, chosen: frozenset[int]) -> Plan:
-        held: dict[int, list[Member]] = {i: [] for i in sorted(chosen)}
+    def _plan(self, chosen: frozenset[int]) -> StoragePlan:
+        held: dict[int, list[EncodedTensor]] = {i: [] for i in sorted(chosen)}
         plain = []
         for column, item in enumerate(self._plain):
             best = min(held, key=lambda i: float(self._prices[i, column]), default=None)
@@ -217,17 +217,17 @@ class _Market:
             elif item is not None:
                 plain.append(item)
         groups = tuple(Group(self._coders[i], tuple(members)) for i, members in held.items() if members)
-        return Plan(groups, tuple(plain))
+        return StoragePlan(groups, tuple(plain))
 
 
-def as_member(weight: Weight, alphabet: Alphabet) -> Member | None:
+def as_member(weight: Weight, alphabet: Alphabet) -> EncodedTensor | None:
     """The weight as a decoder of these levels sees it: its values, else its grid's steps; None if neither."""
     known = np.array(alphabet, np.float32)
     if weight.levels is not None and np.isin(weight.levels, known).all():
-        return Member(weight, weight.flat)
+        return EncodedTensor(weight, weight.flat)
     for grid in (weight.grid, weight.channel_grid):
         if grid is not None and np.isin(grid.levels, known).all():
-            return Member(weight, grid.codes.reshape(-1).astype(np.float32), grid.scale)
+            return EncodedTensor(weight, grid.codes.reshape(-1).astype(np.float32), grid.scale)
     return None
 
 

@@ -18,12 +18,12 @@ from onnx_admm.contracts import Array, ModelView
 from onnx_admm.encoding.coders.accounting import GAPS_MUST_SAVE, packed_bytes
 from onnx_admm.encoding.coders.codebook import Grid, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
-from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.encoding_report import TensorEncoding, stored_row
 from onnx_admm.encoding.coders.fine_coder import fine_coder
 from onnx_admm.encoding.coders.kept_values_coder import kept_values_coder
-from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, SoloCoder, best_low_bits
+from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, LargeSparseCoder, best_low_bits
 from onnx_admm.encoding.coders.per_tensor_coder import ByteCoder
-from onnx_admm.encoding.coders.unpack import Member, full_member
+from onnx_admm.encoding.coders.unpack import EncodedTensor, full_member
 from onnx_admm.encoding.contents import LARGE
 from onnx_admm.model.opsets.convert_opset import raise_opset
 from onnx_admm.model.rewrite.fragment import Fragment
@@ -53,7 +53,7 @@ class EncodedLarge:
         opset_kept: why the model's opset could not be raised where a decoder needs it; None where it could.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TensorEncoding, ...] = ()
     content_bytes: int = 0
     oldest_opset: int = 1
     opset_kept: str | None = None
@@ -91,7 +91,7 @@ class Alone:
         lookups: that decode it; of two forms of as many bits, the one of fewer loads faster.
     """
 
-    row: Row
+    row: TensorEncoding
     emit: Callable[[Fragment], str]
     has_gaps: bool = False
     lookups: int = 0
@@ -117,7 +117,7 @@ def encode_large(
         weights: of its main graph.
         choose: the form of a large weight; None leaves it.
     """
-    rows, content, opset, why = list[Row](), 0, 1, None
+    rows, content, opset, why = list[TensorEncoding](), 0, 1, None
     for weight in weights:
         form = choose(weight) if weight.size >= LARGE else None
         if form is not None:
@@ -151,7 +151,7 @@ def packed_alone(weight: Weight) -> Alone | None:
     return best if best is not None and 8 * _LEAST_BYTES <= best.bits < 8 * weight.nbytes else None
 
 
-def _by_levels(weight: Weight) -> Iterator[Member]:
+def _by_levels(weight: Weight) -> Iterator[EncodedTensor]:
     """The weight as values, or steps of scales, of which there are few.
 
     A weight of few channels may have few values all in all and fewer steps in each channel.
@@ -159,16 +159,16 @@ def _by_levels(weight: Weight) -> Iterator[Member]:
     if weight.held_grid is None and (levels := weight.levels) is not None:
         if not np.isfinite(levels).all():
             return
-        yield Member(weight, weight.flat)
+        yield EncodedTensor(weight, weight.flat)
         if weight.grid is not None or len(levels) <= _FEW_LEVELS:
             return
     grid = weight.channel_grid
     if grid is not None:
         codes, scale = _coarsest(grid.codes.astype(np.int8, copy=False), grid.scale)
-        yield Member(weight, codes.reshape(-1).astype(np.float32), scale)
+        yield EncodedTensor(weight, codes.reshape(-1).astype(np.float32), scale)
 
 
-def _forms(member: Member) -> Iterator[Alone]:
+def _forms(member: EncodedTensor) -> Iterator[Alone]:
     """Gaps and codes, and digits of words of each width."""
     weight, positions = member.weight, np.flatnonzero(member.units)
     kept = member.units[positions]
@@ -176,8 +176,8 @@ def _forms(member: Member) -> Iterator[Alone]:
     if count == 0:
         return
     low_bits, index_bits = best_low_bits(positions)
-    solo = SoloCoder(tuple(map(float, levels)), low_bits)
-    row = Row(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
+    solo = LargeSparseCoder(tuple(map(float, levels)), low_bits)
+    row = TensorEncoding(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
     if solo.largest_step(count) <= _FOLDED_BYTES:
         yield Alone(row, lambda fragment: solo.emit(fragment, member), has_gaps=True)
     full = full_member(member)
@@ -198,10 +198,10 @@ def _kept_values(weight: Weight) -> Iterator[Alone]:
         yield Alone(coder.row(weight), lambda fragment: coder.emit(fragment, weight))
 
 
-def _digits(member: Member, count: int, coder: DenseCoder) -> Alone:
+def _digits(member: EncodedTensor, count: int, coder: DenseCoder) -> Alone:
     name, size = member.weight.name, member.weight.size
     data = round(coder.bits * count)
-    row = Row(name, coder.label, size, count, data, round(coder.bits * size) - data)
+    row = TensorEncoding(name, coder.label, size, count, data, round(coder.bits * size) - data)
     return Alone(row, lambda fragment: coder.emit(fragment, [member])[name], lookups=coder.lookups(size))
 
 

@@ -8,7 +8,7 @@ from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, RoundedBiases, round_biases
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
-from onnx_admm.encoding.coders.encoding_report import Outcome, dense_row
+from onnx_admm.encoding.coders.encoding_report import EncodingReport, dense_row
 from onnx_admm.encoding.coders.vector_coder import FLOAT8_SINCE, BiasType
 from onnx_admm.encoding.contents import Contents, read_contents, zero_biases
 from onnx_admm.encoding.large import encode_large, packed_alone
@@ -21,7 +21,7 @@ _PLANNED_FOR = 11
 """Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
 
 
-def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: bool = True) -> Outcome:
+def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: bool = True) -> EncodingReport:
     """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
 
     Where anything is, shapes of inner values that follow from the graph are no longer stored either.
@@ -52,7 +52,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: b
     if outputs or encoded.rows:
         leave_out_implied_shapes(view)
     left = sum(weight.nbytes for weight in (*others, *contents.biases) if weight.name not in outputs)
-    return Outcome(
+    return EncodingReport(
         format="packed",
         rows=tuple(rows.get(weight.name, dense_row(weight)) for weight in contents.weights),
         biases=tuple(rows.get(bias.name, dense_row(bias)) for bias in contents.biases),

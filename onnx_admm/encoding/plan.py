@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
-from onnx_admm.encoding.coders.encoding_report import Row, stored_row
-from onnx_admm.encoding.coders.per_tensor_coder import PlainCoder, plain_row
+from onnx_admm.encoding.coders.encoding_report import TensorEncoding, stored_row
+from onnx_admm.encoding.coders.per_tensor_coder import PerTensorCoder, plain_row
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
-from onnx_admm.encoding.coders.unpack import Member, deliver
+from onnx_admm.encoding.coders.unpack import EncodedTensor, unpack
 from onnx_admm.encoding.coders.vector_coder import VectorCoder
 from onnx_admm.model.rewrite.fragment import Fragment
 
@@ -21,37 +21,37 @@ class Group:
     """One decoder and the weights behind it."""
 
     coder: GroupCoder
-    members: tuple[Member, ...]
+    members: tuple[EncodedTensor, ...]
 
 
 @dataclass(frozen=True)
 class Plain:
     """One weight stored by itself."""
 
-    coder: PlainCoder
+    coder: PerTensorCoder
     weight: Weight
 
 
 @dataclass(frozen=True)
-class Pool:
+class SharedVector:
     """Small vectors (biases) stored as one."""
 
     coder: VectorCoder
     vectors: tuple[Weight, ...]
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[EncodedTensor, ...]:
         """The vectors as a decoder's row delivers them."""
-        return tuple(Member(vector, vector.flat) for vector in self.vectors)
+        return tuple(EncodedTensor(vector, vector.flat) for vector in self.vectors)
 
 
 @dataclass(frozen=True)
-class Plan:
+class StoragePlan:
     """How weights are stored; one that stands nowhere stays as it is."""
 
     groups: tuple[Group, ...] = ()
     plain: tuple[Plain, ...] = ()
-    pool: Pool | None = None
+    pool: SharedVector | None = None
 
     def emit(self, opset: int) -> tuple[Fragment, dict[str, str]]:
         """The decoders, and weight name -> value name in them.
@@ -69,12 +69,12 @@ class Plan:
                 outputs |= group.coder.emit(fragment, group.members)
         if pool is not None:
             row, members = pool.coder.emit(fragment, pool.vectors), pool.members
-            outputs |= deliver(fragment, row, members, [len(member.units) for member in members])
+            outputs |= unpack(fragment, row, members, [len(member.units) for member in members])
         for item in self.plain:
             outputs[item.weight.name] = item.coder.emit(fragment, item.weight)
         return fragment, outputs
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TensorEncoding, ...]:
         """How each weight is stored."""
         grouped = [_member_row(group.coder, member) for group in self.groups for member in group.members]
         plain = [plain_row(item.coder, item.weight) for item in self.plain]
@@ -88,6 +88,6 @@ class Plan:
         )
 
 
-def _member_row(coder: GroupCoder, member: Member) -> Row:
+def _member_row(coder: GroupCoder, member: EncodedTensor) -> TensorEncoding:
     weight, data, index = member.weight, coder.data_bits(member), coder.index_bits(member)
-    return Row(weight.name, coder.label, weight.size, weight.nonzeros, data, index)
+    return TensorEncoding(weight.name, coder.label, weight.size, weight.nonzeros, data, index)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import ModelView, Skip
 from onnx_admm.encoding.coders.codebook import Grid, Weight
-from onnx_admm.encoding.coders.encoding_report import Outcome, Row, dense_row, stored_row
+from onnx_admm.encoding.coders.encoding_report import EncodingReport, TensorEncoding, dense_row, stored_row
 from onnx_admm.encoding.coders.per_tensor_coder import grid_of
 from onnx_admm.encoding.contents import read_contents
 from onnx_admm.encoding.large import Alone, encode_large, on_byte_grid
@@ -19,7 +19,7 @@ from onnx_admm.model.opsets.convert_opset import convert_opset, raise_opset
 from onnx_admm.model.rewrite.fragment import Fragment
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
 from onnx_admm.model.rewrite.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
-from onnx_admm.model.rewrite.weight_storage import file_bytes, passes_full_check
+from onnx_admm.model.rewrite.weight_storage import model_bytes, passes_full_check
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
@@ -31,7 +31,7 @@ _LEAST_GAIN, _LEAST_GAIN_BYTES = 0.01, 1024
 """What sparse initializers must save to be chosen unasked: tools that check files in full refuse them."""
 
 
-def encode_qdq(view: ModelView) -> Outcome:
+def encode_qdq(view: ModelView) -> EncodingReport:
     """Store every weight that lies on an 8-bit grid as DequantizeLinear, int4 where its codes allow.
 
     The opset is raised to 13 for scales per channel and to 21 for int4. A weight of few levels that becomes
@@ -65,7 +65,7 @@ def encode_qdq(view: ModelView) -> Outcome:
         insert_fragment(view, fragment, outputs)
     encoded_names = {*outputs, *(row.layer for row in encoded.rows)}
     left = sum(w.nbytes for w in (*contents.weights, *contents.biases) if w.name not in encoded_names)
-    return Outcome(
+    return EncodingReport(
         format="qdq",
         rows=tuple(rows[weight.name] for weight in contents.weights),
         biases=tuple(map(dense_row, contents.biases)),
@@ -75,7 +75,7 @@ def encode_qdq(view: ModelView) -> Outcome:
     )
 
 
-def encode_sparse(view: ModelView) -> Outcome:
+def encode_sparse(view: ModelView) -> EncodingReport:
     """Have every weight written as ``sparse_initializer`` where that is smaller than its dense form."""
     contents = read_contents(view)
     possible = initializer_names(view)
@@ -91,14 +91,14 @@ def encode_sparse(view: ModelView) -> Outcome:
     return replace(outcome, format="sparse", skipped=(*outcome.skipped, *skipped))
 
 
-def encode_sound_rest(view: ModelView, outcome: Outcome) -> Outcome:
+def encode_sound_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
     """As ``encode_rest`` where that saves a hundredth of the file and onnx's full check still passes.
 
     A file that was read with sparse initializers does not pass anyway; there the saving decides.
     """
     fork = view.fork()
-    encoded, dense_bytes = encode_rest(fork, outcome), file_bytes(view)
-    gain = dense_bytes - file_bytes(fork)
+    encoded, dense_bytes = encode_rest(fork, outcome), model_bytes(view)
+    gain = dense_bytes - model_bytes(fork)
     if gain < max(_LEAST_GAIN_BYTES, _LEAST_GAIN * dense_bytes):
         return outcome
     if passes_full_check(view) and not passes_full_check(fork):
@@ -107,7 +107,7 @@ def encode_sound_rest(view: ModelView, outcome: Outcome) -> Outcome:
     return encoded
 
 
-def encode_rest(view: ModelView, outcome: Outcome) -> Outcome:
+def encode_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
     """Have what another encoding left dense written as ``sparse_initializer`` where that is smaller."""
     rest = {row.layer: row for row in encode_sparse(view).rows if row.is_encoded}
     rows = tuple(rest.get(row.layer, row) for row in outcome.rows)
@@ -120,19 +120,19 @@ def encode_rest(view: ModelView, outcome: Outcome) -> Outcome:
     )
 
 
-def encode_dense(view: ModelView) -> Outcome:
+def encode_dense(view: ModelView) -> EncodingReport:
     """Have every weight written dense, also where it was read from a sparse initializer."""
     mark_dense(view)
     return keep_forms(view)
 
 
-def keep_forms(view: ModelView) -> Outcome:
+def keep_forms(view: ModelView) -> EncodingReport:
     """Leave everything as it is, and say what it takes."""
     contents, sparse = read_contents(view), marked_sparse(view)
     sizes = {w.name: _sparse_sizes(w) for w in contents.weights if w.name in sparse}
     rows = [_sparse_row(w, sizes[w.name]) if w.name in sizes else dense_row(w) for w in contents.weights]
     content = sum(sum(sizes[w.name]) if w.name in sizes else w.nbytes for w in contents.weights)
-    return Outcome(
+    return EncodingReport(
         format="sparse" if sizes else "dense",
         rows=tuple(rows),
         biases=tuple(map(dense_row, contents.biases)),
@@ -217,8 +217,8 @@ def _sparse_sizes(weight: Weight) -> tuple[int, int]:
     return weight.dtype.itemsize * weight.nonzeros, index_bytes(weight.flat)
 
 
-def _sparse_row(weight: Weight, sizes: tuple[int, int]) -> Row:
-    return Row(
+def _sparse_row(weight: Weight, sizes: tuple[int, int]) -> TensorEncoding:
+    return TensorEncoding(
         layer=weight.name,
         coding="sparse initializer",
         elements=weight.size,

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_admm.contracts import Dataset, Feeds, ModelView, PassContext
 from onnx_admm.data import cost_of_sample, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnsupportedModel
-from onnx_admm.model.rewrite.weight_storage import weight_bytes
+from onnx_admm.model.rewrite.weight_storage import stored_weight_bytes
 from onnx_admm.runtime.children.child_outputs import outputs_in_child
 from onnx_admm.runtime.equivalence import Difference, find_difference, outputs_of
 
@@ -46,7 +46,7 @@ class ExactnessCheck:
             NotComparable: they cannot be run here; says why.
         """
         for model in (before, after):
-            if (size := weight_bytes(model)) > MOST_BYTES:
+            if (size := stored_weight_bytes(model)) > MOST_BYTES:
                 raise NotComparable(f"its weights take {size >> 20:,} MiB, over {MOST_BYTES >> 20}")
         try:
             feeds = self._samples(before)
@@ -88,4 +88,4 @@ class ExactnessCheck:
 
 
 def _is_large(model: ModelView) -> bool:
-    return weight_bytes(model) > OWN_PROCESS_BYTES
+    return stored_weight_bytes(model) > OWN_PROCESS_BYTES

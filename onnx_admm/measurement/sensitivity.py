@@ -30,7 +30,7 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
-from onnx_admm.model.rewrite.weights_as_inputs import open_weights
+from onnx_admm.model.rewrite.weights_as_inputs import weights_as_inputs
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
 from onnx_admm.runtime.predictions import predictions
@@ -85,7 +85,7 @@ class OutputProbe:
     ) -> None:
         self._model, self._threads = with_scores(model), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
-        opened, self._inputs = open_weights(self._model, names)
+        opened, self._inputs = weights_as_inputs(self._model, names)
         self._session = open_session(opened, threads=threads)
         differs = reference is not None and not same_model(reference, model)
         self._reference = with_scores(reference) if reference is not None and differs else None

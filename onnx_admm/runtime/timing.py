@@ -47,21 +47,21 @@ _MIXED = """
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class KernelTime:
     """Seconds of one run, and how far repeats of the measurement disagree, as a share."""
 
     seconds: float
     spread: float
 
 
-def time_kernels(kernels: Sequence[Kernel | None], threads: int = 1) -> list[Timing | None]:
+def time_kernels(kernels: Sequence[Kernel | None], threads: int = 1) -> list[KernelTime | None]:
     """Seconds that each kernel adds to a session that runs it; None for one that does not run alone.
 
     A kernel's time is what further copies of it add to a session with one: the call itself and the copying
     of inputs cancel out. Sessions are timed in turns, many times, and the least times count, since
     whatever else the machine does only adds to them. On one thread it is processor time.
     """
-    timings: list[Timing | None] = []
+    timings: list[KernelTime | None] = []
     for group in _groups(kernels):
         benches = [_bench(kernel, threads) for kernel in group]
         _run_in_turns([bench for bench in benches if bench is not None])
@@ -69,7 +69,7 @@ def time_kernels(kernels: Sequence[Kernel | None], threads: int = 1) -> list[Tim
     return timings
 
 
-def time_call(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int = 1) -> Timing:
+def time_call(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int = 1) -> KernelTime:
     """Seconds of a call that computes nothing: such inputs are handed over, such outputs handed back."""
     watch = Stopwatch(_open(idle_model(inputs, outputs), threads), inputs, threads)
     for _ in range(_MOST_ROUNDS):
@@ -77,7 +77,7 @@ def time_call(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads
     return watch.timing()
 
 
-def time_switch(threads: int = 1) -> Timing:
+def time_switch(threads: int = 1) -> KernelTime:
     """Seconds that a kernel takes among kernels of other kinds beyond what it takes among its own.
 
     Measured on a chain of small kernels, once whole and once kernel by kernel.
@@ -91,7 +91,7 @@ def time_switch(threads: int = 1) -> Timing:
     timings = time_kernels(kernels_of(model, values), threads)
     alone = sum(timing.seconds for timing in timings if timing is not None)
     alone += time_call(inputs, {"y": values["y"]}, threads).seconds
-    return Timing(max(0.0, chain.timing().seconds - alone) / len(timings), chain.timing().spread)
+    return KernelTime(max(0.0, chain.timing().seconds - alone) / len(timings), chain.timing().spread)
 
 
 def every_value(model: bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -123,10 +123,10 @@ class Stopwatch:
         self.session.run(self.feeds)
         self.times.append(float(now() - started))
 
-    def timing(self) -> Timing:
+    def timing(self) -> KernelTime:
         """Of one run."""
         halves = self.low(slice(0, None, 2)), self.low(slice(1, None, 2))
-        return Timing(self.low() / 1e9, abs(halves[0] - halves[1]) / max(halves))
+        return KernelTime(self.low() / 1e9, abs(halves[0] - halves[1]) / max(halves))
 
     def low(self, part: slice = slice(None)) -> float:
         """The least of these rounds: whatever else the machine does only adds."""
@@ -147,12 +147,12 @@ class _Bench:
         self.more.run()
         self.rounds -= 1
 
-    def timing(self) -> Timing:
+    def timing(self) -> KernelTime:
         parts = [slice(None), slice(0, None, 2), slice(1, None, 2)]
         whole, even, odd = (
             max(0.0, self.more.low(part) - self.one.low(part)) / self.further / 1e9 for part in parts
         )
-        return Timing(whole, abs(even - odd) / max(even, odd) if even != odd else 0.0)
+        return KernelTime(whole, abs(even - odd) / max(even, odd) if even != odd else 0.0)
 
 
 def _groups(kernels: Sequence[Kernel | None]) -> Iterator[list[Kernel | None]]:

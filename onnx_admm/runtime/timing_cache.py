@@ -15,16 +15,16 @@ from pathlib import Path
 from onnx_admm.contracts import Array
 from onnx_admm.model.analysis.runtime_kernels import Kernel
 from onnx_admm.runtime.installed import installed_runtimes
-from onnx_admm.runtime.timing import Timing, time_call, time_kernels, time_switch
+from onnx_admm.runtime.timing import KernelTime, time_call, time_kernels, time_switch
 
-_MEMORY: dict[Path, dict[str, Timing]] = {}
+_MEMORY: dict[Path, dict[str, KernelTime]] = {}
 """What was read or measured by this process, by file."""
 
 _USED: dict[str, dict[str, list[float]]] = {}
 """What was asked for, by name of the file."""
 
 
-def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Timing | None]:
+def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[KernelTime | None]:
     """Times of kernels, measured where they are not known; None for one that does not run alone."""
     known = known_timings(threads)
     missing = {kernel.key: kernel for kernel in kernels if kernel is not None and kernel.key not in known}
@@ -38,13 +38,13 @@ def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Timin
     return found
 
 
-def call_timing(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int) -> Timing:
+def call_timing(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int) -> KernelTime:
     """What a call takes beside the kernels, with such inputs and outputs; measured where it is not known."""
     ports = [[(str(array.dtype), array.shape) for array in side.values()] for side in (inputs, outputs)]
     return _known_or(f"call {ports}", threads, lambda: time_call(inputs, outputs, threads))
 
 
-def switch_timing(threads: int) -> Timing:
+def switch_timing(threads: int) -> KernelTime:
     """What a kernel takes more among others than among its own; measured where it is not known."""
     return _known_or("switch", threads, lambda: time_switch(threads))
 
@@ -61,10 +61,10 @@ def form_ratio(before: bytes, after: bytes, threads: int, measure: Callable[[], 
         measure: gives the ratio.
     """
     digests = (hashlib.sha256(content).hexdigest()[:32] for content in (before, after))
-    return _known_or(f"form {' '.join(digests)}", threads, lambda: Timing(measure(), 0.0)).seconds
+    return _known_or(f"form {' '.join(digests)}", threads, lambda: KernelTime(measure(), 0.0)).seconds
 
 
-def _known_or(key: str, threads: int, measure: Callable[[], Timing]) -> Timing:
+def _known_or(key: str, threads: int, measure: Callable[[], KernelTime]) -> KernelTime:
     known = known_timings(threads)
     if key not in known:
         keep_timings(threads, {key: measure()})
@@ -72,7 +72,7 @@ def _known_or(key: str, threads: int, measure: Callable[[], Timing]) -> Timing:
     return known[key]
 
 
-def _note_use(key: str, threads: int, timing: Timing) -> None:
+def _note_use(key: str, threads: int, timing: KernelTime) -> None:
     _USED.setdefault(cache_file(threads).stem, {})[key] = [timing.seconds, timing.spread]
 
 
@@ -124,7 +124,7 @@ def cache_file(threads: int) -> Path:
     return cache_folder() / "timings" / f"{name}.json"
 
 
-def known_timings(threads: int) -> dict[str, Timing]:
+def known_timings(threads: int) -> dict[str, KernelTime]:
     """Timings by kernel; what cannot be read counts as unknown."""
     file = cache_file(threads)
     if file not in _MEMORY:
@@ -132,7 +132,7 @@ def known_timings(threads: int) -> dict[str, Timing]:
     return _MEMORY[file]
 
 
-def keep_timings(threads: int, timings: Mapping[str, Timing]) -> None:
+def keep_timings(threads: int, timings: Mapping[str, KernelTime]) -> None:
     """Add timings, on disk too where it can be written; a file is always whole."""
     file = cache_file(threads)
     known = known_timings(threads)
@@ -152,10 +152,10 @@ def keep_timings(threads: int, timings: Mapping[str, Timing]) -> None:
         return
 
 
-def _read(file: Path) -> dict[str, Timing]:
+def _read(file: Path) -> dict[str, KernelTime]:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))["timings"]
-        timings = {str(key): Timing(float(pair[0]), float(pair[1])) for key, pair in stored.items()}
+        timings = {str(key): KernelTime(float(pair[0]), float(pair[1])) for key, pair in stored.items()}
     except Exception:  # noqa: BLE001 (whatever the parser raises: times are measured again)
         return {}
     figures = (figure for timing in timings.values() for figure in (timing.seconds, timing.spread))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx_admm.contracts import ModelView, Skip, WeightSite
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.selection.fixed_transforms import pattern_in
 from onnx_admm.selection.name_patterns import matching
 from onnx_admm.selection.weight_values import why_left, why_unusable
@@ -34,7 +34,7 @@ def choose_layers(
     if not layers:
         first = left[0]
         raise NothingToDo("no weight is left to compress", got=f"{first.layer}: {first.why}")
-    others = () if include else strange_constants(model)
+    others = () if include else unsupported_weights(model)
     return layers, (*skipped, *left, *(Skip(each.name, each.why_left()) for each in others))
 
 

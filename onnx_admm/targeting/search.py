@@ -31,7 +31,7 @@ _MOST_CORRECTION = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[Result]):
+class CandidateResult(Generic[Result]):
     """What came of a choice.
 
     Attributes:
@@ -65,7 +65,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[Result]):
+class SearchResult(Generic[Result]):
     """The end of a search.
 
     Attributes:
@@ -85,11 +85,11 @@ class Found(Generic[Result]):
 
 def search(
     market: Market,
-    attempt: Callable[[Mapping[str, int]], Outcome[Result]],
+    attempt: Callable[[Mapping[str, int]], CandidateResult[Result]],
     *,
     max_drop: float | None,
     most_rounds: int,
-) -> Found[Result]:
+) -> SearchResult[Result]:
     """Meet ``market.budgets`` at a drop of at most ``max_drop`` points.
 
     Args:
@@ -142,10 +142,10 @@ def search(
         if failing - holding < 1 / 64:
             break
     met = best is not None and bool((np.array(best[0].cost) <= target + 1e-9).all())
-    return Found(best[0] if best else None, best[1] if best else None, met, tuple(rounds), scales)
+    return SearchResult(best[0] if best else None, best[1] if best else None, met, tuple(rounds), scales)
 
 
-def not_reachable(market: Market, found: Found[Result], max_drop: float | None) -> str | None:
+def not_reachable(market: Market, found: SearchResult[Result], max_drop: float | None) -> str | None:
     """The sentence for a budget that was not met; None where it was."""
     if found.is_met:
         return None

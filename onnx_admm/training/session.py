@@ -17,10 +17,10 @@ from onnx_admm.model.rewrite.training_graph import (
     TEACHER,
     cut_at_logits,
     fixed_name,
-    free_name,
     rho_name,
     target_name,
     training_form,
+    weight_input_name,
 )
 from onnx_admm.runtime.sessions import open_session, require_training
 from onnx_admm.training.artifacts import Request, build_artifacts
@@ -95,7 +95,7 @@ class OrtTrainingRun:
     def weights(self) -> Blocks:
         """See ``contracts.TrainingRun.weights``."""
         return {
-            name: self._get(name) * self._get(free_name(name)) + self._get(fixed_name(name))
+            name: self._get(name) * self._get(weight_input_name(name)) + self._get(fixed_name(name))
             for name in (site.name for site in self._sites)
         }
 
@@ -113,7 +113,7 @@ class OrtTrainingRun:
     def freeze(self, free: Blocks, fixed: Blocks) -> None:
         """See ``contracts.TrainingRun.freeze``."""
         for name in free:
-            self._set(free_name(name), free[name])
+            self._set(weight_input_name(name), free[name])
             self._set(fixed_name(name), fixed[name])
 
     def snapshot(self) -> Mapping[str, Array]:

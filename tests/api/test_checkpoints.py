@@ -18,7 +18,7 @@ from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import UsageError, WorkError
 from onnx_admm.report import Report
 from onnx_admm.runtime import timing_cache
-from onnx_admm.runtime.timing import Timing
+from onnx_admm.runtime.timing import KernelTime
 
 
 @dataclass(frozen=True)
@@ -188,15 +188,15 @@ def test_times_that_were_used_are_compared_with_the_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(timing_cache, "_MEMORY", {})
     timing_cache.forget_used_timings()
-    timing_cache.keep_timings(1, {"call []": Timing(1e-3, 1e-5), "switch": Timing(2e-6, 0.0)})
+    timing_cache.keep_timings(1, {"call []": KernelTime(1e-3, 1e-5), "switch": KernelTime(2e-6, 0.0)})
     assert timing_cache.used_timings() == {}
     assert timing_cache.switch_timing(1).seconds == 2e-6
     used = timing_cache.used_timings()
     assert [list(timings) for timings in used.values()] == [["switch"]]
     assert timing_cache.are_current(used)
-    timing_cache.keep_timings(1, {"call []": Timing(5e-3, 1e-5)})
+    timing_cache.keep_timings(1, {"call []": KernelTime(5e-3, 1e-5)})
     assert timing_cache.are_current(used)
-    timing_cache.keep_timings(1, {"switch": Timing(3e-6, 0.0)})
+    timing_cache.keep_timings(1, {"switch": KernelTime(3e-6, 0.0)})
     assert not timing_cache.are_current(used)
     timing_cache.cache_file(1).unlink()
     assert timing_cache.are_current(used)

@@ -17,7 +17,7 @@ from onnx_admm.encoding.compression_options import Rounding, Treated
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.report.promises import Promise
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def bounds(recipe: object) -> list[tuple[float, float]]:
     return [
         (step.least_sqnr_db, step.blind_sqnr_db)
         for step in recipe.passes  # type: ignore[attr-defined]
-        if isinstance(step, ChooseTreatments)
+        if isinstance(step, AutoQuantize)
     ]
 
 
@@ -73,15 +73,15 @@ def test_a_result_that_misses_its_promise_is_made_again(
 ) -> None:
     """The search is made to believe anything at first: the comparison of the written file is what counts."""
     parse_text(NET, constants={"w": weights(32, 48), "v": weights(48, 8)}).save(tmp_path / "in.onnx")
-    honest = ChooseTreatments.run
+    honest = AutoQuantize.run
     seen = []
 
     def careless(self, model, context):  # type: ignore[no-untyped-def]
         seen.append(self.least_sqnr_db)
-        low = ChooseTreatments(least_sqnr_db=3.0, blind_sqnr_db=3.0)
+        low = AutoQuantize(least_sqnr_db=3.0, blind_sqnr_db=3.0)
         return honest(low if len(seen) == 1 else self, model, context)
 
-    monkeypatch.setattr(ChooseTreatments, "run", careless)
+    monkeypatch.setattr(AutoQuantize, "run", careless)
     report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
     assert len(seen) == 2
     assert seen[1] >= seen[0] + 6

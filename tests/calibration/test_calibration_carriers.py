@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.calibration.layer_inputs import carrier_of
-from onnx_admm.calibration.row_sampling import Draw
+from onnx_admm.calibration.row_sampling import SampledRows
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.expose_values import tapped, weight_uses
 from onnx_admm.runtime.sessions import open_session
@@ -33,7 +33,7 @@ def design_and_output(
     use = weight_uses(view, chosen)[0]
     carrier = carrier_of(chosen, use)
     assert carrier is not None
-    rows = carrier.design(feeds, Draw(ALL, (0,)))
+    rows = carrier.design(feeds, SampledRows(ALL, (0,)))
     layout = carrier.layout
     matrix = layout.matrix(view.read(chosen))
     np.testing.assert_array_equal(layout.tensor(matrix), view.read(chosen))
@@ -157,7 +157,7 @@ def test_recurrent_steps_are_rebuilt_from_both_matrices(direction: str, rng: np.
     for site in view.sites():
         carrier = carrier_of(site, weight_uses(view, site)[0])
         assert carrier is not None
-        rows = carrier.design(feeds, Draw(ALL, (0,)))
+        rows = carrier.design(feeds, SampledRows(ALL, (0,)))
         matrix = carrier.layout.matrix(view.read(site)).reshape(d, 4, -1)
         total += rows @ np.swapaxes(matrix, 1, 2)
     expected = np.moveaxis(feeds["y"], 1, 0).reshape(d, 14, 4)
@@ -176,7 +176,7 @@ def test_entries_of_a_table_weigh_as_often_as_they_are_looked_up() -> None:
     assert (layout.group, layout.rows, layout.columns, layout.together) == (9, 54, 1, 6)
     np.testing.assert_array_equal(layout.tensor(layout.matrix(view.read(site))), view.read(site))
     ids = np.array([[0, 0], [0, 3], [-1, 3]] * 100)
-    rows = carrier.design({"ids": ids}, Draw(ALL, (0,)))
+    rows = carrier.design({"ids": ids}, SampledRows(ALL, (0,)))
     assert rows.shape == (9, 1, 1)
     energy = np.square(rows[:, 0, 0])
     np.testing.assert_allclose(energy[[0, 3, 8]], [300, 200, 100], rtol=0.01)
@@ -192,7 +192,7 @@ def test_rows_are_drawn_without_repetition(rng: np.random.Generator) -> None:
     carrier = carrier_of(view.sites()[0], weight_uses(view, view.sites()[0])[0])
     assert carrier is not None
     x = rng.normal(size=(50, 4)).astype(np.float32)
-    drawn = carrier.design({"x": x}, Draw(20, (1,)))[0]
+    drawn = carrier.design({"x": x}, SampledRows(20, (1,)))[0]
     assert drawn.shape == (20, 4)
     assert len({row.tobytes() for row in drawn}) == 20
 

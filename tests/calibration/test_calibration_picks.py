@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.calibration.argmax_positions import Picks, picks_behind
+from onnx_admm.calibration.argmax_positions import ArgmaxPositions, argmax_positions_behind
 from onnx_admm.calibration.biases import bias_behind
 from onnx_admm.calibration.layer_inputs import carrier_of
-from onnx_admm.calibration.row_sampling import Draw
+from onnx_admm.calibration.row_sampling import SampledRows
 from onnx_admm.calibration.stream import calibrated_layer
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
@@ -38,8 +38,8 @@ def view_of(text: str) -> ModelView:
     return parse_text(HEAD + text)
 
 
-def behind(text: str, axis: int, node: int = 0) -> Picks | None:
-    return picks_behind(view_of(text).nodes()[node], axis)
+def behind(text: str, axis: int, node: int = 0) -> ArgmaxPositions | None:
+    return argmax_positions_behind(view_of(text).nodes()[node], axis)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_maximum_over_all_places_is_found(body: str, axis: int, tap: str | Non
 def test_a_maximum_behind_a_product_is_over_its_places() -> None:
     body = "t = MatMul(x, w)\n y = ReduceMax(t, one)"
     text = f"g (float[n, 9, 4] x) => (float y) <float[4, 6] w, int64[1] one = {{1}}> {{ {body} }}"
-    assert behind(text, -1) == Picks("t", -1, (1,))
+    assert behind(text, -1) == ArgmaxPositions("t", -1, (1,))
 
 
 def places_by_hand(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -86,14 +86,14 @@ def test_a_maximum_over_some_axes_picks_one_place_along_them(axes: tuple[int, ..
     """Its picks are those of every row or column, not of the whole."""
     a = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     plain = tuple(sorted(axis % 4 for axis in axes))
-    places, count = Picks("a", 1, axes).places({"a": a})
+    places, count = ArgmaxPositions("a", 1, axes).places({"a": a})
     assert count == 40
     np.testing.assert_array_equal(places, places_by_hand(a, plain))
-    shares = Picks("a", 1, axes).shares({"a": a})
+    shares = ArgmaxPositions("a", 1, axes).shares({"a": a})
     assert shares.sum() == pytest.approx(1)
     counts = np.bincount(places.reshape(-1), minlength=40)
     np.testing.assert_allclose((shares - 0.2 / 40) / 0.8 * counts.sum(), counts, atol=1e-9)
-    last = Picks("a", -1, tuple(axis - 1 for axis in plain))
+    last = ArgmaxPositions("a", -1, tuple(axis - 1 for axis in plain))
     turned = {"a": np.moveaxis(a, 1, -1)}
     np.testing.assert_array_equal(last.places(turned)[0], places)
     np.testing.assert_allclose(last.shares(turned), shares)
@@ -101,24 +101,24 @@ def test_a_maximum_over_some_axes_picks_one_place_along_them(axes: tuple[int, ..
 
 def test_maxima_over_samples_channels_or_nothing_pick_nothing() -> None:
     a = {"a": np.random.default_rng(0).normal(size=(2, 3, 4))}
-    assert not Picks("a", 1, (-2,)).fits(a)  # the channels, as the rank tells
-    assert not Picks("a", -1, (-3,)).fits(a)  # the samples
+    assert not ArgmaxPositions("a", 1, (-2,)).fits(a)  # the channels, as the rank tells
+    assert not ArgmaxPositions("a", -1, (-3,)).fits(a)  # the samples
     empty = {"a": np.zeros((2, 3, 0))}
-    assert not Picks("a", 1).fits(empty)
-    assert Picks("a", 1).shares(empty).shape == (0,)
-    np.testing.assert_allclose(Picks("a", 1, (-2,)).shares(a), 1 / 8)
+    assert not ArgmaxPositions("a", 1).fits(empty)
+    assert ArgmaxPositions("a", 1).shares(empty).shape == (0,)
+    np.testing.assert_allclose(ArgmaxPositions("a", 1, (-2,)).shares(a), 1 / 8)
 
 
 def test_shares_count_the_channels_that_pick_a_place() -> None:
     a = np.zeros((2, 3, 4))
     a[0, :, 1] = 1.0  # all three channels
     a[1, 0, 2], a[1, 1, 3] = 1.0, 1.0  # the third has its maximum everywhere
-    shares = Picks("a", 1).shares({"a": a}).reshape(2, 4)
+    shares = ArgmaxPositions("a", 1).shares({"a": a}).reshape(2, 4)
     assert shares.sum() == pytest.approx(1)
     alike = 0.2 / 8
     picked = (shares - alike) / 0.8 * 6
     np.testing.assert_allclose(picked, [[0, 3, 0, 0], [0.25, 0.25, 1.25, 1.25]], atol=1e-12)
-    turned = Picks("a", -1).shares({"a": np.moveaxis(a, 1, -1)})
+    turned = ArgmaxPositions("a", -1).shares({"a": np.moveaxis(a, 1, -1)})
     np.testing.assert_allclose(turned, shares.reshape(-1))
 
 
@@ -131,7 +131,7 @@ def test_rows_follow_the_shares() -> None:
     x = np.random.default_rng(0).normal(size=(5, 4, 40)).astype(np.float32)
     shares = np.zeros(5 * 38)
     shares[[3, 60, 189]] = [0.5, 0.25, 0.25]
-    rows = layer.carriers[0].design({"x": x}, Draw(300, (0,), shares))[0]
+    rows = layer.carriers[0].design({"x": x}, SampledRows(300, (0,), shares))[0]
     windows = np.stack([x[0, :, 3:6], x[1, :, 22:25], x[4, :, 37:40]]).reshape(3, -1)
     counts = [int((rows == window).all(axis=1).sum()) for window in windows]
     assert sum(counts) == 300
@@ -144,7 +144,7 @@ def test_shares_for_other_places_are_not_used() -> None:
     assert carrier is not None
     x = np.random.default_rng(0).normal(size=(5, 4, 40)).astype(np.float32)
     plain, cropped = (
-        carrier.design({"x": x}, Draw(50, (0,), shares)) for shares in (None, np.full(36 * 5, 1 / 180))
+        carrier.design({"x": x}, SampledRows(50, (0,), shares)) for shares in (None, np.full(36 * 5, 1 / 180))
     )
     np.testing.assert_array_equal(plain, cropped)
 

@@ -9,7 +9,7 @@ from onnx_admm.calibration import transforms
 from onnx_admm.contracts import PassContext
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 
 SPECTRUM = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[n, 64] x) => (float[n, 16] y) { f = MatMul (x, basis) a = Abs (f) y = MatMul (a, w) }"""
@@ -22,7 +22,7 @@ def spectrum() -> ModelView:
 
 
 def lines(model: ModelView) -> tuple[dict[str, str], dict[str, str]]:
-    report = ChooseTreatments(samples=8).run(model, PassContext(reference=model.fork()))
+    report = AutoQuantize(samples=8).run(model, PassContext(reference=model.fork()))
     return {edit.layer: edit.what for edit in report.edits}, {skip.layer: skip.why for skip in report.skipped}
 
 
@@ -47,6 +47,6 @@ def test_it_stays_where_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_excluded_transform_stays() -> None:
     model, before = spectrum(), spectrum().read("basis")
-    step = ChooseTreatments(samples=8, exclude=("basis",))
+    step = AutoQuantize(samples=8, exclude=("basis",))
     step.run(model, PassContext(reference=model.fork()))
     assert np.array_equal(model.read("basis"), before)

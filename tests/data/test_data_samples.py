@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_admm.contracts import Dataset
-from onnx_admm.data import SampleSet, from_arrays, split
+from onnx_admm.data import SampleSet, from_arrays, split_dataset
 from onnx_admm.data.sources import ArraySource
 from onnx_admm.errors import DataError
 
@@ -73,10 +73,10 @@ def test_split_is_disjoint_complete_and_of_the_size_asked_for(
 ) -> None:
     n = len(labels)
     data = from_arrays({"x": np.arange(n)[:, None]}, labels)
-    train, validation = split(data, fraction, seed)
+    train, validation = split_dataset(data, fraction, seed)
     assert sorted(numbers(train) + numbers(validation)) == list(range(n))
     assert len(validation) == min(max(round(fraction * n), 1), n - 1)
-    assert numbers(split(data, fraction, seed)[1]) == numbers(validation)
+    assert numbers(split_dataset(data, fraction, seed)[1]) == numbers(validation)
     held = np.array([labels[i] for i in numbers(validation)])
     for label in set(labels):
         share = len(validation) / n * labels.count(label)
@@ -89,14 +89,16 @@ def test_split_differs_by_seed_and_reads_nothing() -> None:
             raise AssertionError("a sample was read")
 
     data = SampleSet({"x": Unread(np.zeros((100, 1)))}, np.arange(100) % 3)
-    first, second = (split(data, 0.1, seed)[1] for seed in (0, 1))
+    first, second = (split_dataset(data, 0.1, seed)[1] for seed in (0, 1))
     assert isinstance(first, SampleSet)
     assert isinstance(second, SampleSet)
     assert len(first) == len(second) == 10
-    assert numbers(split(numbered(100), 0.1, 0)[1]) != numbers(split(numbered(100), 0.1, 1)[1])
+    assert numbers(split_dataset(numbered(100), 0.1, 0)[1]) != numbers(
+        split_dataset(numbered(100), 0.1, 1)[1]
+    )
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(1, 0.5), (10, 0.0), (10, 1.0), (10, 1.5)])
 def test_splits_that_make_no_sense(n: int, fraction: float) -> None:
     with pytest.raises(DataError):
-        split(numbered(n), fraction, 0)
+        split_dataset(numbered(n), fraction, 0)

@@ -13,7 +13,7 @@ from onnx_admm.data import synthetic_dataset
 from onnx_admm.data.synthetic import dataset
 from onnx_admm.errors import DataError, UnsupportedModel
 from onnx_admm.model import ModelView
-from onnx_admm.runtime.children.probe import Found
+from onnx_admm.runtime.children.probe import FirstRun
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
@@ -248,7 +248,7 @@ def test_an_axis_that_is_a_sum_of_others() -> None:
 
 def test_sizes_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(dataset, "first_that_runs", lambda model, _: asked.append(model) or Found(1))
+    monkeypatch.setattr(dataset, "first_that_runs", lambda model, _: asked.append(model) or FirstRun(1))
     model = parse("g (float[N,length] x) => (float[N,length] y) { y = Relu (x) }")
     for _ in range(3):
         assert everything(synthetic_dataset(model, 1, 0)).feeds["x"].shape == (1, 16)

@@ -9,7 +9,7 @@ from onnx_admm.contracts import ModelView, Pass, PassContext
 from onnx_admm.encoding.coders.accounting import digit_bits
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 
@@ -70,7 +70,7 @@ STEPS: Steps = {
     "nearest": (*(AdmmQuantize(bits=bits, per_channel=True) for bits in (1, 4, 8)), AdmmQuantize(bits=3)),
     "rebuilt": (ReconstructLayers(bits=4, samples=12),),
     "thinned": (ReconstructLayers(bits=3, layers=0.4, samples=12),),
-    "chosen": (ChooseTreatments(samples=8, least_sqnr_db=15.0),),
+    "chosen": (AutoQuantize(samples=8, least_sqnr_db=15.0),),
     "more_nearest": tuple(
         AdmmQuantize(bits=bits, per_channel=is_by_channel)
         for bits in range(1, 9)

@@ -17,7 +17,7 @@ from onnx_admm.encoding.compression_options import DENSE, FINE, SPARSE, Rounding
 from onnx_admm.encoding.large import packed_alone
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
@@ -38,7 +38,7 @@ NO_GRIDS = {
     "fold_batchnorm": "scales weights before they are rounded",
     "fold_bias": "biases alone",
     "share_constants": "equal values, stored once",
-    "shorten_names": "no values",
+    "minify": "no values",
 }
 GRIDS = {
     AdmmQuantize.name: (
@@ -50,9 +50,9 @@ GRIDS = {
         ReconstructLayers(bits=3, layers=0.4, samples=12),
         ReconstructLayers(bits=4, pattern="2:4", samples=12),
     ),
-    ChooseTreatments.name: (
-        ChooseTreatments(samples=8, least_sqnr_db=12.0),
-        ChooseTreatments(samples=8, least_sqnr_db=30.0),
+    AutoQuantize.name: (
+        AutoQuantize(samples=8, least_sqnr_db=12.0),
+        AutoQuantize(samples=8, least_sqnr_db=30.0),
     ),
     MeetBudget.name: (MeetBudget(budget=("macbits=0.1x",), samples=12, bits=(4,)),),
     ShareScales.name: (),  # see below: it needs layers on grids to begin with

@@ -13,11 +13,11 @@ from onnx_admm.encoding.choice import choose_plan, plan_bytes
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
-from onnx_admm.encoding.coders.unpack import Member
-from onnx_admm.encoding.plan import Group, Plan
+from onnx_admm.encoding.coders.unpack import EncodedTensor
+from onnx_admm.encoding.plan import Group, StoragePlan
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
-from onnx_admm.passes.shorten_names import ShortenNames
+from onnx_admm.passes.minify import Minify
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_the_estimate_is_the_bytes_in_the_file(density: float, levels: int) -> N
     plan = choose_plan(weights, (), dense.opset)
     fragment, outputs = plan.emit(dense.opset)
     short = dense.fork()
-    ShortenNames(strip_metadata=True).run(short, PassContext(reference=dense))
+    Minify(strip_metadata=True).run(short, PassContext(reference=dense))
     stored = sum(size for name, size in _initializer_bytes(dense) if name in outputs)
     names = len("w1") - 1
     insert_fragment(dense, fragment, outputs)
-    ShortenNames(strip_metadata=True).run(dense, PassContext(reference=dense))
+    Minify(strip_metadata=True).run(dense, PassContext(reference=dense))
     grown = len(dense.to_bytes()) - (len(short.to_bytes()) - (stored - names * len(outputs)))
     assert fragment.file_bytes == pytest.approx(grown, abs=8)
 
@@ -47,9 +47,9 @@ def test_no_single_decoder_is_smaller_than_the_chosen_plan() -> None:
     dense = quantised(parse_text(CONV_NET), 0.25)
     weights = [Weight(site.name, dense.read(site)) for site in dense.sites()]
     best = plan_bytes(choose_plan(weights, (), 17), weights, 17)
-    members = tuple(Member(weight, weight.flat) for weight in weights)
+    members = tuple(EncodedTensor(weight, weight.flat) for weight in weights)
     for coder in (*(SparseCoder((-0.125, 0.125), low) for low in range(5)), DenseCoder((-0.125, 0.0, 0.125))):
-        assert best <= plan_bytes(Plan((Group(coder, members),)), weights, 17)
+        assert best <= plan_bytes(StoragePlan((Group(coder, members),)), weights, 17)
 
 
 @pytest.mark.parametrize("opset", [6, 7, 9, 10, 11, 21])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx_admm.encoding.coders.bits import MOST_LOW_BITS, rice_bits
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
-from onnx_admm.encoding.coders.large_sparse_coder import SoloCoder, best_low_bits
+from onnx_admm.encoding.coders.large_sparse_coder import LargeSparseCoder, best_low_bits
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
-from onnx_admm.encoding.coders.unpack import Member, narrowest
+from onnx_admm.encoding.coders.unpack import EncodedTensor, narrowest
 from onnx_admm.encoding.coders.vector_coder import VectorCoder
-from onnx_admm.encoding.plan import Group, Plan, Pool
+from onnx_admm.encoding.plan import Group, SharedVector, StoragePlan
 from onnx_admm.model.rewrite.fragment import Fragment, NodeSpec
 
 
@@ -33,14 +33,14 @@ def test_sparse_decoders_give_the_weights_back(
     known = tuple(float(code) * 0.125 for code in range(-levels, levels + 1) if code)
     if members:
         vectors = (Weight("b1", np.arange(5, dtype=np.float32)), Weight("b2", -np.ones(3, np.float32)))
-        pool = Pool(VectorCoder("int8", np.float32(1.0)), vectors) if head else None
-        _assert_decodes(Plan((Group(SparseCoder(known, low_bits), members),), pool=pool), opset)
+        pool = SharedVector(VectorCoder("int8", np.float32(1.0)), vectors) if head else None
+        _assert_decodes(StoragePlan((Group(SparseCoder(known, low_bits), members),), pool=pool), opset)
 
 
 @given(levels=st.integers(1, 20), word_bits=st.sampled_from([8, 16]), seed=st.integers(0, 99))
 def test_dense_decoders_give_the_weights_back(levels: int, word_bits: int, seed: int) -> None:
     known = tuple(code * 0.125 for code in range(-levels, levels + 1))
-    _assert_decodes(Plan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
+    _assert_decodes(StoragePlan((Group(DenseCoder(known, word_bits), _members(seed, 0.7, levels)),)), 13)
 
 
 @pytest.mark.parametrize("opset", [10, 11, 17])
@@ -53,7 +53,7 @@ def test_many_words_give_the_weight_back_with_little_on_the_way(
 ) -> None:
     codes = np.random.default_rng(0).integers(-most, most + 1, shape).astype(np.float32)
     scale = np.linspace(0.5, 1.5, shape[0], dtype=np.float32)[:, None]
-    member = Member(Weight("w", codes * scale), codes.reshape(-1), scale)
+    member = EncodedTensor(Weight("w", codes * scale), codes.reshape(-1), scale)
     coder = DenseCoder(tuple(float(code) for code in range(-most, most + 1)), word_bits)
     fragment = Fragment(opset)
     output = coder.emit(fragment, [member])["w"]
@@ -86,10 +86,12 @@ def test_solo_decoders_give_the_weight_back(
     scale = np.array([[0.25], [3.0]], np.float32) if channels else np.float32(1)
     weight = Weight("w", (codes * scale).astype(np.float32))
     units = codes.reshape(-1).astype(np.float32)
-    member = Member(weight, units, scale if channels else None)
+    member = EncodedTensor(weight, units, scale if channels else None)
     positions = np.flatnonzero(units)
     best, bits = best_low_bits(positions)
-    coder = SoloCoder(tuple(map(float, np.unique(units[positions]))), best if low_bits is None else low_bits)
+    coder = LargeSparseCoder(
+        tuple(map(float, np.unique(units[positions]))), best if low_bits is None else low_bits
+    )
     fragment = Fragment(11)
     output = coder.emit(fragment, member)
     assert np.array_equal(evaluate(fragment)[output], weight.values)
@@ -101,7 +103,7 @@ def test_solo_decoders_give_the_weight_back(
     assert 0 < stored - codebook < 8 * 150  # padding, shapes, powers and scales, and nothing else
 
 
-def _members(seed: int, density: float, levels: int) -> tuple[Member, ...]:
+def _members(seed: int, density: float, levels: int) -> tuple[EncodedTensor, ...]:
     rng = np.random.default_rng(seed)
     weights = []
     for number, shape in enumerate([(4, 1, 3, 3), (7, 5), (1, 3)]):
@@ -109,10 +111,10 @@ def _members(seed: int, density: float, levels: int) -> tuple[Member, ...]:
             rng.integers(1, levels + 1, shape) * rng.choice([-1, 1], shape) * (rng.random(shape) < density)
         )
         weights.append(Weight(f"w{number}", (codes * 0.125).astype(np.float32)))
-    return tuple(Member(weight, weight.flat) for weight in weights if weight.positions.size)
+    return tuple(EncodedTensor(weight, weight.flat) for weight in weights if weight.positions.size)
 
 
-def _assert_decodes(plan: Plan, opset: int) -> None:
+def _assert_decodes(plan: StoragePlan, opset: int) -> None:
     fragment, outputs = plan.emit(opset)
     values = evaluate(fragment)
     pooled = plan.pool.vectors if plan.pool else ()

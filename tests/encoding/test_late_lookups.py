@@ -13,7 +13,7 @@ from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.encoding.packed import encode_packed
 from onnx_admm.model.analysis.stored_sizes import stored_constants
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.runtime.sessions import open_session
@@ -69,7 +69,7 @@ def test_the_form_is_kept_by_later_runs_and_sizes_are_told(tmp_path: Path) -> No
     fed = {name for constant in stored_constants(loaded) for name in constant.weights}
     assert fed == {"w"}
     assert not any(constant.is_weight for constant in stored_constants(loaded))
-    assert not strange_constants(loaded)
+    assert not unsupported_weights(loaded)
 
 
 def test_a_table_with_other_readers_is_decoded_at_load() -> None:

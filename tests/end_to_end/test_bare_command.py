@@ -21,9 +21,9 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import affordable, from_arrays, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.model.rewrite.expose_logits import with_scores
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.report import Report
 from onnx_admm.runtime.evaluation import Quality, evaluate
 from onnx_admm.runtime.sessions import open_session
@@ -64,7 +64,7 @@ def settings_of(name: str) -> Recipe:
     if name in CHEAP:
         return recipe
     fewer = (
-        replace(step, samples=FEWER) if isinstance(step, ChooseTreatments) else step for step in recipe.passes
+        replace(step, samples=FEWER) if isinstance(step, AutoQuantize) else step for step in recipe.passes
     )
     return replace(recipe, passes=tuple(fewer))
 
@@ -99,7 +99,7 @@ def must_be_a_third(view: ModelView, file_bytes: int) -> bool:
 
 
 def lines(report: Report) -> dict[str, str]:
-    (chosen,) = (step for step in report.steps if step.name == "choose_treatments")
+    (chosen,) = (step for step in report.steps if step.name == "auto_quantize")
     (shared,) = (step for step in report.steps if step.name == "share_constants")
     return {**shared.edits, **chosen.edits, **chosen.skipped}
 
@@ -124,7 +124,7 @@ def test_without_data(
     before = original_of(source)
     after = ModelView.load(out)
     assert after.signature() == before.signature()
-    others = {constant.name for constant in strange_constants(before)}
+    others = {constant.name for constant in unsupported_weights(before)}
     assert lines(report).keys() == {site.name for site in before.sites()} | others
     assert all(lines(report).values())
 

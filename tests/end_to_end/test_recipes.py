@@ -23,7 +23,7 @@ def test_a_shipped_recipe_reads_and_writes_back(repository: Path, name: str) -> 
     recipe = Recipe.load(repository / "recipes" / f"{name}.toml")
     assert Recipe.parse(recipe.dump()) == recipe
     assert recipe.fine_tune
-    assert recipe.passes[-1].name in ("encode", "shorten_names")
+    assert recipe.passes[-1].name in ("encode", "minify")
 
 
 def test_no_recipe_is_shipped_unseen(repository: Path) -> None:

@@ -21,7 +21,7 @@ from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
 from onnx_admm.targeting.figures import parse_budgets, require_given
 from onnx_admm.targeting.offers import Market, open_market
 from onnx_admm.targeting.reasons import by_operator, explain
-from onnx_admm.targeting.search import Outcome, not_reachable, search
+from onnx_admm.targeting.search import CandidateResult, not_reachable, search
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def two_layers(budget: float) -> Market:
 def test_one_round_where_the_accuracy_holds_or_nobody_asked() -> None:
     for max_drop, drop in ((0.5, 0.4), (None, None)):
         found = search(
-            two_layers(0.3), lambda _, d=drop: Outcome("model", d), max_drop=max_drop, most_rounds=8
+            two_layers(0.3), lambda _, d=drop: CandidateResult("model", d), max_drop=max_drop, most_rounds=8
         )
         assert (found.result, found.is_met, len(found.rounds)) == ("model", True, 1)
         assert not_reachable(two_layers(0.3), found, max_drop) is None
@@ -304,11 +304,11 @@ def test_what_was_measured_among_the_others_moves_the_split() -> None:
     """The first layer is more sensitive than it was alone: only keeping more of it holds the accuracy."""
     asked = two_layers(0.3)
 
-    def attempt(choice: Mapping[str, int]) -> Outcome[str]:
+    def attempt(choice: Mapping[str, int]) -> CandidateResult[str]:
         kept = {name: asked.offers[name].treatments[index].density for name, index in choice.items()}
         alone = {name: float(asked.offers[name].damages[index]) for name, index in choice.items()}
         given_back = {"first": 4 * alone["first"], "second": alone["second"] / 4}
-        return Outcome(
+        return CandidateResult(
             "good" if kept["first"] > 0.4 else "bad", 0.1 if kept["first"] > 0.4 else 3.0, given_back
         )
 
@@ -323,9 +323,9 @@ def test_out_of_reach_the_best_found_is_near_the_least_the_accuracy_allows() -> 
     """Planted: the drop is a point for each tenth of the work that is saved; four points allow 0.6."""
     asked = two_layers(0.3)
 
-    def attempt(choice: Mapping[str, int]) -> Outcome[float]:
+    def attempt(choice: Mapping[str, int]) -> CandidateResult[float]:
         left = asked.cost(choice)[0]
-        return Outcome(left, 10 * (1 - left))
+        return CandidateResult(left, 10 * (1 - left))
 
     found = search(asked, attempt, max_drop=4.0, most_rounds=12)
     assert not found.is_met
@@ -340,7 +340,7 @@ def test_out_of_reach_the_best_found_is_near_the_least_the_accuracy_allows() -> 
 
 
 def test_where_every_round_loses_too_much_the_model_stays() -> None:
-    found = search(two_layers(0.3), lambda _: Outcome("model", 50.0), max_drop=0.5, most_rounds=4)
+    found = search(two_layers(0.3), lambda _: CandidateResult("model", 50.0), max_drop=0.5, most_rounds=4)
     assert found.result is None
     assert not found.is_met
     assert len(found.rounds) <= 4

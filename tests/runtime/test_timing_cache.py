@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnx_admm.runtime import timing_cache
-from onnx_admm.runtime.timing import Timing
+from onnx_admm.runtime.timing import KernelTime
 
 GOOD = '{"environment": "here", "timings": {"a": [1e-6, 1e-7], "b": [2e-6, 0]}}'
 
@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_whole_is_read(cache: Path) -> None:
     cache.write_text(GOOD)
-    assert timing_cache.known_timings(1) == {"a": Timing(1e-6, 1e-7), "b": Timing(2e-6, 0.0)}
+    assert timing_cache.known_timings(1) == {"a": KernelTime(1e-6, 1e-7), "b": KernelTime(2e-6, 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_what_is_whole_is_read(cache: Path) -> None:
 def test_what_is_damaged_counts_as_unknown_and_is_written_anew(cache: Path, content: str) -> None:
     cache.write_bytes(content.encode(errors="surrogateescape"))
     assert timing_cache.known_timings(1) == {}
-    timing_cache.keep_timings(1, {"c": Timing(3e-6, 0.0)})
+    timing_cache.keep_timings(1, {"c": KernelTime(3e-6, 0.0)})
     timing_cache._MEMORY.pop(cache)
-    assert timing_cache.known_timings(1) == {"c": Timing(3e-6, 0.0)}
+    assert timing_cache.known_timings(1) == {"c": KernelTime(3e-6, 0.0)}

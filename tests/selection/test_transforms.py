@@ -13,7 +13,7 @@ from onnx_admm.contracts import PassContext
 from onnx_admm.errors import PassRefused
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.selection.fixed_transforms import transform_in
@@ -85,13 +85,13 @@ def spectrogram() -> ModelView:
 def test_a_transform_is_no_weight_unless_it_is_named() -> None:
     model = spectrogram()
     context = PassContext(reference=model)
-    report = ChooseTreatments().run(after := model.fork(), context)
+    report = AutoQuantize().run(after := model.fork(), context)
     assert np.allclose(after.read("basis"), model.read("basis"), rtol=1e-2, atol=2e-3)
     assert [edit.layer for edit in report.edits] == ["w", "basis"]
     assert "a fixed transform" in report.edits[1].what
     Encode("packed").run(packed := after.fork(), context)
-    assert not ChooseTreatments().run(packed.fork(), PassContext(reference=packed)).changed
-    named = ChooseTreatments(include=("basis",)).run(model.fork(), context)
+    assert not AutoQuantize().run(packed.fork(), PassContext(reference=packed)).changed
+    named = AutoQuantize(include=("basis",)).run(model.fork(), context)
     assert [edit.layer for edit in named.edits] == ["basis"]
 
 

@@ -12,7 +12,7 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
@@ -108,7 +108,7 @@ PASSES: dict[str, Pass] = {
     "prune_pattern": AdmmPrune(pattern="2:4"),
     "quantize": AdmmQuantize(bits=8, per_channel=True),
     "quantize_tensor": AdmmQuantize(bits=3),
-    "choose": ChooseTreatments(samples=8),
+    "choose": AutoQuantize(samples=8),
     "reconstruct": ReconstructLayers(keep=0.5, bits=4),
     "reconstruct_bits": ReconstructLayers(bits=2),
     "share": ShareScales(),
@@ -167,6 +167,6 @@ def test_a_model_of_nothing_else_is_refused_with_the_reason() -> None:
     for include in ((), ("w",)):
         with pytest.raises(PassRefused, match="no weight is left to compress; got w: holds values that are"):
             choose_layers(view, include, ())
-    report = ChooseTreatments().run(view, PassContext(reference=view))
+    report = AutoQuantize().run(view, PassContext(reference=view))
     assert not report.changed
     assert [skip.layer for skip in report.skipped] == ["w"]

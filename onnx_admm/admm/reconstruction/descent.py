@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_admm.admm.reconstruction.grids import Codes, Grid, refit
+from onnx_admm.admm.reconstruction.grids import Codes, EntryGrid, refit
 from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
 
 _COLUMNS = 64
 
 
 def descend(
-    problem: LayerProblem, grid: Grid, codes: Codes, *, sweeps: int, fit_scales: bool
-) -> tuple[Grid, Codes]:
+    problem: LayerProblem, grid: EntryGrid, codes: Codes, *, sweeps: int, fit_scales: bool
+) -> tuple[EntryGrid, Codes]:
     """Codes, and scales where they may be fitted, that no single change improves (unless sweeps run out).
 
     The loss never rises.
@@ -37,7 +37,7 @@ def descend(
     return (refit(problem, grid, codes) if fit_scales else grid), codes
 
 
-def _sweep(problem: LayerProblem, grid: Grid, codes: Codes) -> bool:
+def _sweep(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> bool:
     """One pass over all entries, in place; whether any code changed."""
     units = grid.units
     residual = problem.times(codes * units, problem.normal) - problem.linear
@@ -51,7 +51,9 @@ def _sweep(problem: LayerProblem, grid: Grid, codes: Codes) -> bool:
     return changed
 
 
-def _move_block(problem: LayerProblem, grid: Grid, codes: Codes, residual: Floats, columns: slice) -> Floats:
+def _move_block(
+    problem: LayerProblem, grid: EntryGrid, codes: Codes, residual: Floats, columns: slice
+) -> Floats:
     """Go through the columns of a block, in place; what its entries changed by."""
     units = grid.units[:, columns]
     local = problem.normal[:, columns, columns]

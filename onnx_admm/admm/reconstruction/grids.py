@@ -30,7 +30,7 @@ _SCALE_STEPS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class EntryGrid:
     """A ladder for each entry; a constraint set for matrices (rows, d).
 
     Attributes:
@@ -95,11 +95,13 @@ class Grid:
         return bool(np.array_equal(self.project(z), z))
 
 
-Found = tuple[Grid, Codes]
+GridAndCodes = tuple[EntryGrid, Codes]
 """Scales and codes that belong together."""
 
 
-def grids_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask: Mask | None) -> list[Grid]:
+def grids_of(
+    levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask: Mask | None
+) -> list[EntryGrid]:
     """The grids that a set of levels offers for ``start``: one, or a few where levels may be shifted.
 
     Args:
@@ -118,9 +120,9 @@ def grids_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask
     live = scales[labels] > 0 if mask is None else mask & (scales[labels] > 0)
     scales = np.where(scales > 0, scales, 1.0)
 
-    def grid(low: npt.NDArray[Any], high: npt.NDArray[Any], stride: int = 1, gap: bool = False) -> Grid:
+    def grid(low: npt.NDArray[Any], high: npt.NDArray[Any], stride: int = 1, gap: bool = False) -> EntryGrid:
         lowest, highest = (np.where(live, bound[labels], 0.0) for bound in (low, high))
-        return Grid(scales, labels, lowest, highest, stride, gap)
+        return EntryGrid(scales, labels, lowest, highest, stride, gap)
 
     if isinstance(levels, ShiftedLevels):
         shifts = levels.shifts_near(np.asarray(found.lowest).reshape(-1))
@@ -130,7 +132,7 @@ def grids_of(levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask
     return [grid(-highest, highest, gap=gap)]
 
 
-def refit(problem: LayerProblem, grid: Grid, codes: Codes) -> Grid:
+def refit(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> EntryGrid:
     """The grid with the scales that are best for ``codes``; the old ones where none better are found.
 
     The loss is a quadratic in the scales, minimised by conjugate gradients: a product with its matrix takes
@@ -165,13 +167,13 @@ def refit(problem: LayerProblem, grid: Grid, codes: Codes) -> Grid:
     return min((better, grid), key=lambda each: problem.loss(codes * each.units))
 
 
-def better_rows(problem: LayerProblem, one: Found, other: Found) -> Found:
+def better_rows(problem: LayerProblem, one: GridAndCodes, other: GridAndCodes) -> GridAndCodes:
     """Each row (or all, where scales span rows) from the answer that has the lower loss."""
     losses = [problem.row_losses(codes * grid.units) for grid, codes in (one, other)]
     return with_rows(one, other, one[0].improved(losses[0] - losses[1]))
 
 
-def with_rows(one: Found, other: Found, rows: Mask) -> Found:
+def with_rows(one: GridAndCodes, other: GridAndCodes, rows: Mask) -> GridAndCodes:
     """``one`` with some rows taken from ``other``, whose scales have the same labels."""
     (grid, codes), (second, second_codes) = one, other
     scales = grid.scales.copy()
@@ -183,7 +185,7 @@ def with_rows(one: Found, other: Found, rows: Mask) -> Found:
     return replace(grid, scales=scales, low=low, high=high), chosen
 
 
-def rounded(grid: Grid, scale_bits: int, dtype: np.dtype[Any]) -> Grid:
+def rounded(grid: EntryGrid, scale_bits: int, dtype: np.dtype[Any]) -> EntryGrid:
     """Return the grid with its scales rounded to the nearest of ``scale_bits`` significant bits.
 
     Args:

@@ -26,7 +26,7 @@ from onnx_admm.admm.loop.solver import Record, Solution, Status, Stopping, solve
 from onnx_admm.admm.reconstruction.closed_form import BLOCK, ClosedForm
 from onnx_admm.admm.reconstruction.descent import descend
 from onnx_admm.admm.reconstruction.exchange import exchange_entries
-from onnx_admm.admm.reconstruction.grids import Grid, better_rows, grids_of, rounded
+from onnx_admm.admm.reconstruction.grids import EntryGrid, better_rows, grids_of, rounded
 from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
 from onnx_admm.admm.reconstruction.successive import round_successively
 from onnx_admm.admm.reconstruction.support_fit import fit_support
@@ -166,7 +166,11 @@ def _with_support(step: ClosedForm, support: ConstraintSet, settings: Reconstruc
 
 
 def _with_levels(
-    step: ClosedForm, grids: list[Grid], target: Floats, scale_bits: int, settings: ReconstructionSettings
+    step: ClosedForm,
+    grids: list[EntryGrid],
+    target: Floats,
+    scale_bits: int,
+    settings: ReconstructionSettings,
 ) -> tuple[Floats, Solution]:
     """Scales and codes: successive rounding and the loop, each descended from; row by row the better one."""
     problem, sweeps = step.problem, settings.sweeps

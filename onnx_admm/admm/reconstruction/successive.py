@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.admm.reconstruction.grids import Codes, Found, Grid, with_rows
+from onnx_admm.admm.reconstruction.grids import Codes, EntryGrid, GridAndCodes, with_rows
 from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
 
 Order = npt.NDArray[np.intp]
@@ -30,7 +30,7 @@ _ROWS = 4096
 """Rows that are rounded together; those of several scales, where one has less."""
 
 
-def round_successively(problem: LayerProblem, grids: Sequence[Grid], target: Floats) -> Found:
+def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats) -> GridAndCodes:
     """Codes near ``target`` in the problem's metric, on the best of the grids with its scales stretched.
 
     Args:
@@ -44,7 +44,7 @@ def round_successively(problem: LayerProblem, grids: Sequence[Grid], target: Flo
     stretches = np.linspace(*_STRETCHES, int(np.clip(affordable, _FEWEST, _MOST)))
     tried = [replace(grid, scales=grid.scales * stretch) for grid in grids for stretch in stretches]
     together = max(1, _ROWS // len(target))
-    best: Found = tried[0], np.zeros(target.shape)
+    best: GridAndCodes = tried[0], np.zeros(target.shape)
     least = np.full(len(target), np.inf)
     for first in range(0, len(tried), together):
         batch = tried[first : first + together]
@@ -84,7 +84,7 @@ def _factor(normal: Floats, order: Order) -> Floats:
 
 
 def _round(
-    problem: LayerProblem, grids: Sequence[Grid], target: Floats, order: Order, factor: Floats
+    problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats, order: Order, factor: Floats
 ) -> Iterator[tuple[Codes, Floats]]:
     """For each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
 

@@ -19,7 +19,7 @@ from onnx_admm.data.synthetic.implied_extents import with_implied_extents
 from onnx_admm.data.synthetic.shapes import Candidate, Ports, candidate_families
 from onnx_admm.errors import DataError, LimitReached, OnnxAdmmError, UnsupportedModel, WorkError
 from onnx_admm.limits import current_budget
-from onnx_admm.runtime.children.probe import PROBED_SAMPLES, Found, first_that_runs
+from onnx_admm.runtime.children.probe import PROBED_SAMPLES, FirstRun, first_that_runs
 
 _BYTES_PER_ELEMENT = 16
 """What drawing a sample takes: it is drawn in fp64."""
@@ -168,7 +168,7 @@ def _has_wrong_weights(model: ModelView) -> bool:
     return any(not np.isfinite(model.read(site)).all() for site in model.sites())
 
 
-def _first(model: ModelView, makers: list[_Maker]) -> Found:
+def _first(model: ModelView, makers: list[_Maker]) -> FirstRun:
     """The first way with which the model runs.
 
     Where there is no choice, what the runtime refuses passes: whoever runs the model hears why.
@@ -180,7 +180,7 @@ def _first(model: ModelView, makers: list[_Maker]) -> Found:
         candidates = {id(maker.candidate): maker.candidate.length for maker in makers}
         if len(set(candidates.values())) > 1 or len(candidates) < len(makers):
             raise
-        return Found(0)
+        return FirstRun(0)
 
 
 def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ from onnx_admm.data.synthetic.draws import (
     Smooth,
 )
 from onnx_admm.data.synthetic.normalisation import implied_scale
-from onnx_admm.data.synthetic.shapes import MASK_NAME, extents, image_axes
+from onnx_admm.data.synthetic.shapes import MASK_NAME, image_axes, port_extents
 from onnx_admm.data.synthetic.texts import text_draw
 from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import Trait, operators_with
@@ -67,7 +67,7 @@ def implied_draws(view: ModelView, ports: Sequence[PortSpec] | None = None) -> d
     outputs = {(port.dtype, _sizes(port)) for port in view.signature().outputs[1:]}
     draws: dict[str, tuple[Draw, ...]] = {}
     for number, port in enumerate(ports):
-        returned = number > 0 and (port.dtype, _sizes(port)) in outputs and len(extents(port)) > 2
+        returned = number > 0 and (port.dtype, _sizes(port)) in outputs and len(port_extents(port)) > 2
         draws[port.name] = _draws(port, values.get(port.name), returned)
     return draws
 
@@ -86,7 +86,7 @@ def _draws(port: PortSpec, value: ValueRef | None, returned: bool) -> tuple[Draw
 
 
 def _sizes(port: PortSpec) -> tuple[int | None, ...]:
-    return tuple(extent if isinstance(extent, int) else None for extent in extents(port))
+    return tuple(extent if isinstance(extent, int) else None for extent in port_extents(port))
 
 
 # -- integers --------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _integer_draws(port: PortSpec, value: ValueRef | None) -> tuple[Draw, ...]:
         image = image_axes(port)
         return (Integers(0, 256),) if image is None else (Smooth(*image, scale=_PIXELS),)
     guesses = tuple(Integers(0, below) for below in _PROBABLY_BELOW)
-    if _LENGTH_NAME.search(port.name) and len(extents(port)) <= _LENGTH_RANK:
+    if _LENGTH_NAME.search(port.name) and len(port_extents(port)) <= _LENGTH_RANK:
         return (Length(), Length(largest=False), *guesses)
     return guesses
 
@@ -159,12 +159,12 @@ def _float_draw(port: PortSpec, value: ValueRef | None, returned: bool) -> Draw:
     if time is not None:
         return Smooth((time,), scale=_SIGNAL)
     scale = implied_scale(value, image=False)
-    return Noise(scale) if len(extents(port)) < 3 else Smooth((-2, -1), scale=scale)
+    return Noise(scale) if len(port_extents(port)) < 3 else Smooth((-2, -1), scale=scale)
 
 
 def _time_axis(port: PortSpec, value: ValueRef | None) -> int | None:
     """The axis of a recording's samples, from the last: long, alone, not read by a dense layer."""
-    shape = extents(port)
+    shape = port_extents(port)
     long = [axis for axis in range(1 - len(shape), 0) if _is_long(shape[axis])]
     others = [shape[axis] for axis in range(1 - len(shape), 0) if axis not in long]
     if len(shape) not in (2, 3) or len(long) != 1 or any(extent != 1 for extent in others):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx_admm.contracts import ModelView, PortSpec
-from onnx_admm.data.synthetic.shapes import Extent, extents
+from onnx_admm.data.synthetic.shapes import Extent, port_extents
 from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import Trait, operators_with, second_operands
 
@@ -67,7 +67,7 @@ def with_implied_extents(model: ModelView, stated: Mapping[str, int] | None = No
     symbols: dict[str, int] = {}
     filled = []
     for port in ports:
-        shape = list(extents(port))
+        shape = list(port_extents(port))
         for axis, extent in _implied(port, values.get(port.name), shapes).items():
             symbol = shape[axis]
             if not isinstance(symbol, int) and symbol not in (stated or {}):
@@ -98,7 +98,7 @@ def _values(model: ModelView, names: set[str]) -> dict[str, ValueRef]:
 
 def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
     """Extents by axis, as far as operators tell."""
-    stated = extents(port)
+    stated = port_extents(port)
     known = _Extents({axis: extent for axis, extent in enumerate(stated) if isinstance(extent, int)})
     pending = [] if value is None else [_Place(value, tuple(range(len(stated))))]
     seen = {place.value for place in pending}

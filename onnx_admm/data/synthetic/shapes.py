@@ -29,14 +29,14 @@ _BATCH_NAME = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
 _STATE_RANK = 3
 
 
-def extents(port: PortSpec) -> tuple[Extent, ...]:
+def port_extents(port: PortSpec) -> tuple[Extent, ...]:
     """The port's shape, with None for sizes that the file gives as negative numbers."""
     return tuple(None if isinstance(size, int) and size < 0 else size for size in port.shape or ())
 
 
 def image_axes(port: PortSpec) -> tuple[tuple[int, int], int] | None:
     """Height and width, and the channels, of what looks like images; axes counted from the last."""
-    shape = extents(port)
+    shape = port_extents(port)
     if is_cache(port):
         return None
     for axes, channels in (((-2, -1), -3), ((-3, -2), -1)):
@@ -84,9 +84,9 @@ def candidate_families(
         outputs: the outputs.
         sizes: of open axes, by symbol.
     """
-    fixed = [size for port in outputs if image_axes(port) for size in extents(port)[2:]]
+    fixed = [size for port in outputs if image_axes(port) for size in port_extents(port)[2:]]
     sides = tuple(dict.fromkeys((*(size for size in fixed if isinstance(size, int)), *_IMAGE_SIDES)))
-    kept = {extents(port)[axis] for port in ports if (axis := tokens_axis(port)) is not None}
+    kept = {port_extents(port)[axis] for port in ports if (axis := tokens_axis(port)) is not None}
     known = [size for size in kept if isinstance(size, int)]
     pasts = [0, _PAST_TOKENS] if kept and not known else (known or [0])[:1]
     families = []
@@ -104,14 +104,14 @@ def candidate_families(
 
 def _stacks(ports: Ports) -> bool:
     """Whether all first axes are open or of one size, and none is an inner axis of another input."""
-    firsts = {size if isinstance(size, int) else None for port in ports for size in extents(port)[:1]}
-    if len(firsts) != 1 or not all(extents(port) for port in ports):
+    firsts = {size if isinstance(size, int) else None for port in ports for size in port_extents(port)[:1]}
+    if len(firsts) != 1 or not all(port_extents(port) for port in ports):
         return False
-    symbols = {extents(port)[0] for port in ports}
+    symbols = {port_extents(port)[0] for port in ports}
     return not any(
         size in symbols and size != shape[0] and isinstance(size, str)
         for port in ports
-        for shape in [extents(port)]
+        for shape in [port_extents(port)]
         for size in shape[1:]
     )
 
@@ -131,7 +131,7 @@ class _Sizing:
 
         Sizes are halved, to powers of 2, until it is not too large.
         """
-        shape = extents(port)
+        shape = port_extents(port)
         axes = range(1 if stacked else 0, len(shape))
         chosen = tuple(self._size(port, axis, shape[axis], stacked) for axis in axes)
         if math.prod(chosen) <= MOST_ELEMENTS or max(self.side, self.length) == 1:
@@ -156,16 +156,18 @@ class _Sizing:
     def _is_batch(self, port: PortSpec, axis: int, extent: Extent) -> bool:
         if isinstance(extent, str) and is_sequence(extent):
             return False
-        firsts = {size for other in self.ports for size in extents(other)[:1] if isinstance(size, str)}
-        is_state = len(extents(port)) >= _STATE_RANK and isinstance(extents(port)[0], int)
+        firsts = {size for other in self.ports for size in port_extents(other)[:1] if isinstance(size, str)}
+        is_state = len(port_extents(port)) >= _STATE_RANK and isinstance(port_extents(port)[0], int)
         is_named = isinstance(extent, str) and _BATCH_NAME.search(extent) is not None
         return axis == 0 or extent in firsts or is_named or (axis == 1 and is_state)
 
     def _spans_all(self, port: PortSpec, axis: int, extent: Extent) -> bool:
         """Whether this is the last axis of a mask over earlier and new tokens."""
-        if not MASK_NAME.search(port.name) or is_of_encoder(port.name) or axis != len(extents(port)) - 1:
+        if not MASK_NAME.search(port.name) or is_of_encoder(port.name) or axis != len(port_extents(port)) - 1:
             return False
-        others = {size for other in self.ports if not MASK_NAME.search(other.name) for size in extents(other)}
+        others = {
+            size for other in self.ports if not MASK_NAME.search(other.name) for size in port_extents(other)
+        }
         return extent is None or extent not in others
 
     def _sum(self, symbol: str, size: int) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.encoding.coders.bits import digits_per_word, pack_digits, powers
-from onnx_admm.encoding.coders.unpack import INT32, Array, Member, deliver, flatten
+from onnx_admm.encoding.coders.unpack import INT32, Array, EncodedTensor, flatten, unpack
 from onnx_admm.model.rewrite.fragment import Fragment
 
 WORD_BITS = (8, 16)
@@ -63,15 +63,15 @@ class DenseCoder:
     def _is_tabled(self, words: int) -> bool:
         return bool(words >= max(_MANY_WORDS, 4 * len(self.levels) ** self._digits))
 
-    def data_bits(self, member: Member) -> int:
+    def data_bits(self, member: EncodedTensor) -> int:
         """Bits of the nonzeros' digits."""
         return round(int(np.count_nonzero(member.units)) * self.bits)
 
-    def index_bits(self, member: Member) -> int:
+    def index_bits(self, member: EncodedTensor) -> int:
         """Bits of the zeros' digits: what it costs to know where the nonzeros stand."""
         return round(len(member.units) * self.bits) - self.data_bits(member)
 
-    def emit(self, fragment: Fragment, members: Sequence[Member]) -> dict[str, str]:
+    def emit(self, fragment: Fragment, members: Sequence[EncodedTensor]) -> dict[str, str]:
         """Append the decoder; weight name -> value name."""
         levels: Array = np.unique(np.array(self.levels, np.float32))
         digits = np.concatenate([_digits(levels, member.units) for member in members])
@@ -84,9 +84,9 @@ class DenseCoder:
         lengths = [len(member.units) for member in members]
         whole = len(words) * per_word
         if all(length % per_word == 0 for length in lengths) and sum(lengths) == whole:
-            return deliver(fragment, row, members, [n // per_word for n in lengths], dtype=levels.dtype)
+            return unpack(fragment, row, members, [n // per_word for n in lengths], dtype=levels.dtype)
         padding = [whole - sum(lengths)] if whole > sum(lengths) else []
-        return deliver(
+        return unpack(
             fragment,
             flatten(fragment, row, whole),
             members,

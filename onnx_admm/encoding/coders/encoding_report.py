@@ -13,7 +13,7 @@ _DENSE = ("float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorEncoding:
     """How one constant is stored.
 
     Attributes:
@@ -37,20 +37,20 @@ class Row:
         return self.coding not in _DENSE
 
 
-def stored_row(weight: Weight, coding: str, bits: float) -> Row:
+def stored_row(weight: Weight, coding: str, bits: float) -> TensorEncoding:
     """A row for a form that spends the same bits on every element; those of the zeros count as index."""
     nonzeros = weight.nonzeros
     data = round(bits * nonzeros)
-    return Row(weight.name, coding, weight.size, nonzeros, data, round(bits * weight.size) - data)
+    return TensorEncoding(weight.name, coding, weight.size, nonzeros, data, round(bits * weight.size) - data)
 
 
-def dense_row(weight: Weight) -> Row:
+def dense_row(weight: Weight) -> TensorEncoding:
     """A weight that stays as it is."""
     return stored_row(weight, weight.dtype.name, 8 * weight.dtype.itemsize)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EncodingReport:
     """How a model's weights are stored now.
 
     Attributes:
@@ -64,8 +64,8 @@ class Outcome:
     """
 
     format: str
-    rows: tuple[Row, ...]
-    biases: tuple[Row, ...]
+    rows: tuple[TensorEncoding, ...]
+    biases: tuple[TensorEncoding, ...]
     decode_bytes: int
     oldest_opset: int
     skipped: tuple[Skip, ...] = ()
@@ -87,7 +87,7 @@ class Outcome:
         }
 
 
-def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _table(rows: Sequence[TensorEncoding]) -> list[dict[str, Any]]:
     table = []
     for row in rows:
         entry = asdict(row)

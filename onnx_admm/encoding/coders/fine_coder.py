@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_admm.encoding.coders.codebook import Grid, Weight
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
-from onnx_admm.encoding.coders.unpack import FLOAT, Member, stored_floats, to_type
+from onnx_admm.encoding.coders.unpack import FLOAT, EncodedTensor, stored_floats, to_type
 from onnx_admm.model.rewrite.fragment import Fragment
 
 FINE_BITS = (10, 12)
@@ -43,7 +43,7 @@ class FineCoder:
         radix, codes = 1 << low_bits, grid.codes.reshape(weight.shape)
         digits = Weight(weight.name, (codes & (radix - 1)).astype(np.float32))
         coder = DenseCoder(tuple(map(float, range(radix))))
-        low = coder.emit(fragment, [Member(digits, digits.flat)])[weight.name]
+        low = coder.emit(fragment, [EncodedTensor(digits, digits.flat)])[weight.name]
         high = fragment.add("Cast", fragment.constant(codes >> low_bits, np.int8), to=FLOAT)
         units = fragment.add("Add", fragment.add("Mul", high, fragment.constant(radix, np.float32)), low)
         dense = fragment.add("Mul", units, stored_floats(fragment, grid.scale))

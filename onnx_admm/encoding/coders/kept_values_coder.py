@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.encoding.coders.codebook import Weight
-from onnx_admm.encoding.coders.encoding_report import Row
+from onnx_admm.encoding.coders.encoding_report import TensorEncoding
 from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, best_low_bits, emit_positions
-from onnx_admm.encoding.coders.unpack import Member, deliver, holds_half, scattered
+from onnx_admm.encoding.coders.unpack import EncodedTensor, holds_half, scattered, unpack
 from onnx_admm.model.rewrite.fragment import Fragment
 
 _MOST_KEPT = 0.95
@@ -37,11 +37,11 @@ class KeptValuesCoder:
         """How reports call it."""
         return f"gaps (Rice {self.low_bits}), plain values"
 
-    def row(self, weight: Weight) -> Row:
+    def row(self, weight: Weight) -> TensorEncoding:
         """What the weight takes."""
         value_bytes = 2 if holds_half(weight.values) else 4
         data = 8 * value_bytes * weight.nonzeros
-        return Row(weight.name, self.label, weight.size, weight.nonzeros, data, self.index_bits)
+        return TensorEncoding(weight.name, self.label, weight.size, weight.nonzeros, data, self.index_bits)
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
         """Append the decoder (opset 11); name of the weight it gives."""
@@ -51,7 +51,9 @@ class KeptValuesCoder:
         values = units[positions]
         values = values.astype(np.float16) if holds_half(values) else values
         row = scattered(fragment, len(units), where, fragment.constant(values), values.dtype)
-        return deliver(fragment, row, [Member(weight, units)], [len(units)], dtype=values.dtype)[weight.name]
+        return unpack(fragment, row, [EncodedTensor(weight, units)], [len(units)], dtype=values.dtype)[
+            weight.name
+        ]
 
 
 def kept_values_coder(weight: Weight) -> KeptValuesCoder | None:

@@ -20,7 +20,15 @@ import numpy as np
 
 from onnx_admm.encoding.coders.bits import Ints, gap_sums, pack_bits, powers, split_gaps
 from onnx_admm.encoding.coders.gap_coder import GapCoder
-from onnx_admm.encoding.coders.unpack import INT32, Array, Member, deliver, flatten, narrowest, scattered
+from onnx_admm.encoding.coders.unpack import (
+    INT32,
+    Array,
+    EncodedTensor,
+    flatten,
+    narrowest,
+    scattered,
+    unpack,
+)
 from onnx_admm.model.rewrite.fragment import Fragment
 
 _BYTE = 8
@@ -30,14 +38,14 @@ MOST_ELEMENTS = 1 << 29
 
 
 @dataclass(frozen=True)
-class SoloCoder(GapCoder):
+class LargeSparseCoder(GapCoder):
     """A decoder of one weight's kept entries."""
 
     def largest_step(self, kept: int) -> int:
         """Bytes of the largest array on the way to that many kept weights, the dense weight left out."""
         return 4 * kept * (self.low_bits + self.code_bits)
 
-    def emit(self, fragment: Fragment, member: Member) -> str:
+    def emit(self, fragment: Fragment, member: EncodedTensor) -> str:
         """Append the decoder; name of the weight it gives."""
         positions = np.flatnonzero(member.units)
         codes = np.searchsorted(np.array(self.levels, np.float32), member.units[positions])
@@ -48,7 +56,7 @@ class SoloCoder(GapCoder):
         values = fragment.add("Gather", fragment.constant(levels), numbers)
         length = len(member.units)
         row = scattered(fragment, length, where, values, levels.dtype)
-        return deliver(fragment, row, [member], [length], dtype=levels.dtype)[member.weight.name]
+        return unpack(fragment, row, [member], [length], dtype=levels.dtype)[member.weight.name]
 
 
 def emit_positions(fragment: Fragment, positions: Ints, low_bits: int) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.encoding.coders.codebook import Grid, Weight
-from onnx_admm.encoding.coders.encoding_report import Row, stored_row
+from onnx_admm.encoding.coders.encoding_report import TensorEncoding, stored_row
 from onnx_admm.encoding.coders.fine_coder import FineCoder, fine_coder
 from onnx_admm.encoding.coders.kept_values_coder import KeptValuesCoder, kept_values_coder
 from onnx_admm.encoding.coders.unpack import CAST_TO, FLOAT, holds_half, stored_floats, to_type
@@ -58,19 +58,19 @@ class HalfCoder:
         )
 
 
-PlainCoder = ZeroCoder | ByteCoder | FineCoder | HalfCoder | KeptValuesCoder
+PerTensorCoder = ZeroCoder | ByteCoder | FineCoder | HalfCoder | KeptValuesCoder
 
 
-def plain_row(coder: PlainCoder, weight: Weight) -> Row:
+def plain_row(coder: PerTensorCoder, weight: Weight) -> TensorEncoding:
     """What a weight takes in a form of its own."""
     if isinstance(coder, KeptValuesCoder):
         return coder.row(weight)
     return stored_row(weight, coder.label, coder.bits)
 
 
-def plain_coders(weight: Weight) -> tuple[PlainCoder, ...]:
+def plain_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
     """The coders that store this weight exactly."""
-    coders: list[PlainCoder] = []
+    coders: list[PerTensorCoder] = []
     if weight.is_exact and len(weight.positions) == 0:
         coders.append(ZeroCoder())
     if weight.is_exact and (weight.grid or weight.channel_grid) is not None:

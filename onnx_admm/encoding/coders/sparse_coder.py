@@ -23,12 +23,12 @@ from onnx_admm.encoding.coders.large_sparse_coder import emit_numbers, emit_posi
 from onnx_admm.encoding.coders.unpack import (
     INT64,
     Array,
-    Member,
-    deliver,
+    EncodedTensor,
     flatten,
     narrowest,
     scattered,
-    split,
+    split_outputs,
+    unpack,
 )
 from onnx_admm.model.rewrite.fragment import Fragment
 
@@ -43,16 +43,19 @@ _FEW_PLANES = 2
 class SparseCoder(GapCoder):
     """One decoder of kept weights."""
 
-    def data_bits(self, member: Member) -> int:
+    def data_bits(self, member: EncodedTensor) -> int:
         """Bits of the codes."""
         return int(np.count_nonzero(member.units)) * self.code_bits
 
-    def index_bits(self, member: Member) -> int:
+    def index_bits(self, member: EncodedTensor) -> int:
         """Bits that say where the kept weights stand."""
         return rice_bits(member.weight.positions, self.low_bits)
 
     def emit(
-        self, fragment: Fragment, members: Sequence[Member], head: tuple[str, Sequence[Member]] | None = None
+        self,
+        fragment: Fragment,
+        members: Sequence[EncodedTensor],
+        head: tuple[str, Sequence[EncodedTensor]] | None = None,
     ) -> dict[str, str]:
         """Append the decoder; weight name -> value name.
 
@@ -75,10 +78,10 @@ class SparseCoder(GapCoder):
         where, which = self._fields(fragment, positions, codes)
         values = fragment.add("Gather", fragment.constant(self.levels, np.float32), which)
         row = fragment.add("ScatterElements", zeros, where, values)
-        return deliver(fragment, row, members, [len(member.units) for member in members])
+        return unpack(fragment, row, members, [len(member.units) for member in members])
 
     def _emit_narrow(
-        self, fragment: Fragment, members: Sequence[Member], positions: Array, codes: Array
+        self, fragment: Fragment, members: Sequence[EncodedTensor], positions: Array, codes: Array
     ) -> dict[str, str]:
         """As ``emit`` with narrow types (see ``large_sparse_coder``), which takes some bytes more."""
         lengths = [len(member.units) for member in members]
@@ -88,7 +91,7 @@ class SparseCoder(GapCoder):
             "Gather", fragment.constant(levels), emit_numbers(fragment, codes, self.code_bits)
         )
         row = scattered(fragment, sum(lengths), where, values, levels.dtype)
-        return deliver(fragment, row, members, lengths, dtype=levels.dtype)
+        return unpack(fragment, row, members, lengths, dtype=levels.dtype)
 
     def _fields(self, fragment: Fragment, positions: Array, codes: Array) -> tuple[str, str]:
         """Names of the decoded positions and codes."""
@@ -101,7 +104,7 @@ class SparseCoder(GapCoder):
         unary[ones] = 1
         row = self._bits(fragment, pack_bits(np.concatenate([unary, *tail])))
         shares = [unary_bits, *_shares(count, low_bits), *_shares(count, self.code_bits)]
-        bitmap, *planes = split(fragment, row, shares)
+        bitmap, *planes = split_outputs(fragment, row, shares)
         _, where = fragment.add_many("TopK", [bitmap, fragment.constant([count], np.int64)], 2)
         if low_bits:
             low_planes_count = len(_shares(count, low_bits))

@@ -22,7 +22,7 @@ CAST_TO = {"float32": FLOAT, "float16": 10, "float64": 11}
 
 
 @dataclass(frozen=True)
-class Member:
+class EncodedTensor:
     """A weight as one decoder sees it: ``weight = units * scale``.
 
     Attributes:
@@ -36,7 +36,7 @@ class Member:
     scale: npt.NDArray[np.float32] | None = None
 
 
-def full_member(member: Member) -> Member | None:
+def full_member(member: EncodedTensor) -> EncodedTensor | None:
     """Return the member with no zero among its units; None where some lie in slices that have other values.
 
     A slice of zeros alone has any units where its scale is 0, so that zero needs no level of its own.
@@ -52,13 +52,13 @@ def full_member(member: Member) -> Member | None:
     if kept + np.count_nonzero(empty) * (units.size // empty.size) < units.size:
         return None
     scale = np.where(empty, np.float32(0), member.scale)
-    return Member(member.weight, np.where(empty, units.max(), units).reshape(-1), scale)
+    return EncodedTensor(member.weight, np.where(empty, units.max(), units).reshape(-1), scale)
 
 
-def deliver(
+def unpack(
     fragment: Fragment,
     row: str,
-    members: Sequence[Member],
+    members: Sequence[EncodedTensor],
     lengths: Sequence[int],
     *,
     dtype: npt.DTypeLike = np.float32,
@@ -74,14 +74,14 @@ def deliver(
     Returns:
         Weight name -> value name.
     """
-    pieces = split(fragment, row, lengths)
+    pieces = split_outputs(fragment, row, lengths)
     return {
         member.weight.name: _finish(fragment, piece, member, np.dtype(dtype))
         for member, piece in zip(members, pieces, strict=False)
     }
 
 
-def split(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple[str, ...]:
+def split_outputs(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple[str, ...]:
     """Cut along the first axis (Split: lengths are an attribute below opset 13, an input from there on)."""
     if len(lengths) == 1:
         return (row,)
@@ -120,7 +120,7 @@ def narrowest(values: Array) -> Array:
     return narrow
 
 
-def _finish(fragment: Fragment, piece: str, member: Member, dtype: np.dtype[Any]) -> str:
+def _finish(fragment: Fragment, piece: str, member: EncodedTensor, dtype: np.dtype[Any]) -> str:
     shape, scale = member.weight.shape, member.scale
     if len(shape) != 1:
         piece = fragment.add("Reshape", piece, fragment.constant(shape, np.int64))

@@ -31,7 +31,7 @@ _LEAST_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class StrangeConstant:
+class UnsupportedWeight:
     """A constant that may be a weight, but whose operator this project does not know as a layer.
 
     Attributes:
@@ -59,7 +59,7 @@ class StrangeConstant:
         return f"read by {self.operator}, an operator outside the standard"
 
 
-def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
+def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
     """In graph order, subgraphs and functions included, each once."""
     workspace = Workspace()
     sites = {found.value for found in view.found_sites().values()}
@@ -67,7 +67,7 @@ def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
         scale = None if site.lookup is None else site.lookup.scale
         cone = None if scale is None else cone_of(scale, workspace)
         sites.update(() if cone is None else cone.leaves)
-    found: dict[ir.Value, StrangeConstant] = {}
+    found: dict[ir.Value, UnsupportedWeight] = {}
     for reference in view.nodes():
         node = reference.ir_node
         for index, value in enumerate(node.inputs):
@@ -81,7 +81,7 @@ def strange_constants(view: ModelView) -> tuple[StrangeConstant, ...]:
                 if at is None:
                     continue
                 reader = at[0]
-            strange = StrangeConstant(
+            strange = UnsupportedWeight(
                 value.name or label(node),
                 label(reader),
                 reader.op_type if reader.domain in STANDARD else f"{reader.domain}::{reader.op_type}",

@@ -1,7 +1,7 @@
 """A piece of graph to be added, as plain data, and the bytes it takes in a model file.
 
 Sizes follow the protobuf wire format (a varint takes one byte for every 7 bits; a field costs its tag and, if
-it is a message, its length) and onnx.proto: names are counted as one character each, as ``shorten_names``
+it is a message, its length) and onnx.proto: names are counted as one character each, as ``minify``
 makes them while there are no more than about fifty.
 """
 

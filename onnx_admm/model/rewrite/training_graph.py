@@ -86,7 +86,7 @@ class TrainingForm:
     inputs: tuple[str, ...]
 
 
-def free_name(weight: str) -> str:
+def weight_input_name(weight: str) -> str:
     """Parameter that holds the 0/1 mask of trained entries."""
     return f"{_PREFIX}free::{weight}"
 
@@ -192,7 +192,9 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     graph.outputs.clear()
     graph.outputs.append(total)
     names = [value.name or "" for value in (*weights, *biases)]
-    steered = [f(w.name or "") for w in weights for f in (free_name, fixed_name, target_name, rho_name)]
+    steered = [
+        f(w.name or "") for w in weights for f in (weight_input_name, fixed_name, target_name, rho_name)
+    ]
     plain = serialize_model(cut.graph_ir, sparse=False)
     return TrainingForm(lower_ir_version(plain, MAX_IR), tuple(names), tuple(steered), tuple(inputs))
 
@@ -236,7 +238,7 @@ def _steer(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     if tensor is None:
         raise TrainingError("the weight has no value", where=name)
     shape = tuple(tensor.shape.numpy())
-    free = _parameter(graph, free_name(name), np.ones(shape, np.float32))
+    free = _parameter(graph, weight_input_name(name), np.ones(shape, np.float32))
     fixed = _parameter(graph, fixed_name(name), np.zeros(shape, np.float32))
     target = _parameter(graph, target_name(name), np.zeros(shape, np.float32))
     rho = _parameter(graph, rho_name(name), np.zeros(1, np.float32))

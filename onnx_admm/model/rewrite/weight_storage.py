@@ -18,7 +18,7 @@ from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
 
-def file_bytes(view: ModelView) -> int:
+def model_bytes(view: ModelView) -> int:
     """Bytes of the model as one file; no large weight is read for it."""
     return model_files.file_bytes(view.graph_ir)
 
@@ -42,7 +42,7 @@ def settle(view: ModelView) -> None:
     spill(view.graph_ir)
 
 
-def weight_bytes(view: ModelView) -> int:
+def stored_weight_bytes(view: ModelView) -> int:
     """Bytes of the model's constants as they are stored, sparse ones dense."""
     return model_files.weight_bytes(view.graph_ir)
 
@@ -50,7 +50,7 @@ def weight_bytes(view: ModelView) -> int:
 def constant_bytes(view: ModelView) -> int:
     """Bytes of all initializers and of what Constant nodes hold, in subgraphs and functions too."""
     nodes = (stored_tensor(node.ir_node.outputs[0]) for node in view.nodes("Constant"))
-    return weight_bytes(view) + sum(tensor.nbytes for tensor in nodes if tensor is not None)
+    return stored_weight_bytes(view) + sum(tensor.nbytes for tensor in nodes if tensor is not None)
 
 
 _PIECE = 1 << 20  # elements

@@ -13,7 +13,7 @@ from onnx_admm.model.sites import FoundSite
 from onnx_admm.model.view import ModelView
 
 
-def open_weights(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:
+def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:
     """A fork whose named weights are inputs with their values as defaults, and the inputs' names.
 
     A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph, of

@@ -21,7 +21,7 @@ from onnx_admm.limits import current_budget
 from onnx_admm.limits.budget import RAISE_MEMORY, RAISE_TIME
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
-from onnx_admm.model.rewrite.weight_storage import weight_bytes
+from onnx_admm.model.rewrite.weight_storage import stored_weight_bytes
 from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
@@ -50,7 +50,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FirstRun:
     """An attempt with which the model runs.
 
     Attributes:
@@ -64,7 +64,9 @@ class Found:
     useless: bool = False
 
 
-def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None) -> Found:
+def first_that_runs(
+    model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None
+) -> FirstRun:
     """The first dataset whose samples the model runs with, found out in the worker process.
 
     Attempts are drawn, written and tried one at a time, the likeliest first. Up to ``PROBED_SAMPLES`` samples
@@ -83,7 +85,7 @@ def first_that_runs(model: ModelView, attempts: Iterable[Dataset], *, limit_s: f
     """
     require_runtime()
     failures: list[Failure] = []
-    partly: list[Found] = []
+    partly: list[FirstRun] = []
     with TemporaryFolder() as name:
         file = Path(name) / "model.onnx"
         size = _write(model, file)
@@ -127,12 +129,12 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
 
 def _write(model: ModelView, file: Path) -> int:
     """Write a model as it is, checked by nobody; its bytes."""
-    if weight_bytes(model) > _MOST_IN_MEMORY:
+    if stored_weight_bytes(model) > _MOST_IN_MEMORY:
         return model.save(file)
     return file.write_bytes(model.to_bytes())
 
 
-def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | Found:
+def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | FirstRun:
     """Run one attempt; why it failed, or what came out."""
     feeds = _some_samples(attempt)
     fed = sum(array.nbytes for array in feeds.values())
@@ -146,7 +148,7 @@ def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure
         if verdict["why"] is None:
             with contextlib.suppress(TaskFailed, WorkerEnded):
                 run_task(f"{_TASKS}:forget", {})
-            return Found(0, verdict["not_finite"], verdict["useless"])
+            return FirstRun(0, verdict["not_finite"], verdict["useless"])
         return Failure(str(verdict["why"]), shapes)
     except TaskFailed as error:
         return Failure(str(error), shapes)

@@ -11,8 +11,8 @@ import pytest
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
+from onnx_admm.passes.auto_quantize import AutoQuantize
 
 INTEGER = """
     <ir_version: 10, opset_import: ["" : 17]>
@@ -40,9 +40,9 @@ def integer_model(text: str = INTEGER) -> ModelView:
 
 def test_constants_of_integer_operators_stay_and_other_weights_are_worked_on() -> None:
     model = integer_model()
-    (found,) = strange_constants(model)
+    (found,) = unsupported_weights(model)
     assert (found.name, found.operator, found.is_integer) == ("q", "MatMulInteger", True)
-    report = ChooseTreatments().run(model, PassContext(reference=model.fork()))
+    report = AutoQuantize().run(model, PassContext(reference=model.fork()))
     assert {skip.layer: skip.why for skip in report.skipped} == {
         "q": "integers already, read by MatMulInteger"
     }
@@ -51,7 +51,7 @@ def test_constants_of_integer_operators_stay_and_other_weights_are_worked_on() -
 
 def test_what_other_domains_read_is_left_and_named() -> None:
     model = parse_text(FOREIGN)
-    report = ChooseTreatments().run(after := model.fork(), PassContext(reference=model))
+    report = AutoQuantize().run(after := model.fork(), PassContext(reference=model))
     assert [edit.layer for edit in report.edits] == ["w"]
     assert {skip.layer: skip.why for skip in report.skipped} == {
         "v": "read by com.microsoft::CDist, an operator outside the standard"
@@ -63,9 +63,9 @@ def test_integers_alone_are_a_sentence() -> None:
     text = re.sub(r", float\[16,8\] w|y = MatMul \(h, w\)", "", INTEGER).replace("h = Mul", "y = Mul")
     model = integer_model(text.replace("float[N,8] y", "float[N,16] y"))
     with pytest.raises(PassRefused, match="no weights to compress that are known as such; got q: int"):
-        ChooseTreatments().requires(model, PassContext(reference=model))
+        AutoQuantize().requires(model, PassContext(reference=model))
 
 
 def test_real_models_hold_none(shared: Path) -> None:
     for name in ("squeezenet_fp16", "magika_v33", "resnet8-cifar10"):
-        assert strange_constants(ModelView.load(shared / "models" / f"{name}.onnx")) == ()
+        assert unsupported_weights(ModelView.load(shared / "models" / f"{name}.onnx")) == ()

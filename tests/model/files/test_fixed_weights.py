@@ -189,7 +189,7 @@ def test_flags_recipe_and_api_decide(run: RunCommand, tmp_path: Path) -> None:
     some, every = tmp_path / "some.onnx", tmp_path / "all.onnx"
     with_defaults(LISTED["some"]).save(some)
     with_defaults(LISTED["all"]).save(every)
-    (tmp_path / "keep.toml").write_text('freeze_defaults = false\n[[pass]]\nname = "choose_treatments"\n')
+    (tmp_path / "keep.toml").write_text('freeze_defaults = false\n[[pass]]\nname = "auto_quantize"\n')
     out = tmp_path / "out.onnx"
 
     def defaults(*arguments: object) -> list[str]:

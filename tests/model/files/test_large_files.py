@@ -20,7 +20,7 @@ from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.fingerprint import fingerprint, same_model
 from onnx_admm.model.files import file_tensor, protobuf_wire
 from onnx_admm.model.files.file_tensor import KEPT_IN_FILES_FROM_BYTES, FileTensor
-from onnx_admm.model.rewrite.weight_storage import ByteGrid, file_bytes, held_weights, settle
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, held_weights, model_bytes, settle
 from onnx_admm.pipeline import Pipeline
 
 SIDE = 520  # a square of which takes a little over the bytes that stay in files
@@ -79,7 +79,7 @@ def test_large_weights_stay_in_the_file_and_are_right(path: Path) -> None:
 
 def test_one_file_in_one_file_out_byte_for_byte(path: Path, tmp_path: Path) -> None:
     view = ModelView.load(path)
-    assert view.save(tmp_path / "o.onnx") == path.stat().st_size == file_bytes(view)
+    assert view.save(tmp_path / "o.onnx") == path.stat().st_size == model_bytes(view)
     assert (tmp_path / "o.onnx").read_bytes() == path.read_bytes() == view.to_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "o.onnx"]
 
@@ -217,7 +217,7 @@ def test_encoding_is_the_same_whether_codes_are_held_or_found(path: Path, tmp_pa
     found = Pipeline([second]).run(ModelView.load(tmp_path / "q.onnx"), context).model
     held = Pipeline([second]).run(quantised, context).model
     assert same_model(held, found)
-    assert file_bytes(held) < path.stat().st_size / 3.8
+    assert model_bytes(held) < path.stat().st_size / 3.8
     for name in ("w1", "w2"):
         np.testing.assert_array_equal(held.read(name), quantised.read(name))
 

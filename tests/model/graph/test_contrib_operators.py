@@ -13,7 +13,7 @@ import pytest
 
 from onnx_admm.api import compress
 from onnx_admm.model import ModelView
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 
 FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_weights_are_found_and_compressed(case: str, tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "in.onnx")
     view = ModelView.load(tmp_path / "in.onnx")
     assert {site.name: (site.out_axis, site.in_axis) for site in view.sites()} == expected
-    assert strange_constants(view) == ()
+    assert unsupported_weights(view) == ()
     report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
     quality = report.comparison.quality[0]
     assert quality.sqnr_db is not None
@@ -101,7 +101,7 @@ def test_a_table_that_is_no_weight_has_a_line() -> None:
     )
     view = ModelView.from_bytes(proto.SerializeToString())
     assert view.sites() == ()
-    lines = {found.name: found.why_left() for found in strange_constants(view)}
+    lines = {found.name: found.why_left() for found in unsupported_weights(view)}
     assert set(lines) == {"cos", "sin"}
     assert "RotaryEmbedding" in lines["cos"]
 
@@ -109,4 +109,4 @@ def test_a_table_that_is_no_weight_has_a_line() -> None:
 def test_operators_that_nobody_knows_have_a_line() -> None:
     proto = model("NoSuchOperator", X, {"w": (64, 32)})
     view = ModelView.from_bytes(proto.SerializeToString())
-    assert [found.name for found in strange_constants(view)] == ["w"]
+    assert [found.name for found in unsupported_weights(view)] == ["w"]

@@ -16,7 +16,7 @@ from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import fingerprint
-from onnx_admm.passes.shorten_names import ShortenNames
+from onnx_admm.passes.minify import Minify
 from onnx_admm.pipeline import Pipeline
 
 LABELS = list(range(8))
@@ -154,7 +154,7 @@ def test_a_view_keeps_them(tmp_path: Path) -> None:
     assert again.signature() == view.signature()
     assert fingerprint(again) == fingerprint(view)
     assert fingerprint(ModelView.from_bytes(with_text().SerializeToString())) != fingerprint(view)
-    short = Pipeline([ShortenNames()]).run(view, PassContext(reference=view)).model
+    short = Pipeline([Minify()]).run(view, PassContext(reference=view)).model
     short.save(tmp_path / "short.onnx")
     written = onnx.load(tmp_path / "short.onnx")
     assert list(written.graph.output) == list(proto.graph.output)

@@ -10,9 +10,9 @@ from onnx_admm.contracts import PassContext
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.passes.admm_quantize import AdmmQuantize
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
@@ -43,19 +43,19 @@ def test_they_are_found_with_their_axes() -> None:
     view = parse_text(TRANSFORMER)
     found = {site.name: (site.out_axis, site.in_axis) for site in view.sites()}
     assert found == {"positions": (2, None), "first": (1, 0), "last": (1, 0), "places": (0, 1)}
-    assert strange_constants(view) == ()
+    assert unsupported_weights(view) == ()
 
 
 @pytest.mark.parametrize(
     "step",
     [
-        ChooseTreatments(samples=8),
+        AutoQuantize(samples=8),
         ReconstructLayers(bits=4, samples=16),
         MeetBudget(budget=("size=4x",), bits=(4,), rounds=1),
     ],
 )
 def test_they_are_compressed_where_the_outputs_tolerate_it(
-    step: ChooseTreatments | ReconstructLayers,
+    step: AutoQuantize | ReconstructLayers,
 ) -> None:
     view = parse_text(TRANSFORMER)
     context = PassContext(reference=view, cost_model=cost_model("storage"))
@@ -64,7 +64,7 @@ def test_they_are_compressed_where_the_outputs_tolerate_it(
     assert {edit.layer for edit in report.edits} == LAYERS.keys()
     found = evaluate(after, synthetic_dataset(view, 64, 9), reference=view, threads=1)
     assert found.sqnr_db is not None
-    assert found.sqnr_db > (20 if isinstance(step, ChooseTreatments) else 8)
+    assert found.sqnr_db > (20 if isinstance(step, AutoQuantize) else 8)
     rounded = {name: after.read(name) for name in LAYERS}
     rows = Encode("packed").run(after, context).figures["layers"]
     assert {row["layer"] for row in rows} == LAYERS.keys()
@@ -77,10 +77,7 @@ def test_they_are_compressed_where_the_outputs_tolerate_it(
         "first": True,
         "last": True,
     }
-    assert (
-        isinstance(step, MeetBudget)
-        or not ChooseTreatments().run(after, PassContext(reference=after)).changed
-    )
+    assert isinstance(step, MeetBudget) or not AutoQuantize().run(after, PassContext(reference=after)).changed
 
 
 def test_macs_of_a_contraction_are_counted() -> None:
@@ -110,7 +107,7 @@ def test_masks_grids_and_waves_are_no_learned_tables(table: np.ndarray, why: str
     assert ("t" in {site.name for site in layers}) == (why is None)
     assert (why or "") in {skip.layer: skip.why for skip in skipped}.get("t", "")
     assert choose_layers(view, ("w",), ())[0][0].name == "w"
-    report = ChooseTreatments(samples=4).run(view, PassContext(reference=view))
+    report = AutoQuantize(samples=4).run(view, PassContext(reference=view))
     assert "w" in {edit.layer for edit in report.edits}  # few values in a table do not make a quantised model
 
 
@@ -134,11 +131,11 @@ def test_large_constants_of_other_operators_have_a_line(operator: str) -> None:
     ports, weights = "g (float[1,32,32] a) => (float[1,32,32] y)", f"float[32,32] w, {constants}"
     view = parse_text(f"{HEAD} {ports} <{weights}> {{ x = MatMul (a, w) {body} }}")
     line = f"4,096 bytes read by {operator}, which is no layer here"
-    for step in (ReconstructLayers(bits=4, samples=4), ChooseTreatments(samples=4)):
+    for step in (ReconstructLayers(bits=4, samples=4), AutoQuantize(samples=4)):
         before = view.fork()
         report = step.run(before, PassContext(reference=view))
         assert [(skip.layer, skip.why) for skip in report.skipped] == [("t", line)]
-    (found,) = strange_constants(view)
+    (found,) = unsupported_weights(view)
     assert (found.nbytes, found.operator) == (4096, operator)
 
 
@@ -154,8 +151,8 @@ def test_parameters_of_channels_and_decoders_have_none() -> None:
         y = Add (p, m)
     }"""
     view = parse_text(HEAD + text)
-    assert strange_constants(view) == ()
+    assert unsupported_weights(view) == ()
     context = PassContext(reference=view)
     AdmmQuantize(bits=8, per_channel=True).run(view, context)
     Encode("packed").run(view, context)
-    assert strange_constants(view) == ()
+    assert unsupported_weights(view) == ()

@@ -28,7 +28,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
 
 VARIED_SETTINGS: dict[str, list[dict[str, object]]] = {
     **SETTINGS,
-    "choose_treatments": [],  # takes seconds, and says of each layer what others say too
+    "auto_quantize": [],  # takes seconds, and says of each layer what others say too
     "encode": [
         *({"format": name} for name in ("qdq", "sparse", "packed")),
         {"format": "packed", "bias_bits": 16},

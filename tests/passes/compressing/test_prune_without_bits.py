@@ -61,13 +61,13 @@ def test_nothing_further_is_tried_of_weights_without_zeros() -> None:
 def test_pruning_alone_rounds_what_is_kept_and_compares_with_the_pruned_model() -> None:
     for fine_tune in (False, True):
         names = [step.name for step in recipe_from_flags(Flags(prune="4x", fine_tune=fine_tune)).passes]
-        place = names.index("choose_treatments")
+        place = names.index("auto_quantize")
         assert names[place - 1] == ("admm_prune" if fine_tune else "reconstruct_layers")
     step = recipe_from_flags(Flags(prune="4x")).passes[place]
     assert step.against == "before"  # type: ignore[attr-defined]
     assert not step.idempotent
     with_bits = recipe_from_flags(Flags(prune="4x", bits=4, fine_tune=False)).passes
-    assert "choose_treatments" not in [step.name for step in with_bits]
+    assert "auto_quantize" not in [step.name for step in with_bits]
 
 
 def test_a_pruned_model_is_smaller_than_the_same_model_rounded_alone(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_pruned_model_is_smaller_than_the_same_model_rounded_alone(tmp_path: P
     parse_text(NET, constants=constants).save(tmp_path / "in.onnx")
     sizes, zeros = dict[str, int](), dict[str, int]()
     unrounded = recipe_from_flags(Flags(prune="5x", fine_tune=False))
-    steps = tuple(step for step in unrounded.passes if step.name != "choose_treatments")
+    steps = tuple(step for step in unrounded.passes if step.name != "auto_quantize")
     for name, asked in {
         "bare": {},
         "prune": {"prune": "5x"},

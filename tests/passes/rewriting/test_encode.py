@@ -15,7 +15,7 @@ from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
-from onnx_admm.passes.shorten_names import ShortenNames
+from onnx_admm.passes.minify import Minify
 from onnx_admm.runtime.sessions import open_session
 
 WIDE_NET = conv_net((4, 64), 3)
@@ -403,7 +403,7 @@ def test_lenet_with_3000_kept_ternary_weights_is_a_file_of_2500_bytes(shared: Pa
     del proto.graph.value_info[:]
     dense = ModelView.from_bytes(proto.SerializeToString())
     small, report = encode(dense, format="packed", bias_bits=8, float8_biases=True)
-    ShortenNames(strip_metadata=True).run(small, PassContext(reference=dense))
+    Minify(strip_metadata=True).run(small, PassContext(reference=dense))
     file_bytes = small.save(tmp_path / "small.onnx")
     assert file_bytes <= 2500
     assert file_bytes - report.figures["data_and_index_bytes"] <= 1000

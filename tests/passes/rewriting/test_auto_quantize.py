@@ -1,4 +1,4 @@
-"""ChooseTreatments: what is rounded how far, that it holds, and what is left alone."""
+"""AutoQuantize: what is rounded how far, that it holds, and what is left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.data import from_arrays, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, PassRefused
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.choose_treatments import ChooseTreatments
+from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.testing import model_family
 
@@ -34,7 +34,7 @@ CHAIN = """
 def chosen(
     model: ModelView, context: PassContext | None = None, **settings: object
 ) -> tuple[ModelView, PassReport]:
-    step, context = ChooseTreatments(**settings), context or PassContext(reference=model)  # type: ignore[arg-type]
+    step, context = AutoQuantize(**settings), context or PassContext(reference=model)  # type: ignore[arg-type]
     step.requires(model, context)
     report = step.run(fork := model.fork(), context)
     return fork, report
@@ -89,7 +89,7 @@ def test_a_second_run_changes_nothing_and_says_why() -> None:
 
 def test_a_model_that_was_worked_on_is_left_also_where_weights_lie_on_no_grid() -> None:
     model = parse_text(CHAIN)
-    model.metadata["onnx_admm.passes"] = "fold_bias,choose_treatments"
+    model.metadata["onnx_admm.passes"] = "fold_bias,auto_quantize"
     after, report = chosen(model)
     assert not report.changed
     assert after.to_bytes() == model.to_bytes()

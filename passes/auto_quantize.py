@@ -1,4 +1,4 @@
-"""ChooseTreatments: for each layer the strongest rounding that the outputs bear, by measurement."""
+"""AutoQuantize: for each layer the strongest rounding that the outputs bear, by measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.calibration.four_bits import four_bits_instead
-from onnx_admm.calibration.roundings import ATTEMPTS, Found, RoundingSearch, decibels
+from onnx_admm.calibration.roundings import ATTEMPTS, ChosenRoundings, RoundingSearch, decibels
 from onnx_admm.calibration.transforms import shortened_transforms
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.data import cost_of_sample, synthetic_dataset
@@ -18,7 +18,7 @@ from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.compression_options import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
-from onnx_admm.model.analysis.unsupported_weights import strange_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.selection.layers import choose_sites, transforms_among, usable_layers
 from onnx_admm.settings.ranges import Positive, Samples, Share
@@ -38,11 +38,14 @@ _TELLING = 100
 
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
+_FORMER_NAME = "choose_treatments"
+"""In the provenance of files that were written before the pass had its present name."""
+
 _CHOSEN = "was chosen in an earlier run; start from the original to choose again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChooseTreatments:
+class AutoQuantize:
     """Round each layer's weights as far as the outputs allow, by measurement.
 
     Damage is the relative squared error of the outputs, summed over them (see ``sensitivity``). Layers are
@@ -72,7 +75,7 @@ class ChooseTreatments:
         include, exclude: patterns of layer names or operators.
     """
 
-    name: ClassVar[str] = "choose_treatments"
+    name: ClassVar[str] = "auto_quantize"
     exact: ClassVar[bool] = False
 
     least_sqnr_db: Positive = 22.0
@@ -103,12 +106,12 @@ class ChooseTreatments:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = self._sites(model)
-        strange = strange_constants(model)
+        strange = unsupported_weights(model)
         skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
         if (
             self.idempotent
             and not self.include
-            and self.name in model.metadata.get(PROVENANCE, "").split(",")
+            and not {self.name, _FORMER_NAME}.isdisjoint(model.metadata.get(PROVENANCE, "").split(","))
         ):
             return PassReport(False, (), (*skipped, *(Skip(site.name, _CHOSEN) for site in sites)))
         weights = {site.name: model.read(site) for site in sites}
@@ -156,7 +159,7 @@ class ChooseTreatments:
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
         sites = model.sites()
-        if not sites and (strange := strange_constants(model)):
+        if not sites and (strange := unsupported_weights(model)):
             why = f"{strange[0].name}: {strange[0].why_left()}"
             raise NothingToDo("the model has no weights to compress that are known as such", got=why)
         if sites and not any(site.editable for site in sites):
@@ -233,7 +236,7 @@ class ChooseTreatments:
 
     def _confirmed(
         self, search: RoundingSearch, unseen: Sequence[OutputProbe], told: bool, *, gives_scores: bool
-    ) -> Found:
+    ) -> ChosenRoundings:
         is_blind = not told and unseen[0].effect({}).agreement is not None
         least_db = self.blind_sqnr_db if is_blind else self.least_sqnr_db
         agrees = self._agrees if gives_scores else self._keeps_predictions
@@ -252,7 +255,7 @@ class ChooseTreatments:
         return effect.agreement is None or effect.agreement >= self.least_agreement
 
     def _report(
-        self, model: ModelView, search: RoundingSearch, found: Found, skipped: tuple[Skip, ...]
+        self, model: ModelView, search: RoundingSearch, found: ChosenRoundings, skipped: tuple[Skip, ...]
     ) -> PassReport:
         weights = {
             name: array

@@ -1,4 +1,4 @@
-"""ShortenNames: less is said, the same is computed."""
+"""Minify: less is said, the same is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import CONV_NET
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.shorten_names import ShortenNames
+from onnx_admm.passes.minify import Minify
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass
 
@@ -35,7 +35,7 @@ WORDY = """
 
 def shorten(view: ModelView, *, strip_metadata: bool = False) -> tuple[ModelView, PassReport]:
     fork = view.fork()
-    return fork, ShortenNames(strip_metadata=strip_metadata).run(fork, PassContext(reference=view))
+    return fork, Minify(strip_metadata=strip_metadata).run(fork, PassContext(reference=view))
 
 
 def outputs(view: ModelView) -> dict[str, np.ndarray]:
@@ -109,12 +109,12 @@ def test_many_values_get_names_of_two_letters() -> None:
 
 
 def test_subgraphs_still_read_what_lies_around_them() -> None:
-    assert check_pass(ShortenNames())["branches"] == "changed"
-    assert check_pass(ShortenNames(strip_metadata=True))["branches"] == "changed"
+    assert check_pass(Minify())["branches"] == "changed"
+    assert check_pass(Minify(strip_metadata=True))["branches"] == "changed"
 
 
 @pytest.mark.parametrize(("share", "changes"), [(0.0, True), (0.1, True), (0.99, False)])
 def test_nothing_is_done_where_weights_take_most_of_the_file(share: float, changes: bool) -> None:
     model = parse_text(WORDY)
-    report = ShortenNames(least_share=share).run(model, PassContext(reference=model))
+    report = Minify(least_share=share).run(model, PassContext(reference=model))
     assert report.changed == changes

@@ -1,4 +1,4 @@
-"""ShortenNames: everything a model file says without need is left out."""
+"""Minify: everything a model file says without need is left out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import ClassVar
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.model.rewrite import minify
-from onnx_admm.model.rewrite.weight_storage import constant_bytes, file_bytes
+from onnx_admm.model.rewrite.weight_storage import constant_bytes, model_bytes
 from onnx_admm.settings.ranges import Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortenNames:
+class Minify:
     """Short names for inner values; no names of nodes, inner doc strings and shapes, or default attributes.
 
     Names, types and shapes of graph inputs and outputs stay, and so does what the model computes.
@@ -24,7 +24,7 @@ class ShortenNames:
         least_share: where nodes, names and shapes take a smaller share of the bytes, nothing is done.
     """
 
-    name: ClassVar[str] = "shorten_names"
+    name: ClassVar[str] = "minify"
     idempotent: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
@@ -36,7 +36,7 @@ class ShortenNames:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        bytes_before = file_bytes(model)
+        bytes_before = model_bytes(model)
         if self.least_share and 1 - constant_bytes(model) / bytes_before < self.least_share:
             return PassReport(False)
         before = fingerprint(model)
@@ -49,6 +49,6 @@ class ShortenNames:
         minify.shorten_value_names(model)
         minify.compact_integers(model)
         changed = fingerprint(model) != before
-        saved = bytes_before - file_bytes(model)
+        saved = bytes_before - model_bytes(model)
         edits = (Edit("model", f"{saved} bytes of names and defaults left out"),) if changed else ()
         return PassReport(changed, edits, figures={"bytes_saved": saved})
