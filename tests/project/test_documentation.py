@@ -28,6 +28,8 @@ DOCUMENTS = (
     "docs/formats.md",
     "docs/plugins.md",
     "docs/recipes.md",
+    "docs/results.md",
+    "docs/targets.md",
 )
 
 
@@ -165,7 +167,7 @@ def test_the_prices_shown_are_asked_for_as_shown(
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/cost-models.md"])
+@pytest.mark.parametrize("name", ["docs/targets.md", "docs/cost-models.md"])
 def test_the_output_shown_is_the_commands(
     repository: Path, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
