@@ -198,7 +198,7 @@ def tensor_of_nothing(folder: Path) -> Path:
     ("make", "sentence"),
     [
         (lambda folder: folder / "none.npz", "none.npz: no such file or folder of data"),
-        (file_of("d.csv", b"1,2"), "d.csv: data of no known kind; expected .npz, .zip"),
+        (file_of("d.csv", b"1,2"), "d.csv: data of no known kind; expected .npz, .npy, .zip"),
         (file_of("d.npz", b"1,2"), r"d.npz: not a readable .npz file \(File is not a zip file\)"),
         (cut_npz, r"cut.npz: not a readable .npz file"),
         (file_of("d.zip", b"1,2"), r"d.zip: not a readable zip \(File is not a zip file\)"),

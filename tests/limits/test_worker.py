@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,43 +14,14 @@ from onnx_admm.errors import LimitReached
 from onnx_admm.limits import RunLimits, run_within
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task, warm_up
 
+TASKS = "worker_tasks"
+"""A module that the worker finds, whenever it was started: this folder is added later."""
+
 Answer = tuple[Any, bytes]
 
 
-# -- tasks, run in the worker ----------------------------------------------------------------
-
-
-def echo(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    sys.stdout.write("this must not get among the answers")
-    return [os.getpid(), arguments], content[::-1]
-
-
-def fail(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    raise KeyError("nothing there")
-
-
-def die(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    os.kill(os.getpid(), arguments["signal"])
-    return None, b""
-
-
-def leave(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    os._exit(7)
-
-
-def spin(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    while True:
-        pass
-
-
-def take(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    held = b"x" * arguments["bytes"]
-    time.sleep(20)
-    return len(held), b""
-
-
 def ask(task: str, **arguments: Any) -> Answer:
-    return run_task(f"{__name__}:{task}", arguments)
+    return run_task(f"{TASKS}:{task}", arguments)
 
 
 def pid() -> int:
@@ -63,7 +32,7 @@ def pid() -> int:
 
 
 def test_it_answers_and_is_kept() -> None:
-    (first, arguments), content = run_task(f"{__name__}:echo", {"a": [1, None, "ü"]}, b"abc" * 100_000)
+    (first, arguments), content = run_task(f"{TASKS}:echo", {"a": [1, None, "ü"]}, b"abc" * 100_000)
     assert first != os.getpid()
     assert arguments == {"a": [1, None, "ü"]}
     assert content == b"cba" * 100_000
@@ -97,13 +66,13 @@ def test_it_starts_again_when_it_has_died(task: str, arguments: dict[str, Any], 
 
 def test_it_is_ended_when_it_takes_too_long() -> None:
     with pytest.raises(WorkerEnded, match=r"did not end within 0.1 s of processor time") as caught:
-        run_task(f"{__name__}:spin", {}, limits=TaskLimits(1 << 40, 0.1))
+        run_task(f"{TASKS}:spin", {}, limits=TaskLimits(1 << 40, 0.1))
     assert "--timeout" in str(caught.value.as_limit("running it"))
 
 
 def test_it_is_ended_when_it_takes_too_much() -> None:
     with pytest.raises(WorkerEnded, match=r"takes more than 200 MiB") as caught:
-        run_task(f"{__name__}:take", {"bytes": 300 << 20}, limits=TaskLimits(200 << 20, 20))
+        run_task(f"{TASKS}:take", {"bytes": 300 << 20}, limits=TaskLimits(200 << 20, 20))
     assert "--max-memory" in str(caught.value.as_limit("running it"))
 
 
@@ -113,7 +82,7 @@ def test_the_limits_of_the_run_replace_those_of_the_task() -> None:
         ask("spin")
     assert time.monotonic() - started < 10
     with run_within(RunLimits(timeout_s=60)):
-        answer = run_task(f"{__name__}:echo", {}, limits=TaskLimits(1 << 40, 0.0))
+        answer = run_task(f"{TASKS}:echo", {}, limits=TaskLimits(1 << 40, 0.0))
     assert answer[0][0] == pid()
 
 
