@@ -3,13 +3,14 @@
 #   .venv          the checkout, editable, with the training runtime and the development tools
 #   .venv-wheel    the built wheel with the training runtime: what users install, under test
 #   .venv-lowest   the same with the lowest declared version of every dependency
+#   .venv-docs     the checkout with mkdocs, for make docs alone
 #   .venv-runtime  the built wheel with a current ONNX Runtime: where compressed models are deployed
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types unit wheel wheel-tests test-lowest test-models faults fuzz clean
+.PHONY: docs help demo test lint types unit wheel wheel-tests test-lowest test-models faults fuzz clean
 
 # Fine-tuning needs 3.11 or 3.12; the lowest versions are tested on the lowest Python, compressed models on 3.13
 # where there is one.
@@ -31,6 +32,7 @@ help:
 	@echo "make types        mypy --strict over the three packages, and that it finds a planted error in each"
 	@echo "make unit         the tests against the checkout (ARGS='-k solver' for some of them)"
 	@echo "make faults  every file-system call of a run fails or ends the process, in each way: minutes"
+	@echo "make docs         the documentation as a site, with a reference from the docstrings: build/site"
 	@echo "make clean        remove environments, builds and the demo"
 
 # -- what people run -------------------------------------------------------------------------
@@ -67,12 +69,15 @@ test-models: .venv/.ready
 fuzz: .venv/.ready
 	.venv/bin/python tests/fuzz/fuzz_run.py --minutes $(or $(MINUTES),10) $(ARGS)
 
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 wheel: .venv/.ready
 	rm -rf dist build
 	.venv/bin/python -m build --no-isolation --outdir dist > .venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
 
 clean:
-	rm -rf .venv .venv-wheel .venv-lowest .venv-runtime build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-wheel .venv-lowest .venv-runtime build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f .coverage
 
 # -- environments ----------------------------------------------------------------------------
@@ -92,6 +97,11 @@ clean:
 	.venv-lowest/bin/python scripts/lowest_versions.py training images plots test > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt \
 	    "$$(echo dist/*.whl)[training,images,plots,test]"
+	@touch $@
+
+.venv-docs/.ready: pyproject.toml
+	@$(call create,.venv-docs,$(RUNTIME_PYTHON),3.11 3.12 3.13)
+	.venv-docs/bin/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv-runtime/.ready: pyproject.toml | wheel
