@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from onnx_admm.api.files.run_files import RunFiles
@@ -13,7 +14,9 @@ from onnx_admm.data.anything import DataLike, as_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
 from onnx_admm.metrics import MetricLike, scored_by
+from onnx_admm.model.writing.atomic_output import write_text
 from onnx_admm.report import Comparison
+from onnx_admm.report.gate import Gate
 from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.settings.ranges import MOST_THREADS, check_number
 
@@ -28,6 +31,9 @@ def compare(
     threads: int = 0,
     is_classifier: bool = False,
     metric: MetricLike | None = None,
+    max_drop: float | None = None,
+    min_ratio: float | None = None,
+    report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Sizes, accuracy or output error, and latency (interleaved) of two models.
@@ -41,6 +47,9 @@ def compare(
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name
             or labels tell.
         metric: what takes the place of accuracy; needs ``data``.
+        max_drop: percentage points of accuracy that ``after`` may lose: a promise of the comparison.
+        min_ratio: how many times smaller ``after`` must be on disk: a promise too.
+        report: where to write the comparison as JSON.
         progress: where long work tells how far it is.
 
     Raises:
@@ -54,7 +63,10 @@ def compare(
     files.read_model(after, "the model to compare")
     files.read_data(data, "the data")
     files.read(preprocessing, "the preprocessing")
+    files.write(report, "the report")
     files.check()
+    check_number(max_drop, 0, 100, "--max-drop")
+    check_number(min_ratio, 0, 1e9, "--min-ratio")
     settings = None if preprocessing is None else as_preprocessing(preprocessing)
     check_number(threads, 0, MOST_THREADS, "--threads")
     first, second = ModelView.load(before).signature(), ModelView.load(after).signature()
@@ -80,9 +92,12 @@ def compare(
         samples={name: scored_by(each, metric) for name, each in samples.items()},
         threads=threads,
         progress=progress or SilentProgress(),
-        is_classifier=is_classifier,
+        is_classifier=is_classifier or max_drop is not None,
     )
     with files.blamed():
         found = measurement.compare(Path(before), Path(after))
     files.raise_if_changed()
+    found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))
+    if report is not None:
+        write_text(report, found.to_json())
     return found

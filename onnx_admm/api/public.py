@@ -230,6 +230,9 @@ def compare(
     metric: MetricLike | None = None,
     threads: int = 0,
     is_classifier: bool = False,
+    max_drop: float | None = None,
+    min_ratio: float | None = None,
+    report: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure sizes, accuracy or output error, and latency of two models, in turns.
@@ -242,6 +245,9 @@ def compare(
         metric: what takes the place of accuracy, as in `compress`; needs ``data``.
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
+        max_drop: percentage points of accuracy that ``after`` may lose; ``verdict`` says whether it is kept.
+        min_ratio: how many times smaller ``after`` must be on disk.
+        report: where to write the comparison as JSON.
         progress: where long work tells how far it is.
 
     Raises:
@@ -254,7 +260,10 @@ def compare(
             data,
             preprocessing=preprocessing,
             threads=threads,
-            is_classifier=is_classifier,
+            is_classifier=_typed("is_classifier", is_classifier, bool),
+            max_drop=_typed("max_drop", max_drop, float, int, type(None)),
+            min_ratio=_typed("min_ratio", min_ratio, float, int, type(None)),
+            report=report,
             metric=metric,
             progress=progress,
         )

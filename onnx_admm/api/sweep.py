@@ -18,7 +18,7 @@ from onnx_admm.model.writing.atomic_output import write_bytes, write_text
 from onnx_admm.report import Report, StepFacts
 from onnx_admm.report.frontier import Point, to_csv, with_frontier
 from onnx_admm.report.plot import draw, require_plots
-from onnx_admm.targeting.figures import FIGURE_OF, require_given
+from onnx_admm.targeting.figures import require_given, short_name
 
 SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08)
 """Budgets tried, as shares of what the original costs."""
@@ -128,8 +128,7 @@ class Sweep:
                 hint="Name the target with --cost-model; `onnx-admm plugins` lists them.",
             )
         priced = cost_model(self.job.cost_model)
-        names = {figure: name for name, figure in FIGURE_OF.items()}
-        figure = self.figure or names[priced.figures[0]]
+        figure = short_name(self.figure or priced.figures[0])
         require_given({figure: 0.5}, priced, "--figure")
         for share in self.shares:
             if not 0 < share < 1:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import METRIC
+from onnx_admm.cli.target import MAX_DROP, METRIC, MIN_RATIO
 
 
 def compare(
@@ -25,16 +24,30 @@ def compare(
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", metavar="POINTS", help="Exit with 3 if B loses more percentage points."),
+        typer.Option(
+            "--max-drop",
+            parser=MAX_DROP,
+            metavar="POINTS",
+            help="Exit with 3 if B loses more percentage points.",
+        ),
     ] = None,
     min_ratio: Annotated[
         float | None,
-        typer.Option("--min-ratio", metavar="R", help="Exit with 3 if B is not R times smaller on disk."),
+        typer.Option(
+            "--min-ratio",
+            parser=MIN_RATIO,
+            metavar="R",
+            help="Exit with 3 if B is not R times smaller on disk: 20 or 20x.",
+        ),
     ] = None,
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="R.json", help="Write the comparison as JSON.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Hold two models side by side.
 
@@ -46,11 +59,7 @@ def compare(
       onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
     """
     from onnx_admm import api
-    from onnx_admm.report.gate import Gate
-    from onnx_admm.settings.ranges import check_number
 
-    check_number(max_drop, 0, 100, "--max-drop")
-    check_number(min_ratio, 0, 1e9, "--min-ratio")
     found = api.compare(
         before,
         after,
@@ -58,15 +67,14 @@ def compare(
         preprocessing=preprocessing,
         metric=metric,
         threads=threads,
-        is_classifier=max_drop is not None,
-        progress=progress_bars(quiet=as_json),
+        max_drop=max_drop,
+        min_ratio=min_ratio,
+        report=report,
+        progress=progress_bars(quiet=quiet or as_json),
     )
-    found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))
     if as_json:
-        from onnx_admm.report import to_json
-
-        typer.echo(to_json(found), nl=False)
-    else:
+        typer.echo(found.to_json(), nl=False)
+    elif not quiet:
         from onnx_admm.report.tables import comparison_view
 
         show(comparison_view(found))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, METRIC, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, MAX_DROP, METRIC, parse_bindings
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -41,8 +41,8 @@ def compress(
         str | None,
         typer.Option(
             "--prune",
-            metavar="85x|0.9|2:4",
-            help="Weights over nonzeros (85x), share of zeros (0.9), or 2 kept of every 4 (2:4).",
+            metavar="85x|90%|2:4",
+            help="Weights over nonzeros (85x), share of zeros (0.9 or 90%), or 2 kept of every 4 (2:4).",
         ),
     ] = None,
     bits: Annotated[int | None, typer.Option("--bits", metavar="N", help="Bits of a weight, 1 to 8.")] = None,
@@ -109,7 +109,12 @@ def compress(
     ] = False,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", metavar="POINTS", help="Percentage points the result may lose on VAL."),
+        typer.Option(
+            "--max-drop",
+            parser=MAX_DROP,
+            metavar="POINTS",
+            help="Percentage points the result may lose on VAL.",
+        ),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Write OUT even if it misses a promise (exit code 3 all the same).")

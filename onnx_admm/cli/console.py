@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from onnx_admm.contracts import Progress
 
 _PIPE_WIDTH = 160
-"""Columns where nobody says how wide the reader is: tables are not cut."""
+"""Columns where neither a terminal nor ``COLUMNS`` says how wide the reader is: tables are not cut."""
 
 
 def show(parts: Iterable[RenderableType]) -> None:
@@ -25,7 +26,7 @@ def show(parts: Iterable[RenderableType]) -> None:
 
     from onnx_admm.report.plain_table import line
 
-    width = None if _is_terminal() else _PIPE_WIDTH
+    width = None if _is_terminal() or os.environ.get("COLUMNS") else _PIPE_WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     for part in parts:
         console.print(line(part) if isinstance(part, str) else part)

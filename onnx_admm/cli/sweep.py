@@ -66,7 +66,7 @@ def sweep(
     """
     from onnx_admm.api.compress import Compression
     from onnx_admm.api.sweep import SHARES, Sweep
-    from onnx_admm.errors import UsageError
+    from onnx_admm.settings.amounts import parse_share
 
     job = Compression(
         data=data,
@@ -80,12 +80,9 @@ def sweep(
         threads=threads,
         progress=progress_bars(quiet=quiet),
     )
-    try:
-        budgets = SHARES if shares is None else tuple(float(share) for share in shares.split(","))
-    except ValueError as error:
-        raise UsageError(
-            "not shares", where="--shares", got=repr(shares), expected="such as 0.5,0.2"
-        ) from error
+    budgets: tuple[float, ...] = SHARES
+    if shares is not None:
+        budgets = tuple(parse_share(share, "--shares") for share in shares.split(","))
     done = Sweep(job=job, figure=figure, shares=budgets, plot=plot).run(source, out)
     if not quiet:
         from onnx_admm.report.tables import sweep_table

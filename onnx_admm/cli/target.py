@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import typer
 
 from onnx_admm.errors import UsageError
+from onnx_admm.settings.amounts import parse_points, parse_times
 
 COST_MODEL: Any = typer.Option(
     "--cost-model",
@@ -22,19 +24,21 @@ METRIC: Any = typer.Option(
     help="In place of accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as module:function, "
     "called as function(outputs, labels); higher is better.",
 )
+MAX_DROP: Any = functools.partial(parse_points, where="--max-drop")
+MIN_RATIO: Any = functools.partial(parse_times, where="--min-ratio")
 BIND: Any = typer.Option(
-    "--bind", metavar="AXIS=N", help="Extent of an open axis, such as N=1 or x[1]=160; for costs."
+    "--bind", metavar="AXIS=N,..", help="Extents of open axes, such as N=1 or x[1]=160,T=8; for costs."
 )
 
 
 def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
-    """``["N=1", "x[1]=160"]`` as a table.
+    """``["N=1,T=8", "x[1]=160"]`` as a table.
 
     Raises:
         UsageError: not of that form.
     """
     bindings = {}
-    for text in texts:
+    for text in (part for several in texts for part in _several(several)):
         axis, _, extent = text.rpartition("=")
         if not axis or not re.fullmatch(r"\d{1,18}", extent.strip(), re.ASCII):
             raise UsageError(
@@ -42,3 +46,14 @@ def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
             )
         bindings[axis.strip()] = int(extent)
     return bindings
+
+
+def _several(text: str) -> list[str]:
+    """Cut at commas between bindings; a comma in the name of an axis stays."""
+    parts: list[str] = []
+    for piece in text.split(","):
+        if parts and "=" not in parts[-1]:
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece)
+    return parts

@@ -35,6 +35,7 @@ from onnx_admm.config.registry import build_plugin, cost_model, pass_class
 from onnx_admm.contracts import Pass, TrainingSettings
 from onnx_admm.errors import RecipeError, located
 from onnx_admm.pipeline import Pipeline
+from onnx_admm.settings.amounts import number_before_x
 from onnx_admm.settings.ranges import MOST_EPOCHS, MOST_EXTENT, parse_pattern
 from onnx_admm.settings.tables import build, check_keys, parse_toml, read_toml, unbuild
 
@@ -256,17 +257,19 @@ def parse_prune(text: str) -> dict[str, Any]:
         where="--prune",
         got=repr(text),
         expected="a ratio such as 85x (weights over nonzeros, above 1x), a share of zeros such as 0.9 "
-        "(between 0 and 1) or a pattern such as 2:4 (2 kept of every 4)",
+        "or 90% (between 0 and 1) or a pattern such as 2:4 (2 kept of every 4)",
     )
+    text = text.strip()
     if ":" in text:
         if (pattern := parse_pattern(text)) is None:
             raise impossible
         return {"pattern": f"{pattern[0]}:{pattern[1]}"}
     try:
-        number = Decimal(text.removesuffix("x"))
+        factor, percent = number_before_x(text), text.endswith("%")
+        number = Decimal(factor or text.removesuffix("%")) / (100 if percent else 1)
     except InvalidOperation:
         raise impossible from None
-    if text.endswith("x"):
+    if factor is not None:
         if not (number.is_finite() and number > 1 and isfinite(float(number))):
             raise impossible
         return {"ratio": float(number)}

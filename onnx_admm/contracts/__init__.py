@@ -1,6 +1,15 @@
 """The doors: what a pass, cost model, trainer and dataset promise, and the frozen data between them."""
 
-from onnx_admm.contracts.costs import FIGURES, STRUCTURES, Composition, Cost, CostModel, Treatment, WholeModel
+from onnx_admm.contracts.costs import (
+    FIGURE_OF,
+    FIGURES,
+    STRUCTURES,
+    Composition,
+    Cost,
+    CostModel,
+    Treatment,
+    WholeModel,
+)
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
 from onnx_admm.contracts.progress import Progress, SilentProgress, Task
@@ -9,6 +18,7 @@ from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSi
 
 __all__ = [
     "FIGURES",
+    "FIGURE_OF",
     "IGNORED",
     "STRUCTURES",
     "Array",

@@ -73,6 +73,15 @@ class Cost:
 FIGURES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
 """The figures of a `Cost`."""
 
+FIGURE_OF = {
+    "latency": "latency_s",
+    "energy": "energy_j",
+    "size": "bytes",
+    "macs": "macs",
+    "macbits": "mac_bits",
+}
+"""Figures of a `Cost` by what users call them."""
+
 
 @runtime_checkable
 class CostModel(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import (
+    FIGURE_OF,
     FIGURES,
     Composition,
     Cost,
@@ -178,13 +179,14 @@ def break_even(
 
 
 def chosen_figure(cost_model: CostModel, figure: str | None) -> str:
-    """The figure asked for, else the one the cost model is about.
+    """The figure asked for (``latency`` or ``latency_s``), else the one the cost model is about.
 
     Raises:
         UsageError: the cost model does not give it.
     """
     if figure is None:
         return cost_model.figures[0]
+    figure = FIGURE_OF.get(figure, figure)
     if figure not in cost_model.figures:
         raise UsageError(
             "the cost model does not give that figure",

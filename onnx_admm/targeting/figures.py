@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 
-from onnx_admm.contracts import Cost, CostModel, LayerProfile, Treatment
+from onnx_admm.contracts import FIGURE_OF, Cost, CostModel, LayerProfile, Treatment
 from onnx_admm.errors import UsageError
+from onnx_admm.settings.amounts import number_before_x
 from onnx_admm.settings.tables import did_you_mean
 
 _LEAST_SHARE = Decimal("1e-9")
 
 WEIGHTS = "weights"
 """Nonzeros: a figure that needs no cost model."""
-
-FIGURE_OF = {
-    "latency": "latency_s",
-    "energy": "energy_j",
-    "size": "bytes",
-    "macs": "macs",
-    "macbits": "mac_bits",
-}
-"""Figures of a `Cost` by what users call them."""
 
 
 def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, float]:
@@ -35,13 +27,19 @@ def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, fl
     budgets: dict[str, float] = {}
     for text in texts:
         figure, equals, amount = (part.strip() for part in text.partition("="))
-        if not equals or not amount.endswith("x"):
+        figure = short_name(figure)
+        if not equals or (number_before_x(amount) is None and not amount.endswith("%")):
             raise UsageError("not a budget", where=where, got=repr(text), expected="such as latency=0.5x")
         require_figure(figure, where)
         if figure in budgets:
             raise UsageError("two budgets for one figure", where=where, got=figure)
         budgets[figure] = _share(amount, text, where)
     return budgets
+
+
+def short_name(figure: str) -> str:
+    """Return what users call a figure: ``latency`` for ``latency_s``; any other name as it is."""
+    return next((name for name, field in FIGURE_OF.items() if field == figure), figure)
 
 
 def require_figure(figure: str, where: str) -> None:
@@ -94,11 +92,13 @@ def require_given(budgets: Mapping[str, float], cost_model: CostModel, where: st
 
 
 def _share(amount: str, text: str, where: str) -> float:
+    percent = amount.endswith("%")
     try:
-        number = Decimal(amount.removesuffix("x"))
+        number = Decimal(number_before_x(amount) or amount.removesuffix("%")) / (100 if percent else 1)
     except InvalidOperation:
         number = Decimal(0)
-    if not number.is_finite() or not _LEAST_SHARE <= number <= 1 / _LEAST_SHARE or number == 1:
+    most = 1 if percent else 1 / _LEAST_SHARE
+    if not number.is_finite() or not _LEAST_SHARE <= number <= most or number == 1:
         expected = "a share below 1x (latency=0.5x) or how many times less (size=20x)"
         raise UsageError("impossible budget", where=where, got=repr(text), expected=expected)
     return float(number if number < 1 else 1 / number)

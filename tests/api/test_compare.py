@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import running
+from conftest import RunCommand, running
 from fake_plugins import Scale
 
 from onnx_admm.api import compare, compress
@@ -38,3 +39,42 @@ def test_compare_wants_the_same_inputs(net: Path, tiny_mlp: ModelView, tmp_path:
     other.save(tmp_path / "other.onnx")
     with pytest.raises(UsageError, match="do not have the same inputs; got image; expected x"):
         compare(net, tmp_path / "other.onnx")
+
+
+def test_a_comparison_is_a_gate_with_a_report(
+    net: Path, samples: Path, tmp_path: Path, run: RunCommand
+) -> None:
+    report = tmp_path / "r.json"
+    command = ("compare", net, net, "--data", samples, "--threads", "1", "-q", "--report", report)
+    assert run(*command, "--max-drop", "0.5%") == (0, "", "")
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert (told["verdict"], told["promises"][0]["required"], told["file_ratio"]) == ("met", 0.5, 1)
+    code, out, err = run(*command, "--min-ratio", "20X")
+    assert (code, out) == (3, "")
+    assert "not small enough; got 1 times smaller; expected at least 20" in err
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert (told["verdict"], told["missed"]["name"]) == ("missed", "min_ratio")
+
+
+def test_the_report_never_takes_the_place_of_what_is_read(net: Path, run: RunCommand) -> None:
+    before = net.read_bytes()
+    code, _, err = run("compare", net, net, "--report", net)
+    assert code == 2
+    assert "would overwrite" in err
+    assert net.read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--max-drop", "--min-ratio"])
+def test_what_is_no_amount_is_wrong_usage(net: Path, run: RunCommand, flag: str) -> None:
+    code, _, err = run("compare", net, net, flag, "much")
+    assert code == 2
+    assert f"{flag}: not a number; got 'much'" in err
+
+
+def test_the_width_of_tables_is_that_of_the_reader(
+    net: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert max(map(len, run("inspect", net)[1].splitlines())) <= 30
+    monkeypatch.delenv("COLUMNS")
+    assert max(map(len, run("inspect", net)[1].splitlines())) > 30

@@ -106,7 +106,7 @@ def test_no_budget_in_reach_ends_with_3(run: RunCommand, net: Path, samples: Pat
     ("flags", "sentence"),
     [
         (["--shares", "2"], "impossible share"),
-        (["--shares", "a,b"], "not shares; got 'a,b'"),
+        (["--shares", "a,b"], "--shares: not a number; got 'a'"),
         (["--figure", "latency"], "'macs' says nothing about that; got latency"),
         (["--plot", "frontier.pdf"], "not a kind of plot; expected .png or .svg"),
     ],
