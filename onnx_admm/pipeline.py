@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, locat
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.weight_storage import check_model, settle
+from onnx_admm.printable import printable
 from onnx_admm.settings.ranges import check_ranges
+
+_logger = logging.getLogger(__name__)
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
@@ -118,6 +122,7 @@ class Pipeline:
             except BaseException as error:
                 fault = f"{type(error).__name__}: {error}"
                 raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
+            _log(place, report)
             if journal is not None:
                 journal.keep(position, view, report)
             steps.append(report)
@@ -177,6 +182,19 @@ def open_context(
     if validation is None:
         train, validation = split_dataset(train, VALIDATION_SHARE, seed)
     return PassContext(reference=model, train=train, validation=validation, trainer=OrtTrainer(), seed=seed)
+
+
+def _log(place: str, step: StepReport) -> None:
+    """Log what a pass did: a line at INFO, one for each layer at DEBUG."""
+    said = step.report
+    outcome = "changed the model" if said.changed else "changed nothing"
+    counts = f"{len(said.edits)} layers edited, {len(said.skipped)} left"
+    _logger.info("%s: %s, %s, %.2f s", place, outcome, counts, step.seconds)
+    if _logger.isEnabledFor(logging.DEBUG):
+        for edit in said.edits:
+            _logger.debug("%s: %s: %s", step.name, printable(edit.layer), printable(edit.what))
+        for skip in said.skipped:
+            _logger.debug("%s: %s: left: %s", step.name, printable(skip.layer), printable(skip.why))
 
 
 def _compared(

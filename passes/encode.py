@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,8 @@ from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.timing_cache import cache_file, form_ratio
 from onnx_admm.settings.ranges import Finite, Positive
+
+_logger = logging.getLogger(__name__)
 
 _FORMATS = ("auto", "dense", "qdq", "sparse", "packed")
 _SYNTHETIC_SAMPLES = 4
@@ -127,6 +130,7 @@ class Encode:
                 trial["verdict"] = "no smaller than before"
                 break
             trial |= self._try(model, candidate, data, context)
+            _logger.info("form %s, %d bytes: %s", trial["format"], trial["bytes"], trial["verdict"])
             if trial["verdict"] == "taken":
                 model.become(candidate.model)
                 return candidate.outcome, trials

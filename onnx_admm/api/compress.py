@@ -20,6 +20,7 @@ from onnx_admm.api.milder import MILDER, TRIES, milder_note, milder_recipe
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
+from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model, profile_file
@@ -35,7 +36,7 @@ from onnx_admm.model.writing.external_files import growth_by_names
 from onnx_admm.model.writing.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
 from onnx_admm.report import Comparison, Report, StepFacts, describe_model, to_json
-from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate
+from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate, log_promises
 from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
@@ -80,6 +81,18 @@ class Compression(Request):
         )
 
     @in_a_run
+    def rehearse(self, source: str | os.PathLike[str]) -> Plan:
+        """Plan a run and check all that can be checked without running the model; see `rehearsal`.
+
+        Raises:
+            OnnxAdmmError: what the run would raise before its work, or when a pass begins.
+        """
+        plan = self.plan(source)
+        if self.test is not None:
+            self._opened(self.test, plan.model, plan.recipe, "test")
+        return replace(plan, notes=(*plan.notes, *rehearse(plan)))
+
+    @in_a_run
     def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
         """Compress ``source`` into ``target``.
 
@@ -100,6 +113,7 @@ class Compression(Request):
                 plan, result = run_passes(self, plan, self._run_passes)
                 saved, changed = self._save(result, results, plan)
                 comparison = self._compared(source, saved, changed, result, plan, judged)
+                log_promises(comparison)
                 milder = milder_recipe(plan.recipe, comparison.missed) if self.asks_nothing else None
                 if comparison.missed is None or milder is None or tries == TRIES:
                     break

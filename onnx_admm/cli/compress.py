@@ -224,7 +224,7 @@ def compress(
 def _show_plan(job: Compression, source: Path, *, quiet: bool) -> None:
     from onnx_admm.report.tables import model_table
 
-    plan: Plan = job.plan(source)
+    plan: Plan = job.rehearse(source)
     if quiet:
         return
     show([model_table(plan.facts)])

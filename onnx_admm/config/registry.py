@@ -151,7 +151,7 @@ def pass_class(name: str) -> type[Pass]:
 
 
 def cost_model(spec: str) -> CostModel:
-    """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``.
+    """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``, or a profile's tag alone.
 
     The profile is a TOML file, or the tag of one that the cost model brings: ``NAME.TAG.toml`` beside its
     module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
@@ -161,6 +161,8 @@ def cost_model(spec: str) -> CostModel:
     """
     head, *overrides = spec.split(",")
     name, _, profile = head.partition(":")
+    if not profile and name.strip() not in COST_MODELS.names():
+        name, profile = _by_tag(name.strip())
     cls = COST_MODELS.get(name.strip())
     table = _profile(cls, name, profile.strip()) if profile.strip() else {}
     for override in overrides:
@@ -174,6 +176,19 @@ def cost_model(spec: str) -> CostModel:
         )
     made: CostModel = build_plugin(cls, table, f"cost model '{spec}'")
     return made
+
+
+def _by_tag(tag: str) -> tuple[str, str]:
+    """Return cost model and profile where a profile's tag stands alone; else the text as a name.
+
+    Raises:
+        RecipeError: several cost models bring a profile of that tag.
+    """
+    owners = [plugin.name for plugin in COST_MODELS.plugins() if tag in plugin.profiles]
+    if len(owners) > 1:
+        options = " or ".join(f"{owner}:{tag}" for owner in owners)
+        raise RecipeError(f"several cost models bring a profile '{tag}'", expected=options)
+    return (owners[0], tag) if owners else (tag, "")
 
 
 def profile_file(spec: str) -> Path | None:

@@ -14,6 +14,7 @@ of that form may be scores or figures: there, predictions may change where the o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from onnx_admm.errors import DataError
 from onnx_admm.report.comparison import Comparison
 from onnx_admm.report.facts import QualityFacts
 from onnx_admm.report.promises import Promise
+
+_logger = logging.getLogger(__name__)
 
 HARDLY_CHANGED_DB = 20.0
 """Outputs this close are the same for what is not known to be a classifier."""
@@ -132,6 +135,14 @@ class Gate:
                 stated=False,
                 hint="Use the original, or another --format.",
             )
+
+
+def log_promises(comparison: Comparison) -> None:
+    """Log the result in one line, and each promise with what was measured."""
+    _logger.info("result: %s", comparison.summary())
+    for promise in comparison.promises:
+        verdict = "met" if promise.met else "missed"
+        _logger.info("promise %s is %s: %s, %s", promise.name, verdict, promise.got, promise.unit)
 
 
 def _drop(quality: QualityFacts | None, most: float) -> Promise:

@@ -12,6 +12,7 @@ after the other by hand.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -20,6 +21,8 @@ import numpy as np
 
 from onnx_admm.allocation.knapsack import Floats
 from onnx_admm.targeting.offers import Market
+
+_logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -123,6 +126,12 @@ def search(
                 outcome.drop,
             )
             rounds.append(made)
+            _logger.info(
+                "round %d: cost %s of the original's, %s points lost",
+                len(rounds),
+                ", ".join(f"{share:.4g}x" for share in made.cost),
+                "no" if made.drop is None else f"{made.drop:.2f}",
+            )
             if max_drop is None or (outcome.drop is not None and outcome.drop <= max_drop + 1e-3):
                 if best is None or _dearness(made, target) < _dearness(best[0], target):
                     best = made, outcome.result
