@@ -24,6 +24,7 @@ from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model, profile_file
+from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Dataset, ModelView, PassContext
 from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
@@ -139,7 +140,7 @@ class Compression(Request):
         files.read_model(source, "the model")
         for samples, what in ((self.data, "the data"), (self.validation, "--val"), (self.test, "--test")):
             files.read_data(samples, what)
-        files.read(self.recipe, "the recipe")
+        files.read(recipe_file(self.recipe), "the recipe")
         files.read(self.preprocessing, "the preprocessing")
         with suppress(UsageError):  # a recipe that cannot be read is refused when the run is planned
             stated = self.settled_recipe().cost_model

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.config.registry import cost_model
+from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike
@@ -83,7 +84,7 @@ class Request:
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
         elif self.recipe is not None:
-            recipe = Recipe.load(self.recipe)
+            recipe = Recipe.load(recipe_file(self.recipe))
         else:
             tune = self.fine_tune is not False and self.data is not None
             flags = Flags(

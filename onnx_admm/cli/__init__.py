@@ -40,7 +40,6 @@ _WRITER = "onnx_admm.model.writing.atomic_output"
 
 app = typer.Typer(
     epilog=_EXIT_CODES,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -74,7 +74,10 @@ def compress(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            "--recipe", metavar="R.toml", help="What to run, instead of --prune, --bits, --format, --epochs."
+            "--recipe",
+            metavar="R",
+            help="What to run, instead of --prune, --bits, --format, --epochs: a TOML file, or the name of "
+            "one that comes along, such as lenet5-85x.",
         ),
     ] = None,
     epochs: Annotated[

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import RunCommand
 
+from onnx_admm.cli import main
+
 COMMANDS = ("compress", "sweep", "inspect", "annotate", "compare", "plugins")
 
 
@@ -60,3 +62,18 @@ def test_help_needs_no_runtime_and_is_quick() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("onnx-admm co", "compress\ncompare\n"), ("onnx-admm sw", "sweep\n")]
+)
+def test_shells_complete_commands(
+    words: str, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"_ONNX_ADMM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    for key, value in asked.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == found

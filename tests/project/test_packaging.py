@@ -137,6 +137,7 @@ def test_declared_packages_are_all_there_are(repository: Path) -> None:
     """setuptools is told its packages one by one: a forgotten one would be missing from the wheel."""
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {"onnx_admm": "onnx_admm", "passes": "onnx_admm.passes", "cost_models": "onnx_admm.cost_models"}
+    folders["recipes"] = "onnx_admm.recipes"
     found = set()
     for top, package in folders.items():
         for init in (repository / top).rglob("__init__.py"):
