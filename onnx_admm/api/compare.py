@@ -30,6 +30,7 @@ def compare(
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     threads: int = 0,
     is_classifier: bool = False,
+    label: str | None = None,
     metric: MetricLike | None = None,
     max_drop: float | None = None,
     min_ratio: float | None = None,
@@ -46,6 +47,7 @@ def compare(
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name
             or labels tell.
+        label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy; needs ``data``.
         max_drop: percentage points of accuracy that ``after`` may lose: a promise of the comparison.
         min_ratio: how many times smaller ``after`` must be on disk: a promise too.
@@ -85,7 +87,7 @@ def compare(
     if data is None:
         samples: dict[str, Dataset] = {SYNTHETIC: made_up(model, 0)}
     else:
-        samples = {"data": as_dataset(data, model, preprocessing=settings, part="test")}
+        samples = {"data": as_dataset(data, model, preprocessing=settings, part="test", label=label)}
     for view in (model, other):
         check_first_run(view, next(iter(samples.values())))
     measurement = Measurement(

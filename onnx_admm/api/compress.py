@@ -190,7 +190,7 @@ class Compression(Request):
         return None if data is None else self._opened(data, model, recipe, part)
 
     def _opened(self, data: Source, model: ModelView, recipe: Recipe, part: Any) -> Dataset:
-        return as_dataset(data, model, preprocessing=recipe.preprocessing, part=part)
+        return as_dataset(data, model, preprocessing=recipe.preprocessing, part=part, label=self.label)
 
     def _notes(self, train: Dataset | None, validation: Dataset | None) -> tuple[str, ...]:
         notes = []
@@ -213,6 +213,8 @@ class Compression(Request):
         run: tuple[object, ...] = (self.seed, self.threads, self.max_drop, self.memory_mb)
         if self.metric is not None:
             run = (*run, as_metric(self.metric).name)
+        if self.label is not None:
+            run = (*run, f"label {self.label}")
         profile = None if plan.recipe.cost_model is None else profile_file(plan.recipe.cost_model)
         data = (
             source_digest(self.data, plan.train),

@@ -62,6 +62,7 @@ def compress(
     data: DataLike | None = None,
     validation: DataLike | None = None,
     test: DataLike | None = None,
+    label: str | None = None,
     metric: MetricLike | None = None,
     recipe: Recipe | PathLike | None = None,
     prune: str | None = None,
@@ -99,6 +100,7 @@ def compress(
             CalibrationDataReader: see `onnx_admm.data.anything.as_dataset`.
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
+        label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy in ``max_drop``, budgets, the choice of epochs and the
             report: a callable ``(outputs, labels) -> float``, higher is better; or the name of a built-in
             one, such as ``"miou"`` or ``"top-5"``; see `onnx_admm.metrics.as_metric`.
@@ -147,6 +149,7 @@ def compress(
         data=data,
         validation=validation,
         test=test,
+        label=_typed("label", label, str, type(None)),
         metric=metric,
         recipe=recipe,
         prune=_typed("prune", prune, str, type(None)),
@@ -227,6 +230,7 @@ def compare(
     *,
     data: DataLike | None = None,
     preprocessing: Preprocessing | PathLike | None = None,
+    label: str | None = None,
     metric: MetricLike | None = None,
     threads: int = 0,
     is_classifier: bool = False,
@@ -242,6 +246,7 @@ def compare(
         after: the model to hold against it, with the same inputs and outputs.
         data: samples, as in `compress`; random inputs if None.
         preprocessing: from stored samples to inputs, or the TOML file of it.
+        label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy, as in `compress`; needs ``data``.
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
@@ -264,6 +269,7 @@ def compare(
             max_drop=_typed("max_drop", max_drop, float, int, type(None)),
             min_ratio=_typed("min_ratio", min_ratio, float, int, type(None)),
             report=report,
+            label=_typed("label", label, str, type(None)),
             metric=metric,
             progress=progress,
         )
@@ -296,6 +302,7 @@ def sweep(
     data: DataLike | None = None,
     validation: DataLike | None = None,
     test: DataLike | None = None,
+    label: str | None = None,
     metric: MetricLike | None = None,
     figure: str | None = None,
     shares: Sequence[float] = SHARES,
@@ -312,6 +319,7 @@ def sweep(
         data: samples, as in `compress`.
         validation: samples to choose by.
         test: samples for the table.
+        label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy, as in `compress`.
         figure: the quantity that budgets limit; None: what the cost model is about.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
@@ -327,6 +335,7 @@ def sweep(
         data=data,
         validation=validation,
         test=test,
+        label=_typed("label", label, str, type(None)),
         metric=metric,
         cost_model=cost_model,
         seed=seed,
@@ -335,16 +344,19 @@ def sweep(
     with TemporaryFolder() as place:
         source = model_file(model, Path(place))
         job = replace(
-            job, data=_kept(data, source), validation=_kept(validation, source), test=_kept(test, source)
+            job,
+            data=_kept(data, source, label),
+            validation=_kept(validation, source, label),
+            test=_kept(test, source, label),
         )
         return Sweep(job=job, figure=figure, shares=shares, plot=plot).run(source, folder)
 
 
-def _kept(data: DataLike | None, model: Path) -> DataLike | None:
+def _kept(data: DataLike | None, model: Path, label: str | None) -> DataLike | None:
     """Samples that can be read again by each of several runs."""
     if data is None or isinstance(data, str | os.PathLike):
         return data
-    return as_dataset(data, ModelView.load(model))
+    return as_dataset(data, ModelView.load(model), label=label)
 
 
 def _cost_model(given: CostModel | str) -> CostModel:

@@ -29,6 +29,7 @@ class Request:
         data: samples to train on; labels are used where there are some, else the original is the teacher.
         validation: samples to choose by; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
+        label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
@@ -54,6 +55,7 @@ class Request:
     data: Source | None = None
     validation: Source | None = None
     test: Source | None = None
+    label: str | None = None
     metric: MetricLike | None = None
     recipe: Recipe | str | os.PathLike[str] | None = None
     prune: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import MAX_DROP, METRIC, MIN_RATIO
+from onnx_admm.cli.target import LABEL, MAX_DROP, METRIC, MIN_RATIO
 
 
 def compare(
@@ -17,6 +17,7 @@ def compare(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="D", help="Samples; else random inputs are used.")
     ] = None,
+    label: Annotated[str | None, LABEL] = None,
     metric: Annotated[str | None, METRIC] = None,
     preprocessing: Annotated[
         Path | None,
@@ -65,6 +66,7 @@ def compare(
         after,
         data,
         preprocessing=preprocessing,
+        label=label,
         metric=metric,
         threads=threads,
         max_drop=max_drop,

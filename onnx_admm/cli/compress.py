@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, MAX_DROP, METRIC, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, MAX_DROP, METRIC, parse_bindings
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -32,6 +32,7 @@ def compress(
         Path | None,
         typer.Option("--test", metavar="TEST", help="Samples read once, at the end, for the report."),
     ] = None,
+    label: Annotated[str | None, LABEL] = None,
     metric: Annotated[str | None, METRIC] = None,
     preprocessing: Annotated[
         Path | None,
@@ -187,6 +188,7 @@ def compress(
         data=data,
         validation=val,
         test=test,
+        label=label,
         metric=metric,
         recipe=recipe,
         prune=prune,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import BIND, COST_MODEL, METRIC, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, parse_bindings
 
 
 def sweep(
@@ -23,6 +23,7 @@ def sweep(
         Path | None,
         typer.Option("--val", metavar="VAL", help="Samples to judge by; else a tenth of TRAIN is set aside."),
     ] = None,
+    label: Annotated[str | None, LABEL] = None,
     metric: Annotated[str | None, METRIC] = None,
     preprocessing: Annotated[
         Path | None,
@@ -71,6 +72,7 @@ def sweep(
     job = Compression(
         data=data,
         validation=val,
+        label=label,
         metric=metric,
         preprocessing=preprocessing,
         cost_model=cost_model,

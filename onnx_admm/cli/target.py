@@ -18,6 +18,9 @@ COST_MODEL: Any = typer.Option(
     help="NAME, NAME:PROFILE or NAME:PROFILE,KEY=VALUE; `onnx-admm plugins` lists names. A profile is a TOML "
     "file or a tag.",
 )
+LABEL: Any = typer.Option(
+    "--label", metavar="NAME", help="Name of the labels among the arrays of the data; else labels."
+)
 METRIC: Any = typer.Option(
     "--metric",
     metavar="M",

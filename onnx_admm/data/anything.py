@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.data.feeds import LABELS, CalibrationReader, from_iterable
+from onnx_admm.data.feeds import LABELS, CalibrationReader, from_iterable, take_labels
 from onnx_admm.data.fitting import fit_dataset
 from onnx_admm.data.opening import open_dataset
 from onnx_admm.data.readers.parts import Part
@@ -31,7 +31,12 @@ DataLike: TypeAlias = (
 
 
 def as_dataset(
-    data: DataLike, model: ModelView, *, preprocessing: Preprocessing | None = None, part: Part = "train"
+    data: DataLike,
+    model: ModelView,
+    *,
+    preprocessing: Preprocessing | None = None,
+    part: Part = "train",
+    label: str | None = None,
 ) -> Dataset:
     """Return samples that fit a model.
 
@@ -50,6 +55,7 @@ def as_dataset(
         data: the samples.
         model: whose inputs they feed.
         preprocessing: from stored samples to inputs, for files.
+        label: name of the labels among arrays; None: ``labels``.
         part: which one, where a path has train, validation and test data side by side.
 
     Raises:
@@ -57,19 +63,19 @@ def as_dataset(
     """
     names = [port.name for port in model.signature().inputs]
     if isinstance(data, str | os.PathLike):
-        return open_dataset(data, model, preprocessing=preprocessing, part=part)
+        return open_dataset(data, model, preprocessing=preprocessing, part=part, label=label)
     if isinstance(data, Dataset):
         return fit_dataset(data, model)
     if isinstance(data, Mapping):
         arrays = {str(name): np.asarray(array) for name, array in data.items()}
-        labels = None if LABELS in names else arrays.pop(LABELS, None)
+        labels = take_labels(arrays, names, label)
         return fit_dataset(from_arrays(arrays, labels), model)
     if isinstance(data, np.ndarray):
         return fit_dataset(from_arrays({_only(names): data}), model)
     if isinstance(data, CalibrationReader):
-        return from_iterable(data, model)
+        return from_iterable(data, model, label=label)
     if isinstance(data, Iterable):
-        return from_iterable(_named(data, names), model)
+        return from_iterable(_named(data, names, label or LABELS), model, label=label)
     raise DataError(
         "data of no known kind",
         got=type(data).__name__,
@@ -77,7 +83,7 @@ def as_dataset(
     )
 
 
-def _named(items: Iterable[Any], names: list[str]) -> Iterator[Mapping[str, npt.ArrayLike]]:
+def _named(items: Iterable[Any], names: list[str], label: str) -> Iterator[Mapping[str, npt.ArrayLike]]:
     """Each item as a dict by input name."""
     for item in items:
         if isinstance(item, Mapping):
@@ -90,7 +96,7 @@ def _named(items: Iterable[Any], names: list[str]) -> Iterator[Mapping[str, npt.
                 got=len(parts),
                 expected=f"{', '.join(names)}, and labels at most",
             )
-        yield dict(zip([*names, LABELS], map(np.asarray, parts), strict=False))
+        yield dict(zip([*names, label], map(np.asarray, parts), strict=False))
 
 
 def _only(names: list[str]) -> str:

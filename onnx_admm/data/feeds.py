@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,13 @@ from onnx_admm.data.samples import SampleSet, from_arrays
 from onnx_admm.errors import DataError
 from onnx_admm.model.files.tensor_files import read_tensor
 
+T = TypeVar("T")
+
 LABELS = "labels"
+"""Key of the labels where nobody names another."""
+
+_LABEL_ROWS = ""
+"""Where labels stand among the inputs' arrays: no input has that name."""
 
 
 @runtime_checkable
@@ -28,14 +34,18 @@ class CalibrationReader(Protocol):
 
 
 def from_iterable(
-    feeds: Iterable[Mapping[str, npt.ArrayLike]] | CalibrationReader, model: ModelView
+    feeds: Iterable[Mapping[str, npt.ArrayLike]] | CalibrationReader,
+    model: ModelView,
+    *,
+    label: str | None = None,
 ) -> SampleSet | RaggedSamples:
     """A dataset from dicts by input name, or from any ``CalibrationDataReader``; read to its end, once.
 
     A dict whose arrays all have the model's rank and one length along the first axis is that many samples;
-    any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``labels`` holds
-    classes, unless the model has an input of that name. Samples may differ in shape where the model leaves
-    it open, as texts do in length: they need no padding, and neighbours of one shape are run together.
+    any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``label``, or
+    ``labels`` unless the model has an input of that name, holds classes. Samples may differ in shape where
+    the model leaves it open, as texts do in length: they need no padding, and neighbours of one shape are run
+    together.
 
     Raises:
         DataError: nothing in it, or a name, shape or type that does not fit the model.
@@ -46,13 +56,13 @@ def from_iterable(
     filled: list[int] = []
     for feed in _each(feeds):
         arrays = {name: np.asarray(value) for name, value in feed.items()}
-        labels = arrays.pop(LABELS, None) if LABELS not in ports else None
+        labels = take_labels(arrays, ports, label)
         check_names(tuple(arrays), ports)
         if not _is_stack(arrays, ports):
             arrays = {name: array[None] for name, array in arrays.items()}
         key = tuple((name, arrays[name].shape[1:]) for name in sorted(arrays))
         if labels is not None:
-            arrays[LABELS] = np.atleast_1d(labels)
+            arrays[_LABEL_ROWS] = np.atleast_1d(labels)
         if key not in sets:
             filled.append(0)
         rows = sets.setdefault(key, {})
@@ -64,14 +74,41 @@ def from_iterable(
         filled[number] += count
     if not sets:
         raise DataError("the data holds no samples", where="the iterable")
-    fitted = [_fitted(rows, model, LABELS not in ports) for rows in sets.values()]
+    fitted = [_fitted(rows, model) for rows in sets.values()]
     return fitted[0] if len(fitted) == 1 else RaggedSamples(fitted, np.array(places, np.int64))
 
 
-def _fitted(rows: Mapping[str, list[Array]], model: ModelView, may_hold_labels: bool) -> SampleSet:
+def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None) -> T | None:
+    """Take the labels out of named arrays; None where there are none.
+
+    Args:
+        arrays: by name; changed in place.
+        inputs: names of the model's inputs.
+        label: name of the labels; None: ``labels``, unless an input is called so.
+
+    Raises:
+        DataError: the name that was given is an input's, or another array than that is no input.
+    """
+    if label is None:
+        return None if LABELS in inputs else arrays.pop(LABELS, None)
+    if label in inputs:
+        raise DataError("an input of the model holds no labels", where="--label", got=label)
+    if label not in arrays:
+        if all(name in inputs for name in arrays):
+            return None
+        raise DataError(
+            "no labels of that name in the data",
+            where="--label",
+            got=label,
+            expected=f"one of {', '.join(sorted(arrays))}",
+        )
+    return arrays.pop(label)
+
+
+def _fitted(rows: Mapping[str, list[Array]], model: ModelView) -> SampleSet:
     """Samples of one shape."""
     joined = {name: _joined(name, parts) for name, parts in rows.items()}
-    labels = joined.pop(LABELS, None) if may_hold_labels else None
+    labels = joined.pop(_LABEL_ROWS, None)
     return fit_samples(from_arrays(joined, labels), model)
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, ModelView, PortSpec
-from onnx_admm.data.feeds import LABELS, has_test_data_sets, read_test_data_sets
+from onnx_admm.data.feeds import has_test_data_sets, read_test_data_sets, take_labels
 from onnx_admm.data.fitting import check_names, check_shape, fit_samples
 from onnx_admm.data.readers.idx import idx_part, is_idx_images, labels_file, read_idx
 from onnx_admm.data.readers.images import ImageSource, open_image_tree
@@ -30,6 +30,7 @@ def open_dataset(
     *,
     preprocessing: Preprocessing | None = None,
     part: Part = "train",
+    label: str | None = None,
 ) -> Dataset:
     """Samples for a model, from whatever lies at ``path``.
 
@@ -50,6 +51,7 @@ def open_dataset(
         preprocessing: from pixels to input; images for a float input must come with one. Applied to
             ``uint8`` arrays too; arrays of floats are taken as they are.
         part: which one, where train, validation and test data lie side by side.
+        label: name of the labels among arrays; None: ``labels``. Images and idx files have their own.
 
     Raises:
         DataError: nothing there, nothing readable, or data that does not fit the model; says which.
@@ -59,13 +61,13 @@ def open_dataset(
     if not place.exists():
         raise DataError("no such file or folder of data", where=path)
     if place.suffix == ".toml":
-        return _open_described(place, model, preprocessing, part)
+        return _open_described(place, model, preprocessing, part, label)
     if not place.is_dir() and not place.is_file():
         raise DataError("neither a plain file nor a folder", where=path)
     if place.is_dir():
-        return _open_folder(place, model, preprocessing, part)
+        return _open_folder(place, model, preprocessing, part, label)
     if place.suffix == ".npz":
-        return _open_arrays(read_npz(place), model, preprocessing)
+        return _open_arrays(read_npz(place), model, preprocessing, label)
     if place.suffix == ".npy":
         return _open_arrays({_only_input(model, place): read_npy(place)}, model, preprocessing)
     if is_idx_images(place):
@@ -89,7 +91,9 @@ def _only_input(model: ModelView, where: Path) -> str:
     return names[0]
 
 
-def _open_described(file: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part) -> Dataset:
+def _open_described(
+    file: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part, label: str | None
+) -> Dataset:
     table = read_toml(file)
     where, part = table.pop("path", None), table.pop("part", part)
     if not isinstance(where, str):
@@ -100,25 +104,30 @@ def _open_described(file: Path, model: ModelView, preprocessing: Preprocessing |
     if target.suffix == ".toml":
         raise RecipeError("a description of a description", where=file, got=where)
     described = build(Preprocessing, table, str(file)) if table else preprocessing
-    return open_dataset(target, model, preprocessing=described, part=part)
+    return open_dataset(target, model, preprocessing=described, part=part, label=label)
 
 
-def _open_folder(folder: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part) -> Dataset:
+def _open_folder(
+    folder: Path, model: ModelView, preprocessing: Preprocessing | None, part: Part, label: str | None
+) -> Dataset:
     idx = {idx_part(file): file for file in sorted(folder.iterdir()) if is_idx_images(file)}
     if idx:
         return _open_idx(choose_part(idx, part, folder), model, preprocessing)
     if any(folder.glob("*.npy")):
-        return _open_arrays(read_npy_folder(folder), model, preprocessing)
+        return _open_arrays(read_npy_folder(folder), model, preprocessing, label)
     if has_test_data_sets(folder):
         return read_test_data_sets(folder, model)
     return _open_images(folder, model, preprocessing, part)
 
 
 def _open_arrays(
-    arrays: dict[str, Array | StoredRows], model: ModelView, preprocessing: Preprocessing | None
+    arrays: dict[str, Array | StoredRows],
+    model: ModelView,
+    preprocessing: Preprocessing | None,
+    label: str | None = None,
 ) -> Dataset:
     ports = {port.name: port for port in model.signature().inputs}
-    found = None if LABELS in ports else arrays.pop(LABELS, None)
+    found = take_labels(arrays, ports, label)
     labels = found.take(np.arange(len(found))) if isinstance(found, StoredRows) else found
     for name, array in arrays.items():
         if array.ndim == 0:
