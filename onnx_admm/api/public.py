@@ -1,4 +1,4 @@
-"""The front door: the commands as functions with typed arguments, for models on disk and in memory."""
+"""The public functions: the commands with typed arguments, for models on disk and in memory."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class PlugIn:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The classes behind one entry-point group; built-in and third-party ones come in by the same door.
+    """The classes behind one entry-point group; built-in and third-party ones are found in the same way.
 
     Args:
         group: entry-point group.

@@ -1,4 +1,4 @@
-"""The house holds: imports point one way, ONNX stays in its room, files are small and well named.
+"""The architecture holds: imports point one way, ONNX stays in its package, files are small and well named.
 
 Reads the sources of the three installed packages, wherever they lie, without importing them.
 """
@@ -67,14 +67,14 @@ INSIDE = {
 MOST_MODULES = 15
 """In one folder, ``__init__`` aside."""
 
-PLUGIN_ROOMS = {"passes", "cost_models"}
+PLUGIN_PACKAGES = {"passes", "cost_models"}
 CONFINED = {
     "onnx": {"model"},
     "onnx_ir": {"model"},
     "google.protobuf": {"model"},
     "onnxruntime": {"runtime", "training"},
 }
-"""Libraries that only these rooms may import."""
+"""Libraries that only these packages may import."""
 
 BANNED = {"torch", "tensorflow", "keras", "jax"}
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -82,13 +82,13 @@ LONGEST_FILE = 400
 MOST_PARAMETERS = 6
 
 
-def level_of(room: str) -> int | None:
-    """Level of a room from the ground up; None for a room nobody gave a place."""
-    return next((level for level, rooms in enumerate(LEVELS) if room in rooms), None)
+def level_of(package: str) -> int | None:
+    """Level of a package from the ground up; None for a package nobody gave a place."""
+    return next((level for level, packages in enumerate(LEVELS) if package in packages), None)
 
 
-def room_of(module: str) -> str:
-    """Room of a module of the house: ``onnx_admm.admm.sets.supports`` -> ``admm``."""
+def package_of(module: str) -> str:
+    """Room of a module: ``onnx_admm.admm.sets.supports`` -> ``admm``."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -109,31 +109,33 @@ def imported_modules(module: str, tree: ast.Module, is_package: bool) -> Iterato
 
 
 def import_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
-    """Arrows that point back, libraries outside their room, libraries nobody may import."""
-    room = room_of(module)
-    level = level_of(room)
+    """Arrows that point back, libraries outside their package, libraries nobody may import."""
+    package = package_of(module)
+    level = level_of(package)
     if level is None:
-        yield f"{module}: the room {room!r} has no place in the layer order"
+        yield f"{module}: the package {package!r} has no place in the layer order"
         return
     for line, target in imported_modules(module, tree, is_package):
         where = f"{module}:{line}"
         if target.partition(".")[0] in BANNED:
             yield f"{where}: {target} is not to be imported"
-        for library, rooms in CONFINED.items():
-            if f"{target}.".startswith(f"{library}.") and room not in rooms:
-                yield f"{where}: only {' and '.join(sorted(rooms))} may import {library}"
+        for library, packages in CONFINED.items():
+            if f"{target}.".startswith(f"{library}.") and package not in packages:
+                yield f"{where}: only {' and '.join(sorted(packages))} may import {library}"
         if target.partition(".")[0] != "onnx_admm":
             continue
-        other = room_of(target)
+        other = package_of(target)
         target_level = level_of(other)
-        if other == room or (target_level is not None and target_level < level and other not in PLUGIN_ROOMS):
+        if other == package or (
+            target_level is not None and target_level < level and other not in PLUGIN_PACKAGES
+        ):
             continue
-        yield f"{where}: {room or 'onnx_admm'} must not see {other or 'onnx_admm'}"
+        yield f"{where}: {package or 'onnx_admm'} must not see {other or 'onnx_admm'}"
 
 
 def inside_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
     """Arrows that point back between the parts of one package."""
-    package, part = room_of(module), part_of(module)
+    package, part = package_of(module), part_of(module)
     if package not in INSIDE or not part:
         return
     levels = {name: level for level, names in enumerate(INSIDE[package]) for name in names}
@@ -141,7 +143,7 @@ def inside_complaints(module: str, tree: ast.Module, is_package: bool) -> Iterat
         yield f"{module}: {part!r} has no place in the order inside {package}"
         return
     for line, target in imported_modules(module, tree, is_package):
-        other = part_of(target) if room_of(target) == package and target.startswith("onnx_admm.") else part
+        other = part_of(target) if package_of(target) == package and target.startswith("onnx_admm.") else part
         if other != part and levels.get(other, -1) >= levels[part]:
             yield f"{module}:{line}: {package}.{part} must not see {package}.{other}"
 
@@ -153,11 +155,11 @@ def part_of(module: str) -> str:
 
 def naming_complaints(module: str, tree: ast.Module) -> Iterator[str]:
     """A core module that names a plug-in's module in a string; entry points do that."""
-    if room_of(module) in PLUGIN_ROOMS:
+    if package_of(module) in PLUGIN_PACKAGES:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            for plugins in PLUGIN_ROOMS:
+            for plugins in PLUGIN_PACKAGES:
                 if node.value.startswith(f"onnx_admm.{plugins}."):
                     yield f"{module}:{node.lineno}: the core names {node.value}, which entry points should"
 
@@ -169,11 +171,11 @@ def size_complaints(module: str, source: str, tree: ast.Module) -> Iterator[str]
     lines = source.count("\n")
     if lines > LONGEST_FILE:
         yield f"{module}: {lines} lines, at most {LONGEST_FILE}"
-    if room_of(module) == "cli":  # a command's parameters are its flags
+    if package_of(module) == "cli":  # a command's parameters are its flags
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            is_public = room_of(module) == "api" and not node.name.startswith("_")
+            is_public = package_of(module) == "api" and not node.name.startswith("_")
             named = [] if is_public else node.args.kwonlyargs  # each is typed and described by itself there
             arguments = [*node.args.posonlyargs, *node.args.args, *named]
             names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
@@ -201,23 +203,23 @@ def folder_of(package: str) -> Path:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Name and file of every module of the house."""
-    for package in ("onnx_admm", *(f"onnx_admm.{room}" for room in sorted(PLUGIN_ROOMS))):
+    """Name and file of every module."""
+    for package in ("onnx_admm", *(f"onnx_admm.{package}" for package in sorted(PLUGIN_PACKAGES))):
         folder = folder_of(package)
         for file in sorted(folder.rglob("*.py")):
             parts = file.relative_to(folder).with_suffix("").parts
-            if package == "onnx_admm" and parts[0] in PLUGIN_ROOMS:
+            if package == "onnx_admm" and parts[0] in PLUGIN_PACKAGES:
                 continue
             yield ".".join([package, *(part for part in parts if part != "__init__")]), file
 
 
-# -- the house ------------------------------------------------------------------------------
+# -- the packages ------------------------------------------------------------------------------
 
 
 def test_every_room_is_read() -> None:
     """A checker that reads no files is content with everything."""
-    rooms = {room_of(name) for name, _ in modules()}
-    assert {"errors", "admm", "model", "contracts", *PLUGIN_ROOMS} <= rooms
+    packages = {package_of(name) for name, _ in modules()}
+    assert {"errors", "admm", "model", "contracts", *PLUGIN_PACKAGES} <= packages
 
 
 @pytest.mark.parametrize(("name", "file"), [pytest.param(*found, id=found[0]) for found in modules()])
@@ -318,7 +320,7 @@ def siblings_of(one: str, other: str, depth: int) -> tuple[str, str] | None:
             "admm.sets must not see admm.loop",
         ),
         ("onnx_admm.model.attic", "", "'attic' has no place in the order inside model"),
-        ("onnx_admm.attic", "", "the room 'attic' has no place in the layer order"),
+        ("onnx_admm.attic", "", "the package 'attic' has no place in the layer order"),
         ("onnx_admm.runtime.utils", "", "the name says nothing"),
         ("onnx_admm.pipeline", "x = 1\n" * 401, "401 lines, at most 400"),
         ("onnx_admm.pipeline", "def f(a, b, c, d, *, e, f, g): ...", "f has 7 parameters"),
