@@ -106,8 +106,20 @@ def check_shape(sample: tuple[int, ...], port: PortSpec, hint: str | None = None
         where=port.name,
         got=_spelt(("n", *sample)),
         expected=_spelt(port.shape),
-        hint=hint,
+        hint=hint or _layout_hint(sample, port.shape),
     )
+
+
+def _layout_hint(sample: tuple[int, ...], shape: tuple[int | str | None, ...]) -> str | None:
+    """Say how to turn samples whose channels stand at the other end; None where that is not the matter."""
+    if len(sample) != len(shape) - 1 or len(sample) < 2:
+        return None
+    last = len(sample)
+    if _matches((sample[-1], *sample[:-1]), shape[1:]):
+        return f"The data has its channels last: transpose it with {(0, last, *range(1, last))}."
+    if _matches((*sample[1:], sample[0]), shape[1:]):
+        return f"The data has its channels first: transpose it with {(0, *range(2, last + 1), 1)}."
+    return None
 
 
 class _Converted:

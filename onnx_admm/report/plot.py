@@ -51,7 +51,15 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
     front = sorted((point.reached, _loss(point, is_accuracy)) for point in points if point.on_frontier)
     axes.plot([cost for cost, _ in front], [loss for _, loss in front], linewidth=1)
     for point, loss in zip(points, losses, strict=True):
-        axes.annotate(f"{point.file_bytes / 1000:,.0f} kB", (point.reached, loss), fontsize=8)
+        axes.annotate(
+            f"{point.file_bytes / 1000:,.0f} kB",
+            (point.reached, loss),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.margins(0.15)  # keeps the labels of the outermost marks inside
+    axes.set_title(f"Accuracy against {points[0].figure}; the line is the frontier")
     axes.set_xlabel(f"predicted {points[0].figure}, share of the original's")
     axes.set_ylabel("accuracy lost, points" if is_accuracy else "output noise, dB")
     content = io.BytesIO()
