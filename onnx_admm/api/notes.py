@@ -59,7 +59,7 @@ def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
         return [
             f"Only {count} validation samples, too few to decide: the result is judged on made-up inputs."
         ]
-    return [f"Only {count} validation samples: the accuracy is a rough guess."]
+    return [f"Only {count} validation samples: what they tell of the result is a rough guess."]
 
 
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
@@ -134,6 +134,8 @@ def _accuracy_note(comparison: Comparison) -> list[str]:
     judged = comparison.quality[0]
     before, after = judged.accuracy_before, judged.accuracy_after
     is_stated = any(promise.name == "max_drop" for promise in comparison.promises)
+    if judged.metric != "accuracy":  # other metrics may be negative
+        return []
     if before is None or after is None or is_stated or 2 * after >= before:
         return []
     return [_FALLEN.format(before=before, after=after)]

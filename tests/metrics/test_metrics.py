@@ -259,6 +259,13 @@ def test_the_command_line_takes_a_function(
     assert "no such function" in capsys.readouterr().err
 
 
+def test_a_metric_below_zero_is_not_taken_for_a_fallen_accuracy(net: bytes) -> None:
+    settings: dict[str, Any] = {"data": {"x": X}, "bits": 8, "fine_tune": False, "threads": 1}
+    report = onnx_admm.compress(net, metric=lambda outputs, labels: -1.0, **settings).report
+    assert (report.accuracy_before, report.accuracy_after) == (-1, -1)
+    assert not any("falls from" in note or "accuracy" in note.lower() for note in report.notes)
+
+
 def test_a_metric_without_samples_is_refused(net: bytes) -> None:
     with pytest.raises(UsageError, match="nothing to measure on"):
         onnx_admm.compress(net, metric="cosine")
