@@ -49,9 +49,12 @@ def shared(repository: Path) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Measured times are kept in a folder of the suite's own, never in the user's cache."""
+    """Measured times are kept in a folder of the suite's own; no width of a terminal is stated."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv(
+            "COLUMNS", raising=False
+        )  # workers of the suite are told a width, and no reader is there
         yield
 
 

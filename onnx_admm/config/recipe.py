@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -267,7 +267,7 @@ def parse_prune(text: str) -> dict[str, Any]:
     try:
         factor, percent = number_before_x(text), text.endswith("%")
         number = Decimal(factor or text.removesuffix("%")) / (100 if percent else 1)
-    except InvalidOperation:
+    except ArithmeticError:
         raise impossible from None
     if factor is not None:
         if not (number.is_finite() and number > 1 and isfinite(float(number))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from onnx_admm.errors import UsageError
 
@@ -47,7 +47,7 @@ def number_before_x(text: str) -> str | None:
 def _number(text: str, whole: str, where: str, expected: str) -> Decimal:
     try:
         number = Decimal(text.strip())
-    except InvalidOperation:
+    except ArithmeticError:
         number = Decimal("nan")
     if not number.is_finite() or not math.isfinite(float(number)):
         raise UsageError("not a number", where=where, got=repr(whole), expected=expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from onnx_admm.contracts import FIGURE_OF, Cost, CostModel, LayerProfile, Treatment
 from onnx_admm.errors import UsageError
@@ -95,7 +95,7 @@ def _share(amount: str, text: str, where: str) -> float:
     percent = amount.endswith("%")
     try:
         number = Decimal(number_before_x(amount) or amount.removesuffix("%")) / (100 if percent else 1)
-    except InvalidOperation:
+    except ArithmeticError:
         number = Decimal(0)
     most = 1 if percent else 1 / _LEAST_SHARE
     if not number.is_finite() or not _LEAST_SHARE <= number <= most or number == 1:
