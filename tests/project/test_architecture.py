@@ -15,7 +15,7 @@ import networkx as nx
 import pytest
 
 LEVELS = (
-    {"errors", "printable"},
+    {"errors", "printable", "recipes"},
     {"limits", "local_files", "settings"},
     {"worker"},
     {"admm", "allocation", "model"},
