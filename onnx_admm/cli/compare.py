@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import LABEL, MAX_DROP, METRIC, MIN_RATIO
+from onnx_admm.cli.target import LABEL, METRIC, read_max_drop, read_min_ratio
 
 
 def compare(
@@ -27,7 +27,7 @@ def compare(
         float | None,
         typer.Option(
             "--max-drop",
-            parser=MAX_DROP,
+            parser=read_max_drop,
             metavar="POINTS",
             help="Exit with 3 if B loses more percentage points.",
         ),
@@ -36,7 +36,7 @@ def compare(
         float | None,
         typer.Option(
             "--min-ratio",
-            parser=MIN_RATIO,
+            parser=read_min_ratio,
             metavar="R",
             help="Exit with 3 if B is not R times smaller on disk: 20 or 20x.",
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, MAX_DROP, METRIC, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, parse_bindings, read_max_drop
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -115,7 +115,7 @@ def compress(
         float | None,
         typer.Option(
             "--max-drop",
-            parser=MAX_DROP,
+            parser=read_max_drop,
             metavar="POINTS",
             help="Percentage points the result may lose on VAL.",
         ),

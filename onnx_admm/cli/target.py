@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -27,8 +26,18 @@ METRIC: Any = typer.Option(
     help="In place of accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as module:function, "
     "called as function(outputs, labels); higher is better.",
 )
-MAX_DROP: Any = functools.partial(parse_points, where="--max-drop")
-MIN_RATIO: Any = functools.partial(parse_times, where="--min-ratio")
+
+
+def read_max_drop(text: str) -> float:
+    """Read percentage points: a function of its own, since old releases of typer want its name."""
+    return parse_points(text, "--max-drop")
+
+
+def read_min_ratio(text: str) -> float:
+    """Read a factor."""
+    return parse_times(text, "--min-ratio")
+
+
 BIND: Any = typer.Option(
     "--bind", metavar="AXIS=N,..", help="Extents of open axes, such as N=1 or x[1]=160,T=8; for costs."
 )
