@@ -8,15 +8,13 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from pathlib import Path
 
 from onnx_admm.local_files.file_lock import try_lock
 
 _PREFIX = "onnx-admm-"
-_LOCK = "lock"
-_YOUNG_S = 3600.0
-"""A folder without a lock may be one that another run has just made."""
+_LOCK = ".onnx-admm-lock"
+"""Only a folder with this file in it was made here: one that only looks so by its name is a user's."""
 
 
 class TemporaryFolder(tempfile.TemporaryDirectory[str]):
@@ -70,15 +68,12 @@ def remove_leftovers(parent: str) -> None:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Whether a folder belongs to this user and to no living process."""
+    """Whether a folder was made here, by this user, and no living process holds it."""
     try:
         state = folder.lstat()
         if not stat.S_ISDIR(state.st_mode) or (hasattr(os, "getuid") and state.st_uid != os.getuid()):
             return False
-        lock = folder / _LOCK
-        if not lock.exists():
-            return time.time() - state.st_mtime > _YOUNG_S
-        handle = os.open(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(folder / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return False
     try:

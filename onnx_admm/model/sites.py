@@ -280,6 +280,7 @@ def unchanged_state(node: ir.Node) -> dict[ir.Value, ir.Value]:
     graph = body.as_graph()
     first_in, first_out = (2, 1) if node.op_type == "Loop" else (0, 0)
     count = len(node.inputs) - (2 if first_in else node.attributes.get_int("num_scan_inputs", 0))
+    count = min(count, len(graph.inputs) - first_in, len(graph.outputs) - first_out)
     found: dict[ir.Value, ir.Value] = {}
     for number in range(count):
         begins_with, inner = node.inputs[first_in + number], graph.inputs[first_in + number]

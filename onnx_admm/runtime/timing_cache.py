@@ -17,6 +17,9 @@ from onnx_admm.model.analysis.runtime_kernels import Kernel
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.timing import KernelTime, time_call, time_kernels, time_switch
 
+_FORM, _MOST_FORMS = "form ", 1000
+"""How keys of models against one another begin, and how many are kept: most models come once."""
+
 _MEMORY: dict[Path, dict[str, KernelTime]] = {}
 """What was read or measured by this process, by file."""
 
@@ -61,7 +64,7 @@ def form_ratio(before: bytes, after: bytes, threads: int, measure: Callable[[], 
         measure: gives the ratio.
     """
     digests = (hashlib.sha256(content).hexdigest()[:32] for content in (before, after))
-    return _known_or(f"form {' '.join(digests)}", threads, lambda: KernelTime(measure(), 0.0)).seconds
+    return _known_or(f"{_FORM}{' '.join(digests)}", threads, lambda: KernelTime(measure(), 0.0)).seconds
 
 
 def _known_or(key: str, threads: int, measure: Callable[[], KernelTime]) -> KernelTime:
@@ -138,6 +141,9 @@ def keep_timings(threads: int, timings: Mapping[str, KernelTime]) -> None:
     known = known_timings(threads)
     known.update(timings)
     known.update({key: timing for key, timing in _read(file).items() if key not in known})
+    forms = [key for key in known if key.startswith(_FORM) and key not in timings]
+    for key in forms[: max(0, len(forms) - _MOST_FORMS)]:
+        del known[key]
     content = {
         "environment": environment(threads),
         "timings": {key: [timing.seconds, timing.spread] for key, timing in sorted(known.items())},

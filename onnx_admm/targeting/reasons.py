@@ -132,7 +132,7 @@ class _Line:
         what = self.words(self.offers.treatments[self.on.index])
         return (
             f"; {what} would save {100 * self.on.saved:.2g} % of the budget at {self.on.rate:.2g} damage a "
-            f"hundredth (the going rate is {going:.2g})"
+            f"hundredth (the marginal cost is {going:.2g})"
         )
 
     def _stronger(self) -> Step | None:

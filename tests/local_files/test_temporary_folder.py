@@ -58,23 +58,20 @@ def test_what_a_killed_run_left_goes_and_what_a_living_run_has_stays(parent: Pat
         assert sorted(parent.iterdir()) == [Path(name)]
 
 
-def test_folders_without_a_lock_go_when_they_are_old(parent: Path) -> None:
-    young, old, other = parent / "onnx-admm-young", parent / "onnx-admm-old", parent / "other"
-    for folder in (young, old, other):
-        folder.mkdir()
-        (folder / "file").touch()
-        if folder != young:
-            os.utime(folder, (time.time() - 7200, time.time() - 7200))
+def test_a_folder_of_the_users_stays_whatever_it_is_called(parent: Path) -> None:
+    theirs = parent / "onnx-admm-results"
+    theirs.mkdir()
+    for name in ("small.onnx", "lock"):
+        (theirs / name).touch()
+    os.utime(theirs, (time.time() - 1e6, time.time() - 1e6))
     with TemporaryFolder():
-        assert young.exists()
-        assert not old.exists()
-        assert other.exists()
+        assert sorted(file.name for file in theirs.iterdir()) == ["lock", "small.onnx"]
 
 
 def test_a_link_is_not_followed(parent: Path) -> None:
     kept = parent / "kept"
     kept.mkdir()
-    (kept / "lock").touch()
+    (kept / ".onnx-admm-lock").touch()
     (parent / "onnx-admm-link").symlink_to(kept, target_is_directory=True)
     with TemporaryFolder():
-        assert (kept / "lock").exists()
+        assert (kept / ".onnx-admm-lock").exists()

@@ -278,7 +278,7 @@ def test_the_reasons_name_the_alternatives_and_their_prices() -> None:
     assert len(row["alternatives"]) == 3
     assert "pruned 3" in row["why"]
     assert "less damage" in row["why"]
-    assert "the going rate is" in row["why"]
+    assert "the marginal cost is" in row["why"]
     before, after = by_operator(found, choice)["Conv"]["macs"]
     assert after / before == pytest.approx(row["density"])
 

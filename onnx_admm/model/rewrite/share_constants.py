@@ -121,9 +121,11 @@ def _as_initializer(model: ir.Model, kept: dict[bytes, ir.Value], key: bytes) ->
     if value.is_initializer() and value.graph is model.graph:
         return value
     tensor = stored_tensor(value)
-    name = free_name(_name(value), taken_names(model) - {value.name})
-    if value.producer() is None and value.graph is not None:
+    producer = value.producer()
+    if producer is None and value.graph is not None:
         value.graph.initializers.pop(value.name or "", None)
+    base, value.name = _name(value), None  # another branch may have a value of the same name
+    name = free_name(base, taken_names(model))
     lifted = ir.Value(name=name)
     if tensor is not None:
         tensor.name = name
@@ -131,7 +133,7 @@ def _as_initializer(model: ir.Model, kept: dict[bytes, ir.Value], key: bytes) ->
         lifted.shape = ir.Shape(tensor.shape.numpy())
     model.graph.register_initializer(lifted)
     value.replace_all_uses_with(lifted)
-    if (producer := value.producer()) is not None and producer.graph is not None:
+    if producer is not None and producer.graph is not None:
         producer.graph.remove(producer, safe=True)
     kept[key] = lifted
     return lifted

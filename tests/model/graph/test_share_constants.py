@@ -101,3 +101,37 @@ def test_an_untied_copy_of_a_table_takes_no_bytes(tmp_path: Path) -> None:
     report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
     assert report.comparison.after.parameters == table.size
     assert report.comparison.after.file_bytes < table.size + 1500
+
+
+def test_a_lifted_constant_hides_no_value_of_another_branch() -> None:
+    """Branches may use one name for different constants: what moves out of one must not take it."""
+    other = RNG.normal(0, 0.2, (32, 48)).astype(np.float32)
+
+    def chosen(number: int, arrays: tuple[npt.NDArray[np.float32], ...]) -> onnx.NodeProto:
+        graphs = []
+        for side, array in zip(("then_branch", "else_branch"), arrays, strict=True):
+            result = f"{side}_{number}"
+            nodes = [oh.make_node("MatMul", ["x", "w"], [result])]
+            output = oh.make_tensor_value_info(result, FLOAT, None)
+            graphs.append(oh.make_graph(nodes, side, [], [output], [nh.from_array(array, "w")]))
+        return oh.make_node("If", ["flag"], [f"y{number}"], then_branch=graphs[0], else_branch=graphs[1])
+
+    nodes = [
+        chosen(1, (MATRIX, MATRIX)),
+        chosen(2, (other, MATRIX)),
+        oh.make_node("Add", ["y1", "y2"], ["y"]),
+    ]
+    inputs = [
+        oh.make_tensor_value_info("x", FLOAT, ["N", 32]),
+        oh.make_tensor_value_info("flag", onnx.TensorProto.BOOL, []),
+    ]
+    graph = oh.make_graph(nodes, "g", inputs, [oh.make_tensor_value_info("y", FLOAT, ["N", 48])])
+    proto = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    after, edits = shared(ModelView.from_bytes(proto.SerializeToString()))
+    assert len(edits) >= 1
+    written = onnx.ModelProto.FromString(after.to_bytes())
+    outer = {tensor.name for tensor in written.graph.initializer}
+    inner = {t.name for n in written.graph.node for a in n.attribute for t in a.g.initializer}
+    assert outer
+    assert inner == {"w"}
+    assert not outer & inner
