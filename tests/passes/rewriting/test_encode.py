@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from conftest import CONV_NET, MLP, KeepForDeployment, conv_net
+from encoded_models import encode, feeds, folded_operators, run
 from quantised_models import quantised
 
-from onnx_admm.contracts import ModelView, PassContext, PassReport
-from onnx_admm.errors import PassRefused
+from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.minify import Minify
-from onnx_admm.runtime.sessions import open_session
 
 WIDE_NET = conv_net((4, 64), 3)
 OF_OPSET_7 = """
@@ -29,36 +26,6 @@ OF_OPSET_7 = """
     }"""
 """ImageScaler left the standard after opset 7: the model stays where it is."""
 DECODING = {"TopK", "CumSum", "ScatterElements", "Mod", "Div", "Gather", "Split", "Cast", "Pad", "Mul"}
-
-
-def encode(view: ModelView, **settings: object) -> tuple[ModelView, PassReport]:
-    """A fork, encoded."""
-    fork, context = view.fork(), PassContext(reference=view)
-    step = Encode(**settings)  # type: ignore[arg-type]
-    step.requires(fork, context)
-    return fork, step.run(fork, context)
-
-
-def feeds(view: ModelView) -> dict[str, np.ndarray]:
-    """Three random samples."""
-    (port,) = view.signature().inputs
-    shape = [extent if isinstance(extent, int) else 3 for extent in port.shape or ()]
-    return {port.name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
-
-
-def run(model: ModelView | Path, samples: dict[str, np.ndarray], *, optimize: bool = True) -> np.ndarray:
-    return next(iter(open_session(model, threads=1, optimize=optimize).run(samples).values()))
-
-
-def folded_operators(path: Path, tmp_path: Path) -> set[str]:
-    """Operators left after basic optimisation."""
-    runtime = pytest.importorskip("onnxruntime")
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    runtime.InferenceSession(str(path), options)
-    return {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
 
 
 # -- weights ---------------------------------------------------------------------------------
@@ -283,106 +250,6 @@ def test_dense_makes_a_sparse_file_dense_again() -> None:
     for site in dense.sites():
         assert np.array_equal(view.read(site.name), dense.read(site))
     assert not encode(view, format="dense")[1].changed
-
-
-# -- auto ------------------------------------------------------------------------------------
-
-
-def test_auto_takes_the_smallest_form_that_holds() -> None:
-    dense = quantised(parse_text(WIDE_NET), 0.2)
-    view, report = encode(dense)
-    (trial,) = report.figures["trials"]
-    assert trial["verdict"] == "taken"
-    assert trial["format"] == report.figures["format"] == "packed"
-    assert trial["bytes"] == len(view.to_bytes()) < len(dense.to_bytes())
-    assert trial["sqnr_db"] > 100
-
-
-def test_auto_never_takes_a_slower_form() -> None:
-    dense = quantised(parse_text(MLP.replace("16", "64")), 0.2)
-    view, report = encode(dense, slowdown=0.0)
-    assert not report.changed
-    assert {trial["verdict"] for trial in report.figures["trials"]} <= {"slower", "no smaller than before"}
-    assert view.to_bytes() == dense.to_bytes()
-
-
-def test_auto_leaves_a_sparse_file_sparse_where_nothing_is_smaller() -> None:
-    sparse, _ = encode(quantised(parse_text(CONV_NET), 0.05), format="sparse")
-    view, report = encode(sparse, slowdown=0.0)
-    assert not report.changed
-    assert report.figures["format"] == "sparse"
-    assert view.to_bytes() == sparse.to_bytes()
-
-
-def test_kept_weights_on_no_grid_are_stored_as_they_are_beside_their_gaps(tmp_path: Path) -> None:
-    wide = (
-        MLP.replace("[8,16]", "[8,99]")
-        .replace("[16]", "[99]")
-        .replace("[3,16]", "[90,99]")
-        .replace("3]", "90]")
-    )
-    view = quantised(parse_text(wide), density=1.0, levels=3)
-    first, second = [site.name for site in view.sites()][:2]
-    rng = np.random.default_rng(5)
-    weights = rng.standard_normal(view.read(second).shape).astype(np.float32)
-    view.replace(second, weights * (rng.random(weights.shape) < 0.1))  # on no grid
-    encoded, report = encode(view)
-    whats = {edit.layer: edit.what for edit in report.edits}
-    assert re.fullmatch(r"gaps \(Rice \d\), plain values", whats[second])
-    assert first in whats
-    (row,) = (row for row in report.figures["layers"] if row["layer"] == second)
-    assert row["data_bytes"] == 4 * row["nonzeros"] == 4 * np.count_nonzero(view.read(second))
-    assert 4 * row["nonzeros"] / 8 < row["index_bytes"] < row["elements"] / 8
-    encoded.save(tmp_path / "once.onnx")
-    onnx.checker.check_model(str(tmp_path / "once.onnx"), full_check=True)
-    again, repeated = encode(ModelView.load(tmp_path / "once.onnx"))
-    assert not repeated.changed
-    np.testing.assert_array_equal(again.read(second), view.read(second))
-    np.testing.assert_array_equal(run(tmp_path / "once.onnx", feeds(view)), run(view, feeds(view)))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("density", [0.9, 0.5, 0.02, 0.001])
-def test_kept_values_come_back_to_the_bit(density: float, dtype: type) -> None:
-    kind = "float16" if dtype is np.float16 else "float"
-    rng = np.random.default_rng(4)
-    weight = rng.standard_normal((300, 40)).astype(dtype) * (rng.random((300, 40)) < density)
-    text = f"g ({kind}[N,300] x) => ({kind}[N,40] y) {{ y = MatMul (x, w) }}"
-    view = parse_text(f'<ir_version: 10, opset_import: ["" : 17]> {text}', constants={"w": weight})
-    encoded, report = encode(view, format="packed")
-    np.testing.assert_array_equal(encoded.read("w"), weight)
-    assert len(encoded.to_bytes()) < len(view.to_bytes()) * (density * 1.1 + 0.13) + 900
-    assert ("plain values" in report.edits[0].what) == (np.count_nonzero(weight) > 256)
-
-
-def test_auto_takes_no_sparse_form_that_onnx_refuses(tmp_path: Path) -> None:
-    """Double weights have no packed form here; the sparse one would be smaller, and fail the full check."""
-    text = "g (double[N,64] x) => (double[N,64] y) { y = MatMul (x, w) }"
-    rng = np.random.default_rng(4)
-    weight = rng.standard_normal((64, 64)) * (rng.random((64, 64)) < 0.1)
-    view = parse_text(f'<ir_version: 10, opset_import: ["" : 17]> {text}', constants={"w": weight})
-    encoded, report = encode(view)
-    assert not report.changed
-    assert report.figures["format"] == "dense"
-    encoded.save(tmp_path / "out.onnx")
-    onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
-    asked, _ = encode(view, format="sparse")
-    assert len(asked.to_bytes()) < len(view.to_bytes()) / 4
-
-
-def test_auto_never_writes_a_larger_file() -> None:
-    tiny = "float[2,2] w1, float[2] b1, float[1,2] w2, float[1] b2"
-    text = MLP.replace("float[8,16] w1, float[16] b1, float[3,16] w2, float[3] b2", tiny)
-    dense = quantised(parse_text(text.replace("[N,8]", "[N,2]").replace("[N,3]", "[N,1]")), 0.5)
-    _, report = encode(dense)
-    assert not report.changed
-
-
-def test_impossible_settings_are_refused() -> None:
-    view = parse_text(MLP)
-    for wrong in ({"bias_bits": 4}, {"float8_biases": True}, {"format": "zip"}):
-        with pytest.raises(PassRefused):
-            encode(view, **wrong)
 
 
 # -- LeNet-5 ---------------------------------------------------------------------------------
