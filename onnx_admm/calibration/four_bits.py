@@ -49,7 +49,7 @@ def four_bits_instead(
     Args:
         reference: the original.
         pruned: the model as it is now.
-        names: layers that were pruned; those that the reference does not have count for nothing.
+        names: layers that were pruned; those that the reference does not have are ignored.
         data: samples to compare the outputs on.
         nbytes: that the pruned layers take in the file, about.
 

@@ -15,7 +15,7 @@ Blocks = dict[str, npt.NDArray[np.floating[Any]]]
 """Weights by site name."""
 
 IGNORED = -1
-"""A label that counts for nothing: no loss, no accuracy."""
+"""A label that is ignored: no loss, no accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Batch:
     Attributes:
         feeds: array by input name, (n, ...).
         labels: integers, (n,): the class of each sample; or (n, ...): of each of its places (pixels, tokens),
-            in the order of the model's predictions. A negative one, such as ``IGNORED``, counts for nothing.
+            in the order of the model's predictions. A negative one, such as ``IGNORED``, is ignored.
     """
 
     feeds: Feeds

@@ -1,4 +1,4 @@
-"""Labels: the class of each sample, or of each place of each sample, and which of them count for nothing."""
+"""Labels: the class of each sample, or of each place of each sample, and which of them are ignored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ IGNORED_WHERE_DENSE = (-1, -100)
 
 
 class Labels:
-    """Class numbers, checked once, and taken as int64 with ``IGNORED`` for those that count for nothing.
+    """Class numbers, checked once, and taken as int64 with ``IGNORED`` for those that are ignored.
 
     Args:
         array: integers of shape (n,) or (n, 1): the class of each sample; or (n, ...): of each of its places.
         count: number of samples.
-        ignored: a label that counts for nothing; in dense labels -1 and -100 do too.
+        ignored: a label that is ignored; in dense labels -1 and -100 are too.
 
     Raises:
-        DataError: not integers, another length, or a negative label that does not count for nothing.
+        DataError: not integers, another length, or a negative label that is not ignored.
     """
 
     def __init__(self, array: Array, count: int, ignored: int | None = None) -> None:
@@ -44,7 +44,7 @@ class Labels:
         negative = np.unique(self._array[self._array < 0])
         wrong = next((label for label in negative.tolist() if label not in allowed), None)
         if wrong is not None:
-            hint = "`ignore_label` in [preprocessing] names a label that counts for nothing."
+            hint = "`ignore_label` in [preprocessing] names a label that is ignored."
             raise DataError("a negative label", where="labels", got=wrong, expected="0 or more", hint=hint)
 
     @property

@@ -116,8 +116,8 @@ def from_arrays(
         feeds: one array per graph input name, first axis the sample; one whole feed per sample
             (shape ``(n, *input shape)``) where the input has no sample axis.
         labels: class of each sample, integers of shape (n,); or of each place of each sample, (n, ...).
-        ignore_label: a label that counts for nothing; in dense labels -1, -100 and, where the model has no
-            such class, 255 do too.
+        ignore_label: a label that is ignored; in dense labels -1, -100 and, where the model has no
+            such class, 255 are too.
 
     Raises:
         DataError: as ``SampleSet``.

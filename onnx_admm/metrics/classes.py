@@ -34,7 +34,7 @@ class TopK:
     def compute(self) -> float:
         """Return the share."""
         if not self._labelled:
-            raise DataError("every label counts for nothing", where="labels")
+            raise DataError("every label is ignored", where="labels")
         return self._found / self._labelled
 
 
@@ -65,7 +65,7 @@ class MeanIoU:
     def compute(self) -> float:
         """Return the mean."""
         if not self._either:
-            raise DataError("every label counts for nothing", where="labels")
+            raise DataError("every label is ignored", where="labels")
         return float(np.mean([self._both[which] / total for which, total in self._either.items()]))
 
 
@@ -94,7 +94,7 @@ class LogLikelihood:
     def compute(self) -> float:
         """Return the mean."""
         if not self._labelled:
-            raise DataError("every label counts for nothing", where="labels")
+            raise DataError("every label is ignored", where="labels")
         return self._sum / self._labelled
 
 

@@ -33,7 +33,7 @@ class Quality:
 
     Attributes:
         accuracy: share of labels that are predicted, 0 to 1; None without labels or classes. A label is for
-            a sample, or for a place of a sample (pixel, token); those that count for nothing are left out.
+            a sample, or for a place of a sample (pixel, token); ignored ones are left out.
             Where the data has a metric, that metric.
         agreement: share of predictions that are the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
@@ -85,7 +85,7 @@ def evaluate(
 
     Raises:
         DataError: no samples, a label the model has no class for, dense labels of another shape than the
-            predictions, or labels that all count for nothing.
+            predictions, or labels that are all ignored.
         OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
     """
     roles = OutputRoles() if roles is None else roles
@@ -223,7 +223,7 @@ class _Tally:
         signal, noise = (sum(getattr(e, side) for e in errors.values()) for side in ("signal", "noise"))
         scored = self.classifies and self.fits_labels and has_labels
         if scored and not self.labelled:
-            raise DataError("every label counts for nothing", where="labels")
+            raise DataError("every label is ignored", where="labels")
         return Quality(
             accuracy=self.right / self.labelled if scored else None,
             agreement=self.agreed / self.compared if self.classifies and has_reference else None,

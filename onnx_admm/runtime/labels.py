@@ -1,4 +1,4 @@
-"""Labels as losses and accuracies take them: class numbers, and places that count for nothing."""
+"""Labels as losses and accuracies take them: class numbers, and places that are ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VOID = 255
 
 
 def known_labels(labels: Array, classes: int | None) -> npt.NDArray[np.int64]:
-    """Labels as int64, those that count for nothing as ``IGNORED``.
+    """Labels as int64, ignored ones as ``IGNORED``.
 
     These are negative labels, and in dense labels (one for each place of a sample) ``VOID`` too, unless the
     model has a class of that number.

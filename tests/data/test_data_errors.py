@@ -121,7 +121,7 @@ ONE, TWO = "float[N,2] x", "float[N,2] left, float[N,2] right"
             ONE,
             {"x": floats(3, 2), "labels": np.array([0, -1, 2])},
             "labels: a negative label; got -1; expected 0 or more. `ignore_label` in [preprocessing] "
-            "names a label that counts for nothing.",
+            "names a label that is ignored.",
         ),
     ],
 )

@@ -31,7 +31,7 @@ class Preprocessing:
         layout: axes of the model's input: ``NCHW``, ``NHWC``, ``NHW`` (one channel, no axis for it), ``NF``
             (pixels in one row); ``auto`` reads it from the input's shape.
         size: (height, width) to resize image files to, bilinear; without it they must have the model's size.
-        ignore_label: a label that counts for nothing, no loss and no accuracy.
+        ignore_label: a label that is ignored, no loss and no accuracy.
 
     Raises:
         RecipeError: a number that is not finite, a zero in ``std``, a size that is not positive.

@@ -56,7 +56,7 @@ class LossSpec:
         temperature: T of the divergence.
         class_axis: of the logits; not negative.
         rank: of the logits.
-        ignored_label: a label that counts for nothing.
+        ignored_label: a label that is ignored.
     """
 
     label_weight: float = 0.0

@@ -191,7 +191,7 @@ def test_places_without_a_class_count_for_nothing(value: int, dtype: type) -> No
     data = from_arrays({"x": SCORES}, labels.astype(dtype), ignore_label=7 if value == 7 else None)
     assert evaluate(model, data, roles=output_roles(model)).accuracy == pytest.approx(10 / 12)
     empty = from_arrays({"x": SCORES}, np.full_like(labels, value), ignore_label=7 if value == 7 else None)
-    with pytest.raises(DataError, match="every label counts for nothing"):
+    with pytest.raises(DataError, match="every label is ignored"):
         evaluate(model, empty, roles=output_roles(model))
 
 
