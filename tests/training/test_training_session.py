@@ -6,49 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from training_models import MLP, mlp, open_run, samples
 
-from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSettings
+from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
-from onnx_admm.errors import NoGradient, RecipeError, TrainingError
+from onnx_admm.errors import RecipeError, TrainingError
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.rewrite import training_graph as training_form_module
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.logits import Logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.session import OrtTrainer
 from onnx_admm.training.teacher import Teacher
 
-MLP = """
-    <ir_version: 10, opset_import: ["" : {opset}]>
-    mlp (float[N,6] x) => ({output})
-    <float[6,12] w1, float[12] b1, float[12,3] w2, float[3] b2>
-    {{
-        a = Gemm (x, w1, b1)
-        r = {activation}
-        logits = Gemm (r, w2, b2)
-        {head}
-    }}"""
-
-
 SCORES = Logits(shape=(1, 3), class_axis=1, is_classifier=True, by_sample=True, fits_labels=True)
-
-
-def mlp(
-    opset: int = 17, head: str = "", output: str = "float[N,3] logits", activation: str = "Relu (a)"
-) -> ModelView:
-    return parse_text(MLP.format(opset=opset, head=head, output=output, activation=activation))
-
-
-def samples(labelled: bool = True, n: int = 96) -> Dataset:
-    rng = np.random.default_rng(7)
-    x = rng.normal(size=(n, 6)).astype(np.float32)
-    labels = np.argmax(x[:, :3], axis=1).astype(np.int64)
-    return from_arrays({"x": x}, labels if labelled else None)
-
-
-def open_run(model: ModelView, data: Dataset | None = None, **settings: object) -> TrainingRun:
-    chosen = TrainingSettings(**{"batch_size": 32, "loss": "cross_entropy", **settings})  # type: ignore[arg-type]
-    return OrtTrainer().open(model, model.sites(), data or samples(), chosen, model)
 
 
 def test_epochs_lower_the_loss_and_export_writes_weights_and_biases_back() -> None:
@@ -361,59 +331,3 @@ def test_inputs_may_have_the_names_of_what_the_loss_reads() -> None:
     with open_run(model, from_arrays({"teacher": x, "labels": x}, np.array([1, 0])), loss="auto") as run:
         run.epoch(1e-1, 1e-1, seed=0)
         assert not np.array_equal(run.weights()["w"], model.read("w"))
-
-
-BRANCH = """total = ReduceSum <keepdims = 0> (x) c = Greater (total, zero)
-        r = If (c) <then_branch = t () => (float[N,12] o1) { o1 = Relu (a) },
-                   else_branch = e () => (float[N,12] o2) { o2 = Identity (a) }>"""
-WITH_CONSTANTS = MLP.replace(
-    "float[3] b2>", "float[3] b2, float zero = {{0}}, bool yes = {{1}}, int64 one = {{1}}>"
-).replace("r = {activation}", "{activation}")
-LOOP = """r = Loop (one, yes, a) <body = b (int64 i, bool go, float[N,12] s) => (bool more, float[N,12] t)
-                { more = Identity (go)  t = Neg (s) }>"""
-
-
-@pytest.mark.parametrize(("operator", "activation"), [("If", BRANCH), ("Loop", LOOP)])
-def test_a_subgraph_on_the_way_to_the_loss_is_refused_in_a_sentence(operator: str, activation: str) -> None:
-    model = parse_text(
-        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=activation)
-    )
-    with pytest.raises(NoGradient, match=f"node r: the training runtime has no gradient for {operator}"):
-        open_run(model)
-
-
-SHAPED = """sh = Shape (a) n = Size (sh) k = Cast <to = 1> (n) c = Greater (k, zero)
-        s = If (c) <then_branch = t () => (int64[2] o1) { o1 = Identity (sh) },
-                    else_branch = e () => (int64[2] o2) { o2 = Identity (sh) }>
-        r = Reshape (a, s)"""
-
-
-def test_a_subgraph_that_no_gradient_passes_is_no_hindrance() -> None:
-    model = parse_text(
-        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=SHAPED)
-    )
-    with open_run(model) as run:
-        run.epoch(1e-2, 1e-2, seed=0)
-        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
-
-
-def test_layers_behind_a_subgraph_are_trained_where_those_before_it_are_left_out() -> None:
-    model = parse_text(WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=LOOP))
-    sites = [site for site in model.sites() if site.name == "w2"]
-    with OrtTrainer().open(model, sites, samples(), TrainingSettings(batch_size=32), model) as run:
-        run.epoch(1e-2, 1e-2, seed=0)
-        assert set(run.tensors()) == {"w2", "b2"}
-        assert not np.array_equal(run.weights()["w2"], model.read("w2"))
-
-
-def test_a_runtime_that_ends_its_process_gets_a_sentence_and_costs_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(training_form_module, "check_differentiable", lambda *_: None)
-    model = parse_text(
-        WITH_CONSTANTS.format(opset=17, head="", output="float[N,3] logits", activation=BRANCH)
-    )
-    with pytest.raises(NoGradient, match="the training runtime killed its process by SIGABRT"):
-        open_run(model)
-    with open_run(mlp()) as run:
-        run.epoch(1e-2, 1e-2, seed=0)
