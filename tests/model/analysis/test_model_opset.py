@@ -219,10 +219,6 @@ def test_a_mask_that_nothing_reads_is_dropped() -> None:
     np.testing.assert_array_equal(open_session(raised, threads=1).run(feeds)["y"], np.maximum(feeds["x"], 0))
 
 
-@pytest.mark.skipif(
-    tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 20),
-    reason="the reference evaluator of this onnx fails on the newer Resize, so its conversion is refused",
-)
 @pytest.mark.parametrize("scales", [(1, 1, 2, 1.5), (1, 1, 0.75, 0.6), (1, 1, 1.7, 0.75), (1, 1, 1, 1)])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("target", [11, 13, 19])

@@ -45,9 +45,6 @@ def test_every_operator_that_changes_has_a_case() -> None:
 
 @pytest.mark.parametrize("op_type", sorted(BY_OPERATOR))
 def test_a_conversion_keeps_the_values(op_type: str) -> None:
-    is_old = tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 20)
-    if is_old and op_type in ("Resize", "Upsample"):
-        pytest.skip("this onnx cannot evaluate the newer Resize, so its conversion is refused")
     compared = 0
     for case in BY_OPERATOR[op_type]:
         starts = {max(7, case.since), *VERSIONS[op_type]}
