@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -126,11 +126,13 @@ class AutoQuantize:
         if not layers and not transforms:
             return PassReport(False, (), skipped)
         data = self._data(model, context)
-        probes, unseen = self._probes(model, (*layers, *transforms), data, context)
+        probes, unseen = self._probes(model, layers | transforms, data, context)
         with context.progress.task("measure", data.runs) as task:
             search = RoundingSearch(layers, probes, data.runs, task)
             found = self._confirmed(search, unseen, data.told, gives_scores=_gives_floats(model))
         kept = shortened_transforms(transforms, (*probes, *unseen))
+        search.close()
+        probes, unseen = [], []
         for name, short in kept.items():
             model.replace(name, transforms[name].apply(short.rounding))
         skipped = tuple(skip for skip in skipped if skip.layer not in kept)
@@ -216,12 +218,14 @@ class AutoQuantize:
         return [*sources, (made.select(first), made.select(rest))]
 
     def _probes(
-        self, model: ModelView, names: Iterable[str], data: _Samples, context: PassContext
+        self, model: ModelView, layers: Mapping[str, Treated], data: _Samples, context: PassContext
     ) -> tuple[list[OutputProbe], list[OutputProbe]]:
         """The model with each set to measure on, and each to confirm on."""
         threads = context.settings.threads
         reference = context.reference if self.against == "original" else None
-        probe = OutputProbe(model, names, data.measured[0], reference=reference, threads=threads)
+        own = {name: layer.values for name, layer in layers.items()}
+        first = data.measured[0]
+        probe = OutputProbe(model, layers, first, reference=reference, own=own, threads=threads)
         measuring, confirming = [probe], [probe.on(data.unseen[0])]
         for measured, unseen in zip(data.measured[1:], data.unseen[1:], strict=True):
             try:
@@ -257,17 +261,12 @@ class AutoQuantize:
     def _report(
         self, model: ModelView, search: RoundingSearch, found: ChosenRoundings, skipped: tuple[Skip, ...]
     ) -> PassReport:
-        weights = {
-            name: array
-            for name, array in search.weights(found.choice).items()
-            if not np.array_equal(array, search.layers[name].treated.values)
-        }
-        for name, array in weights.items():
-            model.replace(name, array)
         edits, left = [], []
         for name, layer in search.layers.items():
             way = found.choice[name]
-            if name in weights and way is not None:
+            rounded = None if way is None else layer.treated.apply(way)
+            if way is not None and rounded is not None and not np.array_equal(rounded, layer.treated.values):
+                model.replace(name, rounded)
                 edits.append(Edit(name, layer.says(way)))
             else:
                 left.append(Skip(name, layer.why_left(way)))

@@ -28,7 +28,7 @@ from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.model.rewrite.weight_storage import model_bytes
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
-from onnx_admm.runtime.timing_cache import cache_file, form_ratio
+from onnx_admm.runtime.timing_cache import cache_file, digest, form_ratio
 from onnx_admm.settings.ranges import Finite, Positive
 
 _logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Encode:
             measured.update(load_ms_before=latency.before_load_ms, load_ms=latency.after_load_ms)
             return latency.ratio
 
-        before, after = (each.to_bytes(maps=False) for each in (model, candidate.model))
+        before, after = (digest(each.to_bytes(maps=False)) for each in (model, candidate.model))
         found = form_ratio(before, after, _THREADS, ratio)
         return {
             "latency_ratio": found,

@@ -141,6 +141,10 @@ class RoundingSearch:
         """New weights of the layers that do not stay as they are."""
         return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
 
+    def close(self) -> None:
+        """Let go of the probes, whose sessions hold the weights once more; nothing is measured afterwards."""
+        self.probes = ()
+
     def bytes(self, choice: Choice) -> float:
         """What all layers would take in the file."""
         return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())

@@ -8,6 +8,7 @@ runtime a multiplication of the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,22 +170,34 @@ def _by_levels(weight: Weight) -> Iterator[EncodedTensor]:
 
 
 def _forms(member: EncodedTensor) -> Iterator[Alone]:
-    """Gaps and codes, and digits of words of each width."""
-    weight, positions = member.weight, np.flatnonzero(member.units)
-    kept = member.units[positions]
-    levels, count, size = np.unique(kept), len(positions), weight.size
+    """Digits of words of each width, and gaps and codes where these may be smaller."""
+    kept = member.units[member.units != 0]
+    count = len(kept)
     if count == 0:
         return
-    low_bits, index_bits = best_low_bits(positions)
-    solo = LargeSparseCoder(tuple(map(float, levels)), low_bits)
-    row = TensorEncoding(weight.name, solo.label, size, count, count * solo.code_bits, index_bits)
-    if solo.largest_step(count) <= _FOLDED_BYTES:
-        yield Alone(row, lambda fragment: solo.emit(fragment, member), has_gaps=True)
+    levels = np.unique(kept)
+    del kept
     full = full_member(member)
     every = levels if full is not None else np.union1d(levels, np.zeros(1, np.float32))
+    price = math.inf
     for word_bits in WORD_BITS:
         if len(every) <= 1 << word_bits:
-            yield _digits(full or member, count, DenseCoder(tuple(map(float, every)), word_bits))
+            form = _digits(full or member, count, DenseCoder(tuple(map(float, every)), word_bits))
+            price = min(price, form.price)
+            yield form
+    least_bits = count * LargeSparseCoder(tuple(map(float, levels)), 0).code_bits + count - 1  # a bit a gap
+    if least_bits * GAPS_MUST_SAVE < price:
+        yield from _gaps(member, levels)
+
+
+def _gaps(member: EncodedTensor, levels: Array) -> Iterator[Alone]:
+    """Gaps and codes, where no runtime refuses what decodes them."""
+    weight, positions = member.weight, np.flatnonzero(member.units)
+    low_bits, index_bits = best_low_bits(positions)
+    coder, count = LargeSparseCoder(tuple(map(float, levels)), low_bits), len(positions)
+    row = TensorEncoding(weight.name, coder.label, weight.size, count, count * coder.code_bits, index_bits)
+    if coder.largest_step(count) <= _FOLDED_BYTES:
+        yield Alone(row, lambda fragment: coder.emit(fragment, member), has_gaps=True)
 
 
 def _kept_values(weight: Weight) -> Iterator[Alone]:

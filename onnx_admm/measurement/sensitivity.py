@@ -14,32 +14,35 @@ A squared error is the signal to allocate by. Errors of layers that are changed 
 nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
 a few samples change no decision. Agreement is measured beside it, to be held at the end.
 
-Weights are inputs of one open session: an exchange costs one run over the samples, and nothing is loaded
-again.
+Weights are inputs of sessions that stay open: an exchange costs one run over the samples, from the layer on
+(see ``staged_session``), and nothing is loaded again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
+from onnx_admm.measurement.staged_session import StagedSession, Trace
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
-from onnx_admm.model.rewrite.weights_as_inputs import weights_as_inputs
-from onnx_admm.runtime.feeding import feed_at, run_samples
+from onnx_admm.runtime.feeding import Runs, feed_at, run_samples
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
 from onnx_admm.runtime.predictions import predictions
-from onnx_admm.runtime.sessions import Session, open_session
+from onnx_admm.runtime.sessions import open_session
 
 _LEAST_SQUASHED = 1e-3
 
 _BATCH = 16
 """Samples run together: what is computed in between must fit the memory."""
+
+_MOST_TRACE_BYTES = 1 << 27
+"""Of what is kept between the runs over one set of samples."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class OutputProbe:
         names: sites whose weights will be exchanged.
         samples: what to run; kept in memory with the outputs.
         reference: the model whose outputs count as right; None: the model itself.
+        own: the model's own weights by site, where they are in memory already.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
@@ -81,12 +85,13 @@ class OutputProbe:
         samples: Dataset,
         *,
         reference: ModelView | None = None,
+        own: Mapping[str, Array] | None = None,
         threads: int = 0,
     ) -> None:
         self._model, self._threads = with_scores(model), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
-        opened, self._inputs = weights_as_inputs(self._model, names)
-        self._session = open_session(opened, threads=threads)
+        first = next(samples.batches(_BATCH)).feeds
+        self._session = StagedSession(self._model, names, first, own=own or {}, threads=threads)
         differs = reference is not None and not same_model(reference, model)
         self._reference = with_scores(reference) if reference is not None and differs else None
         self._runs = self._prepare(samples)
@@ -97,15 +102,15 @@ class OutputProbe:
         Args:
             weights: by site name; of the sites named at the start, or of others, which takes a new session.
         """
-        session, extra = self._exchanged(weights)
+        run_again = self._exchanged(weights)
         sums: dict[str, _Sums] = {}
         agreed = _Agreement(self._classes)
         for run in self._runs:
             places = real_places(run.feed)
-            outputs = without_padding(session.run({**run.feed, **extra}), places)
+            outputs = without_padding(run_again(run), places)
             for name, expected in run.expected.items():
                 sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
-            first = session.output_names[0] if self._classes is None else self._classes.name
+            first = self._session.output_names[0] if self._classes is None else self._classes.name
             agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array), places)
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
@@ -123,7 +128,9 @@ class OutputProbe:
 
     def _prepare(self, samples: Dataset) -> list[_Run]:
         opened = self._session
-        right = opened if self._reference is None else open_session(self._reference, threads=self._threads)
+        right: Runs = opened
+        if self._reference is not None:
+            right = open_session(self._reference, threads=self._threads)
         runs = []
         for batch in samples.batches(_BATCH):
             for run in run_samples(right, batch.feeds):
@@ -135,14 +142,24 @@ class OutputProbe:
                 runs.append(_Run(feed, by_name))
         return runs
 
-    def _exchanged(self, weights: Mapping[str, Array]) -> tuple[Session, dict[str, Array]]:
-        """A session, and what it is fed beside the samples."""
-        if all(name in self._inputs for name in weights):
-            return self._session, {self._inputs[name]: np.ascontiguousarray(w) for name, w in weights.items()}
+    def _exchanged(self, weights: Mapping[str, Array]) -> Callable[[_Run], Feeds]:
+        """What runs the samples with other weights."""
+        session = self._session
+        if all(name in session.inputs for name in weights):
+            if len(weights) == 1 and session.is_late(*weights):
+                self._trace()
+            return lambda run: session.run(run.feed, weights, run.trace)
         fork = self._model.fork()
         for name, array in weights.items():
             fork.replace(name, array)
-        return open_session(fork, threads=self._threads), {}
+        other = open_session(fork, threads=self._threads)
+        return lambda run: other.run(run.feed)
+
+    def _trace(self) -> None:
+        """Keep what runs after an exchange of one weight can begin with."""
+        for run in self._runs:
+            if run.trace is None:
+                run.trace = self._session.trace(run.feed, _MOST_TRACE_BYTES / len(self._runs))
 
 
 # -- bookkeeping -----------------------------------------------------------------------------
@@ -175,10 +192,11 @@ class _Expected:
         return squared if math.isfinite(squared) else math.inf
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     feed: Feeds
     expected: dict[str, _Expected]
+    trace: Trace | None = None
 
 
 @dataclass

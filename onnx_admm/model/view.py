@@ -236,7 +236,7 @@ class ModelView:
                 "new weights of another shape", where=known.name, got=array.shape, expected=known.shape
             )
         self._state = None  # else it keeps the old weights
-        replace_constant(found.value, array.astype(known.dtype))
+        replace_constant(found.value, array.astype(known.dtype, copy=False))
 
     def write_back(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Store new values by tensor name: sites and any other constant of the main graph (biases).
@@ -252,7 +252,7 @@ class ModelView:
             if value is None or tensor is None or tuple(tensor.shape.numpy()) != array.shape:
                 raise UsageError("no constant of that name and shape", where=name, got=array.shape)
             _check_free(value)
-            replace_constant(value, array.astype(tensor.dtype.numpy()))
+            replace_constant(value, array.astype(tensor.dtype.numpy(), copy=False))
 
     def write(self, value: ValueRef, array: npt.NDArray[np.generic]) -> None:
         """Store new content, of any shape and type, for a constant.

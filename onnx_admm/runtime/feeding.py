@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError
-from onnx_admm.runtime.sessions import Session
 
 Shape = tuple[int | str | None, ...]
+
+
+class Runs(Protocol):
+    """What runs samples: a session, or one in parts."""
+
+    @property
+    def input_shapes(self) -> Mapping[str, Shape]:
+        """Shape by input name; a symbolic dimension is a string or None."""
+
+    def run(self, feeds: Feeds, /) -> Feeds:
+        """Outputs of one run by name."""
+
 
 _MOST_BYTES = 1 << 22
 """Of the inputs of a run: what a network computes in between takes some hundred times as much."""
@@ -26,7 +38,7 @@ class Run:
     outputs: Feeds
 
 
-def run_samples(session: Session, feeds: Mapping[str, Array]) -> Iterator[Run]:
+def run_samples(session: Runs, feeds: Mapping[str, Array]) -> Iterator[Run]:
     """Run a batch of samples in as few runs as the model allows.
 
     The first axis of every array counts samples. An array of the input's own rank is a stack along the
@@ -63,7 +75,7 @@ def feeds_of_runs(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> It
         yield feed_of(shapes, feeds, start, step)
 
 
-def feed_at(session: Session, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
+def feed_at(session: Runs, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
     """What one run takes of a batch of samples, from sample ``start`` on (see ``run_samples``)."""
     shapes = session.input_shapes
     return feed_of(shapes, feeds, start, _step(shapes, feeds))

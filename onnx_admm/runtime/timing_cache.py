@@ -52,19 +52,23 @@ def switch_timing(threads: int) -> KernelTime:
     return _known_or("switch", threads, lambda: time_switch(threads))
 
 
-def form_ratio(before: bytes, after: bytes, threads: int, measure: Callable[[], float]) -> float:
+def digest(content: bytes) -> str:
+    """Return what stands for a serialised model in the cache."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def form_ratio(before: str, after: str, threads: int, measure: Callable[[], float]) -> float:
     """Return the latency of a model over another's, measured where it is not known for these very bytes.
 
     So a choice between forms is made once on a machine, and the same run makes the same choice again.
 
     Args:
-        before: a serialised model.
-        after: the model to hold against it.
+        before: digest of a model.
+        after: digest of the model to hold against it.
         threads: intra-op threads.
         measure: gives the ratio.
     """
-    digests = (hashlib.sha256(content).hexdigest()[:32] for content in (before, after))
-    return _known_or(f"{_FORM}{' '.join(digests)}", threads, lambda: KernelTime(measure(), 0.0)).seconds
+    return _known_or(f"{_FORM}{before} {after}", threads, lambda: KernelTime(measure(), 0.0)).seconds
 
 
 def _known_or(key: str, threads: int, measure: Callable[[], KernelTime]) -> KernelTime:

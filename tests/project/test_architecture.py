@@ -59,7 +59,7 @@ INSIDE = {
         {"view"},
         {"analysis"},
         {"opsets"},
-        {"rewrite"},
+        {"rewrite", "splitting"},
     ),
 }
 """Of the largest packages, the parts from the ground up: each imports from those below it alone."""

@@ -67,7 +67,7 @@ def test_without_a_home_times_are_measured_again(monkeypatch: pytest.MonkeyPatch
         asked.append(1.5)
         return 1.5
 
-    assert timing_cache.form_ratio(b"a", b"b", 1, measure) == 1.5
+    assert timing_cache.form_ratio("a", "b", 1, measure) == 1.5
     monkeypatch.setattr(timing_cache, "_MEMORY", {})
-    assert timing_cache.form_ratio(b"a", b"b", 1, measure) == 1.5
+    assert timing_cache.form_ratio("a", "b", 1, measure) == 1.5
     assert len(asked) == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -30,14 +31,21 @@ def prefers_varints(array: Array) -> bool:
     """
     if array.dtype.kind not in _VARINT_KINDS or array.itemsize == 1 or not 0 < array.size <= 1 << 16:
         return False
-    return sum(varint_bytes(int(value)) for value in array.flat) < _raw_bytes(array)
+    return _varints_bytes(array) < _raw_bytes(array)
 
 
 def content_bytes(array: Array) -> int:
     """Bytes of a tensor's content in the smaller of the two forms."""
     if prefers_varints(array):
-        return sum(varint_bytes(int(value)) for value in array.flat)
+        return _varints_bytes(array)
     return _raw_bytes(array)
+
+
+def _varints_bytes(array: Array) -> int:
+    """Return the bytes of all elements as varints: one, and one more from each power of 128 on."""
+    values = array.astype(np.uint64)  # a negative integer wraps round to one of 64 bits, which takes ten
+    steps = [np.count_nonzero(values >= np.uint64(1 << bits)) for bits in range(7, 64, 7)]
+    return array.size + sum(map(int, steps))
 
 
 def _raw_bytes(array: Array) -> int:

@@ -46,7 +46,9 @@ def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[s
         graph.insert_before(graph[0], nodes)
     else:
         graph.extend(nodes)
-    constants = _main_constants(graph) | {name: found.value for name, found in view.found_sites().items()}
+    constants = _main_constants(graph)
+    if not constants.keys() >= replacements.keys():  # computed weights, and those of subgraphs
+        constants |= {name: found.value for name, found in view.found_sites().items()}
     names = {}
     for name, inner in replacements.items():
         if name not in constants:

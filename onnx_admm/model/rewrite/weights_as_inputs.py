@@ -1,62 +1,45 @@
-"""Weights that can be exchanged from run to run: they become inputs that have a default."""
+"""Weights that can be exchanged from run to run: they become inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import onnx_ir as ir
 
-from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.edit import free_name, taken_names
-from onnx_admm.model.files.wire_sizes import LEAST_IR_VERSION
-from onnx_admm.model.sites import FoundSite
 from onnx_admm.model.view import ModelView
+
+_FED = ("float16", "float32", "float64")
+"""Types that a runtime's Python interface takes as arrays of numpy."""
 
 
 def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:
-    """A fork whose named weights are inputs with their values as defaults, and the inputs' names.
+    """Make a fork whose named weights are inputs, and return it with the inputs' names by site.
 
-    A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph, of
-    which the subgraph reads it; one that standard operators compute is there dense. Those inside functions
-    stay, for a function sees nothing outside itself, and so do those whose values are fixed: they are missing
-    from what is returned.
+    A weight of a subgraph becomes an input of the main graph, of which the subgraph reads it; one that
+    standard operators compute is dense there. Missing from what is returned are weights inside functions, for
+    these see nothing outside themselves, those whose values are fixed, and those of types that cannot be fed
+    (bfloat16).
 
     Args:
         view: the model.
         names: sites.
-
-    Source: ONNX IR specification, initializers as default values of inputs (IR version 4).
     """
     fork = view.fork()
     model, found, taken = fork.graph_ir, fork.found_sites(), taken_names(fork.graph_ir)
-    model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
     inside = set(model.graphs())
     inputs: dict[str, str] = {}
     for name in names:
         value, site = found[name].value, found[name].site
-        if site.fixed is not None or found[name].uses[0][0].graph not in inside:
+        is_fixed = site.fixed is not None or site.dtype not in _FED
+        if is_fixed or found[name].uses[0][0].graph not in inside:
             continue
-        tensor, free = _content(fork, found[name]), free_name(value.name or "weight", taken)
-        tensor.name = free
-        default = ir.Value(
-            name=free,
-            const_value=tensor,
-            shape=ir.Shape(site.shape),
-            type=ir.TensorType(tensor.dtype),
-        )
-        value.replace_all_uses_with(default)
-        model.graph.register_initializer(default)
-        model.graph.inputs.append(default)
-        inputs[name] = default.name or ""
+        dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
+        free = free_name(value.name or "weight", taken)
+        given = ir.Value(name=free, shape=ir.Shape(site.shape), type=ir.TensorType(dtype))
+        value.replace_all_uses_with(given)
+        model.graph.inputs.append(given)
+        inputs[name] = free
     fork.strip_unused()
     return fork, inputs
-
-
-def _content(view: ModelView, found: FoundSite) -> ir.TensorProtocol:
-    """The dense weight; one that is stored so is read where it lies, and not copied."""
-    stored = stored_tensor(found.value)
-    if stored is None:
-        return ir.tensor(view.read(found.site))
-    return ir.LazyTensor(
-        lambda: ir.tensor(stored.numpy()), dtype=stored.dtype, shape=ir.Shape(stored.shape.numpy())
-    )

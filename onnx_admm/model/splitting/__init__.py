@@ -1,0 +1,1 @@
+"""A model cut into parts that run one after another."""
