@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile
 from onnx_admm.encoding.coders.accounting import gap_bits
 from onnx_admm.settings.ranges import NonNegative, Positive
 
@@ -66,7 +66,7 @@ class AdmmNnCostModel:
     """
 
     name: ClassVar[str] = "admm-nn"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
 
     curve: Literal["published", "analytic"] = "published"
     dense_fallback: bool = True
@@ -90,13 +90,13 @@ class AdmmNnCostModel:
             "on chip; operators without products are free"
         )
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """What the row takes; raises as `LayerProfile.known_macs`."""
         dense = float(layer.known_macs())
-        density = treatment.density if layer.weight else 1.0
+        density = option.density if layer.weight else 1.0
         speedup, index = 1.0, 0.0
         least = 1 / max(1, layer.size)
-        if treatment.structure == "channel":
+        if option.structure == "channel":
             speedup = 1 / max(density, least)
         elif density < 1:
             speedup, index = self.speedup(density), gap_bits(max(density, least))
@@ -104,11 +104,11 @@ class AdmmNnCostModel:
                 density, speedup, index = 1.0, 1.0, 0.0
         macs = dense * density
         return Cost(
-            bytes=layer.parameters * density * (treatment.bits + index) / 8,
+            bytes=layer.parameters * density * (option.bits + index) / 8,
             macs=macs,
             latency_s=dense / (self.dense_gmac_s * 1e9) / speedup,
-            energy_j=macs * mac_picojoules(treatment.bits, index) * _PICO,
-            mac_bits=macs * treatment.bits,
+            energy_j=macs * mac_picojoules(option.bits, index) * _PICO,
+            mac_bits=macs * option.bits,
             uncertainty=_ENERGY_DOUBT,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class MacsCostModel:
 
     name: ClassVar[str] = "macs"
     assumes: ClassVar[str] = "multiply-accumulates with zero weights are skipped, and nothing else takes work"
-    figures: ClassVar[tuple[str, ...]] = ("macs", "mac_bits")
+    quantities: ClassVar[tuple[str, ...]] = ("macs", "mac_bits")
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """The row's multiply-accumulates, treated so; raises as `LayerProfile.known_macs`."""
-        macs = layer.known_macs() * (treatment.density if layer.weight else 1.0)
-        return Cost(macs=macs, mac_bits=macs * treatment.bits)
+        macs = layer.known_macs() * (option.density if layer.weight else 1.0)
+        return Cost(macs=macs, mac_bits=macs * option.bits)

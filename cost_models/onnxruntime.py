@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from onnx_admm.contracts import Cost, CostModel, LayerProfile, ModelView, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, CostModel, LayerProfile, ModelView
 from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
@@ -41,7 +41,7 @@ class OnnxRuntimeCostModel:
     """
 
     name: ClassVar[str] = "onnxruntime"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s",)
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s",)
     is_this_machine: ClassVar[bool] = True
 
     threads: Threads = 1
@@ -88,7 +88,7 @@ class OnnxRuntimeCostModel:
         )
         return _OnModel(self, {place: _sum(found, self.threads) for place, found in times.items()}, call)
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """The layer timed by itself; the same at any density and bits unless whole channels are gone.
 
         Raises:
@@ -96,7 +96,7 @@ class OnnxRuntimeCostModel:
             UnknownExtent: a shape depends on an open axis.
             UnpricedOperator: the runtime does not run the node alone.
         """
-        return _cost(self._time(layer, _left(layer, treatment)), layer)
+        return _cost(self._time(layer, _left(layer, option)), layer)
 
     def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
@@ -144,7 +144,7 @@ class _OnModel:
     call: KernelTime
 
     name: ClassVar[str] = OnnxRuntimeCostModel.name
-    figures: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.figures
+    quantities: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.quantities
 
     @property
     def assumes(self) -> str:
@@ -162,13 +162,13 @@ class _OnModel:
         doubt = sum(seconds * uncertainty for seconds, uncertainty in parts)
         return Cost(latency_s=total, uncertainty=doubt / total if total else 0.0)
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """What the node's kernels take; with fewer channels, less in proportion to the layer by itself."""
         _refuse_inner(layer)
         place = (layer.scope, layer.node)
         if place not in self.times:
-            return self.alone.estimate(layer, treatment)
-        timing, channels = self.times[place], _left(layer, treatment)
+            return self.alone.estimate(layer, option)
+        timing, channels = self.times[place], _left(layer, option)
         if timing is None:
             raise UnpricedOperator(
                 "the runtime does not run its kernel alone", where=f"{layer.node} ({layer.op_type})"
@@ -176,7 +176,7 @@ class _OnModel:
         cost = _cost(timing, layer)
         if channels is None or not cost.latency_s:
             return cost
-        narrow, whole = (self.alone.estimate(layer, other) for other in (treatment, Treatment()))
+        narrow, whole = (self.alone.estimate(layer, other) for other in (option, CompressionOption()))
         ratio = (narrow.latency_s or 0.0) / whole.latency_s if whole.latency_s else 1.0
         doubt = max(cost.uncertainty or 0.0, narrow.uncertainty or 0.0)
         return Cost(latency_s=cost.latency_s * ratio, uncertainty=doubt)
@@ -192,11 +192,11 @@ def _refuse_inner(layer: LayerProfile) -> None:
         raise UnpricedOperator("timed with the node around it", where=f"{layer.scope}/{layer.node}")
 
 
-def _left(layer: LayerProfile, treatment: Treatment) -> int | None:
+def _left(layer: LayerProfile, option: CompressionOption) -> int | None:
     """Output channels that are left; None where all are, at any density."""
-    if treatment.structure != "channel" or layer.out_axis is None or not layer.weight:
+    if option.structure != "channel" or layer.out_axis is None or not layer.weight:
         return None
-    left = max(1, math.ceil(treatment.density * layer.channels - 1e-9))
+    left = max(1, math.ceil(option.density * layer.channels - 1e-9))
     return left if left < layer.channels else None
 
 

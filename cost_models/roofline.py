@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_admm.contracts import Cost, LayerProfile, Operand, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile, Operand
 from onnx_admm.errors import UnpricedOperator
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.settings.ranges import NonNegative, Positive, PositiveShare, Width
@@ -27,7 +27,7 @@ class SparseKernel:
     """Where zeros pay: a kernel that some layers run on once they are sparse enough.
 
     Args:
-        structure: how the zeros have to lie, as in `Treatment`.
+        structure: how the zeros have to lie, as in `CompressionOption`.
         operators: that have such a kernel; empty: all products.
         pointwise: whether it is for weights of extent 1 in space alone.
         speedup: arithmetic speed over the dense kernel's by density, as ``[[0.33, 1.3], [0.1, 2.4]]``: above
@@ -43,22 +43,22 @@ class SparseKernel:
     index_bits: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        Treatment(structure=self.structure)
+        CompressionOption(structure=self.structure)
         if not self.speedup or any(not 0 < d <= 1 or not s > 0 for d, s in self.speedup):
             raise ValueError("a speed-up needs densities above 0 up to 1 and factors above 0")
 
-    def gain(self, layer: LayerProfile, treatment: Treatment) -> float | None:
+    def gain(self, layer: LayerProfile, option: CompressionOption) -> float | None:
         """Speed over the dense kernel's; None where it does not run."""
-        if treatment.structure != self.structure or treatment.density >= 1:
+        if option.structure != self.structure or option.density >= 1:
             return None
         if self.operators and layer.op_type not in self.operators:
             return None
         if self.pointwise and any(extent != 1 for extent in layer.weight_shape[2:]):
             return None
         densities, factors = zip(*sorted(self.speedup), strict=True)
-        if treatment.density > densities[-1]:
+        if option.density > densities[-1]:
             return None
-        return float(np.interp(treatment.density, densities, factors))
+        return float(np.interp(option.density, densities, factors))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +112,11 @@ class RooflineCostModel:
         )
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def quantities(self) -> tuple[str, ...]:
         energy = () if self.energy_pj_byte is None else ("energy_j",)
         return ("latency_s", *energy, "bytes", "macs", "mac_bits")
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """What the row takes on the device.
 
         Raises:
@@ -124,20 +124,20 @@ class RooflineCostModel:
             UnpricedOperator: MACs that cannot be counted, or in a type that the profile has no peak for.
         """
         if layer.op_type in _CONTAINERS:
-            return self._cost(layer, treatment, macs=0.0, speedup=1.0, moved=0.0)
+            return self._cost(layer, option, macs=0.0, speedup=1.0, moved=0.0)
         macs, moved = float(layer.known_macs()), 0.0 if layer.op_type in _VIEWS else layer.moved_bytes()
         if not macs and self._is_fused(layer):
             return Cost(0.0, 0.0, 0.0, None if self.energy_pj_byte is None else 0.0, 0.0, self.uncertainty)
         if layer.op_type == "Gather":
             output = layer.outputs[0]
-            return self._cost(layer, treatment, 0.0, 1.0, 2 * (output.elements or 0) * output.bits / 8)
-        speedup, kept, index_bits = self._sparse(layer, treatment)
+            return self._cost(layer, option, 0.0, 1.0, 2 * (output.elements or 0) * output.bits / 8)
+        speedup, kept, index_bits = self._sparse(layer, option)
         if layer.weight:
-            moved += layer.size * kept * (self._held_bits(treatment.bits) + index_bits) / 8
-        return self._cost(layer, treatment, macs * kept, speedup * kept, moved)
+            moved += layer.size * kept * (self._stored_bits(option.bits) + index_bits) / 8
+        return self._cost(layer, option, macs * kept, speedup * kept, moved)
 
     def _cost(
-        self, layer: LayerProfile, treatment: Treatment, macs: float, speedup: float, moved: float
+        self, layer: LayerProfile, option: CompressionOption, macs: float, speedup: float, moved: float
     ) -> Cost:
         """Of ``macs`` carried out, ``speedup`` times as fast as the dense kernel does its own."""
         arithmetic = macs / (self._of(self.peak_gmac_s, layer, "peak") * _GIGA * speedup) if macs else 0.0
@@ -151,23 +151,23 @@ class RooflineCostModel:
             macs=macs,
             latency_s=max(arithmetic, memory) + layer.share * self.overhead_us * _MICRO,
             energy_j=energy,
-            mac_bits=macs * treatment.bits,
+            mac_bits=macs * option.bits,
             uncertainty=self.uncertainty,
         )
 
-    def _sparse(self, layer: LayerProfile, treatment: Treatment) -> tuple[float, float, float]:
+    def _sparse(self, layer: LayerProfile, option: CompressionOption) -> tuple[float, float, float]:
         """Speed-up over the dense layer, share of the weights that are worked on, bits of an index."""
         if not layer.weight:
             return 1.0, 1.0, 0.0
-        if treatment.structure == "channel":
-            return 1 / max(treatment.density, 1e-9), treatment.density, 0.0
-        runs = [(gain, kernel) for kernel in self.sparse if (gain := kernel.gain(layer, treatment))]
+        if option.structure == "channel":
+            return 1 / max(option.density, 1e-9), option.density, 0.0
+        runs = [(gain, kernel) for kernel in self.sparse if (gain := kernel.gain(layer, option))]
         if not runs:
             return 1.0, 1.0, 0.0
         gain, kernel = max(runs, key=lambda run: run[0])
-        return gain, treatment.density, kernel.index_bits
+        return gain, option.density, kernel.index_bits
 
-    def _held_bits(self, bits: int) -> int:
+    def _stored_bits(self, bits: int) -> int:
         return min((width for width in self.weight_bits if width >= bits), default=bits)
 
     def _is_fused(self, layer: LayerProfile) -> bool:

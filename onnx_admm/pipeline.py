@@ -13,7 +13,7 @@ from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassRepor
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.weight_storage import check_model, settle
+from onnx_admm.model.rewrite.weight_storage import check_model, spill_to_disk
 from onnx_admm.printable import printable
 from onnx_admm.settings.ranges import check_ranges
 
@@ -145,7 +145,7 @@ class Pipeline:
             raise WorkError("the pass is wrong about what it did", got=claim)
         if altered:
             _check_result(model, fork)
-            settle(fork)
+            spill_to_disk(fork)
             report = _compared(step, report, exactness, model, fork) if step.exact else report
             altered = report.changed
         if altered and self.provenance:
@@ -186,14 +186,14 @@ def open_context(
 
 def _log(place: str, step: StepReport) -> None:
     """Log what a pass did: a line at INFO, one for each layer at DEBUG."""
-    said = step.report
-    outcome = "changed the model" if said.changed else "changed nothing"
-    counts = f"{len(said.edits)} layers edited, {len(said.skipped)} left"
+    report = step.report
+    outcome = "changed the model" if report.changed else "changed nothing"
+    counts = f"{len(report.edits)} layers edited, {len(report.skipped)} left"
     _logger.info("%s: %s, %s, %.2f s", place, outcome, counts, step.seconds)
     if _logger.isEnabledFor(logging.DEBUG):
-        for edit in said.edits:
+        for edit in report.edits:
             _logger.debug("%s: %s: %s", step.name, printable(edit.layer), printable(edit.what))
-        for skip in said.skipped:
+        for skip in report.skipped:
             _logger.debug("%s: %s: left: %s", step.name, printable(skip.layer), printable(skip.why))
 
 

@@ -28,7 +28,7 @@ from onnx_admm.selection.channel_pruning import prunable_channels
 from onnx_admm.selection.layers import PerLayer, choose_layers, spread
 from onnx_admm.selection.pruning_budget import global_density, parse_pattern, require_budget
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Ratio, Rounds
-from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
+from onnx_admm.training.phases import AdmmPhase, Rates, Retraining, freeze_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class AdmmPrune:
                 history += self.draw(run, budget, step, context.seed, task)
                 last = step == self.steps
                 retraining = self._retraining(last, context, context.seed + 1000 * step)
-                scores = retraining.carry_out(run, score if last else None, task)
+                scores = retraining.run(run, score if last else None, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
@@ -139,15 +139,15 @@ class AdmmPrune:
     ) -> tuple[Record, ...]:
         """ADMM towards one budget, then the nearest point of it, its zeros held."""
         epochs = ceil(self.epochs * step / self.steps) - ceil(self.epochs * (step - 1) / self.steps)
-        drawing = Drawing(
+        admm_phase = AdmmPhase(
             epochs=epochs,
             rate=self.learning_rate,
             rho_start=self.rho_start,
             rho_end=self.rho_end,
             seed=seed + 100 * step,
         )
-        history = drawing.carry_out(run, budget, task)
-        hold_zeros(run, budget.project(run.weights()))
+        history = admm_phase.run(run, budget, task)
+        freeze_zeros(run, budget.project(run.weights()))
         return history
 
     def _retraining(self, last: bool, context: PassContext, seed: int) -> Retraining:

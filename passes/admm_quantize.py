@@ -23,10 +23,10 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.weight_storage import ByteGrid, HeldWeight, held_weights
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, StoredWeight, stored_weights
 from onnx_admm.selection.layers import PerLayer, choose_layers, spread
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare
-from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
+from onnx_admm.training.phases import AdmmPhase, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
 
@@ -89,9 +89,9 @@ class AdmmQuantize:
         """See ``contracts.Pass``."""
         sites, skipped = choose_layers(model, self.include, self.exclude)
         if context.trainer is None or context.train is None:
-            held = {weight.site: weight for weight in held_weights(model)}
+            stored = {weight.site: weight for weight in stored_weights(model)}
             edits = tuple(
-                edit for site in sites if (edit := self._round(model, held[site], sites)) is not None
+                edit for site in sites if (edit := self._round(model, stored[site], sites)) is not None
             )
             return PassReport(bool(edits), edits, skipped)
         original = model.fork()
@@ -114,16 +114,16 @@ class AdmmQuantize:
         support = np.ones(weight.shape, np.bool_) if mask is None else mask  # one bit has no level for zero
         return SupportLevels(support, width, axis=axis, scale_bits=scale_bits)
 
-    def _round(self, model: ModelView, held: HeldWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
+    def _round(self, model: ModelView, stored: StoredWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
         """Put one weight on its nearest levels; None where it lies there already."""
-        site, before = held.site, held.read()
+        site, before = stored.site, stored.read()
         bits, axis = int(spread(self.bits, sites, "bits")[site.name]), site.out_axis
         if bits == ByteLevels.bits and axis is not None and self.per_channel:
             coded = ByteLevels(axis, _exact_scale_bits(before.dtype, bits)).quantize(before)
             grid = ByteGrid(coded.codes, coded.along)
             if grid.holds(before):
                 return None
-            held.hold_on(grid)
+            stored.store_as_codes(grid)
             return Edit(site.name, f"{bits} bits, a scale for each of {len(coded.scales)} channels")
         in_bytes = bits == ByteLevels.bits
         scale_bits = _exact_scale_bits(before.dtype, bits)
@@ -145,14 +145,14 @@ class AdmmQuantize:
         total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("quantise", total) as task:
-            drawing = Drawing(
+            admm_phase = AdmmPhase(
                 epochs=self.epochs,
                 rate=self.learning_rate,
                 rho_start=self.rho_start,
                 rho_end=self.rho_end,
                 seed=context.seed,
             )
-            history = drawing.carry_out(run, Separable(sets), task)
+            history = admm_phase.run(run, Separable(sets), task)
             grids = {name: sets[name].quantize(array) for name, array in run.weights().items()}
             for number, fraction in enumerate(self.fractions):
                 _fix_nearest(run, sets, grids, fraction)
@@ -163,7 +163,7 @@ class AdmmQuantize:
                 score = validation_score(context) if last else None
                 average = context.settings.average_epochs if last else 1
                 phase = Retraining(epochs=epochs, rates=rates, seed=seed, average=average)
-                scores = phase.carry_out(run, score, task)
+                scores = phase.run(run, score, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 

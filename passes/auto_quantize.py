@@ -1,4 +1,4 @@
-"""AutoQuantize: for each layer the strongest rounding that the outputs bear, by measurement."""
+"""AutoQuantize: for each layer the strongest rounding that the outputs tolerate, by measurement."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _CHOSEN = "was chosen in an earlier run; start from the original to choose again
 class AutoQuantize:
     """Round each layer's weights as far as the outputs allow, by measurement.
 
-    Damage is the relative squared error of the outputs, summed over them (see ``sensitivity``). Layers are
-    rounded one at a time and the outputs compared; then the roundings of least bytes are taken whose damages
-    add up to the tolerance (see ``allocation``), and the model rounded so is compared as a whole, on samples
-    that took no part in choosing. What does not hold there is chosen again with less.
+    Relative error is the relative squared error of the outputs, summed over them (see ``sensitivity``).
+    Layers are rounded one at a time and the outputs compared; then the roundings of least bytes are taken
+    whose relative errors add up to the tolerance (see ``allocation``), and the model rounded so is compared
+    as a whole, on samples that took no part in choosing. What does not hold there is chosen again with less.
 
-    How much is borne depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
+    The tolerance depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
     predictions must stay on samples that were given and not measured on, or its scores be held closer.
     Without samples random inputs stand in, which have no class to agree on, and a few samples would not show
     a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio,
@@ -106,8 +106,8 @@ class AutoQuantize:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = self._sites(model)
-        strange = unsupported_weights(model)
-        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
+        unsupported = unsupported_weights(model)
+        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in unsupported)
         if (
             self.idempotent
             and not self.include
@@ -159,8 +159,8 @@ class AutoQuantize:
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
         """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
         sites = model.sites()
-        if not sites and (strange := unsupported_weights(model)):
-            why = f"{strange[0].name}: {strange[0].why_left()}"
+        if not sites and (unsupported := unsupported_weights(model)):
+            why = f"{unsupported[0].name}: {unsupported[0].why_left()}"
             raise NothingToDo("the model has no weights to compress that are known as such", got=why)
         if sites and not any(site.editable for site in sites):
             return (), tuple(Skip(site.name, site.fixed or "already encoded") for site in sites)
@@ -182,21 +182,21 @@ class AutoQuantize:
 
     def _data(self, model: ModelView, context: PassContext) -> _Samples:
         sources, layers = self._sources(context), len(model.sites())
-        effort, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
+        compute_budget, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
         measured, unseen = [], []
         for data, others in sources:
             cost = cost_of_sample(model, data)
             macs, most = cost.macs, cost.most_samples
-            count = min(self.samples, most, max(1, effort // (macs * _RUNS_PER_LAYER * layers)))
-            runs = min(runs, max(layers, effort // (macs * count)))
-            picked = _evenly(len(data), count)
-            measured.append(data.select(picked))
-            confirm = min(_UNSEEN * self.samples, most, max(1, effort // (macs * 2 * ATTEMPTS)))
+            count = min(self.samples, most, max(1, compute_budget // (macs * _RUNS_PER_LAYER * layers)))
+            runs = min(runs, max(layers, compute_budget // (macs * count)))
+            measured_rows = _evenly(len(data), count)
+            measured.append(data.select(measured_rows))
+            confirm = min(_UNSEEN * self.samples, most, max(1, compute_budget // (macs * 2 * ATTEMPTS)))
             too_few = len(others) < min(
                 confirm, _TELLING
             )  # what the result is judged on, where it tells enough
-            if too_few and len(data) - len(picked) > len(others):
-                others = data.select(np.setdiff1d(np.arange(len(data)), picked))
+            if too_few and len(data) - len(measured_rows) > len(others):
+                others = data.select(np.setdiff1d(np.arange(len(data)), measured_rows))
             unseen.append(others.select(_evenly(len(others), confirm)))
         told = context.validation is not None and len(unseen[0]) >= _TELLING
         return _Samples(measured, unseen, runs, told)
@@ -248,7 +248,7 @@ class AutoQuantize:
         Scores that hardly move may change places all the same: two that are equal, or numbers that are no
         scores at all. That is no reason to hold them closer than without samples.
         """
-        return self._keeps_predictions(effect) or decibels(effect.damage) >= self.blind_sqnr_db
+        return self._keeps_predictions(effect) or decibels(effect.relative_error) >= self.blind_sqnr_db
 
     def _keeps_predictions(self, effect: Effect) -> bool:
         """Whether predictions stay, where there are any; they are all that a model of classes alone shows."""
@@ -266,13 +266,13 @@ class AutoQuantize:
             model.replace(name, array)
         edits, left = [], []
         for name, layer in search.layers.items():
-            way = found.choice[name]
-            if name in weights and way is not None:
-                edits.append(Edit(name, layer.says(way)))
+            rounding = found.choice[name]
+            if name in weights and rounding is not None:
+                edits.append(Edit(name, layer.says(rounding)))
             else:
-                left.append(Skip(name, layer.why_left(way)))
+                left.append(Skip(name, layer.why_left(rounding)))
         figures: dict[str, Any] = {
-            "sqnr_db": decibels(found.damage),
+            "sqnr_db": decibels(found.relative_error),
             "agreement": found.effect.agreement,
             "expected_bytes": round(search.bytes(found.choice)),
             "bytes_before": sum(layer.treated.values.nbytes for layer in search.layers.values()),
@@ -314,6 +314,6 @@ def _levels(weight: npt.NDArray[np.floating]) -> int | None:
     return None if grid is None or len(grid.levels) < _QUANTISED_LEVELS else len(grid.levels)
 
 
-def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
+def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
     """At most so many of ``count`` indices, evenly over all of them."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -130,13 +130,13 @@ def _constants(group: ChannelGroup) -> Constants:
         for port in group.writers
     }
     joined: set[ValueRef] = set()
-    for carrier in group.carriers:
+    for through in group.pass_through:
         with np.errstate(all="ignore"):
-            values = _through(carrier.node, known[carrier.source])
-        if carrier.target in joined:
-            values = values + known[carrier.target]
-        joined.add(carrier.target)
-        known[carrier.target] = values
+            values = _through(through.node, known[through.source])
+        if through.target in joined:
+            values = values + known[through.target]
+        joined.add(through.target)
+        known[through.target] = values
     return known
 
 
@@ -153,7 +153,7 @@ def _bias(port: Port, channels: int) -> Array:
 
 
 def _through(node: NodeRef, values: Array) -> Array:
-    """A constant channel behind a carrier; NaN where it is no longer one number, or not known here."""
+    """Return the constant of a channel behind a node; NaN where it is no longer one number, or unknown."""
     match node.op_type:
         case "Relu":
             return np.maximum(values, 0.0)
@@ -212,18 +212,18 @@ def _cut(model: ModelView, group: ChannelGroup, keep: Array) -> None:
             _take(model, bias, -1, keep)
     for port in group.readers:
         _take(model, port.weight, port.axis, keep)
-    for carrier in group.carriers:
-        for value, axis in carrier.parameters:
+    for through in group.pass_through:
+        for value, axis in through.parameters:
             _take(model, value, axis, keep)
-        if carrier.node.op_type == "Reshape":
-            _reshape(model, carrier.node, keep)
+        if through.node.op_type == "Reshape":
+            _reshape(model, through.node, keep)
 
 
 def _take(model: ModelView, value: ValueRef, axis: int, keep: Array) -> None:
     """Keep the channels' entries along an axis, where each channel is a block of columns: the block."""
     array = _array(value)
-    wanted = np.repeat(keep, array.shape[axis] // len(keep))
-    model.write(value, np.compress(wanted, array, axis=axis))
+    kept = np.repeat(keep, array.shape[axis] // len(keep))
+    model.write(value, np.compress(kept, array, axis=axis))
 
 
 def _reshape(model: ModelView, node: NodeRef, keep: Array) -> None:

@@ -20,7 +20,7 @@ from onnx_admm.encoding.standard_forms import (
     encode_qdq,
     encode_sound_rest,
     encode_sparse,
-    keep_forms,
+    measure_only,
 )
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import same_model
@@ -136,14 +136,14 @@ class Encode:
                 return candidate.outcome, trials
             if trial["verdict"] == _SLOWER and candidate.outcome.looked_up:
                 candidates.insert(0, self._decoded_at_load(model))
-        return keep_forms(model), trials
+        return measure_only(model), trials
 
     def _candidates(self, model: ModelView, trials: list[dict[str, Any]]) -> Iterator[_Candidate]:
         """The forms to try; those that the model cannot have are noted in ``trials``."""
         for name in ("packed", "qdq", "sparse"):
             fork = model.fork()
             try:
-                outcome = keep_forms(fork) if name == "sparse" else self._encoder(name)(fork)
+                outcome = measure_only(fork) if name == "sparse" else self._encoder(name)(fork)
                 outcome = encode_sound_rest(fork, outcome)
             except UnsupportedModel as error:  # its opset cannot be raised
                 trials.append({"format": name, "verdict": str(error)})

@@ -10,7 +10,7 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
-from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
+from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class FineTune:
         before = model.fork()
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
-            hold_zeros(run, run.weights())
+            freeze_zeros(run, run.weights())
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             average = context.settings.average_epochs
             phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
-            scores = phase.carry_out(run, validation_score(context), task)
+            scores = phase.run(run, validation_score(context), task)
             model.write_back(run.tensors())
         changed = not same_model(before, model)
         edits = tuple(Edit(site.name, "trained, zeros held") for site in sites if changed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_admm.admm.sets.supports import pruned_support
 from onnx_admm.allocation.allocation import FLOAT_BITS, densities
-from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
+from onnx_admm.calibration.layer_solver import LayerRequest, LayerSolution, solve_argmax_rows, solve_layer
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
 from onnx_admm.calibration.samples import calibration_samples
@@ -91,11 +91,11 @@ class ReconstructLayers:
             threads=context.settings.threads,
         )
         seen = [layer for site in sites if (layer := calibrated_layer(model, site)) is not None]
-        wanted = self._wanted(sites, seen, calibration, context)
-        rows = self._reconstruct(model, seen, wanted, calibration, context)
+        requests = self._requests(sites, seen, calibration, context)
+        rows = self._reconstruct(model, seen, requests, calibration, context)
         for site in sites:
             if site.name not in rows:
-                model.replace(site, wanted[site.name].nearest(site, model.read(site)))
+                model.replace(site, requests[site.name].nearest(site, model.read(site)))
         edits = tuple(
             Edit(site.name, _what(after, rows.get(site.name)))
             for site in sites
@@ -109,7 +109,7 @@ class ReconstructLayers:
         self,
         model: ModelView,
         layers: Sequence[CalibratedLayer],
-        wanted: Mapping[str, Wanted],
+        requests: Mapping[str, LayerRequest],
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
@@ -119,18 +119,18 @@ class ReconstructLayers:
             for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):
                 moments = calibration.moments(model, group)
                 solvable = [layer for layer in group if layer.site.name in moments]
-                answers = context.map(partial(_solve, moments, wanted), solvable)
+                answers = context.map(partial(_solve, moments, requests), solvable)
                 for layer, found in zip(solvable, answers, strict=True):
                     name = layer.site.name
-                    layout = layer.carriers[0].layout
+                    layout = layer.extractors[0].layout
                     _store(model, layer, found.weights, found.bias_shift)
                     rows[name] = {**found.figures}
                     task.advance(note=f"{name}: error {rows[name]['error']:.2g}")
-                    if wanted[name].is_by_row(layout) and (
-                        picked := calibration.picked_rows(model, layer, context.memory_bytes)
+                    if requests[name].is_by_row(layout) and (
+                        argmax_rows := calibration.argmax_rows(model, layer, context.memory_bytes)
                     ):
-                        own = solve_picked(
-                            picked, moments[name], found.weights, wanted[name], layout, context
+                        own = solve_argmax_rows(
+                            argmax_rows, moments[name], found.weights, requests[name], layout, context
                         )
                         _store(model, layer, own.weights, own.bias_shift - found.bias_shift)
                         rows[name] |= own.figures
@@ -138,19 +138,19 @@ class ReconstructLayers:
 
     # -- what is asked for -------------------------------------------------------------------
 
-    def _wanted(
+    def _requests(
         self,
         sites: Sequence[WeightSite],
         seen: Sequence[CalibratedLayer],
         calibration: Calibration,
         context: PassContext,
-    ) -> dict[str, Wanted]:
+    ) -> dict[str, LayerRequest]:
         """What each layer's weights must become."""
         bits = {} if self.bits is None else spread(self.bits, sites, "bits")
         shares = self._densities(sites, seen, calibration, context)
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
         return {
-            site.name: Wanted(
+            site.name: LayerRequest(
                 kept=round(site.size * shares.get(site.name, 1.0)),
                 mask=None if shares or pattern else pruned_support(calibration.original.read(site)),
                 bits=int(bits.get(site.name, FLOAT_BITS)),
@@ -183,14 +183,16 @@ class ReconstructLayers:
         return densities(curves, {site.name: site.size for site in sites}, density)
 
 
-def _solve(moments: Mapping[str, Moments], wanted: Mapping[str, Wanted], layer: CalibratedLayer) -> Solved:
+def _solve(
+    moments: Mapping[str, Moments], requests: Mapping[str, LayerRequest], layer: CalibratedLayer
+) -> LayerSolution:
     name = layer.site.name
-    return solve_layer(moments[name], wanted[name], layer.carriers[0].layout)
+    return solve_layer(moments[name], requests[name], layer.extractors[0].layout)
 
 
 def _store(model: ModelView, layer: CalibratedLayer, weights: Array, bias_shift: Array) -> None:
     """Write the weights (rows, d), and the bias (rows,) that makes up for the difference of the means."""
-    layout = layer.carriers[0].layout
+    layout = layer.extractors[0].layout
     model.replace(layer.site, layout.tensor(weights))
     if layer.bias is not None:
         before = layer.bias.read(layout.rows)

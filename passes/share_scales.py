@@ -73,7 +73,7 @@ def _grid(model: ModelView, name: str) -> Grid | None:
 
 def _lets_factors_pass(group: ChannelGroup, grids: dict[str, Grid]) -> bool:
     layers = {port.weight.name for port in (*group.writers, *group.readers)}
-    operators = {carrier.node.op_type for carrier in group.carriers}
+    operators = {through.node.op_type for through in group.pass_through}
     return group.blocked is None and layers <= grids.keys() and operators <= _HOMOGENEOUS
 
 
@@ -100,7 +100,7 @@ def _stands_in(layer: str, ports: tuple[Port, ...]) -> int:
 def _scale_constants(model: ModelView, group: ChannelGroup, factor: float) -> None:
     """Biases of the group's writers, and constants added on the way."""
     biases = [port.node.input(2) for port in group.writers]
-    added = [value for carrier in group.carriers for value, _ in carrier.parameters]
+    added = [value for through in group.pass_through for value, _ in through.parameters]
     for value in (*biases, *added):
         array = None if value is None else value.constant()
         if value is not None and array is not None:

@@ -1,8 +1,8 @@
 """How much to compress each layer under one budget: pure functions of measured errors and costs.
 
-Small damages add up: a layer changed by itself adds ``e`` to the relative squared error of the outputs, and
-layers changed together add about the sum, for their errors are nearly uncorrelated. So per-layer measurements
-are enough, and what is left is the multiple-choice knapsack problem: one option for each layer,
+Small relative errors add up: a layer changed by itself adds ``e`` to the relative squared error of the
+outputs, and layers changed together add about the sum, for their errors are nearly uncorrelated. So per-layer
+measurements are enough, and what is left is the multiple-choice knapsack problem: one option for each layer,
 
     minimise  sum_l error(x_l)   subject to   sum_l cost(x_l) <= budget,   x_l one of layer l's options
 
@@ -43,7 +43,7 @@ class Option(Generic[What]):
     Attributes:
         cost: what it takes of the budget (bytes, weights); finite, 0 or more.
         error: what it does to the outputs; finite, 0 or more.
-        what: the treatment itself; not looked at.
+        what: the compression option itself; not looked at.
     """
 
     cost: float
@@ -118,7 +118,7 @@ def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) ->
         PassRefused: even the cheapest options cost more; says what they cost.
     """
     costs, errors = _columns(options)
-    require_reach(costs, budget, "the budget is below what the cheapest treatments cost")
+    require_reach(costs, budget, "the budget is below what the cheapest compression options cost")
     return _pick(options, choose(errors, costs, budget))
 
 
@@ -129,7 +129,7 @@ def least_cost(options: Mapping[str, Sequence[Option[What]]], tolerance: float) 
         PassRefused: even the best options err more; says by how much.
     """
     costs, errors = _columns(options)
-    require_reach(errors, tolerance, "the tolerance is below the error of the mildest treatments")
+    require_reach(errors, tolerance, "the tolerance is below the error of the mildest compression options")
     return _pick(options, choose(costs, errors, tolerance))
 
 
@@ -151,7 +151,7 @@ def least_error_within(
     """
     for each, limit in enumerate(limits):
         columns = [np.asarray(costs[name][:, each], np.float64) for name in errors]
-        require_reach(columns, limit, "the budget is below what the cheapest treatments cost")
+        require_reach(columns, limit, "the budget is below what the cheapest compression options cost")
     if len(limits) == 1:
         chosen = choose(list(errors.values()), [costs[name][:, 0] for name in errors], limits[0])
     else:
@@ -205,14 +205,16 @@ def _spend(kept: dict[str, int], curves: Mapping[str, Curve], sizes: Mapping[str
     """Hand out what whole steps left of the budget, where another weight helps most."""
     left = budget - sum(kept.values())
     while left > 0:
-        room = {name: min(left, sizes[name] - count) for name, count in kept.items() if count < sizes[name]}
+        available = {
+            name: min(left, sizes[name] - count) for name, count in kept.items() if count < sizes[name]
+        }
         gains = {}
-        for name, more in room.items():
+        for name, more in available.items():
             now, then = curves[name].at(np.array([kept[name], kept[name] + more]) / sizes[name])
             gains[name] = float(now - then) / more
         best = max(gains, key=lambda name: gains[name])
-        kept[best] += room[best]
-        left -= room[best]
+        kept[best] += available[best]
+        left -= available[best]
 
 
 # -- columns and back ------------------------------------------------------------------------

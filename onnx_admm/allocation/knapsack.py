@@ -47,8 +47,8 @@ def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) ->
         values, weights: of each layer's options, (options,); finite.
         limit: within reach (``require_reach``).
     """
-    room = limit - sum(float(row.min()) for row in weights)
-    problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), room)
+    capacity = limit - sum(float(row.min()) for row in weights)
+    problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), capacity)
     priced = problem.priced()
     if priced.value - priced.bound <= GAP * priced.value:
         return priced.chosen
@@ -89,7 +89,7 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
         chosen[rows[taken]] = columns[taken]
         if (sum(cost[index] for cost, index in zip(costs, chosen, strict=True)) <= limits).all():
             return chosen
-    raise PassRefused("no choice of treatments keeps to all budgets at once")
+    raise PassRefused("no choice of compression options keeps to all budgets at once")
 
 
 def _undominated(points: Floats) -> Ints:
@@ -111,7 +111,7 @@ def _padded(rows: Sequence[Floats], filler: float) -> Floats:
 
 
 class _Priced(NamedTuple):
-    """A choice within the room, and what no choice can undercut."""
+    """A choice within the capacity, and a lower bound on the value of any choice."""
 
     chosen: Ints
     value: float
@@ -125,17 +125,17 @@ class _Knapsack:
 
     Attributes:
         values, weights: (layers, options), least of each row 0; value inf where a layer has fewer options.
-        room: what the weights may add up to, at least 0.
+        capacity: what the weights may add up to, at least 0.
     """
 
     values: Floats
     weights: Floats
-    room: float
+    capacity: float
 
     def priced(self) -> _Priced:
         """The choice at the lowest price of weight at which it fits.
 
-        For a price p, ``sum_l min(value + p weight) - p room`` is at most the least total value (weak
+        For a price p, ``sum_l min(value + p weight) - p capacity`` is at most the least total value (weak
         duality), and as p falls the choice only grows in weight.
         """
         dearest = float(self.values.max(initial=0.0, where=np.isfinite(self.values)))
@@ -143,22 +143,22 @@ class _Knapsack:
         low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer pays that for any weight
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if self._weight(self._at(middle)) > self.room:
+            if self._weight(self._at(middle)) > self.capacity:
                 low = middle
             else:
                 high = middle
         chosen = self._at(high)
         value = self._value(chosen)
-        bound = max(0.0, value + high * (self._weight(chosen) - self.room))
+        bound = max(0.0, value + high * (self._weight(chosen) - self.capacity))
         return _Priced(chosen, value, bound, high)
 
     def searched(self, priced: _Priced) -> Ints:
         """The best choice, by branch and cut over the options that one better than ``priced`` can hold."""
         totals = self.values + priced.price * self.weights
         losses = totals - totals.min(axis=1, keepdims=True)
-        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.room))
+        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.capacity))
         value = self.values[rows, columns] / priced.value
-        weight = self.weights[rows, columns] / self.room
+        weight = self.weights[rows, columns] / self.capacity
         entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
         one_each = csr_array(entries, shape=(len(self.values), len(rows)))
         for limit in (1.0, 1.0 - _TIGHTER):
@@ -177,7 +177,7 @@ class _Knapsack:
             taken = found.x > 0.5
             chosen = np.empty(len(self.values), np.int64)
             chosen[rows[taken]] = columns[taken]
-            if self._weight(chosen) <= self.room:
+            if self._weight(chosen) <= self.capacity:
                 return chosen if self._value(chosen) < priced.value else priced.chosen
         return priced.chosen
 

@@ -22,20 +22,20 @@ def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
         for sentence in sentences
         if sentence is not None
     ]
-    return (*missed, *(_promise(figure, row) for figure, row in _budgets(result)))
+    return (*missed, *(_promise(quantity, row) for quantity, row in _budgets(result)))
 
 
 def asks_speed_here(result: PipelineResult, recipe: Recipe) -> bool:
     """Whether a budget is for the latency on this machine: the cost model says that it times it here."""
-    if recipe.cost_model is None or not any(figure == _LATENCY for figure, _ in _budgets(result)):
+    if recipe.cost_model is None or not any(quantity == _LATENCY for quantity, _ in _budgets(result)):
         return False
     return bool(getattr(cost_model(recipe.cost_model), "is_this_machine", False))
 
 
-def _promise(figure: str, row: Mapping[str, float]) -> Promise:
+def _promise(quantity: str, row: Mapping[str, float]) -> Promise:
     return Promise(
         name="budget",
-        what=f"the budget for {figure} is not met",
+        what=f"the budget for {quantity} is not met",
         required=row["asked"],
         got=row["reached"],
         unit="of the original's cost",
@@ -50,6 +50,6 @@ def _budgets(result: PipelineResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for step in result.reports:
         found = step.report.figures.get("budget")
         if isinstance(found, Mapping):
-            for figure, row in found.items():
+            for quantity, row in found.items():
                 if isinstance(row, Mapping) and {"asked", "reached"} <= row.keys():
-                    yield figure, row
+                    yield quantity, row

@@ -56,7 +56,7 @@ class Compression(Request):
             UsageError: whatever a run would refuse before it starts.
         """
         check_request(self)
-        recipe = self.settled_recipe()
+        recipe = self.complete_recipe()
         model = ModelView.load(source)
         frozen = frozen_defaults(model, recipe.freeze_defaults)
         text = 0 if recipe.keep_docs else erase_exporter_text(model)
@@ -68,7 +68,7 @@ class Compression(Request):
         if train is not None and validation is None:
             train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
-            recipe = self.settled_recipe(len(train))
+            recipe = self.complete_recipe(len(train))
         return Plan(
             source=Path(source),
             model=model,
@@ -143,7 +143,7 @@ class Compression(Request):
         files.read(recipe_file(self.recipe), "the recipe")
         files.read(self.preprocessing, "the preprocessing")
         with suppress(UsageError):  # a recipe that cannot be read is refused when the run is planned
-            stated = self.settled_recipe().cost_model
+            stated = self.complete_recipe().cost_model
             files.read(None if stated is None else profile_file(stated), "the profile")
         files.read(None if self.cost_model is None else profile_file(self.cost_model), "the profile")
         for checkpoint in () if self.resume is None else checkpoint_files(Path(self.resume)):

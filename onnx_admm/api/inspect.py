@@ -25,13 +25,13 @@ def inspect_costs(
     path: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> CostFacts:
     """Where time, energy and bytes of a model go under a cost model, and what each layer would gain.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
     """
-    return describe_costs(ModelView.load(path), path, cost_model, bindings, figure)
+    return describe_costs(ModelView.load(path), path, cost_model, bindings, quantity)

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.contracts.metrics import is_scored, metric_of
-from onnx_admm.data import affordable, synthetic_dataset
+from onnx_admm.data import limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.rewrite.expose_logits import (
     OutputRoles,
@@ -128,8 +128,8 @@ class Measurement:
 
 
 def made_up(model: ModelView, seed: int) -> Dataset:
-    """Random samples to compare two models on where there is no data; fewer where a run is dear."""
-    return affordable(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
+    """Random samples to compare two models on where there is no data; fewer where a run is expensive."""
+    return limit_samples(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
 
 
 def judged_samples(

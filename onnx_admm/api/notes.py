@@ -17,7 +17,7 @@ NO_DATA = (
     "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
 )
 NOTHING_ASKED = (
-    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
+    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs tolerate. "
     "With this data, try --prune 0.5 --bits 4."
 )
 UNCHANGED = "No pass changed the model."

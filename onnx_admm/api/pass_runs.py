@@ -79,5 +79,5 @@ def _better(
 
 def _without_training(job: Request, plan: Plan, *notes: str) -> Plan:
     samples = None if plan.train is None else len(plan.train)
-    recipe = replace(job, fine_tune=False).settled_recipe(samples)
+    recipe = replace(job, fine_tune=False).complete_recipe(samples)
     return replace(plan, recipe=recipe, notes=(*plan.notes, *notes))

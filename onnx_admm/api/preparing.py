@@ -56,5 +56,5 @@ def frozen_defaults(model: ModelView, freeze: bool | None) -> tuple[str, ...]:
     Returns:
         Names of the inputs that no caller can override any more.
     """
-    wanted = model.lists_by_habit if freeze is None else freeze
-    return model.freeze_defaults() if wanted else ()
+    freezes = model.lists_by_habit if freeze is None else freeze
+    return model.freeze_defaults() if freezes else ()

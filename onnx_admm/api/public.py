@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `compress` gives back.
+    """The result of `compress`.
 
     Attributes:
         report: what was gained and what it cost.
@@ -206,7 +206,7 @@ def costs(
     cost_model: CostModel | str,
     *,
     bind: Mapping[str, int] | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> CostFacts:
     """Tell where time, energy and bytes of a model go under a cost model, and what each layer would gain.
 
@@ -214,14 +214,14 @@ def costs(
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
         cost_model: an instance, or a name such as ``"macs"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes, by symbol or place.
-        figure: what layers are sorted by; None: what the cost model is about.
+        quantity: what layers are sorted by; None: what the cost model is about.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
     """
     with TemporaryFolder() as folder:
-        return inspect_costs(model_file(model, Path(folder)), _cost_model(cost_model), bind, figure)
+        return inspect_costs(model_file(model, Path(folder)), _cost_model(cost_model), bind, quantity)
 
 
 def compare(
@@ -304,7 +304,7 @@ def sweep(
     test: DataLike | None = None,
     label: str | None = None,
     metric: MetricLike | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
     shares: Sequence[float] = SHARES,
     plot: PathLike | None = None,
     seed: int = 0,
@@ -321,14 +321,14 @@ def sweep(
         test: samples for the table.
         label: name of the labels among the arrays of the data; None: ``labels``.
         metric: what takes the place of accuracy, as in `compress`.
-        figure: the quantity that budgets limit; None: what the cost model is about.
+        quantity: the quantity that budgets limit; None: what the cost model is about.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
         seed: decides every random choice.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
-        UsageError: a figure that the cost model does not give, an impossible share, nothing to plot with.
+        UsageError: a quantity that the cost model does not give, an impossible share, nothing to plot with.
         PromiseMissed: no file could be written.
     """
     job = Compression(
@@ -349,7 +349,7 @@ def sweep(
             validation=_kept(validation, source, label),
             test=_kept(test, source, label),
         )
-        return Sweep(job=job, figure=figure, shares=shares, plot=plot).run(source, folder)
+        return Sweep(job=job, quantity=quantity, shares=shares, plot=plot).run(source, folder)
 
 
 def _kept(data: DataLike | None, model: Path, label: str | None) -> DataLike | None:

@@ -16,7 +16,7 @@ from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
 from onnx_admm.metrics import MetricLike, as_metric
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
-from onnx_admm.targeting.figures import parse_budgets, require_given
+from onnx_admm.targeting.quantities import parse_budgets, require_given
 
 Source = DataLike
 
@@ -81,7 +81,7 @@ class Request:
     executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
-    def settled_recipe(self, samples: int | None = None) -> Recipe:
+    def complete_recipe(self, samples: int | None = None) -> Recipe:
         """The recipe that repeats this run with the same data, once the number of its samples is known."""
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
@@ -130,7 +130,7 @@ def check_request(job: Request) -> None:
     Raises:
         UsageError: names the flags.
     """
-    rivals = {
+    conflicts = {
         "--prune": job.prune,
         "--bits": job.bits,
         "--budget": job.budget or None,
@@ -138,7 +138,7 @@ def check_request(job: Request) -> None:
         "--include": job.include or None,
         "--exclude": job.exclude or None,
     }
-    given = [flag for flag, value in rivals.items() if value is not None]
+    given = [flag for flag, value in conflicts.items() if value is not None]
     if job.format != "auto":
         given.append("--format")
     if job.recipe is not None and given:
@@ -163,8 +163,8 @@ def check_request(job: Request) -> None:
 
 def _check_budget(job: Request) -> None:
     parse_budgets(job.budget)
-    rivals = {"--prune": job.prune, "--bits": job.bits}
-    given = [flag for flag, value in rivals.items() if value is not None]
+    conflicts = {"--prune": job.prune, "--bits": job.bits}
+    given = [flag for flag, value in conflicts.items() if value is not None]
     if given:
         raise UsageError(
             "a budget decides how much of each layer, and so do these flags",

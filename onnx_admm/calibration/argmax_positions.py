@@ -25,8 +25,8 @@ _ELEMENTWISE = operators_with(Trait.UNARY, Trait.BROADCASTS, Trait.CASTS) | {
 
 _MAXIMA = operators_with(Trait.TAKES_MAXIMA)
 
-_UNPICKED = 0.2
-"""Share of the rows that is drawn from all alike: what is not picked must not come out on top."""
+_UNIFORM = 0.2
+"""Share of the rows that is drawn uniformly: rows without a maximum must not become one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,20 @@ class ArgmaxPositions:
     """The maximum behind a layer.
 
     Attributes:
-        tap: the value it is taken of.
-        channel_axis: where ``tap`` has the layer's output channels; the first axis is the sample's.
+        value: the value it is taken of.
+        channel_axis: where ``value`` has the layer's output channels; the first axis is the sample's.
         axes: that the maximum is over; None: all others. Along the rest each place has a maximum of its own.
     """
 
-    tap: str
+    value: str
     channel_axis: int
     axes: tuple[int, ...] | None = None
 
     def fits(self, values: Mapping[str, Array]) -> bool:
         """Whether the maximum leaves samples and channels alone, which the rank of its input tells."""
-        rank = values[self.tap].ndim
+        rank = values[self.value].ndim
         over = {axis % rank for axis in self.axes or () if -rank <= axis < rank}
-        return values[self.tap].size > 0 and not over & {0, self.channel_axis % rank}
+        return values[self.value].size > 0 and not over & {0, self.channel_axis % rank}
 
     def places(self, values: Mapping[str, Array]) -> tuple[Positions, int]:
         """Where each channel of each maximum's input has it, (maxima, c), and the number of places.
@@ -66,17 +66,17 @@ class ArgmaxPositions:
         alike = np.full(numbers.size, 1 / max(1, numbers.size))
         if not self.fits(values):
             return alike
-        is_picked = lanes == lanes.max(axis=2, keepdims=True)
-        parts = is_picked / np.maximum(is_picked.sum(axis=2, keepdims=True), 1)  # none where there is NaN
-        picked = np.empty(numbers.size)
-        picked[numbers.reshape(-1)] = parts.sum(axis=1).reshape(-1)
-        total = picked.sum()
-        shares: Shares = (1 - _UNPICKED) * picked / total + _UNPICKED * alike if total > 0 else alike
+        is_maximum = lanes == lanes.max(axis=2, keepdims=True)
+        parts = is_maximum / np.maximum(is_maximum.sum(axis=2, keepdims=True), 1)  # none where there is NaN
+        counts = np.empty(numbers.size)
+        counts[numbers.reshape(-1)] = parts.sum(axis=1).reshape(-1)
+        total = counts.sum()
+        shares: Shares = (1 - _UNIFORM) * counts / total + _UNIFORM * alike if total > 0 else alike
         return shares
 
     def _lanes(self, values: Mapping[str, Array]) -> tuple[Array, Positions]:
         """What each maximum is over, (maxima, c, places), and these places' numbers, (maxima, places)."""
-        array = values[self.tap]
+        array = values[self.value]
         rank, channel = array.ndim, self.channel_axis % array.ndim
         spatial = [axis for axis in range(1, rank) if axis != channel]
         over = spatial if self.axes is None else [axis % rank for axis in self.axes]
@@ -114,14 +114,14 @@ def argmax_positions_behind(node: NodeRef, channel_axis: int) -> ArgmaxPositions
                 waiting.append(reader.outputs[0])
             else:
                 return None
-    if len(maxima) != 1 or (tapped := maxima[0].input(0)) is None:
+    if len(maxima) != 1 or (source := maxima[0].input(0)) is None:
         return None
     if maxima[0].op_type == "GlobalMaxPool":
-        return ArgmaxPositions(tapped.name, channel_axis) if channel_axis == 1 else None
+        return ArgmaxPositions(source.name, channel_axis) if channel_axis == 1 else None
     axes = _axes(maxima[0])
     if not axes or 0 in axes or channel_axis in axes:
         return None
-    return ArgmaxPositions(tapped.name, channel_axis, axes)
+    return ArgmaxPositions(source.name, channel_axis, axes)
 
 
 def _axes(reader: NodeRef) -> tuple[int, ...]:

@@ -63,6 +63,10 @@ def four_bits_instead(
     if not common or four_bytes >= nbytes:
         return None
     nibbles = {name: layer.apply(NIBBLES) for name, layer in treated.items()}
-    four = Compared(four_bytes, decibels(OutputProbe(reference, common, data, threads=1).damage(nibbles)))
-    now = Compared(nbytes, decibels(OutputProbe(pruned, (), data, reference=reference, threads=1).damage({})))
+    four = Compared(
+        four_bytes, decibels(OutputProbe(reference, common, data, threads=1).relative_error(nibbles))
+    )
+    now = Compared(
+        nbytes, decibels(OutputProbe(pruned, (), data, reference=reference, threads=1).relative_error({}))
+    )
     return Instead(now, four) if four.sqnr_db > now.sqnr_db else None

@@ -1,7 +1,7 @@
 """Operators that carry weights, seen as least-squares problems: ``T = X W'`` with W (rows, d).
 
 A row of W makes one output channel; d numbers the inputs it sees. With ``group`` > 1, consecutive blocks of
-rows see inputs of their own. Each carrier says how its stored tensor becomes that matrix and back, and
+rows see inputs of their own. Each extractor says how its stored tensor becomes that matrix and back, and
 how what flows into its node becomes the rows of X.
 """
 
@@ -85,20 +85,20 @@ class InputExtractor(Protocol):
         """Tensor and matrix."""
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """Values of the graph that `design` reads."""
+    def exposed_values(self) -> tuple[str, ...]:
+        """Values of the graph that `input_rows` reads."""
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
         """Rows of X from a batch of what flows through the graph: (group, n, d).
 
         Args:
             values: arrays by tap.
-            draw: which rows.
+            choice: which rows.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class ConvolutionCarrier:
+class ConvolutionInputs:
     """Conv and ConvTranspose of any number of spatial axes and groups."""
 
     layout: Layout
@@ -107,24 +107,24 @@ class ConvolutionCarrier:
     windows: Callable[[NodeRef, tuple[int, ...], tuple[int, ...]], Windows | TransposedWindows]
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The node's input."""
         return (_name_of(self.node, 0),)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; the same positions of every sample, unless some have a larger share."""
-        x = values[self.taps[0]]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; every sample gives the same positions, unless shares differ."""
+        x = values[self.exposed_values[0]]
         spatial = x.shape[2:]
         windows = self.windows(self.node, self.kernel, spatial)
         places = prod(windows.extents(spatial))
-        if draw.is_of_places(len(x) * places):
-            drawn = draw.positions(len(x) * places)
+        if choice.is_of_places(len(x) * places):
+            drawn = choice.positions(len(x) * places)
             samples = [
                 windows.rows(x[i : i + 1], drawn[drawn // places == i] % places) for i in range(len(x))
             ]
             rows = np.concatenate(samples)  # (n p, c, prod(kernel))
         else:
-            rows = windows.rows(x, draw.of_each(len(x)).positions(places))
+            rows = windows.rows(x, choice.of_each(len(x)).positions(places))
         if isinstance(windows, TransposedWindows):
             rows = rows[..., ::-1]  # the kernel is turned round
         grouped = rows.reshape(len(rows), self.layout.group, self.layout.columns)
@@ -132,29 +132,29 @@ class ConvolutionCarrier:
 
 
 @dataclass(frozen=True, slots=True)
-class ProductCarrier:
+class ProductInputs:
     """MatMul and Gemm with the weight on either side; ``across`` where the inputs stand in columns."""
 
     layout: Layout
-    tap: str
+    name: str
     across: bool
     scale: float = 1.0
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The other operand."""
-        return (self.tap,)
+        return (self.name,)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; a vector (MatMul's 1-D form) is one row on either side."""
-        x = values[self.tap]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; a vector (MatMul's 1-D form) is one row on either side."""
+        x = values[self.name]
         across = self.across and x.ndim > 1
         rows = (np.swapaxes(x, -1, -2) if across else x).reshape(-1, self.layout.columns)
-        return self.scale * rows[draw.positions(len(rows))][None]
+        return self.scale * rows[choice.positions(len(rows))][None]
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrentCarrier:
+class RecurrentInputs:
     """LSTM, GRU and RNN: the matrix W on the inputs, or R on the state of the step before (ONNX LSTM-14)."""
 
     layout: Layout
@@ -162,7 +162,7 @@ class RecurrentCarrier:
     recurs: bool
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The sequence; for R the states after every step, and the first ones where they are computed."""
         if not self.recurs:
             return (_name_of(self.node, 0),)
@@ -170,18 +170,18 @@ class RecurrentCarrier:
         given = first is not None and first.constant() is None
         return (self.node.outputs[0].name, *((first.name,) if first is not None and given else ()))
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`."""
-        x = values[self.taps[0]]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`."""
+        x = values[self.exposed_values[0]]
         batch_first = bool(self.node.attribute("layout", 0))
         if not self.recurs:
             rows = x.reshape(-1, x.shape[-1])
-            chosen = rows[draw.positions(len(rows))]
+            chosen = rows[choice.positions(len(rows))]
             return np.broadcast_to(chosen, (self.layout.group, *chosen.shape))
         states = np.moveaxis(x, 0, 2).swapaxes(0, 1) if batch_first else x  # (steps, directions, batch, h)
         before = np.stack([self._before(states, values, d, batch_first) for d in range(states.shape[1])])
         steps = before.reshape(len(before), -1, states.shape[-1])
-        return steps[:, draw.positions(steps.shape[1])]
+        return steps[:, choice.positions(steps.shape[1])]
 
     def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
         """States before every step, (steps, batch, h)."""
@@ -201,7 +201,7 @@ class RecurrentCarrier:
 
 
 @dataclass(frozen=True, slots=True)
-class LookupCarrier:
+class LookupInputs:
     """Gather of whole entries from a table (entries, ...): ``T = X W'`` with an input, 0 or 1, for each.
 
     Entries meet one another nowhere, so each is a group with one input, and all that samples say of it is how
@@ -210,23 +210,23 @@ class LookupCarrier:
     """
 
     layout: Layout
-    tap: str
+    name: str
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The indices."""
-        return (self.tap,)
+        return (self.name,)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; a batch is one row that has the energy of all look-ups, (entries, 1, 1)."""
-        indices, entries = values[self.tap].reshape(-1), self.layout.group
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; one row for a batch, with the energy of all look-ups."""
+        indices, entries = values[self.name].reshape(-1), self.layout.group
         counts = np.bincount(indices % entries, minlength=entries)
         unmet = ridge_for(entries, len(indices)) * len(indices) / entries
         energies: Array = np.sqrt(counts + unmet)[:, None, None]
         return energies
 
 
-def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
+def extractor_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     """How the node carries the weight; None where its inputs cannot be had as rows.
 
     That is: inside subgraphs and functions, behind a Reshape, tables of which less than whole entries are
@@ -238,7 +238,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     match node.op_type:
         case "Conv":
             layout = Layout(shape, shape, tuple(range(len(shape))), shape[0], 1, site.group)
-            return ConvolutionCarrier(layout, node, shape[2:], convolution_windows)
+            return ConvolutionInputs(layout, node, shape[2:], convolution_windows)
         case "ConvTranspose":
             return _transposed(site, node)
         case "Gemm" | "MatMul" if len(shape) == 2:
@@ -248,7 +248,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
             recurs = use.index == 2
             if recurs and not node.outputs[0].name:
                 return None
-            return RecurrentCarrier(layout, node, recurs)
+            return RecurrentInputs(layout, node, recurs)
         case "Gather" if node.attribute("axis", 0) == 0:
             return _lookup(site, node)
         case _:
@@ -260,7 +260,7 @@ def _transposed(site: WeightSite, node: NodeRef) -> InputExtractor:
     split = (site.group, c_in // site.group, c_out, *kernel)
     axes = (0, 2, 1, *range(3, 3 + len(kernel)))
     layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group, blocks=site.group)
-    return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
+    return ConvolutionInputs(layout, node, tuple(kernel), transposed_windows)
 
 
 def _lookup(site: WeightSite, node: NodeRef) -> InputExtractor | None:
@@ -269,7 +269,7 @@ def _lookup(site: WeightSite, node: NodeRef) -> InputExtractor | None:
         return None
     axes = tuple(range(len(site.shape)))
     layout = Layout(site.shape, site.shape, axes, site.size, 1, entries, together=site.size // entries)
-    return LookupCarrier(layout, indices.name)
+    return LookupInputs(layout, indices.name)
 
 
 def _product(site: WeightSite, use: WeightUse) -> InputExtractor | None:
@@ -283,7 +283,7 @@ def _product(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     axes = (0, 1) if upright else (1, 0)
     layout = Layout(site.shape, site.shape, axes, site.shape[axes[0]], 1)
     across = first != other_turned
-    return ProductCarrier(layout, other.name, across, float(node.attribute("alpha", 1.0)))
+    return ProductInputs(layout, other.name, across, float(node.attribute("alpha", 1.0)))
 
 
 def _name_of(node: NodeRef, index: int) -> str:

@@ -14,9 +14,9 @@ from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
 from onnx_admm.admm.sets.reshaped import Reshaped
 from onnx_admm.admm.sets.supports import AtMostK, ConstraintSet, Mask, NofM, Support
 from onnx_admm.allocation.allocation import FLOAT_BITS
+from onnx_admm.calibration.argmax_rows import ArgmaxRows
 from onnx_admm.calibration.layer_inputs import Layout
 from onnx_admm.calibration.moments import Moments
-from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.ridges import ridged
 from onnx_admm.contracts import Array, PassContext, WeightSite
 
@@ -25,7 +25,7 @@ _SCALE_BITS = 11
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class LayerRequest:
     """The set one layer's weights go to.
 
     Attributes:
@@ -52,18 +52,18 @@ class Wanted:
         is_tied = self.bits != FLOAT_BITS and (not self.per_channel or layout.blocks > 1)
         return not is_tied and self.support_on_matrix(layout) is not None
 
-    def of_row(self, layout: Layout, row: Array) -> Wanted:
+    def of_row(self, layout: Layout, row: Array) -> LayerRequest:
         """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
         if self._is_twofold:
             return self.on_support((row != 0).reshape(layout.of_row.shape))
         mask = None if self.mask is None else (row != 0).reshape(layout.of_row.shape)
         return replace(self, kept=int(np.count_nonzero(row)), mask=mask)
 
-    def on_support(self, mask: Mask) -> Wanted:
+    def on_support(self, mask: Mask) -> LayerRequest:
         """The same levels on a support that is known, of the stored tensor."""
         return replace(self, pattern=None, mask=mask, kept=int(np.count_nonzero(mask)))
 
-    def stages(self) -> tuple[Wanted, ...]:
+    def stages(self) -> tuple[LayerRequest, ...]:
         """What is asked of the support and then of the levels, where no set here holds both: n:m and bits."""
         return (replace(self, bits=FLOAT_BITS), self) if self._is_twofold else (self,)
 
@@ -113,7 +113,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class LayerSolution:
     """A layer's answer.
 
     Attributes:
@@ -127,38 +127,43 @@ class Solved:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def solve_layer(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
+def solve_layer(moments: Moments, request: LayerRequest, layout: Layout) -> LayerSolution:
     """All rows together, from the layer's inputs as a whole."""
-    first, *later = wanted.stages()
+    first, *later = request.stages()
     solved = _solve(moments, first, layout)
     for stage in later:
         solved = _solve(moments, stage.on_support(layout.tensor(solved.weights) != 0), layout)
     return solved
 
 
-def _solve(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
-    support = wanted.support_on_matrix(layout)
+def _solve(moments: Moments, request: LayerRequest, layout: Layout) -> LayerSolution:
+    support = request.support_on_matrix(layout)
     problem = moments.problem if support is None else ridged(moments, support)
-    found = reconstruct(problem, wanted.on_matrix(layout))
+    found = reconstruct(problem, request.on_matrix(layout))
     figures = {
         "error": float(found.error),
         "status": found.status.value,
         "rows": moments.rows,
         "ridge": problem.ridge,
     }
-    return Solved(found.weights, moments.bias_shift(found.weights), figures)
+    return LayerSolution(found.weights, moments.bias_shift(found.weights), figures)
 
 
-def solve_picked(
-    rows: PickedRows, others: Moments, start: Array, wanted: Wanted, layout: Layout, context: PassContext
-) -> Solved:
-    """Each row of the matrix anew, from the inputs that it is picked for; as many weights as in ``start``.
+def solve_argmax_rows(
+    rows: ArgmaxRows,
+    others: Moments,
+    start: Array,
+    request: LayerRequest,
+    layout: Layout,
+    context: PassContext,
+) -> LayerSolution:
+    """Solve for each row again, from the inputs where its channel is maximal; keep the counts of ``start``.
 
     Args:
-        rows: what is picked.
+        rows: inputs and targets at the channels' maxima.
         others: the layer's moments as a whole.
         start: (rows, d), the answer to them.
-        wanted: the set, rows of which are free of one another.
+        request: the set, rows of which are free of one another.
         layout: of the layer.
         context: where rows are worked on, and the memory that problems at once may take.
     """
@@ -170,14 +175,14 @@ def solve_picked(
             channels = range(first, min(first + at_once, len(start)))
             known = [rows.moments(channel, others) for channel in channels]
             before = start[channels.start : channels.stop, None]
-            sets = [wanted.of_row(layout, row[0]).on_matrix(layout.of_row) for row in before]
+            sets = [request.of_row(layout, row[0]).on_matrix(layout.of_row) for row in before]
             better = context.map(_better, zip(known, sets, before, strict=True))
             for channel, moments, row in zip(channels, known, better, strict=True):
                 weights[channel], shifts[channel] = row[0], moments.bias_shift(row)[0]
                 error += moments.problem.error(row) * moments.problem.energy[0]
                 energy += moments.problem.energy[0]
                 task.advance()
-    return Solved(weights, shifts, {"picked_error": float(error / energy) if energy else 0.0})
+    return LayerSolution(weights, shifts, {"argmax_error": float(error / energy) if energy else 0.0})
 
 
 def _better(work: tuple[Moments, ConstraintSet, Array]) -> Array:

@@ -17,7 +17,7 @@ _FEW = 19
 twenty are drawn."""
 
 MOST_HALVED = 2048
-"""Inputs of a row up to which samples are told apart in halves: more make every solution dear."""
+"""Inputs of a row up to which samples are told apart in halves: more make every solution expensive."""
 
 
 @dataclass(frozen=True)

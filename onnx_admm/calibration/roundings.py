@@ -1,8 +1,8 @@
 """How far each layer can be rounded, measured, and what to round how far.
 
 Layers are rounded one at a time and the outputs compared (``sensitivity``); the roundings of fewest bytes are
-taken whose damages add up to what is allowed (``allocation``); then the model as a whole is compared, on
-samples that took no part, and more or less is allowed by what it shows.
+taken whose relative errors add up to what is allowed (``allocation``); then the model as a whole is compared,
+on samples that took no part, and more or less is allowed by what it shows.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Choice = Mapping[str, Rounding | None]
 
 @dataclass(frozen=True)
 class ChosenRoundings:
-    """A choice, the worst of its damages on all sets of samples, and its effect on the first unseen ones.
+    """A choice, its worst relative error on all sets of samples, and its effect on the first unseen ones.
 
     Where one set says enough against it, those that follow are not asked, and the effect is that on this one.
     """
 
     choice: Choice
-    damage: float
+    relative_error: float
     effect: Effect
 
 
@@ -62,7 +62,7 @@ class RoundingSearch:
 
     Args:
         layers: by site name.
-        probes: the model with each set of samples to measure on; the worse damage counts.
+        probes: the model with each set of samples to measure on; the worse relative error counts.
         most_runs: measurements, at most; as many as there are layers, or more.
         task: advances by one a measurement.
     """
@@ -73,46 +73,48 @@ class RoundingSearch:
         self.layers = {name: RoundedLayer(treated) for name, treated in layers.items()}
         self.probes, self.runs = probes, 0
         self._most_runs, self._task = most_runs, task
-        self._base = [probe.damage({}) for probe in probes]
+        self._base = [probe.relative_error({}) for probe in probes]
 
     def confirmed(
         self, unseen: Sequence[OutputProbe], tolerance: float, agrees: Callable[[Effect], bool]
     ) -> ChosenRoundings:
         """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
 
-        Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
-        while it does not, then to the middle between the two.
+        Relative errors do not quite add up, so the sum allowed is moved, up while the model as a whole holds
+        and down while it does not, then to the middle between the two.
 
         Args:
             unseen: the same model on sets of samples that took no part in choosing.
-            tolerance: most damage, on each set of samples.
+            tolerance: most relative error, on each set of samples.
             agrees: whether the predictions on the first of them stay well enough.
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing = tolerance, 0.0, math.inf
         for _ in range(ATTEMPTS):
             found = self.judged(self.allocate(allowed), unseen, tolerance)
-            room = float(np.clip(tolerance / max(found.damage, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP))
-            if room >= 1 and agrees(found.effect):
+            step = float(
+                np.clip(tolerance / max(found.relative_error, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP)
+            )
+            if step >= 1 and agrees(found.effect):
                 holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
-                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * room
+                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * step
             else:
                 failing = allowed
-                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, room)
-            if failing < holding * _CLOSE or (holding and room < _CLOSE):
+                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, step)
+            if failing < holding * _CLOSE or (holding and step < _CLOSE):
                 break
         return best
 
     def allocate(self, allowed: float) -> Choice:
-        """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
+        """The roundings of fewest bytes whose relative errors add up to at most ``allowed``, measured."""
         for anchor in ANCHORS:
             for name, layer in self.layers.items():
-                if layer.ways:
+                if layer.roundings:
                     self._measure(name, anchor)
         while True:
             options = {name: layer.options() for name, layer in self.layers.items()}
             choice = {name: option.what for name, option in least_cost(options, allowed).items()}
-            if not sum(self._measure(name, way) for name, way in choice.items()):
+            if not sum(self._measure(name, rounding) for name, rounding in choice.items()):
                 return choice
 
     def judged(
@@ -123,36 +125,42 @@ class RoundingSearch:
         effects: list[Effect] = []
         for probe in (*self.probes, *unseen):
             effects.append(probe.effect(weights))
-            if effects[-1].damage > most:
-                return ChosenRoundings(choice, effects[-1].damage, effects[-1])
-        seen = max(effect.damage for effect in effects)
+            if effects[-1].relative_error > most:
+                return ChosenRoundings(choice, effects[-1].relative_error, effects[-1])
+        seen = max(effect.relative_error for effect in effects)
         return ChosenRoundings(choice, seen + self._unseen(choice), effects[len(self.probes)])
 
     def _unseen(self, choice: Choice) -> float:
         """What is expected of layers that no sample shows: measuring the model as a whole leaves it out."""
         hidden = (
-            self.layers[name].treated.expected_error(way)
-            for name, way in choice.items()
-            if way is not None and self.layers[name].measured and not self.layers[name].is_seen
+            self.layers[name].treated.expected_error(rounding)
+            for name, rounding in choice.items()
+            if rounding is not None and self.layers[name].measured and not self.layers[name].is_seen
         )
         return sum(hidden)
 
     def weights(self, choice: Choice) -> dict[str, Array]:
         """New weights of the layers that do not stay as they are."""
-        return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
+        return {
+            name: self.layers[name].treated.apply(rounding)
+            for name, rounding in choice.items()
+            if rounding is not None
+        }
 
     def bytes(self, choice: Choice) -> float:
         """What all layers would take in the file."""
-        return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())
+        return sum(self.layers[name].treated.stored_bytes(rounding) for name, rounding in choice.items())
 
-    def _measure(self, name: str, way: Rounding | None) -> bool:
+    def _measure(self, name: str, rounding: Rounding | None) -> bool:
         """Run the layer rounded so; False where that is known, or no run is left."""
         layer = self.layers[name]
-        if way is None or way in layer.measured or self.runs >= self._most_runs:
+        if rounding is None or rounding in layer.measured or self.runs >= self._most_runs:
             return False
-        weights = {name: layer.treated.apply(way)}
-        damages = [probe.damage(weights) - base for probe, base in zip(self.probes, self._base, strict=True)]
-        layer.measured[way] = max(0.0, *damages)
+        weights = {name: layer.treated.apply(rounding)}
+        relative_errors = [
+            probe.relative_error(weights) - base for probe, base in zip(self.probes, self._base, strict=True)
+        ]
+        layer.measured[rounding] = max(0.0, *relative_errors)
         self.runs += 1
         self._task.advance(note=name)
         return True
@@ -167,68 +175,77 @@ class RoundedLayer:
 
     def __init__(self, treated: Treated) -> None:
         self.treated = treated
-        self.ways = _worthwhile(treated)
+        self.roundings = _worthwhile(treated)
         self.measured: dict[Rounding, float] = {}
 
     @property
     def is_seen(self) -> bool:
         """Whether the samples show what becomes of the layer."""
-        return any(d >= _SEEN * self.treated.expected_error(way) for way, d in self.measured.items())
+        return any(
+            d >= _SEEN * self.treated.expected_error(rounding) for rounding, d in self.measured.items()
+        )
 
     def options(self) -> list[Option[Rounding | None]]:
         """What an allocation chooses from; to stay as it is is one."""
-        return [Option(self.treated.stored_bytes(way), self.damage(way), way) for way in (None, *self.ways)]
+        return [
+            Option(self.treated.stored_bytes(rounding), self.relative_error(rounding), rounding)
+            for rounding in (None, *self.roundings)
+        ]
 
-    def damage(self, way: Rounding | None) -> float:
+    def relative_error(self, rounding: Rounding | None) -> float:
         """Measured or guessed, with the doubt that there is."""
-        if way is None:
+        if rounding is None:
             return 0.0
-        expected = self.treated.expected_error(way)
+        expected = self.treated.expected_error(rounding)
         if not self.is_seen:
             return expected
-        found = self.measured[way] if way in self.measured else self._guess(expected)
+        found = self.measured[rounding] if rounding in self.measured else self._guess(expected)
         return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
 
     def _guess(self, expected: float) -> float:
-        errors, damages = np.array(
-            sorted((self.treated.expected_error(way), damage) for way, damage in self.measured.items())
+        errors, relative_errors = np.array(
+            sorted(
+                (self.treated.expected_error(rounding), relative_error)
+                for rounding, relative_error in self.measured.items()
+            )
         ).T
-        gains = np.log(np.maximum(damages, _SEEN * errors) / errors)
+        gains = np.log(np.maximum(relative_errors, _SEEN * errors) / errors)
         return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
 
-    def says(self, way: Rounding) -> str:
+    def says(self, rounding: Rounding) -> str:
         """One line on the layer where it is rounded."""
-        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(way):,.0f} bytes"
+        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(rounding):,.0f} bytes"
         if not self.is_seen:
-            return f"{way}: {size}; the samples hardly reach it, so it is taken to matter in full"
-        return f"{way}: {size}; rounded alone it leaves the outputs {decibels(self.damage(way)):.1f} dB"
+            return f"{rounding}: {size}; the samples hardly reach it, so it is taken to matter in full"
+        left_db = decibels(self.relative_error(rounding))
+        return f"{rounding}: {size}; rounded alone it leaves the outputs {left_db:.1f} dB"
 
-    def why_left(self, way: Rounding | None) -> str:
+    def why_left(self, rounding: Rounding | None) -> str:
         """One line on the layer where it stays."""
-        if way is not None:
-            return f"its values are {way} as they are"
-        if not self.ways:
+        if rounding is not None:
+            return f"its values are {rounding} as they are"
+        if not self.roundings:
             return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
-        alone = decibels(self.damage(self.ways[0]))
-        return f"{self.ways[0]} alone would leave the outputs {alone:.1f} dB"
+        alone = decibels(self.relative_error(self.roundings[0]))
+        return f"{self.roundings[0]} alone would leave the outputs {alone:.1f} dB"
 
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
     """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
     fine = FINE if layer.values.dtype.itemsize > 2 else ()  # half floats hold no product of such codes
-    ways = sorted(
+    roundings = sorted(
         (HALF, *fine, *DENSE, *layer.further, *SPARSE),
-        key=lambda way: (layer.expected_error(way), layer.stored_bytes(way)),
+        key=lambda rounding: (layer.expected_error(rounding), layer.stored_bytes(rounding)),
     )
     kept: list[Rounding] = []
     least = layer.stored_bytes(None)
-    for way in ways:
-        if layer.stored_bytes(way) < least:
-            kept.append(way)
-            least = layer.stored_bytes(way)
+    for rounding in roundings:
+        if layer.stored_bytes(rounding) < least:
+            kept.append(rounding)
+            least = layer.stored_bytes(rounding)
     return tuple(kept)
 
 
-def decibels(damage: float) -> float:
-    """The signal-to-noise ratio that a damage leaves, at most 200."""
-    return round(-10 * math.log10(max(damage, 1e-20)), 2)
+def decibels(relative_error: float) -> float:
+    """The signal-to-noise ratio that a relative error leaves, at most 200."""
+    return round(-10 * math.log10(max(relative_error, 1e-20)), 2)

@@ -1,4 +1,4 @@
-"""Which rows of X are taken of all there are: some drawn, or exactly those that are wanted."""
+"""Choice of rows of X: a random sample, or a fixed set."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class SampledRows:
     """Rows drawn without repetition; with shares, each draw is from all of them.
 
     Attributes:
-        wanted: about how many; all where there are fewer.
+        requested: about how many; all where there are fewer.
         seed: decides which; the same rows for the same seed, whatever flows.
         shares: None, or not one for each row: all alike.
     """
 
-    wanted: int
+    requested: int
     seed: tuple[int, ...]
     shares: Shares | None = None
 
@@ -48,16 +48,16 @@ class SampledRows:
 
     def of_each(self, samples: int) -> SampledRows:
         """See `RowChoice`."""
-        return replace(self, wanted=max(1, self.wanted // samples))
+        return replace(self, requested=max(1, self.requested // samples))
 
     def positions(self, count: int) -> Positions:
         """In order; twice as many draws by shares as there are rows tell all there is to tell."""
         rng = np.random.default_rng(self.seed)
         if self.is_of_places(count):
-            return np.sort(rng.choice(count, min(self.wanted, 2 * count), p=self.shares))
-        if self.wanted >= count:
+            return np.sort(rng.choice(count, min(self.requested, 2 * count), p=self.shares))
+        if self.requested >= count:
             return np.arange(count)
-        return np.sort(rng.choice(count, self.wanted, replace=False))
+        return np.sort(rng.choice(count, self.requested, replace=False))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,14 +41,16 @@ def shortened_transforms(
 ) -> dict[str, Shortened]:
     """The transforms that take fewer bits at `LEAST_DB` or more on all samples, each measured alone."""
     found: dict[str, Shortened] = {}
-    base = [probe.damage({}) for probe in probes]
+    base = [probe.relative_error({}) for probe in probes]
     for name, treated in transforms.items():
         for way in _WAYS:
             if treated.stored_bytes(way) >= treated.stored_bytes(None):
                 continue
             weights = {name: treated.apply(way)}
-            damages = [probe.damage(weights) - none for probe, none in zip(probes, base, strict=True)]
-            left_db = decibels(max(0.0, *damages))
+            relative_errors = [
+                probe.relative_error(weights) - none for probe, none in zip(probes, base, strict=True)
+            ]
+            left_db = decibels(max(0.0, *relative_errors))
             if left_db >= LEAST_DB:
                 found[name] = Shortened(way, left_db)
                 break

@@ -113,10 +113,10 @@ def transposed_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence
     given = tuple(node.attribute("pads", (0,) * (2 * rank)))
     crops = list(zip(given[:rank], given[rank:], strict=True))
     reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
-    wanted = node.attribute("output_shape")
+    stated = node.attribute("output_shape")
     auto = node.attribute("auto_pad", "NOTSET")
-    if wanted is not None or auto.startswith("SAME"):
-        targets = wanted if wanted is not None else [s * n for s, n in zip(strides, spatial, strict=True)]
+    if stated is not None or auto.startswith("SAME"):
+        targets = stated if stated is not None else [s * n for s, n in zip(strides, spatial, strict=True)]
         for axis, target in enumerate(targets):
             total = strides[axis] * (spatial[axis] - 1) + extra[axis] + reach[axis] + 1 - target
             small, large = total // 2, total - total // 2

@@ -27,7 +27,7 @@ from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.limits import with_limits
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
-from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError
+from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError, UsageError
 from onnx_admm.printable import printable
 from onnx_admm.runtime.installed import quiet_default_logger
 
@@ -35,6 +35,9 @@ _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
     for code, meaning in EXIT_CODES.items()
 )
+
+FORMER_FLAGS = {"--figure": "--quantity"}
+"""Flags that had another name in earlier versions, with their present one."""
 
 _WRITER = "onnx_admm.model.writing.atomic_output"
 
@@ -51,8 +54,8 @@ for command in (compress, sweep, inspect, annotate, compare):
 app.command(epilog=_EXIT_CODES)(plugins)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"onnx-admm {importlib.metadata.version('onnx-admm')}")
         raise typer.Exit
 
@@ -87,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     quiet_default_logger()
     try:
         try:
+            _refuse_former_flags(arguments)
             app(args=arguments, prog_name="onnx-admm")
         finally:
             _flush()
@@ -107,6 +111,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         for number, handler in kept.items():
             signal.signal(number, handler)
     sys.exit(0)
+
+
+def _refuse_former_flags(arguments: Sequence[str]) -> None:
+    """Raise an error that names the new flag where a flag of an earlier version is used.
+
+    Raises:
+        UsageError: one of `FORMER_FLAGS` is among the arguments.
+    """
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag == "--":
+            return
+        if flag in FORMER_FLAGS:
+            raise UsageError(f"unknown flag '{flag}'", hint=f"It is called '{FORMER_FLAGS[flag]}' now.")
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

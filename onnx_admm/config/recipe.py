@@ -164,7 +164,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
 
     Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training; with ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
     alone the weights that are kept are rounded so, compared with the pruned model. With a budget,
     density and bits of each layer by what they cost on the target; trained only where ``epochs`` says so.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +17,9 @@ from onnx_admm.settings.tables import build, did_you_mean, merge, parse_toml, re
 
 FORMER_NAMES = {"choose_treatments": "auto_quantize", "shorten_names": "minify"}
 """Passes that had another name in earlier versions, with their present one."""
+
+FORMER_MEMBERS = {"figures": "quantities"}
+"""Attributes of plug-ins that had another name in earlier versions, with their present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,13 @@ class Registry:
                 where=place,
                 got=f"{entry.value} without {', '.join(missing)}" if missing else entry.value,
                 expected=f"a class with {', '.join(self.members)}",
+                hint=_renamed(loaded, missing),
             )
         return loaded
 
 
 PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
-COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "figures", "estimate"))
+COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "quantities", "estimate"))
 
 
 @contextmanager
@@ -230,6 +234,12 @@ def _override(text: str, spec: str) -> dict[str, Any]:
 
 def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unnamed package"
+
+
+def _renamed(loaded: Any, missing: Sequence[str]) -> str | None:
+    """Return the sentence for a class that has missing attributes under their former names, else None."""
+    pairs = [pair for pair in FORMER_MEMBERS.items() if pair[1] in missing and hasattr(loaded, pair[0])]
+    return " ".join(f"'{former}' is called '{now}' now." for former, now in pairs) or None
 
 
 def _summary(loaded: type) -> str:

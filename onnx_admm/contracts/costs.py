@@ -1,4 +1,4 @@
-"""What a cost model promises: the price of each row, under each treatment."""
+"""What a cost model promises: the price of each row, under each compression option."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRUCTURES = ("unstructured", "block", "channel")
 
 
 @dataclass(frozen=True, slots=True)
-class Treatment:
+class CompressionOption:
     """How a layer's weights are stored.
 
     Attributes:
@@ -59,7 +59,7 @@ class Cost:
         energy_j: joules of one run.
         mac_bits: multiply-accumulates times the bits of their weight.
         uncertainty: how far latency and energy may be off, as a share: 0.25 for a quarter up or down; None
-            where the figures are exact.
+            where the quantities are exact.
     """
 
     bytes: float | None = None
@@ -70,17 +70,17 @@ class Cost:
     uncertainty: float | None = None
 
 
-FIGURES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
-"""The figures of a `Cost`."""
+QUANTITIES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
+"""The quantities of a `Cost`."""
 
-FIGURE_OF = {
+QUANTITY_OF = {
     "latency": "latency_s",
     "energy": "energy_j",
     "size": "bytes",
     "macs": "macs",
     "macbits": "mac_bits",
 }
-"""Figures of a `Cost` by what users call them."""
+"""Quantities of a `Cost` by what users call them."""
 
 
 @runtime_checkable
@@ -96,13 +96,13 @@ class CostModel(Protocol):
 
     @property
     def assumes(self) -> str:
-        """What its figures take for granted, as a sentence."""
+        """What its quantities take for granted, as a sentence."""
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """Which of `FIGURES` it gives for every row that it prices; first the one it is about."""
+    def quantities(self) -> tuple[str, ...]:
+        """Which of `QUANTITIES` it gives for every row that it prices; first the one it is about."""
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         """The row's cost if its weights were treated so; a row without weights costs what it costs.
 
         Raises:

@@ -69,7 +69,7 @@ class TrainingRun(Protocol):
     def load(self, weights: Blocks) -> None:
         """Set the sites' weights; the optimizer's state stays."""
 
-    def pull(self, targets: Blocks, rho: Mapping[str, float]) -> None:
+    def set_proximal_term(self, targets: Blocks, rho: Mapping[str, float]) -> None:
         """Add ``sum rho/2 ||W - target||^2`` to the loss; rho 0 switches a site's term off."""
 
     def freeze(self, free: Blocks, fixed: Blocks) -> None:

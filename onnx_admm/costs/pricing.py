@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import (
-    FIGURE_OF,
-    FIGURES,
+    QUANTITIES,
+    QUANTITY_OF,
     Composition,
+    CompressionOption,
     Cost,
     CostModel,
     LayerProfile,
     ModelView,
-    Treatment,
     WholeModel,
 )
 from onnx_admm.errors import UnpricedOperator, UsageError
@@ -36,7 +36,7 @@ class CostRow:
     """One priced row: a node with one of its weights, or a node without."""
 
     layer: LayerProfile
-    treatment: Treatment
+    option: CompressionOption
     cost: Cost
 
 
@@ -70,7 +70,7 @@ class CostTable:
 def price(
     view: ModelView,
     cost_model: CostModel,
-    treatments: Mapping[str, Treatment] | None = None,
+    options: Mapping[str, CompressionOption] | None = None,
     bindings: Mapping[str, int] | None = None,
 ) -> CostTable:
     """What the model costs, with some weights treated otherwise than they are.
@@ -78,19 +78,19 @@ def price(
     Args:
         view: the model.
         cost_model: prices each row.
-        treatments: by name of the weight's site; a weight that is not among them is taken as it is stored.
+        options: by name of the weight's site; a weight that is not among them is taken as it is stored.
         bindings: extents of open axes, by symbol or place.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: a binding or a treatment for something the model does not have.
+        UsageError: a binding or a compression option for something the model does not have.
     """
     layers = node_profiles(view, bindings)
     named = {layer.weight for layer in layers}
-    for weight in treatments or {}:
+    for weight in options or {}:
         if weight not in named:
-            raise UsageError("a treatment for a weight that the model does not have", where=weight)
-    return price_layers(layers, for_model(cost_model, view, bindings), treatments)
+            raise UsageError("a compression option for a weight that the model does not have", where=weight)
+    return price_layers(layers, for_model(cost_model, view, bindings), options)
 
 
 def for_model(cost_model: CostModel, view: ModelView, bindings: Mapping[str, int] | None = None) -> CostModel:
@@ -101,14 +101,14 @@ def for_model(cost_model: CostModel, view: ModelView, bindings: Mapping[str, int
 def price_layers(
     layers: Sequence[LayerProfile],
     cost_model: CostModel,
-    treatments: Mapping[str, Treatment] | None = None,
+    options: Mapping[str, CompressionOption] | None = None,
 ) -> CostTable:
     """`price` of profiles that are at hand already."""
     rows, unpriced = [], []
     for layer in layers:
-        treatment = (treatments or {}).get(layer.weight) or as_stored(layer)
+        option = (options or {}).get(layer.weight) or as_stored(layer)
         try:
-            rows.append(CostRow(layer, treatment, cost_model.estimate(layer, treatment)))
+            rows.append(CostRow(layer, option, cost_model.estimate(layer, option)))
         except UnpricedOperator as error:
             unpriced.append(Unpriced(layer.node, layer.scope, layer.op_type, error.what))
     costs = [row.cost for row in rows]
@@ -117,17 +117,17 @@ def price_layers(
     return CostTable(tuple(rows), add_costs(costs), SUM, tuple(unpriced))
 
 
-def as_stored(layer: LayerProfile) -> Treatment:
-    """The treatment that the layer's weight has had; zeros count as unstructured."""
-    return Treatment(layer.density, layer.bits)
+def as_stored(layer: LayerProfile) -> CompressionOption:
+    """The compression option that the layer's weight has had; zeros count as unstructured."""
+    return CompressionOption(layer.density, layer.bits)
 
 
 def add_costs(costs: Sequence[Cost]) -> Cost:
-    """Sum figure by figure; None where a row does not say. As uncertain as the most uncertain row."""
+    """Sum quantity by quantity; None where a row does not say. As uncertain as the most uncertain row."""
     sums: dict[str, float | None] = {}
-    for name in FIGURES:
-        figures = [getattr(cost, name) for cost in costs]
-        sums[name] = None if None in figures or not figures else float(sum(figures))
+    for name in QUANTITIES:
+        quantities = [getattr(cost, name) for cost in costs]
+        sums[name] = None if None in quantities or not quantities else float(sum(quantities))
     doubts = [cost.uncertainty for cost in costs if cost.uncertainty is not None]
     return Cost(**sums, uncertainty=max(doubts, default=None))
 
@@ -137,7 +137,7 @@ def break_even(
     layer: LayerProfile | Sequence[LayerProfile],
     bits: int | None = None,
     structure: str = "unstructured",
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> float:
     """Least pruning ratio (weights over nonzeros) at which a layer costs less than the dense one.
 
@@ -151,22 +151,22 @@ def break_even(
         layer: a row, or all rows of one weight that is used several times.
         bits: of a weight, dense and pruned; None: as stored.
         structure: how the zeros lie. A pattern N:M has one ratio, M / N.
-        figure: which of the cost model's figures; None: the first.
+        quantity: which of the cost model's quantities; None: the first.
 
     Raises:
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
         UnknownExtent, UnpricedOperator: from the cost model.
     """
     uses = (layer,) if isinstance(layer, LayerProfile) else tuple(layer)
-    figure = chosen_figure(cost_model, figure)
+    quantity = chosen_quantity(cost_model, quantity)
     width = uses[0].bits if bits is None else bits
 
     def cost(density: float) -> float:
-        treatment = Treatment(density, width, structure)
-        return float(sum(getattr(cost_model.estimate(use, treatment), figure) for use in uses))
+        option = CompressionOption(density, width, structure)
+        return float(sum(getattr(cost_model.estimate(use, option), quantity) for use in uses))
 
     dense = cost(1.0)
-    pattern = Treatment(1.0, width, structure).pattern
+    pattern = CompressionOption(1.0, width, structure).pattern
     if pattern is not None:
         kept, of = pattern
         return of / kept if cost(kept / of) < dense * _LESS else math.inf
@@ -178,23 +178,23 @@ def break_even(
     return _least_ratio(units, pays)
 
 
-def chosen_figure(cost_model: CostModel, figure: str | None) -> str:
-    """The figure asked for (``latency`` or ``latency_s``), else the one the cost model is about.
+def chosen_quantity(cost_model: CostModel, quantity: str | None) -> str:
+    """The quantity asked for (``latency`` or ``latency_s``), else the one the cost model is about.
 
     Raises:
         UsageError: the cost model does not give it.
     """
-    if figure is None:
-        return cost_model.figures[0]
-    figure = FIGURE_OF.get(figure, figure)
-    if figure not in cost_model.figures:
+    if quantity is None:
+        return cost_model.quantities[0]
+    quantity = QUANTITY_OF.get(quantity, quantity)
+    if quantity not in cost_model.quantities:
         raise UsageError(
-            "the cost model does not give that figure",
+            "the cost model does not give that quantity",
             where=cost_model.name,
-            got=figure,
-            expected=f"one of {', '.join(cost_model.figures)}",
+            got=quantity,
+            expected=f"one of {', '.join(cost_model.quantities)}",
         )
-    return figure
+    return quantity
 
 
 def _least_ratio(units: int, pays: Callable[[int], bool]) -> float:

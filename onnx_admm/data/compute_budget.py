@@ -82,7 +82,7 @@ def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     return SampleCost(max(1, macs), inputs, max(sizes.values(), default=0), outputs)
 
 
-def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
+def limit_samples(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
     """Return the first samples that take at most ``most_macs``, 64 MiB of inputs and 128 MiB of outputs.
 
     Args:

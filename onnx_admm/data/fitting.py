@@ -212,18 +212,18 @@ def _ports(model: ModelView) -> dict[str, PortSpec]:
 def _cast(source: Source, port: PortSpec) -> Source:
     """Same kind or safer (``uint8``, ``float64`` to ``float32``; ``int64`` to ``int32``), else an error."""
     try:
-        wanted = np.dtype(port.dtype)
+        target = np.dtype(port.dtype)
     except TypeError as error:
         raise DataError("the input has a type no array holds", where=port.name, got=port.dtype) from error
-    if wanted.kind == "U":
+    if target.kind == "U":
         return _texts(source, port)
-    if source.dtype == wanted:
+    if source.dtype == target:
         return source
-    if not np.issubdtype(wanted, np.number) or not _is_safe(source.dtype, wanted):
+    if not np.issubdtype(target, np.number) or not _is_safe(source.dtype, target):
         raise DataError(
-            "data of another type than the input", where=port.name, got=source.dtype, expected=wanted
+            "data of another type than the input", where=port.name, got=source.dtype, expected=target
         )
-    return CastSource(source, wanted, port.name)
+    return CastSource(source, target, port.name)
 
 
 def _texts(source: Source, port: PortSpec) -> Source:
@@ -241,10 +241,10 @@ def _texts(source: Source, port: PortSpec) -> Source:
     )
 
 
-def _is_safe(given: np.dtype[np.generic], wanted: np.dtype[np.generic]) -> bool:
+def _is_safe(given: np.dtype[np.generic], target: np.dtype[np.generic]) -> bool:
     if np.issubdtype(given, np.integer):
         return True
-    return np.issubdtype(given, np.floating) and np.issubdtype(wanted, np.floating)
+    return np.issubdtype(given, np.floating) and np.issubdtype(target, np.floating)
 
 
 def _matches(sample: tuple[int, ...], shape: tuple[int | str | None, ...]) -> bool:

@@ -160,12 +160,12 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
         raise DataError("an impossible share of samples", got=fraction, expected="between 0 and 1")
     if len(dataset) < 2:
         raise DataError("too few samples to hold some back", got=len(dataset), expected="at least 2")
-    wanted = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
+    validation_count = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
     known = dataset.all_labels if isinstance(dataset, SampleSet) else None
     labels = dataset.labels if isinstance(dataset, SampleSet) and known and not known.dense else None
     groups = np.zeros(len(dataset), dtype=np.int64) if labels is None else labels
-    held = _stratified(groups, wanted, np.random.default_rng(seed))
-    return dataset.select(np.flatnonzero(~held)), dataset.select(np.flatnonzero(held))
+    is_validation = _stratified(groups, validation_count, np.random.default_rng(seed))
+    return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
 
 
 def check_has_samples(name: str, array: Array) -> None:
@@ -193,16 +193,16 @@ def _common_length(sources: Mapping[str, Source]) -> int:
     return count
 
 
-def _stratified(groups: Array, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A mask of ``wanted`` members, each group's share by largest remainder."""
+def _stratified(groups: Array, validation_count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A mask of ``validation_count`` members, each group's share by largest remainder."""
     order = rng.permutation(len(groups))
     _, members = np.unique(groups, return_inverse=True)
     sizes = np.bincount(members)
-    exact = sizes * (wanted / len(groups))
+    exact = sizes * (validation_count / len(groups))
     quota = np.floor(exact).astype(np.int64)
     remainders = np.argsort(quota - exact, kind="stable")
-    quota[remainders[: wanted - int(quota.sum())]] += 1
-    held = np.zeros(len(groups), dtype=np.bool_)
+    quota[remainders[: validation_count - int(quota.sum())]] += 1
+    is_validation = np.zeros(len(groups), dtype=np.bool_)
     for group, share in enumerate(quota):
-        held[order[members[order] == group][:share]] = True
-    return held
+        is_validation[order[members[order] == group][:share]] = True
+    return is_validation

@@ -19,7 +19,7 @@ from onnx_admm.encoding.coders.accounting import gaps_price
 from onnx_admm.encoding.coders.bits import MOST_LOW_BITS
 from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
-from onnx_admm.encoding.coders.per_tensor_coder import plain_coders
+from onnx_admm.encoding.coders.per_tensor_coder import per_tensor_coders
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
 from onnx_admm.encoding.coders.unpack import EncodedTensor, full_member, unpack
 from onnx_admm.encoding.coders.vector_coder import exact_vector_coders
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _Candidate:
     """A decoder, the weights it can hold, what each would take (inf where it cannot), and its own bytes."""
 
     coder: GroupCoder
@@ -58,17 +58,21 @@ def choose_plan(
         opset: no operator or type that is younger is used.
         alone: vectors that have a decoder of their own each, where that is smaller.
     """
-    market = _Market([weight for weight in weights if weight.is_exact], opset)
-    pools: list[SharedVector | None] = [None]
+    search_space = _SearchSpace([weight for weight in weights if weight.is_exact], opset)
+    shared_vectors: list[SharedVector | None] = [None]
     if vectors:
         tried = [SharedVector(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
-        pools += [pool for pool in tried if _is_known(StoragePlan(pool=pool), opset)]
+        shared_vectors += [
+            shared_vector
+            for shared_vector in tried
+            if _is_known(StoragePlan(shared_vector=shared_vector), opset)
+        ]
     plain_vectors, plain_alone = _plain_forms(vectors, opset), _plain_forms(alone, opset)
     plans = []
-    for plan in market.plans():
-        for pool in pools:
-            plain = plain_alone if pool is not None else (*plain_vectors, *plain_alone)
-            plans.append(StoragePlan(plan.groups, (*plan.plain, *plain), pool))
+    for plan in search_space.plans():
+        for shared_vector in shared_vectors:
+            plain = plain_alone if shared_vector is not None else (*plain_vectors, *plain_alone)
+            plans.append(StoragePlan(plan.groups, (*plan.plain, *plain), shared_vector))
     everything = (*weights, *vectors, *alone)
     return min(plans, key=lambda plan: plan_bytes(plan, everything, opset) + _loading_price(plan))
 
@@ -102,7 +106,7 @@ def plan_bytes(plan: StoragePlan, everything: Sequence[Weight], opset: int) -> i
 
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
     """The cheapest way to store one weight by itself; None where that is as it stands."""
-    items = [Plain(coder, weight) for coder in plain_coders(weight)]
+    items = [Plain(coder, weight) for coder in per_tensor_coders(weight)]
     choices = [item for item in items if _is_known(StoragePlan(plain=(item,)), opset)]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
     if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
@@ -119,7 +123,7 @@ def _is_known(plan: StoragePlan, opset: int) -> bool:
     return plan.emit(opset)[0].oldest_opset <= opset
 
 
-class _Market:
+class _SearchSpace:
     """Prices of every decoder for every weight."""
 
     def __init__(self, weights: Sequence[Weight], opset: int) -> None:
@@ -133,12 +137,14 @@ class _Market:
             ],
             float,
         )
-        offers = [offer for alphabet in _alphabets(weights) for offer in self._offers(alphabet)]
-        self._coders = [offer.coder for offer in offers]
-        self._members = [offer.members for offer in offers]
-        self._fixed: Floats = np.array([offer.fixed for offer in offers], float)
-        self._prices: Floats = np.array([offer.prices for offer in offers], float).reshape(
-            len(offers), len(weights)
+        candidates = [
+            candidate for alphabet in _alphabets(weights) for candidate in self._candidates(alphabet)
+        ]
+        self._coders = [candidate.coder for candidate in candidates]
+        self._members = [candidate.members for candidate in candidates]
+        self._fixed: Floats = np.array([candidate.fixed for candidate in candidates], float)
+        self._prices: Floats = np.array([candidate.prices for candidate in candidates], float).reshape(
+            len(candidates), len(weights)
         )
 
     def plans(self) -> Iterator[StoragePlan]:
@@ -153,22 +159,22 @@ class _Market:
 
     # -- prices --------------------------------------------------------------------------------
 
-    def _offers(self, alphabet: Alphabet) -> Iterator[_Offer]:
+    def _candidates(self, alphabet: Alphabet) -> Iterator[_Candidate]:
         members = [as_member(weight, alphabet) for weight in self._weights]
         handing = [0.0 if member is None else self._handing_bytes(member) for member in members]
         full = [None if m is None else full_member(m) for m in members]
         some = [m if m is not None and len(m.weight.positions) else None for m in members]
         for word_bits in WORD_BITS:
             if len(alphabet) < 1 << word_bits:
-                yield from self._offer(DenseCoder((*alphabet, 0.0), word_bits), members, handing)
+                yield from self._candidate(DenseCoder((*alphabet, 0.0), word_bits), members, handing)
             if len(alphabet) > 1:
-                yield from self._offer(DenseCoder(alphabet, word_bits), full, handing)
+                yield from self._candidate(DenseCoder(alphabet, word_bits), full, handing)
         for low_bits in range(MOST_LOW_BITS + 1):
-            yield from self._offer(SparseCoder(alphabet, low_bits), some, handing)
+            yield from self._candidate(SparseCoder(alphabet, low_bits), some, handing)
 
-    def _offer(
+    def _candidate(
         self, coder: GroupCoder, members: list[EncodedTensor | None], handing: list[float]
-    ) -> Iterator[_Offer]:
+    ) -> Iterator[_Candidate]:
         prices = [
             np.inf if member is None else _price(coder, member) + extra
             for member, extra in zip(members, handing, strict=True)
@@ -180,7 +186,7 @@ class _Market:
         if probe is not None:
             coder.emit(fragment, [probe])
             if fragment.oldest_opset <= self._opset:
-                yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
+                yield _Candidate(coder, members, prices, fragment.file_bytes - prices[column])
 
     def _handing_bytes(self, member: EncodedTensor) -> float:
         scratch = Fragment(self._opset)
@@ -206,17 +212,17 @@ class _Market:
             chosen, total = best, self._total(best)
 
     def _plan(self, chosen: frozenset[int]) -> StoragePlan:
-        held: dict[int, list[EncodedTensor]] = {i: [] for i in sorted(chosen)}
+        members_of: dict[int, list[EncodedTensor]] = {i: [] for i in sorted(chosen)}
         plain = []
         for column, item in enumerate(self._plain):
-            best = min(held, key=lambda i: float(self._prices[i, column]), default=None)
+            best = min(members_of, key=lambda i: float(self._prices[i, column]), default=None)
             if best is not None and self._prices[best, column] < self._alone[column]:
                 member = self._members[best][column]
                 if member is not None:
-                    held[best].append(member)
+                    members_of[best].append(member)
             elif item is not None:
                 plain.append(item)
-        groups = tuple(Group(self._coders[i], tuple(members)) for i, members in held.items() if members)
+        groups = tuple(Group(self._coders[i], tuple(members)) for i, members in members_of.items() if members)
         return StoragePlan(groups, tuple(plain))
 
 

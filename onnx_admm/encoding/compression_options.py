@@ -1,8 +1,8 @@
 """Ways to make a weight take fewer bytes: half floats, few levels, zeros; what each costs and may spoil.
 
 The numbers of levels are those that the packed form holds without waste: its digits fill words of 8 or 16
-bits. How much a treatment spoils is measured elsewhere, by running the model; ``expected_error`` is the guess
-that says which are worth running.
+bits. How much a compression option spoils is measured elsewhere, by running the model; ``expected_error`` is
+the guess that says which are worth running.
 """
 
 from __future__ import annotations

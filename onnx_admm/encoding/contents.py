@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
 from onnx_admm.encoding.coders.codebook import Grid, Weight
-from onnx_admm.model.rewrite.weight_storage import HeldWeight, held_weights
+from onnx_admm.model.rewrite.weight_storage import StoredWeight, stored_weights
 
 LARGE = 1 << 16
 """Elements from which on a weight counts as large: not kept in memory, nor compared with others."""
@@ -38,33 +38,33 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class StoredWeight:
+class WeightContent:
     """A weight in its model (``codebook.Stored``)."""
 
-    held: HeldWeight
+    stored: StoredWeight
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
-        return self.held.shape
+        return self.stored.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its element type."""
-        return self.held.dtype
+        return self.stored.dtype
 
     @property
     def memo(self) -> MutableMapping[str, Any]:
         """What was found out about its values, by whoever looked."""
-        return self.held.memo
+        return self.stored.memo
 
     def read(self) -> Array:
         """Its values."""
-        return self.held.read()
+        return self.stored.read()
 
     def grid(self) -> Grid | None:
         """The grid that the model holds it on."""
-        grid = self.held.byte_grid()
+        grid = self.stored.byte_grid()
         return None if grid is None else Grid(grid.codes, grid.scales)
 
 
@@ -72,17 +72,17 @@ def read_contents(view: ModelView) -> Contents:
     """The weights and biases of ``view``; large weights are read when they are looked at."""
     weights, skipped = [], []
     functions = view.function_scopes()
-    held = {weight.site: weight for weight in held_weights(view)}
+    stored = {weight.site: weight for weight in stored_weights(view)}
     for site in view.sites():
-        if site not in held:
+        if site not in stored:
             skipped.append(Skip(site.name, site.fixed or "already encoded"))
         elif site.scope in functions:
             skipped.append(Skip(site.name, f"stands in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:
-            stored = StoredWeight(held[site])
-            weights.append(Weight(site.name, stored if site.size >= LARGE else stored.read()))
+            content = WeightContent(stored[site])
+            weights.append(Weight(site.name, content if site.size >= LARGE else content.read()))
     names = {weight.name for weight in weights}
     found = {value.name: value for node in view.nodes() for value in added_constants(node)}
     biases = [

@@ -28,7 +28,7 @@ from onnx_admm.encoding.contents import LARGE
 from onnx_admm.model.opsets.convert_opset import raise_opset
 from onnx_admm.model.rewrite.fragment import Fragment
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
-from onnx_admm.model.rewrite.weight_storage import settle
+from onnx_admm.model.rewrite.weight_storage import spill_to_disk
 
 _LEAST_BYTES = 1 << 15
 """Codes and gaps beside which a decoder of its own is two hundredths at most."""
@@ -129,7 +129,7 @@ def encode_large(
                 continue
             fragment.opset = view.opset
             insert_fragment(view, fragment, {weight.name: output})
-            settle(view)
+            spill_to_disk(view)
             rows.append(form.row)
             content += fragment.content_bytes
             opset = max(opset, fragment.oldest_opset)
@@ -156,7 +156,7 @@ def _by_levels(weight: Weight) -> Iterator[EncodedTensor]:
 
     A weight of few channels may have few values all in all and fewer steps in each channel.
     """
-    if weight.held_grid is None and (levels := weight.levels) is not None:
+    if weight.stored_grid is None and (levels := weight.levels) is not None:
         if not np.isfinite(levels).all():
             return
         yield EncodedTensor(weight, weight.flat)
@@ -224,7 +224,7 @@ def on_byte_grid(weight: Weight) -> Weight | None:
 
 def _has_fewer_bits(weight: Weight) -> bool:
     """Whether a weight that is known by its values alone has so few that a byte for each is too much."""
-    levels = weight.levels if weight.held_grid is None else None
+    levels = weight.levels if weight.stored_grid is None else None
     if levels is None:
         return False
     return packed_bytes(weight.size, weight.nonzeros, len(levels)) * GAPS_MUST_SAVE < weight.size

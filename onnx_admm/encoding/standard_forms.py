@@ -87,7 +87,7 @@ def encode_sparse(view: ModelView) -> EncodingReport:
         if w.name not in chosen
     ]
     mark_sparse(view, chosen)
-    outcome = keep_forms(view)
+    outcome = measure_only(view)
     return replace(outcome, format="sparse", skipped=(*outcome.skipped, *skipped))
 
 
@@ -123,10 +123,10 @@ def encode_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
 def encode_dense(view: ModelView) -> EncodingReport:
     """Have every weight written dense, also where it was read from a sparse initializer."""
     mark_dense(view)
-    return keep_forms(view)
+    return measure_only(view)
 
 
-def keep_forms(view: ModelView) -> EncodingReport:
+def measure_only(view: ModelView) -> EncodingReport:
     """Leave everything as it is, and say what it takes."""
     contents, sparse = read_contents(view), marked_sparse(view)
     sizes = {w.name: _sparse_sizes(w) for w in contents.weights if w.name in sparse}

@@ -31,7 +31,7 @@ def resident_bytes(pid: int | None = None) -> int | None:
 
 
 def return_freed() -> None:
-    """Give back to the system what was freed and the C library keeps for later (glibc; else nothing).
+    """Return freed memory that the C library keeps to the system (glibc; elsewhere do nothing).
 
     Between steps that take much memory each, what one has freed in pieces is of little use to the next.
     """

@@ -1,6 +1,6 @@
 """What the outputs suffer when weights are exchanged, measured by running the model.
 
-The damage of an exchange is, for each output by itself,
+The relative error of an exchange is, for each output by itself,
 
     sum ||y' - y||^2 / sum ||y||^2        (one over the signal-to-noise ratio)
 
@@ -55,7 +55,7 @@ class Effect:
     agreement: float | None
 
     @property
-    def damage(self) -> float:
+    def relative_error(self) -> float:
         """The relative errors' sum; inf where an output is not finite any more."""
         return sum(self.by_output.values())
 
@@ -110,9 +110,9 @@ class OutputProbe:
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
 
-    def damage(self, weights: Mapping[str, Array]) -> float:
-        """The damage alone."""
-        return self.effect(weights).damage
+    def relative_error(self, weights: Mapping[str, Array]) -> float:
+        """The relative error alone."""
+        return self.effect(weights).relative_error
 
     def on(self, samples: Dataset) -> OutputProbe:
         """The same session with other samples."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
-from onnx_admm.model.folding.decoder import Decoder, Workspace, cone_of
+from onnx_admm.model.folding.decoder import Decoder, Workspace, subgraph_of
 from onnx_admm.model.lookups import LOOKED_UP, Lookup, find_lookup, looks_up_scales
 from onnx_admm.model.names import label, unique
 from onnx_admm.model.operators import (
@@ -153,7 +153,7 @@ class SiteFinder:
         return stored_table(stored_source(operand)[0]) and self._reaches_data(node)
 
     def _is_constant(self, value: ir.Value | None) -> bool:
-        return value is not None and cone_of(value, self._workspace) is not None
+        return value is not None and subgraph_of(value, self._workspace) is not None
 
     def _reaches_data(self, node: ir.Node) -> bool:
         """Whether what a node makes of constants meets data other than as a weight, which it then decodes."""
@@ -230,16 +230,24 @@ class SiteFinder:
 
     def _is_decoded(self, value: ir.Value) -> bool:
         """Whether a table is computed from codes, and not from another table of floats."""
-        cone = cone_of(value, self._workspace)
-        return cone is not None and decodes(cone.nodes) and not any(map(stored_table, cone.leaves))
+        subgraph = subgraph_of(value, self._workspace)
+        return (
+            subgraph is not None
+            and decodes(subgraph.nodes)
+            and not any(map(stored_table, subgraph.constants))
+        )
 
     def _rearranged(self, value: ir.Value) -> ir.Value | None:
         """The one stored matrix whose elements, each once, make up ``value``."""
-        cone = cone_of(value, self._workspace)
-        if cone is None or not all(node.op_type in _MOVING for node in cone.nodes):
+        subgraph = subgraph_of(value, self._workspace)
+        if subgraph is None or not all(node.op_type in _MOVING for node in subgraph.nodes):
             return None
-        stored = {leaf: tensor for leaf in cone.leaves if (tensor := constant_tensor(leaf)) is not None}
-        floats = [leaf for leaf, tensor in stored.items() if tensor.dtype in _FLOATS]
+        stored = {
+            constant: tensor
+            for constant in subgraph.constants
+            if (tensor := constant_tensor(constant)) is not None
+        }
+        floats = [constant for constant, tensor in stored.items() if tensor.dtype in _FLOATS]
         if len(floats) != 1 or len(stored[floats[0]].shape) < 2:
             return None
         array = self._decoder.decode(value, self._opset, self._workspace)

@@ -47,7 +47,7 @@ class Signature:
 
     Attributes:
         inputs: what a caller must give.
-        outputs: what is given back.
+        outputs: what the model returns.
         defaults: inputs with a stored default, which a caller may override (IR version 4 and newer).
     """
 
@@ -128,7 +128,7 @@ class ModelView:
 
     @property
     def graph_ir(self) -> ir.Model:
-        """The IR itself, for the files of ``model/`` alone; other rooms use the methods."""
+        """The IR itself, for the files of ``model/`` alone; other packages use the methods."""
         return self._model
 
     @property
@@ -148,7 +148,7 @@ class ModelView:
         return self._model.metadata_props
 
     def signature(self) -> Signature:
-        """What a caller must give, what is given back, and which inputs have defaults.
+        """Return the inputs that a caller gives, the outputs, and which inputs have defaults.
 
         Outputs that are maps are named at their place, with what they are for a dtype.
         """

@@ -127,8 +127,8 @@ def _is_scored(quality: QualityFacts) -> bool:
 def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
     title = f"{quality.data}, {quality.samples:,} samples"
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
-        said = score_text(quality)
-        yield f"{quality.metric} ({title})", *said, f"{-(quality.drop_points or 0.0):+.2f} points"
+        scores = score_text(quality)
+        yield f"{quality.metric} ({title})", *scores, f"{-(quality.drop_points or 0.0):+.2f} points"
     if quality.agreement is not None:
         yield f"same prediction ({title})", "", percent(quality.agreement), ""
     if quality.sqnr_db is not None:

@@ -14,7 +14,7 @@ class Point:
 
     Attributes:
         file: its name in the folder.
-        figure: what the budget was for.
+        quantity: what the budget was for.
         asked: share of the original's cost that the budget left.
         reached: share that the cost model predicts for the file.
         cost: the same in the cost model's unit.
@@ -30,7 +30,7 @@ class Point:
     """
 
     file: str
-    figure: str
+    quantity: str
     asked: float
     reached: float
     cost: float
@@ -73,7 +73,7 @@ def _merits(point: Point) -> tuple[float, float, float]:
 
 
 def to_csv(points: Iterable[Point]) -> str:
-    """A line for each point; an unknown figure is empty."""
+    """A line for each point; an unknown quantity is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [entry.name for entry in fields(Point)], lineterminator="\n")
     writer.writeheader()

@@ -59,8 +59,8 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
             fontsize=8,
         )
     axes.margins(0.15)  # keeps the labels of the outermost marks inside
-    axes.set_title(f"Accuracy against {points[0].figure}; the line is the frontier")
-    axes.set_xlabel(f"predicted {points[0].figure}, share of the original's")
+    axes.set_title(f"Accuracy against {points[0].quantity}; the line is the frontier")
+    axes.set_xlabel(f"predicted {points[0].quantity}, share of the original's")
     axes.set_ylabel("accuracy lost, points" if is_accuracy else "output noise, dB")
     content = io.BytesIO()
     figure.savefig(content, format=kind.lstrip(".").lower())

@@ -109,14 +109,14 @@ def budget_table(step: StepFacts) -> PlainTable:
     layers, budget = step.figures["layers"], step.figures["budget"]
     table = PlainTable()
     table.add_column("layer", overflow="fold")
-    for name in ("kept", "bits", *(f"{figure}, % of all" for figure in budget), "break-even"):
+    for name in ("kept", "bits", *(f"{quantity}, % of all" for quantity in budget), "break-even"):
         table.add_column(name, justify="right")
     table.add_column("why", overflow="fold")
     for name, row in layers.items():
         shares = [
-            f"{100 * row['dense_cost'][figure] / whole['original']:.2f} -> "
-            f"{100 * row['cost'][figure] / whole['original']:.2f}"
-            for figure, whole in budget.items()
+            f"{100 * row['dense_cost'][quantity] / whole['original']:.2f} -> "
+            f"{100 * row['cost'][quantity] / whole['original']:.2f}"
+            for quantity, whole in budget.items()
         ]
         ratio = row["break_even"]
         table.add_row(

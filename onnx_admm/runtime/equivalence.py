@@ -16,7 +16,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.model import NodeRef
-from onnx_admm.model.rewrite.expose_values import tapped
+from onnx_admm.model.rewrite.expose_values import expose_values
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
 
@@ -176,7 +176,7 @@ def _first_that_differs(
     computed = [_computed(model) for model in (before, after)]
     names = [name for name in computed[1] if name in computed[0]][:_MOST_EXPOSED]
     try:
-        one, other = (run(tapped(model, names), feeds) for model in (before, after))
+        one, other = (run(expose_values(model, names), feeds) for model in (before, after))
     except OnnxAdmmError:
         return None
     shares = _shares(one, other)

@@ -274,13 +274,13 @@ def _energies(expected: Array, got: Array) -> tuple[float, float]:
     """Signal and noise; values that are not finite count as noise unless both sides hold the same."""
     if expected.shape != got.shape:
         return 0.0, math.inf
-    wanted, met = expected.astype(np.float64), got.astype(np.float64)
-    equal = (wanted == met) | (np.isnan(wanted) & np.isnan(met))
-    finite = np.isfinite(wanted) & np.isfinite(met)
+    before, after = expected.astype(np.float64), got.astype(np.float64)
+    equal = (before == after) | (np.isnan(before) & np.isnan(after))
+    finite = np.isfinite(before) & np.isfinite(after)
     if not np.all(equal | finite):
         return 0.0, math.inf
-    difference = np.where(equal, 0.0, np.where(finite, wanted, 0.0) - np.where(finite, met, 0.0))
-    kept = np.where(finite, wanted, 0.0)
+    difference = np.where(equal, 0.0, np.where(finite, before, 0.0) - np.where(finite, after, 0.0))
+    kept = np.where(finite, before, 0.0)
     return float(np.vdot(kept, kept)), float(np.vdot(difference, difference))
 
 

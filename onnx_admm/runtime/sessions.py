@@ -92,7 +92,7 @@ class Session:
 
         Args:
             feeds: one array per input name, dtype and shape as the model states them.
-            outputs: names wanted; all tensors by default.
+            outputs: names of the outputs to return; all tensors by default.
 
         Raises:
             DataError: a feed the model does not take.

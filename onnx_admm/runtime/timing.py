@@ -158,14 +158,14 @@ class _Bench:
 def _groups(kernels: Sequence[Kernel | None]) -> Iterator[list[Kernel | None]]:
     """Kernels to time in turns: so many, and while their sessions fit into memory together."""
     group: list[Kernel | None] = []
-    held = 0
+    group_bytes = 0
     for kernel in kernels:
         size = 0 if kernel is None else kernel.constant_bytes
-        if group and (len(group) == _GROUP or held + size > _GROUP_BYTES):
+        if group and (len(group) == _GROUP or group_bytes + size > _GROUP_BYTES):
             yield group
-            group, held = [], 0
+            group, group_bytes = [], 0
         group.append(kernel)
-        held += size
+        group_bytes += size
     if group:
         yield group
 

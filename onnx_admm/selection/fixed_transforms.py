@@ -1,6 +1,6 @@
 """Constants that nobody learned: transforms and filter banks, told from weights by their values.
 
-A weight may lose digits where the outputs bear it, for nothing says that its values are the right ones. A
+A weight may lose digits where the outputs tolerate, for nothing says that its values are the right ones. A
 transform is exact on purpose, and its errors are no noise: a rounded Fourier basis leaks at fixed
 frequencies.
 """

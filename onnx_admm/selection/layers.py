@@ -24,7 +24,7 @@ def choose_layers(
 
     Beside what ``choose_sites`` leaves, weights whose values no pass can work on are left, and constants that
     nobody learned (see ``weight_values``); a transform that ``include`` names is worked on. Large constants
-    of operators that are no layers have a line too (see ``model.strange``).
+    of operators that are no layers have a line too (see ``model.analysis.unsupported_weights``).
 
     Raises:
         PassRefused: as ``choose_sites``, or no layer is left.

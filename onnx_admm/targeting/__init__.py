@@ -1,1 +1,1 @@
-"""How a cost budget is met: what is on offer for each layer, the rounds of the search, the reasons given."""
+"""How a cost budget is met: the candidates of each layer, the rounds of the search, the reasons given."""

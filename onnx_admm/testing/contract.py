@@ -1,4 +1,4 @@
-"""The error of a battery."""
+"""The error of a contract test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The battery that every pass goes through."""
+"""The contract tests that every pass goes through."""
 
 from __future__ import annotations
 
@@ -135,11 +135,14 @@ def _check_cut(
 def _check_outputs(subject: str, before: ModelView, after: ModelView) -> None:
     feeds = _feeds(before)
     expected, got = (open_session(model, threads=1).run(feeds) for model in (before, after))
-    for name, wanted in expected.items():
-        room = _TOLERANCE * max(1e-6, float(np.abs(wanted).max(initial=0.0)))
-        difference = float(np.abs(wanted - got[name]).max(initial=0.0))
+    for name, expected_output in expected.items():
+        tolerance = _TOLERANCE * max(1e-6, float(np.abs(expected_output).max(initial=0.0)))
+        difference = float(np.abs(expected_output - got[name]).max(initial=0.0))
         demand(
-            difference <= room, subject, f"is exact: output {name} stays", f"a difference of {difference:g}"
+            difference <= tolerance,
+            subject,
+            f"is exact: output {name} stays",
+            f"a difference of {difference:g}",
         )
 
 

@@ -67,7 +67,7 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
     write_npz(folder / building.FIRST, request.feeds)
     doing = "building gradients"
     try:
-        said, _ = run_task(_TASK, {"folder": str(folder)}, limits=_LIMITS)
+        message, _ = run_task(_TASK, {"folder": str(folder)}, limits=_LIMITS)
     except TaskFailed as error:
         raise explained(str(error)) from error
     except WorkerEnded as error:
@@ -76,8 +76,8 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
             raise reached from error
         what = f"the training runtime {error.how} when it built the gradients"
         raise NoGradient(what, hint="Use --no-fine-tune.") from error
-    if said is not None:
-        raise explained(str(said))
+    if message is not None:
+        raise explained(str(message))
     return TrainingSession(folder, request.threads)
 
 
@@ -85,8 +85,8 @@ def explained(message: str) -> NoGradient:
     """The complaint of the training runtime as a sentence."""
     missing = next((found for pattern in _NO_GRADIENT if (found := pattern.search(message))), None)
     if missing is None:
-        said = " ".join(message.split())[-300:]
-        return NoGradient("the training runtime cannot build gradients", got=said, hint=_HINT)
+        message = " ".join(message.split())[-300:]
+        return NoGradient("the training runtime cannot build gradients", got=message, hint=_HINT)
     operator, node = missing.groups()
     return NoGradient(
         f"the training runtime has no gradient for {operator}", where=f"node {node}", hint=_HINT

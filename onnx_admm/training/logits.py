@@ -75,8 +75,8 @@ def look_at_logits(session: Session, data: Dataset, axis: ClassAxis | None) -> L
 
 
 def _run(session: Session, feeds: Feeds) -> tuple[int, ...]:
-    wanted = {name: feeds[name] for name in session.input_names}
-    output: Array = session.run(wanted)[session.output_names[0]]
+    named = {name: feeds[name] for name in session.input_names}
+    output: Array = session.run(named)[session.output_names[0]]
     return output.shape
 
 

@@ -53,7 +53,7 @@ class TrainedWStep:
 
     def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
         """See ``admm.solver.WStep``."""
-        self.run.pull(targets, rho)
+        self.run.set_proximal_term(targets, rho)
         loss = self.run.epoch(self.rate, self.rate, seed=self.seed + iteration)
         self.task.advance(note=f"loss {loss:.4f}")
         return self.run.weights()
@@ -70,7 +70,7 @@ def relative_penalties(weights: Blocks) -> dict[str, float]:
     return {name: float(1.0 / square.mean()) if square.size else 1.0 for name, square in squares.items()}
 
 
-def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
+def freeze_zeros(run: TrainingRun, weights: Blocks) -> None:
     """Set the weights and keep their zeros at zero from here on."""
     free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
     run.load(weights)
@@ -78,7 +78,7 @@ def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class AdmmPhase:
     """ADMM by fine-tuning: an epoch is a W-step, zeros are held, rho rises geometrically.
 
     Attributes:
@@ -94,10 +94,10 @@ class Drawing:
     rho_end: float
     seed: int
 
-    def carry_out(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
+    def run(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
         """Draw the run's weights to the set, then let go of them; the residuals by iteration."""
         weights = run.weights()
-        hold_zeros(run, weights)
+        freeze_zeros(run, weights)
         rho = RhoSchedule(
             start=self.rho_start,
             end=self.rho_end,
@@ -107,7 +107,7 @@ class Drawing:
         stopping = Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0)
         wstep = TrainedWStep(run, self.rate, self.seed, task)
         solution = solve(wstep, constraint, weights, rho=rho, stopping=stopping)
-        run.pull(solution.z, {})
+        run.set_proximal_term(solution.z, {})
         return solution.history
 
 
@@ -160,7 +160,7 @@ class Retraining:
     seed: int
     average: int = 1
 
-    def carry_out(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
+    def run(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
         """Train; end in the state of the epoch kept. Returns the scores, one an epoch (none unscored)."""
         scores: list[Estimate] = []
         kept: Mapping[str, Array] | None = None

@@ -104,8 +104,8 @@ class OrtTrainingRun:
         for name, array in weights.items():
             self._set(name, array)
 
-    def pull(self, targets: Blocks, rho: Mapping[str, float]) -> None:
-        """See ``contracts.TrainingRun.pull``."""
+    def set_proximal_term(self, targets: Blocks, rho: Mapping[str, float]) -> None:
+        """See ``contracts.TrainingRun.set_proximal_term``."""
         for name, target in targets.items():
             self._set(target_name(name), target)
             self._set(rho_name(name), np.array([rho.get(name, 0.0) / 2]))

@@ -24,7 +24,7 @@ class Teacher:
     Args:
         session: the original, cut before its closing Softmax.
         samples: number of training samples.
-        loss: says which target is wanted.
+        loss: decides which target is computed.
         augmented: whether samples are augmented.
         by_sample: whether the first axis of the output counts the samples.
     """

@@ -48,19 +48,20 @@ class Stopping:
         max_iterations: iterations at most, counted from the very start, resumed runs included.
         eps_abs: absolute tolerance per weight.
         eps_rel: relative tolerance.
-        settled: stop also once the support has stayed the same for so many iterations; 0 never does.
+        stable_iterations: stop also once the support has stayed the same for so many iterations; 0 never
+            does.
     """
 
     max_iterations: int
     eps_abs: float = 1e-4
     eps_rel: float = 1e-3
-    settled: int = 0
+    stable_iterations: int = 0
 
     def __post_init__(self) -> None:
         if self.max_iterations < 0:
             raise ValueError(f"max_iterations must be 0 or more, got {self.max_iterations}")
-        if self.settled < 0:
-            raise ValueError(f"settled must be 0 or more, got {self.settled}")
+        if self.stable_iterations < 0:
+            raise ValueError(f"stable_iterations must be 0 or more, got {self.stable_iterations}")
         if not (self.eps_abs >= 0 and self.eps_rel >= 0):
             raise ValueError(f"tolerances must be 0 or more, got {self.eps_abs} and {self.eps_rel}")
 
@@ -196,7 +197,9 @@ def solve(
             break
         if state.history[-1].converged:
             status = Status.CONVERGED
-        elif 0 < stopping.settled <= state.iteration and not any(state.changes[-stopping.settled :]):
+        elif 0 < stopping.stable_iterations <= state.iteration and not any(
+            state.changes[-stopping.stable_iterations :]
+        ):
             status = Status.SETTLED
     return Solution(state.best_z, state.best_score, status, state)
 
@@ -250,14 +253,14 @@ def _record(problem: Problem, before: State, after: State, score: float | None) 
     absolute, relative = problem.stopping.eps_abs * size, problem.stopping.eps_rel
     names = list(after.w)
     moved = (after.rho[n] * _norm([after.z[n] - before.z[n]]) for n in names)
-    pulls = (after.rho[n] * _norm([after.u[n]]) for n in names)
+    dual_norms = (after.rho[n] * _norm([after.u[n]]) for n in names)
     return Record(
         iteration=before.iteration + 1,
         rho=problem.rho.after(before.changes),
         primal=_norm(after.w[n] - after.z[n] for n in names),
         dual=hypot(*moved),
         primal_tolerance=absolute + relative * max(_norm(after.w.values()), _norm(after.z.values())),
-        dual_tolerance=absolute + relative * hypot(*pulls),
+        dual_tolerance=absolute + relative * hypot(*dual_norms),
         score=score,
         changed=sum(int(np.count_nonzero((after.z[n] != 0) != (before.z[n] != 0))) for n in names),
     )

@@ -1,7 +1,7 @@
-"""Coordinate descent over codes: every entry in turn goes to the rung that lowers the exact loss most.
+"""Coordinate descent over codes: every entry in turn goes to the level that lowers the exact loss most.
 
 With every other entry fixed the loss is a parabola in one entry, lowest at ``w_j - R_j / A_jj`` where ``R =
-W A - B``; the nearest rung to that is the best one. All rows move at once, column by column; within a block
+W A - B``; the nearest level to that is the best one. All rows move at once, column by column; within a block
 of columns R is kept up to date there alone, and a product spreads what the block changed to all the others.
 """
 
@@ -24,7 +24,7 @@ def descend(
 
     Args:
         problem: the layer.
-        grid: ladders of the entries.
+        grid: grids of the entries.
         codes: (rows, d), where to begin.
         sweeps: passes over all entries at most.
         fit_scales: refit the scales before each pass.

@@ -74,18 +74,18 @@ class RowSearch:
         )
         return gains
 
-    def best_exchange(self, cells: Ints) -> tuple[float, int, int]:
+    def best_exchange(self, exchange_groups: Ints) -> tuple[float, int, int]:
         """(gain, position in ``kept``, entry to add) of the best exchange within a cell.
 
         Where all entries share one cell only the entries that cost least are tried for dropping.
         """
         free, costs = np.flatnonzero(self.outside), self.drop_costs()
         tried = np.argsort(costs, kind="stable")
-        tried = tried[: _TRIED if (cells == cells[0]).all() else None]
+        tried = tried[: _TRIED if (exchange_groups == exchange_groups[0]).all() else None]
         dropped, pivots, through = self.kept[tried], self.pivots[tried], self.table[np.ix_(free, tried)]
         gradients = self.values[free, None] + through * (self.values[dropped] / pivots)
         gains = gradients**2 / (self.schur[free, None] + through**2 / pivots) - costs[tried]
-        gains[cells[free, None] != cells[dropped]] = -np.inf
+        gains[exchange_groups[free, None] != exchange_groups[dropped]] = -np.inf
         row, column = divmod(int(np.argmax(gains)), len(tried))
         return float(gains[row, column]), int(tried[column]), int(free[row])
 
@@ -119,7 +119,7 @@ class RowSearch:
         self.values[entry], self.outside[entry], self.kept[position] = weight, False, entry
 
 
-def exchange_entries(problem: LayerProblem, mask: Mask, cells: Ints, *, rounds: int) -> Mask:
+def exchange_entries(problem: LayerProblem, mask: Mask, exchange_groups: Ints, *, rounds: int) -> Mask:
     """A support of the same set whose optimum is no worse, and mostly better.
 
     Rows are searched one by one until no exchange within a cell helps. Where all entries share one cell,
@@ -130,27 +130,27 @@ def exchange_entries(problem: LayerProblem, mask: Mask, cells: Ints, *, rounds: 
     Args:
         problem: the layer.
         mask: bool (rows, d), the support.
-        cells: (rows, d), equal for entries that may take one another's place.
+        exchange_groups: (rows, d), equal for entries that may take one another's place.
         rounds: most rounds of trade between rows.
     """
-    mask, offers = mask.copy(), dict[int, _Offer]()
+    mask, candidates = mask.copy(), dict[int, _SwapCandidate]()
     run = len(mask) // problem.groups
     pending = [row for row, kept in enumerate(mask.sum(axis=1)) if kept**2 <= _LARGEST * mask.shape[1]]
-    trading = bool(cells.size) and int(cells.min()) == int(cells.max())
+    trading = bool(exchange_groups.size) and int(exchange_groups.min()) == int(exchange_groups.max())
     for _ in range(rounds + 1):
         for row in pending:
             search = RowSearch(problem.normal[row // run], problem.linear[row], np.flatnonzero(mask[row]))
-            _search_row(search, cells[row])
+            _search_row(search, exchange_groups[row])
             mask[row] = ~search.outside
-            offers[row] = _offer(search)
-        pending = _trade(mask, offers) if trading else []
+            candidates[row] = _swap_candidate(search)
+        pending = _swap_between_rows(mask, candidates) if trading else []
         if not pending:
             break
     return mask
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _SwapCandidate:
     """The cheapest entry that a row could lose, and the best that it could gain; -1 where there is none."""
 
     cost: float
@@ -159,42 +159,42 @@ class _Offer:
     add: int
 
 
-def _offer(search: RowSearch) -> _Offer:
+def _swap_candidate(search: RowSearch) -> _SwapCandidate:
     gains = search.add_gains()
     add = int(np.argmax(gains)) if len(gains) else -1
     if not len(search.kept):
-        return _Offer(np.inf, -1, float(gains[add]), add)
+        return _SwapCandidate(np.inf, -1, float(gains[add]), add)
     costs = search.drop_costs()
     cheapest = int(np.argmin(costs))
-    return _Offer(float(costs[cheapest]), int(search.kept[cheapest]), float(gains[add]), add)
+    return _SwapCandidate(float(costs[cheapest]), int(search.kept[cheapest]), float(gains[add]), add)
 
 
-def _search_row(search: RowSearch, cells: Ints) -> None:
+def _search_row(search: RowSearch, exchange_groups: Ints) -> None:
     """Make the best exchange until none lowers the loss."""
-    for _ in range(len(cells)):
+    for _ in range(len(exchange_groups)):
         if not len(search.kept) or not search.outside.any():
             return
-        gain, position, entry = search.best_exchange(cells)
+        gain, position, entry = search.best_exchange(exchange_groups)
         explained = float(search.values[search.kept] @ search.linear[search.kept])
         if gain <= _LEAST * explained:
             return
         search.exchange(position, entry)
 
 
-def _trade(mask: Mask, offers: dict[int, _Offer]) -> list[int]:
+def _swap_between_rows(mask: Mask, candidates: dict[int, _SwapCandidate]) -> list[int]:
     """Move entries from rows that lose little to rows that gain more; the rows that changed."""
-    givers = sorted(offers, key=lambda row: (offers[row].cost, row))
-    takers = sorted(offers, key=lambda row: (-offers[row].gain, row))
+    donors = sorted(candidates, key=lambda row: (candidates[row].cost, row))
+    recipients = sorted(candidates, key=lambda row: (-candidates[row].gain, row))
     changed: list[int] = []
-    while givers and takers:
-        giver, taker = givers[0], takers[0]
-        if giver == taker:  # its own exchanges are settled: it takes part on one side only
-            (givers if len(givers) > 1 else takers).pop(0)
+    while donors and recipients:
+        donor, recipient = donors[0], recipients[0]
+        if donor == recipient:  # its own exchanges are settled: it takes part on one side only
+            (donors if len(donors) > 1 else recipients).pop(0)
             continue
-        if offers[taker].gain <= offers[giver].cost * (1 + _LEAST):
+        if candidates[recipient].gain <= candidates[donor].cost * (1 + _LEAST):
             break
-        mask[giver, offers[giver].drop], mask[taker, offers[taker].add] = False, True
-        changed += [giver, taker]
-        givers = [row for row in givers if row not in (giver, taker)]
-        takers = [row for row in takers if row not in (giver, taker)]
+        mask[donor, candidates[donor].drop], mask[recipient, candidates[recipient].add] = False, True
+        changed += [donor, recipient]
+        donors = [row for row in donors if row not in (donor, recipient)]
+        recipients = [row for row in recipients if row not in (donor, recipient)]
     return sorted(changed)

@@ -1,7 +1,7 @@
-"""Levels with their scales fixed: every entry of a matrix has a ladder of its own to stand on.
+"""Levels with their scales fixed: every entry of a matrix has a grid of its own to stand on.
 
-An entry's ladder is ``scale * {low, low + stride, .. high}``, without 0 where the set has no zero; a pruned
-entry's is ``{0}``. Entries with one label share a scale. With the scales given, the nearest rung is the
+An entry's grid is ``scale * {low, low + stride, .. high}``, without 0 where the set has no zero; a pruned
+entry's is ``{0}``. Entries with one label share a scale. With the scales given, the nearest level is the
 nearest point in every diagonal metric, so such a set serves the preconditioned loop as it is; and with the
 codes given the best scales solve a linear system, whose matrix never needs to be formed.
 """
@@ -31,7 +31,7 @@ _SCALE_STEPS = 8
 
 @dataclass(frozen=True, eq=False)
 class EntryGrid:
-    """A ladder for each entry; a constraint set for matrices (rows, d).
+    """A grid for each entry; a constraint set for matrices (rows, d).
 
     Attributes:
         scales: (labels,), > 0.
@@ -83,15 +83,15 @@ class EntryGrid:
         return codes
 
     def codes(self, v: Array) -> Codes:
-        """Code of the rung nearest to each entry."""
+        """Code of the level nearest to each entry."""
         return self.nearest(v / self.units)
 
     def project(self, v: Array) -> Array:
-        """The nearest rungs."""
+        """The nearest levels."""
         return (self.codes(v) * self.units).astype(v.dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether every entry stands on a rung."""
+        """Whether every entry stands on a level."""
         return bool(np.array_equal(self.project(z), z))
 
 

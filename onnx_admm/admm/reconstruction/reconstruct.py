@@ -32,7 +32,7 @@ from onnx_admm.admm.reconstruction.successive import round_successively
 from onnx_admm.admm.reconstruction.support_fit import fit_support
 from onnx_admm.admm.sets.blocks import Separable
 from onnx_admm.admm.sets.reshaped import Reshaped
-from onnx_admm.admm.sets.set_decomposition import Demands, cells_of, demands_of
+from onnx_admm.admm.sets.set_decomposition import SetDecomposition, decompose, exchange_groups_of
 from onnx_admm.admm.sets.supports import Array, ConstraintSet, Mask
 
 __all__ = ["LayerProblem", "Reconstructed", "ReconstructionSettings", "reconstruct"]
@@ -90,22 +90,22 @@ def reconstruct(
         settings: how long to look.
     """
     settings = settings or ReconstructionSettings()
-    demands = demands_of(constraint)
-    if demands is None:
+    decomposition = decompose(constraint)
+    if decomposition is None:
         found = _with_any_set(problem, constraint, settings)
         nearest = constraint.project(found.z[BLOCK].astype(problem.original.dtype))
         return _finished(problem, nearest, found)
     step = ClosedForm.preconditioned(problem)
     weights, mask = step.optimum() / step.roots, None
     if problem.gram.shape[-1] == 1:
-        return _uncoupled(step, weights, demands, settings)
-    if demands.support is not None:
-        found = _with_support(step, _in_shape(demands.support, demands.shape), settings)
-        mask = _searched(problem, demands, found.z[BLOCK] != 0, settings)
+        return _uncoupled(step, weights, decomposition, settings)
+    if decomposition.support is not None:
+        found = _with_support(step, _in_shape(decomposition.support, decomposition.shape), settings)
+        mask = _searched(problem, decomposition, found.z[BLOCK] != 0, settings)
         weights = fit_support(problem, mask, found.z[BLOCK] / step.roots, steps=settings.fit_steps)
-    if demands.levels is not None:
-        grids = grids_of(demands.levels, weights, demands.shape, mask)
-        weights, found = _with_levels(step, grids, weights, demands.levels.scale_bits, settings)
+    if decomposition.levels is not None:
+        grids = grids_of(decomposition.levels, weights, decomposition.shape, mask)
+        weights, found = _with_levels(step, grids, weights, decomposition.levels.scale_bits, settings)
     return _finished(problem, weights, found)
 
 
@@ -119,18 +119,18 @@ def _in_shape(constraint: ConstraintSet, shape: tuple[int, ...] | None) -> Const
 
 
 def _uncoupled(
-    step: ClosedForm, optimum: Floats, demands: Demands, settings: ReconstructionSettings
+    step: ClosedForm, optimum: Floats, decomposition: SetDecomposition, settings: ReconstructionSettings
 ) -> Reconstructed:
     """The point nearest to the optimum where the Gram matrix is diagonal; scales by Lloyd's iteration."""
     problem, weights, mask = step.problem, optimum, None
-    if demands.support is not None:
-        mask = _in_shape(demands.support, demands.shape).project(optimum * step.roots) != 0
+    if decomposition.support is not None:
+        mask = _in_shape(decomposition.support, decomposition.shape).project(optimum * step.roots) != 0
         weights = np.where(mask, optimum, 0.0)
-    if demands.levels is not None:
-        grid = grids_of(demands.levels, weights, demands.shape, mask)[0]
+    if decomposition.levels is not None:
+        grid = grids_of(decomposition.levels, weights, decomposition.shape, mask)[0]
         codes = grid.codes(weights)
         grid, codes = descend(problem, grid, codes, sweeps=settings.sweeps, fit_scales=True)
-        grid = rounded(grid, demands.levels.scale_bits, problem.original.dtype)
+        grid = rounded(grid, decomposition.levels.scale_bits, problem.original.dtype)
         weights = grid.codes(weights) * grid.units
     weights = weights.astype(problem.original.dtype)
     return Reconstructed(weights, problem.error(weights), Status.CONVERGED, ())
@@ -161,7 +161,7 @@ def _with_support(step: ClosedForm, support: ConstraintSet, settings: Reconstruc
         Separable({BLOCK: support}),
         start,
         rho=SupportDriven(kept=max(kept, 1), start=settings.rho, every=settings.every),
-        stopping=Stopping(max_iterations=settings.iterations, eps_abs=0.0, eps_rel=0.0, settled=3),
+        stopping=Stopping(max_iterations=settings.iterations, eps_abs=0.0, eps_rel=0.0, stable_iterations=3),
     )
 
 
@@ -196,10 +196,12 @@ def _rising(settings: ReconstructionSettings, unit: float = 1.0) -> RhoSchedule:
     return RhoSchedule(start=start, end=start * 1.05**settings.iterations, iterations=settings.iterations + 1)
 
 
-def _searched(problem: LayerProblem, demands: Demands, mask: Mask, settings: ReconstructionSettings) -> Mask:
+def _searched(
+    problem: LayerProblem, decomposition: SetDecomposition, mask: Mask, settings: ReconstructionSettings
+) -> Mask:
     """The support after exchanges, where the set allows any."""
-    shape = mask.shape if demands.shape is None else demands.shape
-    cells = cells_of(demands.support, shape)
-    if cells is None or settings.trade_rounds is None:
+    shape = mask.shape if decomposition.shape is None else decomposition.shape
+    exchange_groups = exchange_groups_of(decomposition.support, shape)
+    if exchange_groups is None or settings.trade_rounds is None:
         return mask
-    return exchange_entries(problem, mask, cells.reshape(mask.shape), rounds=settings.trade_rounds)
+    return exchange_entries(problem, mask, exchange_groups.reshape(mask.shape), rounds=settings.trade_rounds)

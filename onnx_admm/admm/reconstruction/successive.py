@@ -21,7 +21,7 @@ from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
 Order = npt.NDArray[np.intp]
 
 _COLUMNS = 64
-_STRETCHES = (0.8, 1.6)
+_SCALE_FACTORS = (0.8, 1.6)
 """What scales are multiplied by, from and to: errors passed on widen the range of what is rounded."""
 _FEWEST, _MOST = 9, 65
 _WORK = 1e9
@@ -35,14 +35,16 @@ def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target
 
     Args:
         problem: the layer.
-        grids: ladders of the entries, alike but for scales and ranges; each row chooses for itself.
+        grids: grids of the entries, alike but for scales and ranges; each row chooses for itself.
         target: (rows, d), the unconstrained optimum.
     """
     order = _order(problem.normal)
     factor = _factor(problem.normal, order)
-    affordable = int(_WORK / (target.size * target.shape[1] * len(grids)))
-    stretches = np.linspace(*_STRETCHES, int(np.clip(affordable, _FEWEST, _MOST)))
-    tried = [replace(grid, scales=grid.scales * stretch) for grid in grids for stretch in stretches]
+    most_factors = int(_WORK / (target.size * target.shape[1] * len(grids)))
+    scale_factors = np.linspace(*_SCALE_FACTORS, int(np.clip(most_factors, _FEWEST, _MOST)))
+    tried = [
+        replace(grid, scales=grid.scales * scale_factor) for grid in grids for scale_factor in scale_factors
+    ]
     together = max(1, _ROWS // len(target))
     best: GridAndCodes = tried[0], np.zeros(target.shape)
     least = np.full(len(target), np.inf)
@@ -63,16 +65,16 @@ def _order(normal: Floats) -> Order:
     number = np.arange(groups)
     left = np.diagonal(normal, axis1=1, axis2=2).copy()
     free = np.ones((groups, inputs), np.bool_)
-    factor, picked = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs), np.intp)
+    factor, pivots = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs), np.intp)
     for step in range(inputs):
         pivot = np.argmin(np.where(free, left, np.inf), axis=1)
-        picked[:, inputs - 1 - step], free[number, pivot] = pivot, False
+        pivots[:, inputs - 1 - step], free[number, pivot] = pivot, False
         known = factor[:, :, :step]
         column = normal[number, :, pivot] - (known @ known[number, pivot, :, None])[..., 0]
         column /= np.sqrt(left[number, pivot])[:, None]
         factor[:, :, step] = column
         left = np.maximum(left - column**2, np.finfo(np.float64).tiny)
-    return picked
+    return pivots
 
 
 def _factor(normal: Floats, order: Order) -> Floats:
@@ -95,7 +97,7 @@ def _round(
 
     left = stacked(target for _ in grids)
     units = stacked(grid.units for grid in grids)
-    ladders = replace(
+    stacked_grids = replace(
         grids[0], low=stacked(grid.low for grid in grids), high=stacked(grid.high for grid in grids)
     )
     codes, losses = np.zeros_like(left), np.zeros(left.shape[:2])
@@ -105,7 +107,7 @@ def _round(
         passed = np.zeros_like(block)
         for j in range(block.shape[2]):
             column = first + j
-            codes[..., column] = ladders.nearest(block[..., j] / units[..., column], column)
+            codes[..., column] = stacked_grids.nearest(block[..., j] / units[..., column], column)
             wrong = block[..., j] - codes[..., column] * units[..., column]
             passed[..., j] = wrong / local[:, j, j, None]
             block[..., j:] -= passed[..., j, None] * local[:, None, j, j:]

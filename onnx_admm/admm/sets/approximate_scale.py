@@ -4,7 +4,7 @@
 shares of its largest magnitude, then shares between the two beside the best one, and Lloyd's iteration
 (nearest codes for the scale, best scale for the codes) takes it to the bottom. That is a local optimum, for
 weights within some hundredths of the least error, in a fraction of the time: what a search over many
-treatments of many layers wants.
+compression options of many layers needs.
 
 Work is done in float32, relative to the largest magnitude of each slice, and on blocks of slices that fit a
 processor's cache. Of a long slice the largest magnitudes and an even sample of the others are looked at, the
@@ -56,7 +56,9 @@ class Scales(NamedTuple):
     error: float
 
 
-def near_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int) -> Array:
+def approximate_levels(
+    v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int
+) -> Array:
     """``v`` on nearly the nearest grid: codes times a scale on the mask, 0 elsewhere; same type.
 
     Args:
@@ -70,9 +72,9 @@ def near_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None,
 
 
 def scales_of(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int) -> Scales:
-    """The scales that ``near_levels`` takes, and the error that they leave; arguments as there."""
+    """The scales that ``approximate_levels`` takes, and the error that they leave; arguments as there."""
     there = None if mask is None else np.asarray(slices_of(mask, axis), np.bool_)
-    return near_scales(np.asarray(slices_of(v, axis)), there, codes, scale_bits)
+    return approximate_scales(np.asarray(slices_of(v, axis)), there, codes, scale_bits)
 
 
 def on_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scales: Floats) -> Array:
@@ -95,7 +97,7 @@ def on_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, s
     return found
 
 
-def near_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: int = 24) -> Scales:
+def approximate_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: int = 24) -> Scales:
     """For each row a scale q of nearly least ``sum over the mask of (|a| - q c)^2``.
 
     Args:
@@ -111,7 +113,7 @@ def near_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: in
         shares = _COARSE[max(0, best.min() - 1) : best.max() + 2]
     for part in _parts(rows):
         block = _Block.of(rows, mask, part, codes)
-        scales[part], lost = block.near_scales(shares, scale_bits, scale_step(rows.dtype))
+        scales[part], lost = block.approximate_scales(shares, scale_bits, scale_step(rows.dtype))
         errors += lost
     return Scales(scales, errors)
 
@@ -161,7 +163,7 @@ class _Block:
         best: npt.NDArray[np.intp] = np.argmax(gains, axis=0)
         return best
 
-    def near_scales(self, shares: Floats, scale_bits: int, step: float) -> tuple[Floats, float]:
+    def approximate_scales(self, shares: Floats, scale_bits: int, step: float) -> tuple[Floats, float]:
         """Scales of the rows, multiples of ``step``, and the error of all of them less the sum of squares."""
         coarse = shares[self.best_shares(shares)]
         scales = coarse * _FINE[self.best_shares(_FINE, coarse)] / self._codes.highest

@@ -123,7 +123,7 @@ def _search(magnitudes: Floats, scale_bits: int, step: float) -> Floats:
 
 
 class _Scratch:
-    """Rows of magnitudes and room to compute their errors in.
+    """Rows of magnitudes, with buffers for their errors.
 
     Args:
         magnitudes: (rows, n).
@@ -139,8 +139,8 @@ class _Scratch:
         """Of each row's scale times each share, rounded, the one of least error; the scale itself as well."""
         found, least = scales, np.full(len(scales), np.inf, np.float32)
         for share in (1.0, *(share for share in shares if share != 1.0)):
-            wanted = scales * np.float32(share)
-            tried = wanted if at_most is None else np.minimum(wanted, at_most)
+            unrounded = scales * np.float32(share)
+            tried = unrounded if at_most is None else np.minimum(unrounded, at_most)
             tried = _rounded(tried, self._scale_bits, self._step)
             error = self._error(tried)
             better = error < least

@@ -39,7 +39,7 @@ _DIRECT = 16384  # breakpoints that are sorted at once rather than sieved first
 _CELLS = 64
 _SPLIT = 8
 _ROUNDS = 6
-_MOST_CELLS = 1024
+_MOST_INTERVALS = 1024
 _SLACK = 1e-11  # share of a.a by which rounding may blur E
 
 
@@ -97,7 +97,7 @@ def best_scale(sides: Sides, scale_bits: int) -> float:
 def coarse_error(sides: Sides) -> float:
     """Least squared error over 32 scales from coarse to fine, each refitted to the codes it gives.
 
-    Never below the error of ``best_scale`` before rounding, and close above: enough to rank ladders by.
+    Never below the error of ``best_scale`` before rounding, and close above: enough to rank grids by.
     """
     peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
     if peak < LEAST_PEAK:
@@ -237,44 +237,44 @@ class _Curve:
 def _minimise(curve: _Curve) -> float:
     """The scale of least error; never above the largest magnitude, which is 1."""
     if curve.breakpoints <= _DIRECT:
-        cells = np.array([[0.0], [1.0]])
+        intervals = np.array([[0.0], [1.0]])
     else:
-        cells = _sieved_cells(curve, enough=max(_DIRECT, curve.count))
-    sums = curve.at(cells.reshape(-1))
-    width = cells.shape[1]
+        intervals = _sieved_intervals(curve, enough=max(_DIRECT, curve.count))
+    sums = curve.at(intervals.reshape(-1))
+    width = intervals.shape[1]
     return max(curve.search(sums, left, width + left) for left in range(width))[1]
 
 
-def _sieved_cells(curve: _Curve, enough: int) -> Floats:
+def _sieved_intervals(curve: _Curve, enough: int) -> Floats:
     """Intervals (lefts, rights) that together hold the best scale and few breakpoints."""
     highest = curve.highest
     best = _least_error(curve, curve.at(np.geomspace(0.5 / highest, 1.0, 32)))
     # E(q) >= a.a - 2 q highest sum(a), so anything smaller is worse than what is known already
     floor = (curve.energy - best) / (2 * highest * curve.total) * (1 - 1e-9)
     edges = np.geomspace(min(floor, 0.5), 1.0, _CELLS + 1)
-    cells = np.stack([edges[:-1], edges[1:]])
+    intervals = np.stack([edges[:-1], edges[1:]])
     for _ in range(_ROUNDS):
-        ends, place = np.unique(cells.reshape(-1), return_inverse=True)  # neighbours share an end
+        ends, place = np.unique(intervals.reshape(-1), return_inverse=True)  # neighbours share an end
         sums = curve.at(ends)
         best = min(best, _least_error(curve, sums))
-        left, right = place.reshape(cells.shape)
+        left, right = place.reshape(intervals.shape)
         above = np.maximum(sums.error - best - _SLACK * curve.energy, 0.0)
-        cells = np.stack(
+        intervals = np.stack(
             [
-                cells[0] + np.sqrt(above[left] / sums.cc[left]),
-                cells[1] - np.sqrt(above[right] / sums.cc[left]),
+                intervals[0] + np.sqrt(above[left] / sums.cc[left]),
+                intervals[1] - np.sqrt(above[right] / sums.cc[left]),
             ]
         )
-        alive = cells[0] <= cells[1]
+        alive = intervals[0] <= intervals[1]
         inside = (sums.below[right] - sums.below[left])[alive].sum()
-        cells = cells[:, alive]
-        if inside <= enough or cells.shape[1] > _MOST_CELLS:
+        intervals = intervals[:, alive]
+        if inside <= enough or intervals.shape[1] > _MOST_INTERVALS:
             break
-        edges = np.geomspace(cells[0], cells[1], _SPLIT + 1)  # (split + 1, cells)
-        cells = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
-    hull = np.array([[cells.min()], [cells.max()]])
+        edges = np.geomspace(intervals[0], intervals[1], _SPLIT + 1)  # (split + 1, cells)
+        intervals = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
+    hull = np.array([[intervals.min()], [intervals.max()]])
     smallest, largest = curve.at(hull[:, 0]).below.sum(axis=1)
-    return hull if largest - smallest <= _DIRECT else cells
+    return hull if largest - smallest <= _DIRECT else intervals
 
 
 def _least_error(curve: _Curve, sums: _Sums) -> float:

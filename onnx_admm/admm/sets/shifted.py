@@ -95,9 +95,9 @@ class ShiftedLevels:
         return range(1 - 2**self.bits, 2 - 2**self.bits) if self.centred else range(-self.span, 1)
 
     def _search(self, row: Array) -> _Grid:
-        ladders = [_Ladder(lowest, lowest + self.span) for lowest in self._lowest_codes()]
-        ladders = sorted(ladders, key=lambda ladder: ladder.coarse_error(row))[:_SEARCHED]
-        grids = [ladder.best_grid(row, self.scale_bits) for ladder in ladders]
+        candidates = [_OffsetGrid(lowest, lowest + self.span) for lowest in self._lowest_codes()]
+        candidates = sorted(candidates, key=lambda candidate: candidate.coarse_error(row))[:_SEARCHED]
+        grids = [candidate.best_grid(row, self.scale_bits) for candidate in candidates]
         return min(grids, key=lambda grid: float(np.square(row - grid.codes * grid.scale).sum()))
 
     def _recover(self, row: Array) -> _Grid | None:
@@ -135,7 +135,7 @@ class _Grid(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ladder:
+class _OffsetGrid:
     """Codes ``lowest, lowest + 2, .. highest``, zero in their span."""
 
     lowest: int

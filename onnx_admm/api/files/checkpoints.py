@@ -90,15 +90,15 @@ class Checkpoints:
         Raises:
             UsageError: a checkpoint is damaged, or not what was written.
         """
-        said = self._beside(position, "json")
-        if not said.exists() or any(stale <= position for stale in self.stale):
+        report_file = self._sibling(position, "json")
+        if not report_file.exists() or any(stale <= position for stale in self.stale):
             return None
         try:
-            content = _verified(said, self.keys[position])
+            content = _verified(report_file, self.keys[position])
             if not are_current(content["timings"]):
                 self.stale.add(position)
                 return None
-            model = self._beside(position, "onnx")
+            model = self._sibling(position, "onnx")
             for name, digest in content["files"].items():
                 if file_digest(model.with_name(name)) != digest:
                     raise ValueError(f"{name} is not the file that was written")
@@ -107,7 +107,7 @@ class Checkpoints:
         except LimitReached:
             raise
         except Exception as error:
-            raise _unusable(said, error) from error
+            raise _unusable(report_file, error) from error
 
     def keep(self, position: int, model: ModelView, step: StepReport) -> None:
         """Write the model after a pass, then its report: where there is a report, both are whole.
@@ -115,7 +115,7 @@ class Checkpoints:
         Raises:
             OutputError: the disk refuses.
         """
-        place = self._beside(position, "onnx")
+        place = self._sibling(position, "onnx")
         model.save(place)
         files = (place, *external_files(place))
         content = {
@@ -125,7 +125,7 @@ class Checkpoints:
             "timings": used_timings(),
         }
         text = json.dumps({**content, "digest": _content_digest(content)})
-        write_text(self._beside(position, "json"), text + "\n")
+        write_text(self._sibling(position, "json"), text + "\n")
 
     def found(self) -> int:
         """How many passes from the first one on an earlier run has done."""
@@ -134,15 +134,15 @@ class Checkpoints:
 
     def _holds(self, position: int) -> bool:
         """Whether the report of a pass is there, and the times it rests on still hold."""
-        said = self._beside(position, "json")
-        if not said.exists():
+        report_file = self._sibling(position, "json")
+        if not report_file.exists():
             return False
         try:
-            return are_current(_verified(said, self.keys[position])["timings"])
+            return are_current(_verified(report_file, self.keys[position])["timings"])
         except Exception:  # noqa: BLE001 (whatever the parser raises on a damaged file)
             return True  # `recall` says what is wrong with it
 
-    def _beside(self, position: int, ending: str) -> Path:
+    def _sibling(self, position: int, ending: str) -> Path:
         return self.folder / f"{self.names[position]}.{ending}"
 
 
@@ -184,10 +184,10 @@ def _content_digest(content: dict[str, Any]) -> str:
     return _digest(json.dumps(content, sort_keys=True))
 
 
-def _unusable(said: Path, error: Exception) -> UsageError:
+def _unusable(report_file: Path, error: Exception) -> UsageError:
     return UsageError(
         "a checkpoint is damaged",
-        where=said,
+        where=report_file,
         got=reason_of(error),
         hint="Delete it, and the pass is run again.",
     )

@@ -67,8 +67,8 @@ def tree_digest(path: Path) -> str:
     total = hashlib.sha256()
     for file in files:
         facts = file.stat()
-        said = file_digest(file) if whole else f"{facts.st_size} {facts.st_mtime_ns}"
-        total.update(f"{file.relative_to(path).as_posix()!r} {said}\n".encode())
+        state = file_digest(file) if whole else f"{facts.st_size} {facts.st_mtime_ns}"
+        total.update(f"{file.relative_to(path).as_posix()!r} {state}\n".encode())
     return f"{'sha256' if whole else 'sha256-of-times'}:{total.hexdigest()}"
 
 

@@ -120,12 +120,16 @@ def _makers(model: ModelView, sizes: Mapping[str, int]) -> list[_Maker]:
     """A way to make up samples for each family of shapes with which the model runs."""
     ports = with_implied_extents(model, sizes)
     draws = implied_draws(model, ports)
-    guesses = max((len(ways) for ways in draws.values()), default=1)
+    guesses = max((len(alternatives) for alternatives in draws.values()), default=1)
     found: list[_Maker] = []
     failure: OnnxAdmmError | None = None
     for candidates in candidate_families(ports, model.signature().outputs, sizes):
         makers = [
-            _Maker(ports, {n: ways[min(guess, len(ways) - 1)] for n, ways in draws.items()}, each)
+            _Maker(
+                ports,
+                {n: alternatives[min(guess, len(alternatives) - 1)] for n, alternatives in draws.items()},
+                each,
+            )
             for each in candidates
             for guess in range(guesses)
         ]
@@ -144,10 +148,13 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
     maker = makers[found.index]
     if not found.not_finite:
         return maker
-    ways = {name: other_ranges(draw) for name, draw in maker.draws.items()}
+    alternatives = {name: other_ranges(draw) for name, draw in maker.draws.items()}
     others = [
-        replace(maker, draws={n: ways[n][k] if ways[n] else draw for n, draw in maker.draws.items()})
-        for k in range(max(map(len, ways.values()), default=0))
+        replace(
+            maker,
+            draws={n: alternatives[n][k] if alternatives[n] else draw for n, draw in maker.draws.items()},
+        )
+        for k in range(max(map(len, alternatives.values()), default=0))
     ]
     if others:
         again = first_that_runs(model, (other.samples(PROBED_SAMPLES, 0) for other in others))
@@ -156,7 +163,7 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
     if found.useless and not _has_wrong_weights(model):
         raise DataError(
             "the model gives no finite values with the inputs that were made up for it",
-            where=", ".join(name for name in ways if ways[name]) or ", ".join(ways),
+            where=", ".join(name for name in alternatives if alternatives[name]) or ", ".join(alternatives),
             got=found.not_finite,
             hint="Give some real samples: --data D.npz.",
         )

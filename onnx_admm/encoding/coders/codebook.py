@@ -48,7 +48,7 @@ class Stored(Protocol):
         """Its content, not to be written to."""
 
     def grid(self) -> Grid | None:
-        """The grid that it is held on; None where only a look at the content would tell."""
+        """The grid that it is stored on; None where only the values can tell."""
 
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class Weight:
     @_kept
     def nonzeros(self) -> int:
         """How many values are not zero."""
-        return int(np.count_nonzero(self.values if self.held_grid is None else self.held_grid.codes))
+        return int(np.count_nonzero(self.values if self.stored_grid is None else self.stored_grid.codes))
 
     @property
     @_kept
@@ -157,8 +157,8 @@ class Weight:
     @_kept
     def grid(self) -> Grid | None:
         """The grid the values lie on with one scale, if they do."""
-        if self.held_grid is not None:
-            return self.held_grid if self.held_grid.scale.size == 1 else None
+        if self.stored_grid is not None:
+            return self.stored_grid if self.stored_grid.scale.size == 1 else None
         levels = self.levels
         return None if levels is None else tensor_grid(self.flat, levels)
 
@@ -166,8 +166,8 @@ class Weight:
     @_kept
     def channel_grid(self) -> Grid | None:
         """The grid the values lie on with one scale for each index of some axis, if they do."""
-        if self.held_grid is not None:
-            return self.held_grid
+        if self.stored_grid is not None:
+            return self.stored_grid
         memo = self.__dict__ if isinstance(self.source, np.ndarray) else self.source.memo
         known = memo.get(_SCALES, _UNKNOWN)  # to look for scales takes long, to take codes does not
         if known is not _UNKNOWN:
@@ -180,12 +180,12 @@ class Weight:
     @_kept
     def fine_grid(self) -> Grid | None:
         """The grid of codes up to 2,047, a scale for each index of some axis, that only these can hold."""
-        if self.held_grid is not None or self.size < _LEAST_FINE:
+        if self.stored_grid is not None or self.size < _LEAST_FINE:
             return None
         return _fine_grid(self.values.astype(np.float32, copy=False))
 
     @property
-    def held_grid(self) -> Grid | None:
+    def stored_grid(self) -> Grid | None:
         """The grid that the model holds it on; None where only its values tell."""
         return None if isinstance(self.source, np.ndarray) else self.source.grid()
 

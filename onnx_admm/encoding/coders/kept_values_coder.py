@@ -1,7 +1,7 @@
 """Kept weights of any values: Rice-coded gaps between them, and the values themselves.
 
 What pruning leaves of a weight that was not quantised has no codes. Where the values stand is decoded as in
-``solo_coder``; the values are stored as they are, as half floats where that is exact.
+``large_sparse_coder``; the values are stored as they are, as half floats where that is exact.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def plain_row(coder: PerTensorCoder, weight: Weight) -> TensorEncoding:
     return stored_row(weight, coder.label, coder.bits)
 
 
-def plain_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
+def per_tensor_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
     """The coders that store this weight exactly."""
     coders: list[PerTensorCoder] = []
     if weight.is_exact and len(weight.positions) == 0:

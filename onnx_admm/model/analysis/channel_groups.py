@@ -41,7 +41,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Carrier:
+class PassThrough:
     """A node that hands channels on; ``parameters`` are its constants with one entry for each channel."""
 
     node: NodeRef
@@ -57,14 +57,14 @@ class ChannelGroup:
     Attributes:
         channels: how many there are.
         writers, readers: layers in graph order.
-        carriers: nodes between them, in graph order.
+        pass_through: nodes between them, in graph order.
         blocked: why no channel can be dropped; None where they can.
     """
 
     channels: int
     writers: tuple[Port, ...]
     readers: tuple[Port, ...]
-    carriers: tuple[Carrier, ...]
+    pass_through: tuple[PassThrough, ...]
     blocked: str | None
 
     @property
@@ -95,7 +95,7 @@ class _Survey:
     axes: dict[ValueRef, int] = field(default_factory=dict)
     writers: list[Port] = field(default_factory=list)
     readers: list[Port] = field(default_factory=list)
-    carriers: list[Carrier] = field(default_factory=list)
+    pass_through: list[PassThrough] = field(default_factory=list)
     blocks: dict[ValueRef, str] = field(default_factory=dict)
 
     def visit(self, node: NodeRef) -> None:
@@ -124,8 +124,8 @@ class _Survey:
     def group(self, values: set[ValueRef], writers: tuple[Port, ...]) -> ChannelGroup:
         """The group of these values."""
         readers = tuple(port for port in self.readers if port.value in values)
-        carriers = tuple(carrier for carrier in self.carriers if carrier.source in values)
-        group = ChannelGroup(port_length(writers[0]), writers, readers, carriers, None)
+        pass_through = tuple(through for through in self.pass_through if through.source in values)
+        group = ChannelGroup(port_length(writers[0]), writers, readers, pass_through, None)
         return replace(group, blocked=self._why_blocked(values, group))
 
     def _why_blocked(self, values: set[ValueRef], group: ChannelGroup) -> str | None:
@@ -134,7 +134,7 @@ class _Survey:
             return reasons[0]
         if any(value.is_output for value in values):
             return "its channels are an output of the model"
-        written = {port.value for port in group.writers} | {carrier.target for carrier in group.carriers}
+        written = {port.value for port in group.writers} | {through.target for through in group.pass_through}
         if values - written:
             return "its channels come from an input of the model too"
         if group.channels == 0:
@@ -142,7 +142,9 @@ class _Survey:
         if any(port_length(port) != group.channels for port in group.writers):
             return "layers of different widths are added"
         lengths = [port_length(port) for port in group.readers]
-        lengths += [_extent(value, axis) for carrier in group.carriers for value, axis in carrier.parameters]
+        lengths += [
+            _extent(value, axis) for through in group.pass_through for value, axis in through.parameters
+        ]
         if any(length % group.channels for length in lengths):
             return "a layer reads its channels in an order that is not known"
         return None
@@ -190,7 +192,7 @@ class _Survey:
         if any(output.uses() or output.is_output for output in node.outputs[1:]):
             return f"a second output of {node.op_type} {node.name} is read"
         self.axes[target] = axis if becomes is None else becomes
-        self.carriers.append(Carrier(node, source, target, parameters))
+        self.pass_through.append(PassThrough(node, source, target, parameters))
         self.graph.add_edge(source, target)
         return None
 
@@ -261,7 +263,7 @@ class _Survey:
             return f"{node.name} adds channels of different places"
         self.axes[node.outputs[0]] = axis
         for value in operands:
-            self.carriers.append(Carrier(node, value, node.outputs[0]))
+            self.pass_through.append(PassThrough(node, value, node.outputs[0]))
             self.graph.add_edge(value, node.outputs[0])
         return None
 

@@ -80,9 +80,9 @@ def _parts(view: ModelView) -> _Parts:
                 value.const_value = take(value.const_value, value.name)
     bodies: list[Iterable[ir.Node]] = [*skeleton.graphs(), *skeleton.functions.values()]
     for node in (node for body in bodies for node in body if node.op_type == "Constant"):
-        held = node.attributes.get("value")
-        if held is not None and held.type == ir.AttributeType.TENSOR and not held.is_ref():
-            tensor = held.as_tensor()
+        content = node.attributes.get("value")
+        if content is not None and content.type == ir.AttributeType.TENSOR and not content.is_ref():
+            tensor = content.as_tensor()
             if tensor.dtype != ir.DataType.STRING:
                 node.attributes.add(ir.AttrTensor("value", take(tensor, node.outputs[0].name)))
     proto = ir.to_proto(skeleton)
@@ -91,5 +91,7 @@ def _parts(view: ModelView) -> _Parts:
     data = proto.SerializeToString(deterministic=True)
     pairs = sorted(zip(notes, tensors, strict=True), key=lambda pair: pair[0])
     return _Parts(
-        data + repr(tail_of(skeleton)).encode(), [note for note, _ in pairs], [held for _, held in pairs]
+        data + repr(tail_of(skeleton)).encode(),
+        [note for note, _ in pairs],
+        [content for _, content in pairs],
     )

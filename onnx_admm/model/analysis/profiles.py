@@ -198,7 +198,7 @@ class _Profiler:
 
     def __init__(self, view: ModelView, inference: Inference) -> None:
         self._view = view
-        self._twins = inference.twins
+        self._inferred_copies = inference.inferred_copies
         self._open_axes = inference.open_axes
         self._opsets = view.graph_ir.opset_imports
         self._constants: set[ir.Value] = set()
@@ -284,13 +284,13 @@ class _Profiler:
     def _operand(self, value: ir.Value | None) -> Operand:
         if value is None:
             return Operand()
-        twin = self._twins.get(value, value)
-        tensor, producer = constant_tensor(twin), value.producer()
+        inferred = self._inferred_copies.get(value, value)
+        tensor, producer = constant_tensor(inferred), value.producer()
         return Operand(
             name=value.name or "",
-            dtype=_dtype(twin.dtype),
-            bits=_bits(twin.dtype),
-            shape=None if twin.shape is None else extents(twin),
+            dtype=_dtype(inferred.dtype),
+            bits=_bits(inferred.dtype),
+            shape=None if inferred.shape is None else extents(inferred),
             is_constant=self._is_constant(value),
             producer="" if producer is None or self._is_constant(value) else producer.op_type,
             values=None
@@ -300,8 +300,8 @@ class _Profiler:
 
     def _macs(self, node: ir.Node, index: int) -> int | None:
         def shape(value: ir.Value | None) -> tuple[int, ...] | None:
-            twin = None if value is None else self._twins.get(value)
-            return None if twin is None or twin.shape is None else known(extents(twin))
+            inferred = None if value is None else self._inferred_copies.get(value)
+            return None if inferred is None or inferred.shape is None else known(extents(inferred))
 
         return count_macs(node, index, shape)
 

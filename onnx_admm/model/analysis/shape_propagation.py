@@ -147,13 +147,13 @@ class ShapePropagation:
             return []
         key = (node.domain, node.op_type) if self._is_call(node) else ("", "")
         if key not in self._functions:
-            wanted, found = [key], dict[tuple[str, ...], ir.Function]()
-            while wanted:
-                domain, name = wanted.pop()
+            pending, found = [key], dict[tuple[str, ...], ir.Function]()
+            while pending:
+                domain, name = pending.pop()
                 for place, function in self._model.functions.items():
                     if place not in found and (key == ("", "") or place[:2] == (domain, name)):
                         found[place] = function
-                        wanted.extend((inner.domain, inner.op_type) for inner in function.all_nodes())
+                        pending.extend((inner.domain, inner.op_type) for inner in function.all_nodes())
             self._functions[key] = [ir.serde.serialize_function(function) for function in found.values()]
         return self._functions[key]
 

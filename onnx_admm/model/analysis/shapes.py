@@ -24,11 +24,12 @@ class Inference:
     """What shape inference sees of a model.
 
     Attributes:
-        twins: by value of the model, the value of a copy that bears what was inferred: shape, type, constant.
+        inferred_copies: by value of the model, the value of a copy with what was inferred: shape, type,
+            constant.
         open_axes: axes of inputs that stayed open, as ``bindings`` would name them.
     """
 
-    twins: Mapping[ir.Value, ir.Value]
+    inferred_copies: Mapping[ir.Value, ir.Value]
     open_axes: tuple[str, ...]
 
 
@@ -40,8 +41,12 @@ def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> 
     Raises:
         UsageError: as `infer`.
     """
-    twins = infer(view, bindings, first_axis=1).twins
-    return {ValueRef(value): extents(twin) for value, twin in twins.items() if twin.shape is not None}
+    inferred_copies = infer(view, bindings, first_axis=1).inferred_copies
+    return {
+        ValueRef(value): extents(inferred)
+        for value, inferred in inferred_copies.items()
+        if inferred.shape is not None
+    }
 
 
 def infer(
@@ -62,18 +67,18 @@ def infer(
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
     copy = view.fork().graph_ir
-    twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
+    inferred_copies = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
     open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
     _forget(copy)
     for found in view.found_sites().values():
-        twin = twins.get(found.value)
-        if twin is not None and found.lookup is None:
-            twin.shape, twin.dtype = (
+        inferred = inferred_copies.get(found.value)
+        if inferred is not None and found.lookup is None:
+            inferred.shape, inferred.dtype = (
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),
             )
     ShapePropagation(copy, view.opset).run()
-    return Inference(twins, open_axes)
+    return Inference(inferred_copies, open_axes)
 
 
 def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
@@ -104,12 +109,12 @@ def leave_out_implied_shapes(view: ModelView) -> None:
 
     The runtime infers them as it loads a file, whether they are stored or not.
     """
-    twins = infer(view).twins
+    inferred_copies = infer(view).inferred_copies
     for value in _values(view.graph_ir):
-        node, twin = value.producer(), twins[value]
+        node, inferred = value.producer(), inferred_copies[value]
         if node is None or not is_standard(node) or value.shape is None or value.is_graph_output():
             continue
-        if twin.shape == value.shape and twin.type == value.type:
+        if inferred.shape == value.shape and inferred.type == value.type:
             value.shape = value.type = None
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES
 from onnx_admm.model.files.tensor_proto import stored_bytes
-from onnx_admm.model.folding.decoder import Workspace, cone_of
+from onnx_admm.model.folding.decoder import Workspace, subgraph_of
 from onnx_admm.model.view import ModelView
 
 
@@ -49,9 +49,9 @@ def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
         elif found.lookup.scale is not None:
             sources.append(found.lookup.scale)
         for source in sources:
-            cone = cone_of(source, Workspace())
-            for leaf in cone.leaves if cone is not None else ():
-                feeds.setdefault(leaf, []).append(name)
+            subgraph = subgraph_of(source, Workspace())
+            for constant in subgraph.constants if subgraph is not None else ():
+                feeds.setdefault(constant, []).append(name)
     return tuple(
         StoredConstant(
             name=value.name or "",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.folding.decoder import Workspace, cone_of
+from onnx_admm.model.folding.decoder import Workspace, subgraph_of
 from onnx_admm.model.names import label
 from onnx_admm.model.operators import STANDARD, Trait, operator_of, operators_with
 from onnx_admm.model.view import ModelView
@@ -65,8 +65,8 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
     sites = {found.value for found in view.found_sites().values()}
     for site in view.found_sites().values():
         scale = None if site.lookup is None else site.lookup.scale
-        cone = None if scale is None else cone_of(scale, workspace)
-        sites.update(() if cone is None else cone.leaves)
+        subgraph = None if scale is None else subgraph_of(scale, workspace)
+        sites.update(() if subgraph is None else subgraph.constants)
     found: dict[ir.Value, UnsupportedWeight] = {}
     for reference in view.nodes():
         node = reference.ir_node
@@ -81,7 +81,7 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
                 if at is None:
                     continue
                 reader = at[0]
-            strange = UnsupportedWeight(
+            unsupported = UnsupportedWeight(
                 value.name or label(node),
                 label(reader),
                 reader.op_type if reader.domain in STANDARD else f"{reader.domain}::{reader.op_type}",
@@ -89,7 +89,7 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
                 tensor.nbytes,
                 reader.domain in STANDARD,
             )
-            found.setdefault(value, strange)
+            found.setdefault(value, unsupported)
     return tuple(found.values())
 
 
@@ -114,7 +114,7 @@ def _readers(node: ir.Node, index: int, workspace: Workspace) -> Iterator[tuple[
     seen = set(pending)
     while pending:
         reader, place = pending.pop()
-        if not all(value is None or cone_of(value, workspace) is not None for value in reader.inputs):
+        if not all(value is None or subgraph_of(value, workspace) is not None for value in reader.inputs):
             yield reader, place
         elif reader.op_type in _MOVING:
             uses = [(use.node, use.idx) for output in reader.outputs for use in output.uses()]

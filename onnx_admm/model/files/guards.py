@@ -236,17 +236,17 @@ def _check_inline(tensor: onnx.TensorProto, elements: int, expected: int | None,
             )
         return
     stored = max(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
-    wanted = elements
+    needed = elements
     if expected is not None and expected < elements:  # types below one byte are packed
-        wanted = expected
+        needed = expected
     if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
-        wanted = 2 * elements
-    if stored != wanted:
+        needed = 2 * elements
+    if stored != needed:
         raise ModelError(
             "the stored values do not fill the shape",
             where=place,
             got=f"{stored} values",
-            expected=f"{wanted}",
+            expected=f"{needed}",
         )
 
 

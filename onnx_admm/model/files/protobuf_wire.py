@@ -1,9 +1,9 @@
 """Model files without their large tensors: a skeleton to parse and check, the contents left where they are.
 
 A serialised ModelProto is a sequence of fields (a varint tag, then a varint, 4 or 8 bytes, or a length and so
-many bytes), and fields that are messages nest. ``lift`` walks over model, graph and initializers alone, and
-turns every large ``raw_data`` into a reference to its place in the file, as ``external_data`` is one;
-``spliced`` is the way back. So neither way needs more memory than the skeleton takes.
+many bytes), and fields that are messages nest. ``strip_tensors`` walks over model, graph and initializers
+alone, and turns every large ``raw_data`` into a reference to its place in the file, as ``external_data`` is
+one; ``reinsert_tensors`` is the way back. So neither way needs more memory than the skeleton takes.
 
 Source: protobuf encoding, wire types 0, 1, 2 and 5; onnx.proto for the field numbers.
 """
@@ -44,7 +44,7 @@ class _Field(NamedTuple):
     stop: int
 
 
-def lift(data: Bytes, location: str) -> bytes:
+def strip_tensors(data: Bytes, location: str) -> bytes:
     """A serialised model whose large initializers refer to their places in ``data``.
 
     Args:
@@ -77,12 +77,12 @@ def _lifted(data: Bytes, field: _Field, location: str) -> bytes:
         if len(raw) == 1 and {part.number for part in parts} <= _PLAIN_FIELDS:
             rest = b"".join(data[p.start : p.stop] for p in parts if p is not raw[0])
             tensor = onnx.TensorProto.FromString(rest)
-            refer(tensor, location, raw[0].content, raw[0].stop - raw[0].content)
+            make_external(tensor, location, raw[0].content, raw[0].stop - raw[0].content)
             return _message(_INITIALIZER, tensor.SerializeToString(deterministic=True))
     return data[field.start : field.stop]
 
 
-def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+def make_external(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
     """Have a tensor say where its content lies, in place of the content."""
     tensor.ClearField("raw_data")
     del tensor.external_data[:]
@@ -114,7 +114,7 @@ def reference_of(tensor: onnx.TensorProto) -> int | None:
     return int(entries["offset"]) if is_reference else None
 
 
-def spliced(skeleton: bytes, contents: Sequence[ir.TensorProtocol]) -> Iterator[Piece]:
+def reinsert_tensors(skeleton: bytes, contents: Sequence[ir.TensorProtocol]) -> Iterator[Piece]:
     """A serialised model, in pieces, with contents in the place of the main graph's references to them.
 
     Args:

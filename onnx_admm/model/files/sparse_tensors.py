@@ -110,7 +110,9 @@ def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     )
 
 
-def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, place: str, held: int) -> onnx.TensorProto:
+def _dense(
+    sparse: onnx.SparseTensorProto, folder: Path | None, place: str, reserved: int
+) -> onnx.TensorProto:
     """The dense tensor, beside so many bytes of others."""
     base = str(folder) if folder is not None else ""
     values = onnx.numpy_helper.to_array(sparse.values, base)
@@ -125,7 +127,9 @@ def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, place: str, held
             got=f"shape {shape} from {stored} bytes",
             expected=f"at most {expansion_limit(stored)} bytes",
         )
-    current_budget().reserve(held + elements * values.dtype.itemsize, f"{place}: making sparse tensors dense")
+    current_budget().reserve(
+        reserved + elements * values.dtype.itemsize, f"{place}: making sparse tensors dense"
+    )
     limits = np.array(shape if indices.ndim == 2 else (elements,), np.int64)
     rows = indices if indices.ndim == 2 else indices[:, None]
     fits = rows.ndim == 2 and rows.shape == (values.size, len(limits))

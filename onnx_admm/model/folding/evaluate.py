@@ -186,12 +186,12 @@ def _run(node: ir.Node, inputs: _Inputs, opset: int) -> Sequence[Any]:
     proto.ClearField("output")
     proto.input.extend(f"in{i}" if array is not None else "" for i, array in enumerate(inputs))
     proto.output.extend(f"out{i}" if output.name else "" for i, output in enumerate(node.outputs))
-    wanted = [name for name in proto.output if name]
+    requested = [name for name in proto.output if name]
     graph = onnx.helper.make_graph(
         [proto],
         "node",
         [_value_info(name, array) for name, array in fed.items()],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in requested],
     )
     version = max(opset, _REFERENCE_SINCE.get(node.op_type, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])

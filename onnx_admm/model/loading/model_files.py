@@ -17,7 +17,7 @@ from onnx_admm.model.files.file_tensor import is_large, leave_in_files
 from onnx_admm.model.files.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.files.model_size import check_size
 from onnx_admm.model.files.node_order import sort_nodes
-from onnx_admm.model.files.protobuf_wire import Piece, Reference, lift, spliced
+from onnx_admm.model.files.protobuf_wire import Piece, Reference, reinsert_tensors, strip_tensors
 from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.files.text_fields import check_text
 from onnx_admm.model.loading.checker import check_input, check_shapes, first_line
@@ -122,7 +122,7 @@ def read_skeleton(file: Path, where: str) -> onnx.ModelProto:
     try:
         with FileBytes(file) as data:
             try:
-                content = lift(data, file.name)
+                content = strip_tensors(data, file.name)
             except (ValueError, google.protobuf.message.DecodeError):  # no model: the parser says so
                 content = data[:]
     except OSError as error:
@@ -183,19 +183,19 @@ def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
 
 
 def model_pieces(
-    model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None], *, maps: bool
+    model: ir.Model, update_marks: Callable[[onnx.ModelProto], None], *, maps: bool
 ) -> Iterator[Piece]:
     """The serialised model, large weights as tensors; ``maps`` as in `serialize_model`."""
     main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
     proto, contents = model_skeleton(
-        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
+        model, update_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
     )
-    return spliced(serialized(proto), contents)
+    return reinsert_tensors(serialized(proto), contents)
 
 
 def model_skeleton(
     model: ir.Model,
-    settle_marks: Callable[[onnx.ModelProto], None],
+    update_marks: Callable[[onnx.ModelProto], None],
     is_left_out: Callable[[ir.TensorProtocol], bool],
     *,
     maps: bool,
@@ -215,7 +215,7 @@ def model_skeleton(
                 value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name, metadata_props=notes)
     list_mandatory(copy)
     proto = ir.to_proto(copy)
-    settle_marks(proto)
+    update_marks(proto)
     if maps:
         put_back(proto, tail_of(model))
     _leave_out_repetition(proto)

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 
 from onnx_admm.errors import ModelError
-from onnx_admm.model.files.protobuf_wire import refer
+from onnx_admm.model.files.protobuf_wire import make_external
 from onnx_admm.worker import TaskFailed, WorkerEnded, run_task
 
 _LARGE_BYTES = 1 << 16
@@ -82,7 +82,7 @@ def _without_weights(proto: onnx.ModelProto) -> bytes:
     for tensor in proto.graph.initializer:
         if len(tensor.raw_data) > _LARGE_BYTES:
             taken.append((tensor, tensor.raw_data))
-            refer(tensor, "elsewhere", 0, len(tensor.raw_data))
+            make_external(tensor, "elsewhere", 0, len(tensor.raw_data))
     try:
         content: bytes = proto.SerializeToString()
     finally:

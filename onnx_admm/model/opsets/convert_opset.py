@@ -124,9 +124,15 @@ class _Conversion:
         changing = [pair for pair in self._nodes() if self._changes_form(*pair)]
         if not changing:
             return
-        twins = infer(self.view).twins  # while the model is still of one opset
-        self._shapes = {value: extents(twin) for value, twin in twins.items() if twin.shape is not None}
-        self._dtypes = {value: twin.dtype for value, twin in twins.items() if twin.dtype is not None}
+        inferred_copies = infer(self.view).inferred_copies  # while the model is still of one opset
+        self._shapes = {
+            value: extents(inferred)
+            for value, inferred in inferred_copies.items()
+            if inferred.shape is not None
+        }
+        self._dtypes = {
+            value: inferred.dtype for value, inferred in inferred_copies.items() if inferred.dtype is not None
+        }
         taken = taken_names(self.view.graph_ir)
         for node, opset in changing:
             edit = NodeEdit(node, self.target, self._shapes, self._dtypes, taken)

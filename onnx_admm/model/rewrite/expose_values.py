@@ -26,7 +26,7 @@ def weight_uses(view: ModelView, site: WeightSite) -> tuple[WeightUse, ...]:
     return tuple(WeightUse(NodeRef(node, site.scope), index) for node, index in found.uses)
 
 
-def tapped(view: ModelView, names: Sequence[str]) -> ModelView:
+def expose_values(view: ModelView, names: Sequence[str]) -> ModelView:
     """A fork that computes the named values of the main graph and nothing else; its inputs stay.
 
     Args:

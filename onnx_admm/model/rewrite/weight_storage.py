@@ -1,4 +1,4 @@
-"""How a model's weights are held: on disk, in memory, as codes; for rooms that do not see the IR."""
+"""Storage of a model's weights: on disk, in memory, as codes; for packages that do not see the IR."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def passes_full_check(view: ModelView) -> bool:
     return checker.passes_full_check(model_files.skeleton_of(view.graph_ir))
 
 
-def settle(view: ModelView) -> None:
+def spill_to_disk(view: ModelView) -> None:
     """Move very large new weights out of memory, into temporary files that go with them."""
     spill(view.graph_ir)
 
@@ -84,7 +84,7 @@ class ByteGrid:
 
 
 class _GridTensor(ir.LazyTensor):
-    """A float tensor held as the codes and scales it is the product of."""
+    """A float tensor stored as codes and scales, whose product it is."""
 
     def __init__(
         self, codes: ir.TensorProtocol, scales: npt.NDArray[np.float32], like: ir.TensorProtocol
@@ -104,7 +104,7 @@ class _GridTensor(ir.LazyTensor):
 
 
 @dataclass(frozen=True, eq=False)
-class HeldWeight:
+class StoredWeight:
     """A handle on a stored weight; what it reads is what was stored when it was made.
 
     Attributes:
@@ -137,11 +137,11 @@ class HeldWeight:
         return array
 
     def byte_grid(self) -> ByteGrid | None:
-        """The grid it is held on; None where it is held in another way, also if it lies on one."""
+        """Return the grid it is stored on; None where values are stored, even if they lie on a grid."""
         return self._tensor.grid if isinstance(self._tensor, _GridTensor) else None
 
-    def hold_on(self, grid: ByteGrid) -> None:
-        """Store the values of a grid, held as their codes, in the weight's place."""
+    def store_as_codes(self, grid: ByteGrid) -> None:
+        """Replace the weight by the values of a grid, stored as codes."""
         if self._value.producer() is not None:  # a Constant node holds nothing but values
             replace_constant(self._value, grid.values(self.dtype))
             return
@@ -149,10 +149,10 @@ class HeldWeight:
         self._value.const_value = _GridTensor(codes, grid.scales, self._tensor)
 
 
-def held_weights(view: ModelView) -> tuple[HeldWeight, ...]:
+def stored_weights(view: ModelView) -> tuple[StoredWeight, ...]:
     """A handle on every stored weight, in graph order; those that operators compute have none."""
     return tuple(
-        HeldWeight(found.site, found.value, tensor)
+        StoredWeight(found.site, found.value, tensor)
         for found in view.found_sites().values()
         if found.site.editable and (tensor := constant_tensor(found.value)) is not None
     )

@@ -13,7 +13,7 @@ import onnx
 from onnx_admm.errors import ModelError
 from onnx_admm.model.files.file_bytes import FileBytes
 from onnx_admm.model.files.guards import stored_tensors
-from onnx_admm.model.files.protobuf_wire import lift
+from onnx_admm.model.files.protobuf_wire import strip_tensors
 
 _LENGTH_BYTES = 4
 """Bytes by which the lengths of a location and of the messages around it may grow with it."""
@@ -47,7 +47,7 @@ def _locations(path: Path) -> list[str] | None:
     """The location of each external tensor; None where the file cannot be read."""
     try:
         with FileBytes(path) as data:
-            proto = onnx.load_from_string(lift(data, ""))
+            proto = onnx.load_from_string(strip_tensors(data, ""))
     except (OSError, ValueError, ModelError, google.protobuf.message.DecodeError):
         return None
     return [
@@ -126,6 +126,6 @@ def _mentions(model: Path, needle: bytes) -> bool:
         if len(data) <= _MOST_BYTES:
             return needle in data[:]
         try:
-            return needle in lift(data, "")
+            return needle in strip_tensors(data, "")
         except ValueError:
             return True

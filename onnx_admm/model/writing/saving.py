@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_admm.errors import OutputError
 from onnx_admm.model.files.file_tensor import FileTensor, is_large
 from onnx_admm.model.files.guards import all_graphs
-from onnx_admm.model.files.protobuf_wire import Piece, refer, reference_of
+from onnx_admm.model.files.protobuf_wire import Piece, make_external, reference_of
 from onnx_admm.model.files.sparse_tensors import write_sparse
 from onnx_admm.model.loading.checker import check_output
 from onnx_admm.model.loading.model_files import (
@@ -140,7 +140,7 @@ def _write_data(
     file = output.folder / _data_name(output, prepared, digest, inputs)
     os.replace(prepared, file)
     for tensor, offset, length in places:
-        refer(tensor, file.name, offset, length)
+        make_external(tensor, file.name, offset, length)
     return file
 
 

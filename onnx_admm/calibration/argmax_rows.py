@@ -17,7 +17,7 @@ from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.row_sampling import Positions
 from onnx_admm.contracts import Array
 
-_RIVAL = 0.7
+_HARD_NEGATIVE = 0.7
 """Weight of a row that the compressed layer picks; one that the original picks has 1."""
 
 _OTHERS = 0.3
@@ -25,34 +25,35 @@ _OTHERS = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class PickedRows:
+class ArgmaxRows:
     """Inputs and targets where channels have their maxima.
 
     Attributes:
-        x: what the compressed prefix hands to the layer, rows picked by any channel, float32 (group, m, d).
+        x: what the compressed prefix hands to the layer, the rows where any channel has its maximum, float32
+            (group, m, d).
         targets: what the original makes of its own inputs there, float32 (m, channels).
-        best, rivals: which of the rows the original, and which the compressed layer, picks for each channel
-            of each sample: (samples, channels).
+        best, hard_negatives: which of the rows the original, and which the compressed layer, picks for each
+            channel of each sample: (samples, channels).
         is_centred: means are taken off, as those of the whole layer are.
-        ridge: of the channels' problems; None: by how few rows each is picked for.
+        ridge: of the channels' problems; None: by how few rows each has its maximum in.
     """
 
     x: Array
     targets: Array
     best: Positions
-    rivals: Positions
+    hard_negatives: Positions
     is_centred: bool
     ridge: float | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[PickedRows]) -> PickedRows:
+    def joined(cls, parts: Sequence[ArgmaxRows]) -> ArgmaxRows:
         """Of the samples of all parts."""
         firsts = np.cumsum([0, *(len(part.targets) for part in parts)])
         return cls(
             np.concatenate([part.x for part in parts], axis=1),
             np.concatenate([part.targets for part in parts]),
             np.concatenate([part.best + first for part, first in zip(parts, firsts, strict=False)]),
-            np.concatenate([part.rivals + first for part, first in zip(parts, firsts, strict=False)]),
+            np.concatenate([part.hard_negatives + first for part, first in zip(parts, firsts, strict=False)]),
             parts[0].is_centred,
             parts[0].ridge,
         )
@@ -66,13 +67,13 @@ class PickedRows:
         """
         layer = others.problem
         group = channel // (len(layer.original) // layer.groups)
-        counts = np.bincount(self.best[:, channel], minlength=len(self.targets)) + _RIVAL * np.bincount(
-            self.rivals[:, channel], minlength=len(self.targets)
-        )
-        picked = np.flatnonzero(counts)
+        counts = np.bincount(
+            self.best[:, channel], minlength=len(self.targets)
+        ) + _HARD_NEGATIVE * np.bincount(self.hard_negatives[:, channel], minlength=len(self.targets))
+        chosen = np.flatnonzero(counts)
         total = counts.sum() / len(self.best) + _OTHERS
-        shares, rest = counts[picked] / (len(self.best) * total), _OTHERS / total
-        x, t = self.x[group, picked], self.targets[picked, channel]
+        shares, rest = counts[chosen] / (len(self.best) * total), _OTHERS / total
+        x, t = self.x[group, chosen], self.targets[chosen, channel]
         mean = shares @ x + rest * others.input_mean[group]
         target = shares @ t + rest * others.target_mean[channel]
         if not self.is_centred:
@@ -85,6 +86,6 @@ class PickedRows:
             cross=(t @ weighted + rest * (layer.cross[channel] + target_off * off))[None],
             original=layer.original[channel][None],
             energy=np.array([shares @ t**2 + rest * (layer.energy[channel] + target_off**2)]),
-            ridge=ridge_for(len(off), len(picked)) if self.ridge is None else self.ridge,
+            ridge=ridge_for(len(off), len(chosen)) if self.ridge is None else self.ridge,
         )
-        return Moments(problem, mean[None], np.array([target]), len(picked))
+        return Moments(problem, mean[None], np.array([target]), len(chosen))

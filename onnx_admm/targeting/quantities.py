@@ -1,11 +1,11 @@
-"""Budgets by figure: ``latency=0.5x`` as a share of what the dense model costs."""
+"""Budgets by quantity: ``latency=0.5x`` as a share of what the dense model costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from onnx_admm.contracts import FIGURE_OF, Cost, CostModel, LayerProfile, Treatment
+from onnx_admm.contracts import QUANTITY_OF, CompressionOption, Cost, CostModel, LayerProfile
 from onnx_admm.errors import UsageError
 from onnx_admm.settings.amounts import number_before_x
 from onnx_admm.settings.tables import did_you_mean
@@ -13,7 +13,7 @@ from onnx_admm.settings.tables import did_you_mean
 _LEAST_SHARE = Decimal("1e-9")
 
 WEIGHTS = "weights"
-"""Nonzeros: a figure that needs no cost model."""
+"""Nonzeros: a quantity that needs no cost model."""
 
 
 def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, float]:
@@ -22,53 +22,55 @@ def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, fl
     Below 1 is a share and above 1 how many times less: ``0.05x`` and ``20x`` are the same.
 
     Raises:
-        UsageError: not of that form, an unknown figure, or one that is named twice.
+        UsageError: not of that form, an unknown quantity, or one that is named twice.
     """
     budgets: dict[str, float] = {}
     for text in texts:
-        figure, equals, amount = (part.strip() for part in text.partition("="))
-        figure = short_name(figure)
+        quantity, equals, amount = (part.strip() for part in text.partition("="))
+        quantity = short_name(quantity)
         if not equals or (number_before_x(amount) is None and not amount.endswith("%")):
             raise UsageError("not a budget", where=where, got=repr(text), expected="such as latency=0.5x")
-        require_figure(figure, where)
-        if figure in budgets:
-            raise UsageError("two budgets for one figure", where=where, got=figure)
-        budgets[figure] = _share(amount, text, where)
+        require_quantity(quantity, where)
+        if quantity in budgets:
+            raise UsageError("two budgets for one quantity", where=where, got=quantity)
+        budgets[quantity] = _share(amount, text, where)
     return budgets
 
 
-def short_name(figure: str) -> str:
-    """Return what users call a figure: ``latency`` for ``latency_s``; any other name as it is."""
-    return next((name for name, field in FIGURE_OF.items() if field == figure), figure)
+def short_name(quantity: str) -> str:
+    """Return what users call a quantity: ``latency`` for ``latency_s``; any other name as it is."""
+    return next((name for name, field in QUANTITY_OF.items() if field == quantity), quantity)
 
 
-def require_figure(figure: str, where: str) -> None:
-    """Refuse a figure that no cost has.
+def require_quantity(quantity: str, where: str) -> None:
+    """Refuse a quantity that no cost has.
 
     Raises:
         UsageError: names the known ones and the nearest.
     """
-    known = (*FIGURE_OF, WEIGHTS)
-    if figure not in known:
+    known = (*QUANTITY_OF, WEIGHTS)
+    if quantity not in known:
         raise UsageError(
-            f"unknown figure '{figure}'",
+            f"unknown quantity '{quantity}'",
             where=where,
             expected=f"one of {', '.join(known)}",
-            hint=did_you_mean(figure, known),
+            hint=did_you_mean(quantity, known),
         )
 
 
-def amount(figure: str, cost: Cost, layer: LayerProfile, treatment: Treatment) -> float:
+def amount(quantity: str, cost: Cost, layer: LayerProfile, option: CompressionOption) -> float:
     """What a priced row takes of a budget.
 
     Raises:
-        UsageError: the cost model said that it gives the figure, and does not.
+        UsageError: the cost model said that it gives the quantity, and does not.
     """
-    if figure == WEIGHTS:
-        return treatment.density * layer.parameters
-    value: float | None = getattr(cost, FIGURE_OF[figure])
+    if quantity == WEIGHTS:
+        return option.density * layer.parameters
+    value: float | None = getattr(cost, QUANTITY_OF[quantity])
     if value is None:
-        raise UsageError("the cost model gives no such figure for this node", where=layer.node, got=figure)
+        raise UsageError(
+            "the cost model gives no such quantity for this node", where=layer.node, got=quantity
+        )
     return value
 
 
@@ -78,14 +80,14 @@ def require_given(budgets: Mapping[str, float], cost_model: CostModel, where: st
     Raises:
         UsageError: says what it does tell.
     """
-    for figure in budgets:
-        require_figure(figure, where)
-        if figure != WEIGHTS and FIGURE_OF[figure] not in cost_model.figures:
-            given = [name for name, field in FIGURE_OF.items() if field in cost_model.figures]
+    for quantity in budgets:
+        require_quantity(quantity, where)
+        if quantity != WEIGHTS and QUANTITY_OF[quantity] not in cost_model.quantities:
+            given = [name for name, field in QUANTITY_OF.items() if field in cost_model.quantities]
             raise UsageError(
                 f"the cost model '{cost_model.name}' says nothing about that",
                 where=where,
-                got=figure,
+                got=quantity,
                 expected=f"one of {', '.join([*given, WEIGHTS])}",
                 hint="`onnx-admm plugins` lists the cost models.",
             )
