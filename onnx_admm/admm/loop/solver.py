@@ -24,10 +24,10 @@ from onnx_admm.admm.sets.supports import Array, Blocks
 
 
 class WStep(Protocol):
-    """Solves, or improves, the smooth half of the problem."""
+    """Interface of the W-step: solves, or improves, the smooth half of the problem."""
 
     def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
-        """Weights that make ``f(W) + sum_l rho_l/2 ||W_l - targets_l||^2`` small.
+        """Return weights that make ``f(W) + sum_l rho_l/2 ||W_l - targets_l||^2`` small.
 
         Args:
             targets: ``Z - U`` by block.
@@ -38,7 +38,7 @@ class WStep(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stopping:
-    """When to stop.
+    """Stopping rule.
 
     Converged when both hold, n the number of weights:
     ``||W - Z||           <= sqrt(n) eps_abs + eps_rel max(||W||, ||Z||)``   (primal)
@@ -48,8 +48,7 @@ class Stopping:
         max_iterations: iterations at most, counted from the very start, resumed runs included.
         eps_abs: absolute tolerance per weight.
         eps_rel: relative tolerance.
-        stable_iterations: stop also once the support has stayed the same for so many iterations; 0 never
-            does.
+        stable_iterations: also stop after so many iterations without a change of the support; 0: never.
     """
 
     max_iterations: int
@@ -67,7 +66,7 @@ class Stopping:
 
 
 class Status(Enum):
-    """How a run ended, as the sentence a user reads."""
+    """How a run ended, as a sentence for the user."""
 
     CONVERGED = "the weights meet their constraint: both residuals are within tolerance"
     SETTLED = "the support no longer changes"
@@ -77,9 +76,9 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One iteration: its number (from 1), base rho, residuals with their tolerances, and Z's score.
+    """Record of one iteration: number (from 1), base rho, residuals, tolerances and the score of Z.
 
-    ``changed`` counts the entries that came into Z's support or left it.
+    ``changed`` counts the entries that entered or left Z's support.
     """
 
     iteration: int
@@ -99,15 +98,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands; a value, so a run can be stored and resumed.
+    """State of a run; it can be stored, and a run resumed from it.
 
     Attributes:
-        w: the W-step's last answer.
-        z: its feasible neighbour.
+        w: result of the last W-step.
+        z: its projection on the set.
         u: scaled dual variable, in units of w, for the penalties in ``rho``.
         rho: penalty by block that ``u`` is scaled for.
         best_z: feasible iterate of the best score so far, the last one where nothing is scored.
-        history: one record per iteration done.
+        history: one record for each iteration.
     """
 
     w: Blocks
@@ -120,18 +119,18 @@ class State:
 
     @property
     def iteration(self) -> int:
-        """Iterations done."""
+        """Number of iterations done."""
         return len(self.history)
 
     @property
     def changes(self) -> list[int]:
-        """How many entries of the support each iteration changed."""
+        """Number of support entries that each iteration changed."""
         return [record.changed for record in self.history]
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """How a run ended: ``z`` is feasible, the best by score or else the last."""
+    """Result of a run: ``z`` is feasible, the best by score or else the last."""
 
     z: Blocks
     score: float | None
@@ -140,7 +139,7 @@ class Solution:
 
     @property
     def history(self) -> tuple[Record, ...]:
-        """One record per iteration."""
+        """One record for each iteration."""
         return self.state.history
 
 
@@ -150,7 +149,7 @@ Monitor = Callable[[Blocks], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """What stays the same from one iteration to the next."""
+    """The fixed parts of a problem: W-step, set, penalty, monitor."""
 
     wstep: WStep
     constraint: JointSet
@@ -160,7 +159,7 @@ class Problem:
 
 
 class _NotFinite(Exception):
-    """The W-step answered with infinities or NaNs."""
+    """The W-step returned infinities or NaNs."""
 
 
 def solve(
@@ -205,7 +204,7 @@ def solve(
 
 
 def initial_state(problem: Problem, start: Blocks) -> State:
-    """W at the start, Z its projection, U zero."""
+    """Return the initial state: W at the start, Z its projection, U zero."""
     w = {name: np.array(block) for name, block in start.items()}
     z = problem.constraint.project(w)
     u = {name: np.zeros_like(block) for name, block in w.items()}
@@ -213,7 +212,7 @@ def initial_state(problem: Problem, start: Blocks) -> State:
 
 
 def step(problem: Problem, state: State) -> State:
-    """One iteration: the state after it, the one before it untouched."""
+    """Return the state after one iteration; ``state`` itself does not change."""
     rho = _by_block(problem.rho, state.w, state.changes)
     u: Blocks = {
         name: block * block.dtype.type(state.rho[name] / rho[name]) for name, block in state.u.items()
@@ -267,7 +266,7 @@ def _record(problem: Problem, before: State, after: State, score: float | None) 
 
 
 def _norm(blocks: Iterable[Array]) -> float:
-    """Euclidean norm over all blocks; squares neither overflow nor vanish."""
+    """Return the Euclidean norm over all blocks; squares neither overflow nor vanish."""
     return hypot(*(_block_norm(block.astype(np.float64)) for block in blocks))
 
 

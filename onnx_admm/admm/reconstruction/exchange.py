@@ -1,4 +1,4 @@
-"""Local search over supports: entries that leave and enter in pairs, each exchange lowering the exact loss.
+"""Local search over supports: pairs of entries leave and enter, each exchange lowering the exact loss.
 
 For one row with kept entries S, ``M = A_SS^-1``, weights ``w = M b_S`` and gradient ``g = b - A w``:
 
@@ -8,7 +8,7 @@ For one row with kept entries S, ``M = A_SS^-1``, weights ``w = M b_S`` and grad
 
 all with every other weight of the row at its new optimum. ``P = A_:S M`` makes the gains of all pairs
 elementwise, and an exchange changes it by matrices of rank one (the sweep operator of stepwise regression).
-Where entries of different rows may trade places the two halves simply add up.
+For entries of different rows, the cost of dropping and the gain of adding add up.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ _LEAST = 1e-9
 _TRIED = 16
 
 _LARGEST = 40
-"""A row is searched where its support's square is at most this many times d: then a search costs no more than
+"""Most squared support size of a row that is searched, in units of d: a search then costs at most
+
 a few dozen steps of the loop.
 """
 
 
 class RowSearch:
-    """The support of one row, the optimum on it, and what each exchange would gain.
+    """Support of one row, the optimum on it, and the gain of each exchange.
 
     Args:
         normal: A, (d, d).
@@ -63,21 +64,21 @@ class RowSearch:
         return pivots
 
     def drop_costs(self) -> Floats:
-        """What dropping each kept entry costs, (kept,)."""
+        """Return the cost of dropping each kept entry, (kept,)."""
         costs: Floats = np.square(self.values[self.kept]) / self.pivots
         return costs
 
     def add_gains(self) -> Floats:
-        """What adding each entry gains, (d,); nothing for kept ones."""
+        """Return the gain of adding each entry, (d,); 0 for kept entries."""
         gains: Floats = np.divide(
             self.values**2, self.schur, out=np.zeros_like(self.schur), where=self.outside
         )
         return gains
 
     def best_exchange(self, exchange_groups: Ints) -> tuple[float, int, int]:
-        """(gain, position in ``kept``, entry to add) of the best exchange within a cell.
+        """Return (gain, position in ``kept``, entry to add) of the best exchange within a group.
 
-        Where all entries share one cell only the entries that cost least are tried for dropping.
+        Where all entries share one group only the entries that cost least are tried for dropping.
         """
         free, costs = np.flatnonzero(self.outside), self.drop_costs()
         tried = np.argsort(costs, kind="stable")
@@ -120,18 +121,18 @@ class RowSearch:
 
 
 def exchange_entries(problem: LayerProblem, mask: Mask, exchange_groups: Ints, *, rounds: int) -> Mask:
-    """A support of the same set whose optimum is no worse, and mostly better.
+    """Return a support of the same set whose optimum is no worse, and mostly better.
 
-    Rows are searched one by one until no exchange within a cell helps. Where all entries share one cell,
-    rows then trade: those that would gain most by an entry more receive it from those that would lose
-    least, and the rows concerned are searched again. Rows whose supports are too large for it (the work
-    grows with their square) stay as they are.
+    Rows are searched one by one until no exchange within a group helps. Where all entries share one group,
+    entries then move between rows: rows that would gain most by one more entry receive it from rows that
+    would lose least, and these rows are searched again. Rows with too large supports (the work grows with
+    their square) stay as they are.
 
     Args:
         problem: the layer.
         mask: bool (rows, d), the support.
-        exchange_groups: (rows, d), equal for entries that may take one another's place.
-        rounds: most rounds of trade between rows.
+        exchange_groups: (rows, d), equal for entries that may replace one another.
+        rounds: rounds of moves between rows at most.
     """
     mask, candidates = mask.copy(), dict[int, _SwapCandidate]()
     run = len(mask) // problem.groups
@@ -151,7 +152,7 @@ def exchange_entries(problem: LayerProblem, mask: Mask, exchange_groups: Ints, *
 
 @dataclass(frozen=True)
 class _SwapCandidate:
-    """The cheapest entry that a row could lose, and the best that it could gain; -1 where there is none."""
+    """Cheapest entry that a row could lose, and best entry that it could gain; -1 where none."""
 
     cost: float
     drop: int
@@ -182,13 +183,13 @@ def _search_row(search: RowSearch, exchange_groups: Ints) -> None:
 
 
 def _swap_between_rows(mask: Mask, candidates: dict[int, _SwapCandidate]) -> list[int]:
-    """Move entries from rows that lose little to rows that gain more; the rows that changed."""
+    """Move entries from rows that lose little to rows that gain more; return the changed rows."""
     donors = sorted(candidates, key=lambda row: (candidates[row].cost, row))
     recipients = sorted(candidates, key=lambda row: (-candidates[row].gain, row))
     changed: list[int] = []
     while donors and recipients:
         donor, recipient = donors[0], recipients[0]
-        if donor == recipient:  # its own exchanges are settled: it takes part on one side only
+        if donor == recipient:  # exchanges within a row are done: the row takes part on one side only
             (donors if len(donors) > 1 else recipients).pop(0)
             continue
         if candidates[recipient].gain <= candidates[donor].cost * (1 + _LEAST):

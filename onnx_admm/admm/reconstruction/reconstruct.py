@@ -1,18 +1,18 @@
 """Layer-wise reconstruction: weights of a constraint set that reproduce a layer's outputs, without labels.
 
-ADMM on a quadratic: the W-step is a closed form (``closed_form``), the loop and the sets are those of
-fine-tuning. What the loop leaves undone is then done exactly:
+ADMM on a quadratic: the W-step has a closed form (``closed_form``), the loop and the sets are those of
+fine-tuning. The result of the loop is then refined exactly:
 
 - a set on the support: the loop finds the support while rho is driven by how much it still changes; entries
-  are exchanged while that lowers the loss (``exchange``); the weights become the optimum on it
+  are exchanged while that lowers the loss (``exchange``); the weights become the optimum on the support
   (``support_fit``);
 - levels: successive rounding chooses the scales (``successive``); the loop then works on the fixed grid; both
-  answers are improved by coordinate descent with refitted scales (``descent``); each row keeps the better;
+  solutions are improved by coordinate descent with refitted scales (``descent``); each row keeps the better;
 - both: the support first, then levels on it;
 - any other set: the loop alone, the best iterate kept.
 
 Where a row has one input (a table that is looked up) the loss is a sum of squares, and the projection in its
-metric is the answer: no loop.
+metric is the solution: no loop.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from onnx_admm.admm.sets.supports import Array, ConstraintSet, Mask
 __all__ = ["LayerProblem", "Reconstructed", "ReconstructionSettings", "reconstruct"]
 
 _FIRST_SWEEPS = 3
-"""Passes of coordinate descent after which two answers are compared."""
+"""Passes of coordinate descent before two solutions are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionSettings:
-    """How long the solver works; the defaults are what the benchmarks are made with.
+    """Effort of the solver; the benchmarks use the defaults.
 
     Attributes:
-        iterations: of the loop, at most.
+        iterations: iterations of the loop at most.
         rho: penalty of the first iterations, for a Gram matrix of unit diagonal.
-        every: iterations between two looks at the support, after which rho may grow; 1 is quick, 3 is better.
+        every: iterations between two updates of rho; 1 is quick, 3 is better.
         fit_steps: conjugate-gradient steps on a fixed support, at most.
-        trade_rounds: rounds in which rows trade entries of their supports; None: supports are not searched.
+        trade_rounds: rounds in which entries of supports move between rows; None: supports are not searched.
         sweeps: passes of coordinate descent over codes, at most.
     """
 
@@ -64,13 +64,13 @@ class ReconstructionSettings:
 
 @dataclass(frozen=True, eq=False)
 class Reconstructed:
-    """What ``reconstruct`` found.
+    """Result of ``reconstruct``.
 
     Attributes:
         weights: (rows, d), in the set exactly, of the original weights' dtype.
         error: ``LayerProblem.error`` of the weights.
         status: how the loop ended.
-        history: one record per iteration of the loop, in the preconditioned coordinates.
+        history: one record for each iteration of the loop, in the preconditioned coordinates.
     """
 
     weights: Array
@@ -82,12 +82,12 @@ class Reconstructed:
 def reconstruct(
     problem: LayerProblem, constraint: ConstraintSet, settings: ReconstructionSettings | None = None
 ) -> Reconstructed:
-    """Weights of ``constraint`` of low loss: a local minimum, and the same bits every time.
+    """Return weights of ``constraint`` of low loss: a local minimum, bit-identical in every run.
 
     Args:
         problem: the layer.
         constraint: a set of matrices (rows, d).
-        settings: how long to look.
+        settings: effort of the search.
     """
     settings = settings or ReconstructionSettings()
     decomposition = decompose(constraint)
@@ -121,7 +121,7 @@ def _in_shape(constraint: ConstraintSet, shape: tuple[int, ...] | None) -> Const
 def _uncoupled(
     step: ClosedForm, optimum: Floats, decomposition: SetDecomposition, settings: ReconstructionSettings
 ) -> Reconstructed:
-    """The point nearest to the optimum where the Gram matrix is diagonal; scales by Lloyd's iteration."""
+    """Return the point nearest to the optimum where the Gram matrix is diagonal; scales by Lloyd."""
     problem, weights, mask = step.problem, optimum, None
     if decomposition.support is not None:
         mask = _in_shape(decomposition.support, decomposition.shape).project(optimum * step.roots) != 0
@@ -139,7 +139,7 @@ def _uncoupled(
 def _with_any_set(
     problem: LayerProblem, constraint: ConstraintSet, settings: ReconstructionSettings
 ) -> Solution:
-    """The loop in the weights' own coordinates, where alone the projection is exact."""
+    """Run the loop in the plain coordinates, the only ones where the projection is exact."""
     step = ClosedForm.plain(problem)
     scale = float(np.diagonal(problem.normal, axis1=1, axis2=2).mean())
     return solve(
@@ -153,7 +153,7 @@ def _with_any_set(
 
 
 def _with_support(step: ClosedForm, support: ConstraintSet, settings: ReconstructionSettings) -> Solution:
-    """The loop until the support stays: rescaling keeps a support, so the set serves any metric."""
+    """Run the loop until the support is stable: rescaling keeps a support, so any metric serves."""
     start = step.start()
     kept = int(np.count_nonzero(support.project(start[BLOCK])))
     return solve(
@@ -172,7 +172,7 @@ def _with_levels(
     scale_bits: int,
     settings: ReconstructionSettings,
 ) -> tuple[Floats, Solution]:
-    """Scales and codes: successive rounding and the loop, each descended from; row by row the better one."""
+    """Return scales and codes, row by row the better of successive rounding and the loop."""
     problem, sweeps = step.problem, settings.sweeps
     grid, codes = round_successively(problem, grids, target)
     found = solve(
@@ -191,7 +191,7 @@ def _with_levels(
 
 
 def _rising(settings: ReconstructionSettings, unit: float = 1.0) -> RhoSchedule:
-    """Slowly, for levels leave no support to be driven by: five per cent an iteration."""
+    """Return a slowly rising schedule, five per cent an iteration: levels have no support to drive it."""
     start = settings.rho * unit
     return RhoSchedule(start=start, end=start * 1.05**settings.iterations, iterations=settings.iterations + 1)
 
@@ -199,7 +199,7 @@ def _rising(settings: ReconstructionSettings, unit: float = 1.0) -> RhoSchedule:
 def _searched(
     problem: LayerProblem, decomposition: SetDecomposition, mask: Mask, settings: ReconstructionSettings
 ) -> Mask:
-    """The support after exchanges, where the set allows any."""
+    """Return the support after exchanges, where the set allows any."""
     shape = mask.shape if decomposition.shape is None else decomposition.shape
     exchange_groups = exchange_groups_of(decomposition.support, shape)
     if exchange_groups is None or settings.trade_rounds is None:

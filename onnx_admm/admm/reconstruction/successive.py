@@ -1,10 +1,10 @@
-"""Successive rounding: columns one after the other, each error made up for by the columns still free.
+"""Successive rounding: column by column, each error compensated by the columns that are still free.
 
-The nearest-plane method for the closest lattice point (Babai 1986), which GPTQ (arXiv 2210.17323) is too,
-with three things beside: it starts from the problem's optimum; its order leaves for the end the columns
-that vary least once those after them are known; and scales are chosen by the error they lead to, not by
-that of plain rounding. With ``A^-1 = U^T U``, U upper triangular in that order, a row's loss above the
-optimum is the sum of ``(rounding error of column i)^2 / U_ii^2``.
+The nearest-plane method for the closest lattice point (Babai 1986), as in GPTQ (arXiv 2210.17323), with three
+additions: it starts from the problem's optimum; its order places last the columns that vary least once those
+after them are known; and scales are chosen by the error that they lead to, not by that of plain rounding.
+With ``A^-1 = U^T U``, U upper triangular in that order, a row's loss above the optimum is the sum of
+``(rounding error of column i)^2 / U_ii^2``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Order = npt.NDArray[np.intp]
 
 _COLUMNS = 64
 _SCALE_FACTORS = (0.8, 1.6)
-"""What scales are multiplied by, from and to: errors passed on widen the range of what is rounded."""
+"""Range of factors on scales: compensated errors widen the range of the values to round."""
 _FEWEST, _MOST = 9, 65
 _WORK = 1e9
-"""Multiplications spent on trying scales, where the fewest do not take more."""
+"""Multiplications spent on trying scales, unless the fewest scales take more."""
 _ROWS = 4096
-"""Rows that are rounded together; those of several scales, where one has less."""
+"""Rows that are rounded together, of several scales where one scale has fewer."""
 
 
 def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats) -> GridAndCodes:
-    """Codes near ``target`` in the problem's metric, on the best of the grids with its scales stretched.
+    """Return codes near ``target`` in the problem's metric, on the best grid and scale factor.
 
     Args:
         problem: the layer.
-        grids: grids of the entries, alike but for scales and ranges; each row chooses for itself.
+        grids: grids of the entries, equal except for scales and ranges; each row chooses for itself.
         target: (rows, d), the unconstrained optimum.
     """
     order = _order(problem.normal)
@@ -57,7 +57,7 @@ def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target
 
 
 def _order(normal: Floats) -> Order:
-    """Columns of each group from first to last, (group, d).
+    """Return the columns of each group from first to last, (group, d).
 
     A Cholesky factorisation that always takes the least pivot finds them backwards.
     """
@@ -78,7 +78,7 @@ def _order(normal: Floats) -> Order:
 
 
 def _factor(normal: Floats, order: Order) -> Floats:
-    """U for each group, (group, d, d)."""
+    """Return U for each group, (group, d, d)."""
     ordered = np.take_along_axis(np.take_along_axis(normal, order[:, :, None], 1), order[:, None, :], 2)
     inverse = np.linalg.inv(ordered)
     lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
@@ -88,10 +88,10 @@ def _factor(normal: Floats, order: Order) -> Floats:
 def _round(
     problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats, order: Order, factor: Floats
 ) -> Iterator[tuple[Codes, Floats]]:
-    """For each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
+    """Yield for each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
 
     def stacked(parts: Iterable[Floats]) -> Floats:
-        """Of all grids, columns in order: (group, grids * rows of the group, d)."""
+        """Return the parts of all grids, columns in order: (group, grids * rows of the group, d)."""
         by_group = [part.reshape(problem.groups, -1, target.shape[1]) for part in parts]
         return np.take_along_axis(np.concatenate(by_group, axis=1), order[:, None], 2)
 

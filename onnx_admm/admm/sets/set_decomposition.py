@@ -1,9 +1,9 @@
-"""What a constraint set asks of a matrix: where nonzeros stand, and which values they take.
+"""Decomposition of a constraint set: a set on the support and a set of levels.
 
-Every set of this room is a demand on the support, a demand on the values, or both, and each demand is
-solved in its own way. A set on the support alone holds, with a matrix, also every rescaling of its entries:
-it can be projected on in any diagonal metric. Levels cannot, but once their scales are fixed each entry has
-a grid of its own, and the nearest level is the nearest in every diagonal metric.
+Every set of this package constrains the support, the values, or both, and each part is solved in its own way.
+A set on the support alone is invariant under rescaling of entries: its projection is exact in any diagonal
+metric. Sets of levels are not, but once their scales are fixed each entry has a grid of its own, and the
+nearest level is the nearest in every diagonal metric.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class SetDecomposition:
-    """The two halves of a set.
+    """The two parts of a set.
 
     Attributes:
-        support: a set on the support alone; None where it is free.
+        support: a set on the support alone; None where the support is free.
         levels: a set of levels; None where values are free.
-        shape: in which both see the matrix; None for its own.
+        shape: shape in which both see the matrix; None for its own.
     """
 
     support: ConstraintSet | None = None
@@ -61,11 +61,11 @@ def decompose(constraint: ConstraintSet) -> SetDecomposition | None:
 
 
 def exchange_groups_of(support: ConstraintSet | None, shape: tuple[int, ...]) -> Ints | None:
-    """Labels of entries that may take one another's place in the support; None where no two may.
+    """Return labels, equal for entries that may replace one another; None where no two may.
 
     Args:
         support: a set on the support alone.
-        shape: of the tensors it holds.
+        shape: shape of the tensors.
     """
     match support:
         case AtMostK():
