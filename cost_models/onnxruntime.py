@@ -19,22 +19,22 @@ from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_t
 from onnx_admm.settings.ranges import Threads
 
 _MISFIT = 0.1
-"""How far sums of single kernels are off whole models: benchmarks/results/predicted-latency.json."""
+"""Relative error of sums of single kernels for whole models: benchmarks/results/predicted-latency.json."""
 
 _alone: dict[tuple[LayerProfile, int | None, int], KernelTime] = {}
-"""Layers by themselves, by profile, output channels left, and threads."""
+"""Costs of single layers, by profile, output channels left, and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeCostModel:
     """Latency of one run in the installed ONNX Runtime on this machine, from times of single kernels.
 
-    The runtime optimises the model; each kernel of what comes out is timed by itself, with the shapes, types
-    and values it has in the model, and counts for the node whose work it does: the last one with a weight
-    among those it fuses. What is merged into a neighbour costs 0. Without the model (one layer by itself)
-    the node alone is optimised and timed, without changes of memory layout around it. Removed channels are
-    timed at their real width: cost against channels is a staircase. Each time is measured once and kept on
-    disk, by runtime, processor, threads and kernel.
+    The runtime optimises the model; each resulting kernel is timed alone, with the shapes, types and values
+    that it has in the model, and assigned to the node whose work it does: the last one with a weight among
+    those it fuses. A node that is merged into a neighbour costs 0. Without the model (a single layer) the
+    node alone is optimised and timed, without changes of memory layout around it. Removed channels are timed
+    at their real width: cost against channels is a staircase. Each time is measured once and kept on disk, by
+    runtime, processor, threads and kernel.
 
     Args:
         threads: intra-op threads.
@@ -52,16 +52,16 @@ class OnnxRuntimeCostModel:
 
     @property
     def assumes(self) -> str:
-        """Why zeros and bits change nothing."""
+        """The reason why zeros and bits change nothing, as a sentence."""
         return (
             "stock ONNX Runtime on this machine, with nothing else running: weights are dense floats once it "
             "has loaded them, so zeros and bits change no latency, only removed channels do"
         )
 
     def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
-        """One that has timed the kernels of this model.
+        """Return a cost model with the times of this model's kernels.
 
-        With an axis left open there is nothing to run: rows then say which.
+        With an open axis the model cannot run: the errors of the rows then name the axis.
 
         Raises:
             OnnxAdmmError: the runtime does not run the model.
@@ -89,7 +89,7 @@ class OnnxRuntimeCostModel:
         return _OnModel(self, {place: _sum(found, self.threads) for place, found in times.items()}, call)
 
     def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
-        """The layer timed by itself; the same at any density and bits unless whole channels are gone.
+        """Return the time of the layer alone; density and bits matter only for removed channels.
 
         Raises:
             RuntimeMissing: no runtime, or two.
@@ -101,7 +101,7 @@ class OnnxRuntimeCostModel:
     def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
         layer.moved_bytes()  # raises where a shape is unknown
-        # Names, and what the weights hold, change no time.
+        # Names and values of weights change no time.
         plain = replace(
             layer, node="", weight=layer.weight and "w", density=1.0, nonzeros=0, bits=32, share=1.0
         )
@@ -134,9 +134,9 @@ class _OnModel:
     """The rows of one model, whose kernels have been timed.
 
     Attributes:
-        alone: prices layers by themselves.
-        times: of nodes; None for one with a kernel that does not run alone.
-        call: what a call takes beside the kernels: inputs are handed over, outputs handed back.
+        alone: prices single layers.
+        times: times of nodes; None for one with a kernel that does not run alone.
+        call: time of a call beyond its kernels: passing inputs and outputs.
     """
 
     alone: OnnxRuntimeCostModel
@@ -155,7 +155,7 @@ class _OnModel:
         return f"the sum of the rows and {self.call.seconds * 1e6:.1f} us for the call"
 
     def compose(self, rows: Sequence[Cost]) -> Cost:
-        """The rows' sum and the call; as uncertain as its parts are in the mean."""
+        """Return the sum of the rows and the call; the uncertainty is the mean of its parts."""
         parts = [(row.latency_s or 0.0, row.uncertainty or 0.0) for row in rows]
         parts.append((self.call.seconds, max(_MISFIT, self.call.spread)))
         total = sum(seconds for seconds, _ in parts)
@@ -183,17 +183,17 @@ class _OnModel:
 
 
 def _refuse_inner(layer: LayerProfile) -> None:
-    """Branches and bodies are timed with the node around them.
+    """Refuse a layer in a branch or body: these are timed with the node around them.
 
     Raises:
-        UnpricedOperator: the layer lies in one.
+        UnpricedOperator: the layer lies in a branch or body.
     """
     if layer.scope:
         raise UnpricedOperator("timed with the node around it", where=f"{layer.scope}/{layer.node}")
 
 
 def _left(layer: LayerProfile, option: CompressionOption) -> int | None:
-    """Output channels that are left; None where all are, at any density."""
+    """Return the number of output channels that are left; None where all are, at any density."""
     if option.structure != "channel" or layer.out_axis is None or not layer.weight:
         return None
     left = max(1, math.ceil(option.density * layer.channels - 1e-9))
@@ -201,7 +201,7 @@ def _left(layer: LayerProfile, option: CompressionOption) -> int | None:
 
 
 def _sum(times: Sequence[KernelTime | None], threads: int) -> KernelTime | None:
-    """Of kernels among other kernels; None where one has no time."""
+    """Return the time of kernels among other kernels; None where one has no time."""
     known = [timing for timing in times if timing is not None]
     if len(known) < len(times):
         return None

@@ -1,4 +1,4 @@
-"""A device by its roofs: arithmetic peaks, memory bandwidth, and something for each operator."""
+"""A device by its roofline: arithmetic peaks, memory bandwidth, and an overhead for each operator."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from onnx_admm.settings.ranges import NonNegative, Positive, PositiveShare, Widt
 _GIGA, _MICRO, _PICO = 1e9, 1e-6, 1e-12
 _PRODUCTS = operators_with(Trait.CONVOLVES, Trait.MULTIPLIES)
 _VIEWS = operators_with(Trait.VIEWS)
-"""Operators that move nothing."""
+"""Operators that move no data."""
 
 _CONTAINERS = operators_with(Trait.CONTAINS)
-"""What is in them has rows of its own."""
+"""Operators whose inner nodes have rows of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseKernel:
-    """Where zeros pay: a kernel that some layers run on once they are sparse enough.
+    """A kernel that some layers run on once they are sparse enough.
 
     Args:
-        structure: how the zeros have to lie, as in `CompressionOption`.
-        operators: that have such a kernel; empty: all products.
+        structure: required structure of the zeros, as in `CompressionOption`.
+        operators: operators that have such a kernel; empty: all products.
         pointwise: whether it is for weights of extent 1 in space alone.
         speedup: arithmetic speed over the dense kernel's by density, as ``[[0.33, 1.3], [0.1, 2.4]]``: above
-            the largest density the dense kernel runs, between two it is interpolated, below the least it
-            stays.
-        index_bits: that are read with each weight that is not zero.
+            the largest density the dense kernel runs, between two the speed is interpolated, below the least
+            it is constant.
+        index_bits: bits that are read with each nonzero weight.
     """
 
     structure: str = "unstructured"
@@ -48,7 +48,7 @@ class SparseKernel:
             raise ValueError("a speed-up needs densities above 0 up to 1 and factors above 0")
 
     def gain(self, layer: LayerProfile, option: CompressionOption) -> float | None:
-        """Speed over the dense kernel's; None where it does not run."""
+        """Return the speed over the dense kernel's; None where this kernel does not run."""
         if option.structure != self.structure or option.density >= 1:
             return None
         if self.operators and layer.op_type not in self.operators:
@@ -63,24 +63,24 @@ class SparseKernel:
 
 @dataclass(frozen=True, kw_only=True)
 class RooflineCostModel:
-    """Latency, energy and traffic on a device that is told by its peaks (a profile).
+    """Latency, energy and traffic on a device that is described by its peaks (a profile).
 
-    ``latency = max(MACs / peak, bytes / bandwidth) + overhead``, where bytes are activations read and
-    written and weights read once, each; ``energy = MACs * energy of one + bytes * energy of one``. Zero
-    weights save work where ``sparse`` has a kernel for them, else nothing; removed channels always do.
-    Source: Williams, Waterman and Patterson, Roofline, CACM 52 (2009).
+    ``latency = max(MACs / peak, bytes / bandwidth) + overhead``, where bytes are activations read and written
+    and weights read once, each; ``energy = MACs * energy of one + bytes * energy of one``. Zero weights save
+    work where ``sparse`` has a kernel for them, else nothing; removed channels always do. Source: Williams,
+    Waterman and Patterson, Roofline, CACM 52 (2009).
 
     Args:
-        device: what it is.
+        device: name of the device.
         peak_gmac_s: 1e9 multiply-accumulates a second by type of the activations (``float32``, ``int8``).
         bandwidth_gb_s: 1e9 bytes a second to and from memory.
         overhead_us: microseconds that any operator takes.
         weight_bits: widths that weights have in memory; others are read as the next wider one.
-        fused: operators that cost nothing behind a product, where it is all that they read but constants.
+        fused: operators that cost nothing behind a product, where they read nothing else but constants.
         sparse: kernels for sparse weights.
         energy_pj_mac: picojoules of a multiply-accumulate by type; with ``energy_pj_byte`` energy is given.
         energy_pj_byte: picojoules of a byte to or from memory.
-        uncertainty: how far times and energies may be off, as a share. Peaks are hardly ever reached.
+        uncertainty: relative uncertainty of times and energies. Peaks are hardly ever reached.
     """
 
     name: ClassVar[str] = "roofline"
@@ -117,7 +117,7 @@ class RooflineCostModel:
         return ("latency_s", *energy, "bytes", "macs", "mac_bits")
 
     def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
-        """What the row takes on the device.
+        """Return the cost of the row on the device.
 
         Raises:
             UnknownExtent: it depends on an open axis.
@@ -139,7 +139,7 @@ class RooflineCostModel:
     def _cost(
         self, layer: LayerProfile, option: CompressionOption, macs: float, speedup: float, moved: float
     ) -> Cost:
-        """Of ``macs`` carried out, ``speedup`` times as fast as the dense kernel does its own."""
+        """Return the cost of ``macs`` computed ``speedup`` times as fast as by the dense kernel."""
         arithmetic = macs / (self._of(self.peak_gmac_s, layer, "peak") * _GIGA * speedup) if macs else 0.0
         memory = moved / (self.bandwidth_gb_s * _GIGA)
         energy = None
@@ -156,7 +156,7 @@ class RooflineCostModel:
         )
 
     def _sparse(self, layer: LayerProfile, option: CompressionOption) -> tuple[float, float, float]:
-        """Speed-up over the dense layer, share of the weights that are worked on, bits of an index."""
+        """Return speed-up over the dense layer, share of the weights computed, bits of an index."""
         if not layer.weight:
             return 1.0, 1.0, 0.0
         if option.structure == "channel":

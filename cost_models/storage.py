@@ -1,4 +1,4 @@
-"""What a layer's weights take on disk, by format."""
+"""Bytes of a layer's weights on disk, by format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StorageCostModel:
       positions, structured removal (channels, blocks) and weights without zeros ``k b / 8``.
 
     Args:
-        format: one of these, or ``auto``: the cheapest.
+        format: one of these, or ``auto``: the smallest.
     """
 
     name: ClassVar[str] = "storage"
@@ -39,7 +39,7 @@ class StorageCostModel:
     format: Format = "auto"
 
     def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
-        """Bytes of the row's weights, treated so; 0 where they were counted at an earlier row."""
+        """Return the bytes of the row's weights under the option; 0 where an earlier row counted them."""
         if layer.parameters == 0:
             return Cost(bytes=0.0)
         if self.format == "auto":
@@ -48,7 +48,7 @@ class StorageCostModel:
 
 
 def _dense_bits(layer: LayerProfile, bits: int) -> float:
-    """All weights, at ``bits`` each, nothing else."""
+    """Return the bytes of all weights, at ``bits`` each."""
     return layer.parameters * bits / 8
 
 

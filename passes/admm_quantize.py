@@ -1,4 +1,4 @@
-"""AdmmQuantize: surviving weights onto few levels by ADMM, fixed a fraction at a time."""
+"""AdmmQuantize: move the nonzero weights to few levels by ADMM, fixed a fraction at a time."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ SCALE_BITS = 11
 
 @dataclass(frozen=True, kw_only=True)
 class AdmmQuantize:
-    """Put every weight on one of few levels (ADMM-NN, arXiv 1812.11677, section 3): zeros stay zero.
+    """Round every weight to one of few levels (ADMM-NN, arXiv 1812.11677, section 3); zeros stay zero.
 
-    A layer with zeros takes the levels ``+-1q .. +-2^(bits-1) q`` for its survivors; one without takes
-    ``0, +-1q .. +-(2^(bits-1) - 1) q``; q minimises the squared error. With a trainer, ADMM draws the weights
-    to the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained
-    (arXiv 1811.01907). Without one, the nearest levels are all, and 8 bits are ``0, +-1q .. +-127q``, what
-    a byte holds, whatever is zero; per channel q is then within percents of the least error, which takes
-    seconds for a hundred million weights (see ``admm/sets/int8_per_channel.py``).
+    A layer with zeros takes the levels ``+-1q .. +-2^(bits-1) q`` for its nonzeros; one without takes ``0,
+    +-1q .. +-(2^(bits-1) - 1) q``; q minimises the squared error. With a trainer, ADMM moves the weights to
+    the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained (arXiv
+    1811.01907). Without a trainer, weights are only rounded, and 8 bits are ``0, +-1q .. +-127q``, the range
+    of a byte, for layers with zeros too; per channel q is then within percents of the least error, which
+    takes seconds for a hundred million weights (see ``admm/sets/int8_per_channel.py``).
 
     Attributes:
-        bits: of a weight: for all layers, in graph order, or by name pattern.
-        per_channel: a scale for each output channel instead of one a layer.
-        epochs: of ADMM; one epoch is one W-step.
+        bits: bits of a weight: for all layers, in graph order, or by name pattern.
+        per_channel: a scale for each output channel instead of one for each layer.
+        epochs: epochs of ADMM; one epoch is one W-step.
         fractions: shares of the weights fixed after each round, rising to 1.
         round_epochs: epochs of retraining after each round but the last.
-        retrain_epochs: epochs after the last round, when only biases still move.
+        retrain_epochs: epochs after the last round, when only biases still change.
         rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM and the rounds; the last retraining falls from it to ``end_rate``.
         include, exclude: patterns of layer names or operators.
@@ -115,7 +115,7 @@ class AdmmQuantize:
         return SupportLevels(support, width, axis=axis, scale_bits=scale_bits)
 
     def _round(self, model: ModelView, stored: StoredWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
-        """Put one weight on its nearest levels; None where it lies there already."""
+        """Round one weight to its nearest levels; return None where it lies on them already."""
         site, before = stored.site, stored.read()
         bits, axis = int(spread(self.bits, sites, "bits")[site.name]), site.out_axis
         if bits == ByteLevels.bits and axis is not None and self.per_channel:
@@ -171,7 +171,7 @@ class AdmmQuantize:
 def _fix_nearest(
     run: TrainingRun, sets: dict[str, LevelSet], grids: dict[str, Quantized], share: float
 ) -> None:
-    """Fix the ``share`` of each layer's weights that lie nearest to their level, on the grid found once."""
+    """Fix the ``share`` of each layer's weights that are nearest to their level; grids stay the same."""
     free: Blocks = {}
     fixed: Blocks = {}
     for name, weights in run.weights().items():
@@ -192,7 +192,7 @@ def _support(levels: LevelSet, weights: Array) -> Array:
 
 
 def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
-    """The nearest level of a grid whose scales are settled."""
+    """Return the nearest levels of a grid with fixed scales."""
     scales = grid.scales
     if grid.axis is not None:
         scales = scales.reshape([-1 if axis == grid.axis else 1 for axis in range(weights.ndim)])
@@ -206,7 +206,7 @@ def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
 
 
 def _exact_scale_bits(dtype: np.dtype[Any], bits: int) -> int:
-    """Bits of a scale whose products with codes of so many bits are exact in ``dtype``."""
+    """Return the bits of a scale whose products with codes of so many bits are exact in ``dtype``."""
     return max(1, min(SCALE_BITS, np.finfo(dtype).nmant + 2 - bits))
 
 

@@ -25,8 +25,10 @@ from onnx_admm.settings.ranges import Positive, Samples, Share
 
 _FLOATS = ("float16", "float32", "float64")
 _MOST_MACS = 1 << 38
-"""Multiply-accumulates that measuring may take: half a minute or so on one core. They decide how many samples
-are run, and not a clock, so that the same model gives the same bytes."""
+"""Multiply-accumulates that measuring may take: about half a minute on one core.
+
+They, and not a clock, set the number of samples that are run, so that the same model gives the same bytes.
+"""
 
 _RUNS_PER_LAYER = 5
 _UNSEEN, _UNSEEN_MADE_UP = 8, 2
@@ -48,30 +50,31 @@ _CHOSEN = "was chosen in an earlier run; start from the original to choose again
 class AutoQuantize:
     """Round each layer's weights as far as the outputs allow, by measurement.
 
-    Relative error is the relative squared error of the outputs, summed over them (see ``sensitivity``).
-    Layers are rounded one at a time and the outputs compared; then the roundings of least bytes are taken
-    whose relative errors add up to the tolerance (see ``allocation``), and the model rounded so is compared
-    as a whole, on samples that took no part in choosing. What does not hold there is chosen again with less.
+    The error is the relative squared error of the outputs, summed over them (see ``sensitivity``). Layers are
+    rounded one at a time and the outputs compared; then the roundings of least bytes are chosen whose
+    relative errors add up to the tolerance (see ``allocation``), and the model rounded so is compared as a
+    whole, on samples that were not used for the choice. Where it misses the tolerance, the choice is repeated
+    with less error allowed.
 
-    The tolerance depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
-    predictions must stay on samples that were given and not measured on, or its scores be held closer.
-    Without samples random inputs stand in, which have no class to agree on, and a few samples would not show
-    a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio,
-    and so do all outputs on made-up inputs where samples are given, since these show only what is in them.
+    The tolerance depends on the outputs. For a classifier (``runtime.evaluation.predictions``) the top-1
+    predictions must stay on given samples that were not measured on, or its scores keep a higher
+    signal-to-noise ratio. Without samples random inputs are used, which belong to no class, and a few samples
+    would not show a changed prediction: then the higher ratio applies. All other outputs keep a
+    signal-to-noise ratio, and so do all outputs on made-up inputs where samples are given.
 
     Constants that are transforms or filter banks take 12 bits or half floats where outputs keep 60 dB (see
-    ``calibration.transforms``); they stay as they are otherwise, and are worked on as weights where they are
-    included by name. A weight that lies on a grid already stays, and so does each constant of an integer
-    operator. A model that this pass has worked on before is left as it is.
+    ``calibration.transforms``); otherwise they stay unchanged. Where they are included by name they are
+    treated as weights. A weight that already lies on a grid stays, and so does each constant of an integer
+    operator. A model that this pass has compressed before is left unchanged.
 
     Attributes:
-        least_sqnr_db: signal-to-noise ratio that the outputs keep.
+        least_sqnr_db: signal-to-noise ratio that the outputs keep, in dB.
         least_agreement: share of given samples whose top-1 prediction stays, 0 to 1.
-        blind_sqnr_db: ratio that a classifier's scores keep where there are no samples, too few of them, or
-            their predictions change.
-        samples: samples to measure on, at most; some times as many confirm.
-        against: whose outputs count as right: the ``original``'s, or those of the model ``before`` this pass,
-            which a pruning pass may have left far from the original.
+        blind_sqnr_db: ratio that a classifier's scores keep, in dB, where there are no samples, too few of
+            them, or their predictions change.
+        samples: samples to measure on, at most; several times as many confirm.
+        against: reference of the comparison: the ``original``, or the model ``before`` this pass, which a
+            pruning pass may have moved far from the original.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -88,7 +91,7 @@ class AutoQuantize:
 
     @property
     def idempotent(self) -> bool:
-        """Whether a second run changes nothing: compared with what it gave, it could round once more."""
+        """Whether a second run changes nothing; compared with its own result, it could round once more."""
         return self.against == "original"
 
     def requires(self, model: ModelView, context: PassContext) -> None:
@@ -150,14 +153,14 @@ class AutoQuantize:
         data: _Samples,
         context: PassContext,
     ) -> dict[str, Any]:
-        """What 4 bits would give in the place of zeros, where that is better in bytes and in error."""
+        """Return the result of 4 bits in place of zeros, where it is better in bytes and in error."""
         if self.against == "original":
             return {}
         better = four_bits_instead(context.reference, model, names, data.measured[0], nbytes)
         return {} if better is None else {"instead": better.figures()}
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
+        """Return the layers as ``choose_layers`` does, but accept a model without usable weights."""
         sites = model.sites()
         if not sites and (unsupported := unsupported_weights(model)):
             why = f"{unsupported[0].name}: {unsupported[0].why_left()}"
@@ -169,7 +172,7 @@ class AutoQuantize:
         return layers, (*skipped, *left)
 
     def _transforms(self, model: ModelView) -> dict[str, Treated]:
-        """Constants that nobody learned: by name, unless layers were named."""
+        """Return the constants that are fixed transforms, by name, unless layers were named."""
         if self.include or not any(site.editable for site in model.sites()):
             return {}
         sites, _ = choose_sites(model.sites(), (), self.exclude, subgraphs=True)
@@ -194,7 +197,7 @@ class AutoQuantize:
             confirm = min(_UNSEEN * self.samples, most, max(1, compute_budget // (macs * 2 * ATTEMPTS)))
             too_few = len(others) < min(
                 confirm, _TELLING
-            )  # what the result is judged on, where it tells enough
+            )  # the final comparison, where it has enough samples
             if too_few and len(data) - len(measured_rows) > len(others):
                 others = data.select(np.setdiff1d(np.arange(len(data)), measured_rows))
             unseen.append(others.select(_evenly(len(others), confirm)))
@@ -202,7 +205,7 @@ class AutoQuantize:
         return _Samples(measured, unseen, runs, told)
 
     def _sources(self, context: PassContext) -> list[tuple[Dataset, Dataset]]:
-        """Samples to measure on and others to confirm on: given, and made up where it is known how."""
+        """Return samples to measure on and others to confirm on: given, and random where possible."""
         sources: list[tuple[Dataset, Dataset]] = []
         if context.train is not None and context.validation is not None:
             sources.append((context.train, context.validation))
@@ -218,7 +221,7 @@ class AutoQuantize:
     def _probes(
         self, model: ModelView, names: Iterable[str], data: _Samples, context: PassContext
     ) -> tuple[list[OutputProbe], list[OutputProbe]]:
-        """The model with each set to measure on, and each to confirm on."""
+        """Return a probe for each set of samples to measure on, and for each to confirm on."""
         threads = context.settings.threads
         reference = context.reference if self.against == "original" else None
         probe = OutputProbe(model, names, data.measured[0], reference=reference, threads=threads)
@@ -227,7 +230,7 @@ class AutoQuantize:
             try:
                 pair = probe.on(measured), probe.on(unseen)
             except OnnxAdmmError:
-                continue  # a model runs with what it is given, and need not with what is made up
+                continue  # a model need not run with made-up inputs
             measuring.append(pair[0])
             confirming.append(pair[1])
         return measuring, confirming
@@ -243,15 +246,15 @@ class AutoQuantize:
         return search.confirmed(unseen, 10 ** (-least_db / 10), agrees if told else lambda _: True)
 
     def _agrees(self, effect: Effect) -> bool:
-        """Whether predictions stay, where there are any.
+        """Return whether predictions stay, where there are any.
 
-        Scores that hardly move may change places all the same: two that are equal, or numbers that are no
-        scores at all. That is no reason to hold them closer than without samples.
+        Scores that hardly change may still change their order: two that are equal, or numbers that are no
+        scores at all. That is no reason for a higher ratio than without samples.
         """
         return self._keeps_predictions(effect) or decibels(effect.relative_error) >= self.blind_sqnr_db
 
     def _keeps_predictions(self, effect: Effect) -> bool:
-        """Whether predictions stay, where there are any; they are all that a model of classes alone shows."""
+        """Return whether predictions stay, where there are any (a model may return classes alone)."""
         return effect.agreement is None or effect.agreement >= self.least_agreement
 
     def _report(
@@ -285,7 +288,7 @@ class AutoQuantize:
 class _Samples:
     """Sets of samples to measure on, at most how often, and others to confirm on: given ones first.
 
-    ``told``: those are given, and so many that they would show predictions that change.
+    ``told``: samples are given, and enough of them to show predictions that change.
     """
 
     measured: Sequence[Dataset]
@@ -298,14 +301,14 @@ class _Samples:
 
 
 def _gives_floats(model: ModelView) -> bool:
-    """Whether any output is a number, and not a class or an index alone."""
+    """Return whether any output is a number, and not a class or an index alone."""
     return any(port.dtype.startswith(("float", "bfloat")) for port in model.signature().outputs)
 
 
 def _levels(weight: npt.NDArray[np.floating]) -> int | None:
     """Return the most levels that a channel of a weight on a grid has; None for a weight on no grid.
 
-    Weights so small that any has few values do not count, nor do tables of ones and zeros.
+    Weights with so few elements that any has few values do not count, nor do tables of ones and zeros.
     """
     if weight.size < _QUANTISED_ELEMENTS:
         return None
@@ -315,5 +318,5 @@ def _levels(weight: npt.NDArray[np.floating]) -> int | None:
 
 
 def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
-    """At most so many of ``count`` indices, evenly over all of them."""
+    """Return at most ``most`` of ``count`` indices, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

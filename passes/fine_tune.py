@@ -1,4 +1,4 @@
-"""FineTune: train what is left of a model; zeros stay zero."""
+"""FineTune: train the nonzero weights of a model; zeros stay zero."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validatio
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train weights and biases for ``epochs``; weights that are zero stay so.
+    """Train weights and biases for ``epochs``; weights that are zero stay zero.
 
-    Kept is the last epoch that validation samples cannot tell from the best, or the mean of the weights after
-    the last epochs until then (``training.phases.Retraining``).
+    The result is the last epoch that validation samples cannot distinguish from the best, or the mean of the
+    weights after the last epochs until then (``training.phases.Retraining``).
 
-    For what another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. A grid that
-    weights lie on is left, so quantise afterwards.
+    Use it after another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. Trained
+    weights leave their grid, so quantise afterwards.
 
     Attributes:
-        epochs: of training.
+        epochs: epochs of training.
         learning_rate: AdamW's, falling linearly to ``end_rate``.
         end_rate: learning rate of the last step.
         include, exclude: patterns of layer names or operators.

@@ -1,4 +1,4 @@
-"""MeetBudget: how much of each layer, at how many bits, for a budget on a target and an accuracy."""
+"""MeetBudget: choose density and bits of each layer for a cost budget and an accuracy."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ Measured = dict[str, dict[str, dict[str, list[float]]]]
 
 @dataclass(frozen=True, kw_only=True)
 class MeetBudget:
-    """Density and bits of every layer by one knapsack over measured relative errors and the target's prices.
+    """Choose density and bits of every layer by one knapsack over measured errors and costs.
 
-    What each layer does to the outputs is measured by density and bits, what it costs is asked of the cost
-    model; the compression options of least relative error within the budget are carried out layer by layer
-    (``reconstruct_layers``), trained if ``epochs`` says so, and measured. Over the allowed drop
-    (``PassContext.max_drop``) means another round: see ``targeting.search``. Whatever is left under its
-    break-even ratio goes back to dense.
+    The effect of each layer on the outputs is measured by density and bits; the cost model gives the costs.
+    The options of least total relative error within the budget are applied layer by layer
+    (``reconstruct_layers``), trained if ``epochs`` is positive, and measured. A result over the allowed drop
+    (``PassContext.max_drop``) starts another round: see ``targeting.search``. Layers under their break-even
+    ratio stay dense.
 
     Attributes:
-        budget: what may be left of the cost model's quantities or of the weights: ``"latency=0.5x"``,
-            ``"size=20x"``, ``"weights=12x"``; several hold together.
+        budget: share that may remain of the cost model's quantities or of the weights: ``"latency=0.5x"``,
+            ``"size=20x"``, ``"weights=12x"``; several apply together.
         bits: bits of a weight that are candidates, in addition to unquantised ones.
-        rounds: at most.
-        epochs: of training in each round, zeros held, between pruning and quantising; 0: none.
+        rounds: rounds of the search, at most.
+        epochs: epochs of training in each round, zeros frozen, between pruning and quantising; 0: none.
         learning_rate, end_rate: AdamW's, as in ``fine_tune``.
-        samples: to calibrate on, taken from the training data: of each predicted class as many.
-        measured: what an earlier run of this model measured (``measured`` in its report), not to do it again.
+        samples: calibration samples, taken from the training data: equally many of each predicted class.
+        measured: measurements of an earlier run of this model (``measured`` in its report), to be reused.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -140,7 +140,7 @@ class MeetBudget:
     def _surfaces(
         self, model: ModelView, sites: Sequence[WeightSite], samples: Dataset, context: PassContext
     ) -> dict[str, Surface]:
-        """Measured relative errors by layer; those of an earlier run where they are given."""
+        """Return the measured relative errors by layer; those of an earlier run where given."""
         if self.measured is not None:
             missing = [site.name for site in sites if site.name not in self.measured]
             if missing:
@@ -160,7 +160,7 @@ class MeetBudget:
     def _told(
         self, search_space: SearchSpace, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]
     ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
-        """Figures of the report, and a sentence for each layer."""
+        """Return the figures of the report, and a sentence for each layer."""
         dense = {name: candidates.untouched for name, candidates in search_space.candidates.items()}
         choice = dense if found.best is None else found.best.choice
         shares = None if found.best is None else found.best.shares
@@ -198,7 +198,7 @@ class MeetBudget:
 
 @dataclass(frozen=True)
 class _Work:
-    """Carries choices out."""
+    """Applies choices to the model and measures the results."""
 
     settings: MeetBudget
     model: ModelView
@@ -207,7 +207,7 @@ class _Work:
     samples: Dataset
 
     def attempt(self, search_space: SearchSpace, choice: Mapping[str, int]) -> CandidateResult[ModelView]:
-        """Return the model compressed so, what it loses, and what restoring each layer would recover."""
+        """Return the compressed model, its loss, and what restoring each layer would recover."""
         options = search_space.options(choice)
         densities = {site.name: options[site.name].density for site in self.sites}
         bits = {site.name: float(options[site.name].bits) for site in self.sites}
@@ -231,16 +231,16 @@ class _Work:
 
     @property
     def _names(self) -> tuple[str, ...]:
-        """The layers that the choice is for, whatever patterns would say of the pruned model."""
+        """Names of the layers that the choice is for; patterns could match others in the pruned model."""
         return tuple(site.name for site in self.sites)
 
     def _rebuild(self, made: ModelView, **asked: dict[str, float]) -> None:
-        """By reconstruction, layer after layer."""
+        """Reconstruct the model layer by layer."""
         step = ReconstructLayers(samples=self.settings.samples, include=self._names, **asked)  # type: ignore[arg-type]
         step.run(made, replace(self.context, train=self.samples))
 
     def _drop(self, made: ModelView) -> float | None:
-        """Accuracy lost on the validation samples, in points; without labels, predictions that changed."""
+        """Return the accuracy lost on validation samples, in points; without labels, changed predictions."""
         if self.context.max_drop is None or self.context.validation is None:
             return None
         threads, data = self.context.settings.threads, self.context.validation
@@ -257,7 +257,7 @@ class _Work:
         return 100.0 * (1.0 - after.agreement)
 
     def _recovered(self, made: ModelView, options: Mapping[str, Any]) -> dict[str, float]:
-        """Relative error that goes away when one layer alone has its own weights again."""
+        """Return the relative error that disappears when one layer alone has its own weights again."""
         names = [name for name, each in options.items() if each.density < 1 or each.bits != FLOAT_BITS]
         few = self.samples.select(np.arange(min(len(self.samples), _PROBE_SAMPLES)))
         probe = OutputProbe(

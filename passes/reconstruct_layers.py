@@ -1,4 +1,4 @@
-"""ReconstructLayers: each layer rebuilt from fewer weights or levels so that its outputs stay."""
+"""ReconstructLayers: rebuild each layer from fewer weights or levels so that its outputs stay."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _PROBE_SAMPLES = 128
 class ReconstructLayers:
     """Prune and quantise by layer-wise ADMM: ``min ||X W' - T||^2 + ridge ||W' - W||^2  s.t.  W' in S``.
 
-    X is what the layers before, compressed already, hand to a layer; T is what the layer makes of the
-    uncompressed model's inputs. Support and levels are found together where both are asked for. The bias
-    takes up the difference of the means. No labels and no training: closed forms, layer by layer.
+    X are the inputs of a layer behind the layers compressed before; T are the layer's outputs for the inputs
+    of the uncompressed model. Support and levels are found together where both are requested. The bias
+    corrects the difference of the means. No labels and no training: closed forms, layer by layer.
 
-    Without data, random inputs stand in for it. A weight whose inputs cannot be had as rows (an embedding,
-    one inside a subgraph) goes to the nearest point of its set.
+    Without data, random inputs are used. A weight whose inputs are not available as rows (an embedding, one
+    inside a subgraph) is projected on its set.
 
     Attributes:
-        ratio: weights over nonzeros, one budget over all layers, spread by measured sensitivity.
-        keep: share of nonzeros, 0 to 1, one budget over all layers, spread likewise.
+        ratio: weights over nonzeros, one budget over all layers, shared out by measured sensitivity.
+        keep: share of nonzeros, 0 to 1, one budget over all layers, shared out likewise.
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
-        bits: of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all) is
-            not quantised.
-        per_channel: a scale for each output channel instead of one a layer.
-        samples: to calibrate on, taken from the training data: of each predicted class as many.
-        ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
-            and where samples are few what does best on held-out ones.
+        bits: bits of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all)
+            is not quantised.
+        per_channel: a scale for each output channel instead of one for each layer.
+        samples: calibration samples, taken from the training data: equally many of each predicted class.
+        ridge: weight of the distance to the original weights, in units of the mean energy of a layer's
+            inputs; None: 0.01, and where samples are few the best value on held-out ones.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -113,7 +113,7 @@ class ReconstructLayers:
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
-        """Solve for every layer in graph order, each behind those already compressed; figures by layer."""
+        """Solve for every layer in graph order, each behind the compressed ones; return figures by layer."""
         rows: dict[str, dict[str, Any]] = {}
         with context.progress.task("reconstruct", len(layers)) as task:
             for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):
@@ -145,7 +145,7 @@ class ReconstructLayers:
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, LayerRequest]:
-        """What each layer's weights must become."""
+        """Return the requested set of each layer's weights."""
         bits = {} if self.bits is None else spread(self.bits, sites, "bits")
         shares = self._densities(sites, seen, calibration, context)
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
@@ -168,7 +168,7 @@ class ReconstructLayers:
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, float]:
-        """Share of nonzeros of each layer; empty where there is no such budget."""
+        """Return the share of nonzeros of each layer; empty where there is no such budget."""
         if self.layers is not None:
             return spread(self.layers, sites, "layers")
         if self.ratio is None and self.keep is None:
@@ -191,7 +191,7 @@ def _solve(
 
 
 def _store(model: ModelView, layer: CalibratedLayer, weights: Array, bias_shift: Array) -> None:
-    """Write the weights (rows, d), and the bias (rows,) that makes up for the difference of the means."""
+    """Write the weights (rows, d), and the bias (rows,) that corrects the difference of the means."""
     layout = layer.extractors[0].layout
     model.replace(layer.site, layout.tensor(weights))
     if layer.bias is not None:

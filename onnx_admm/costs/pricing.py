@@ -1,4 +1,4 @@
-"""Price lists: what a model costs under a cost model, row by row, and from where on pruning pays."""
+"""Price lists: costs of a model row by row, and the break-even pruning ratio."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from onnx_admm.model import node_profiles
 SUM = "the sum of the rows"
 
 _RATIOS = 64
-"""Pruning ratios tried of a layer, evenly spread by their logarithm, before the place is narrowed down."""
+"""Pruning ratios tried of a layer, evenly spread by their logarithm, before bisection."""
 
 _LESS = 1 - 1e-9
-"""Costs that differ by less are the same but for rounding."""
+"""Relative difference below which costs count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Unpriced:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """What a model costs.
+    """Costs of a model.
 
     Attributes:
-        rows: in graph order.
-        total: of the rows, composed as ``composition`` says; what is in ``unpriced`` is not in it.
+        rows: rows in graph order.
+        total: total of the rows, composed as ``composition`` says; without ``unpriced``.
         composition: how rows become a total, as a phrase.
         unpriced: nodes without a price.
     """
@@ -73,12 +73,12 @@ def price(
     options: Mapping[str, CompressionOption] | None = None,
     bindings: Mapping[str, int] | None = None,
 ) -> CostTable:
-    """What the model costs, with some weights treated otherwise than they are.
+    """Return the costs of a model, with some weights stored under other options.
 
     Args:
         view: the model.
         cost_model: prices each row.
-        options: by name of the weight's site; a weight that is not among them is taken as it is stored.
+        options: options by name of the weight's site; other weights count as they are stored.
         bindings: extents of open axes, by symbol or place.
 
     Raises:
@@ -94,7 +94,7 @@ def price(
 
 
 def for_model(cost_model: CostModel, view: ModelView, bindings: Mapping[str, int] | None = None) -> CostModel:
-    """The cost model for the rows of this model: one that has seen it, where that makes a difference."""
+    """Return the cost model for the rows of this model: one that knows the model, where it has one."""
     return cost_model.for_model(view, bindings or {}) if isinstance(cost_model, WholeModel) else cost_model
 
 
@@ -103,7 +103,7 @@ def price_layers(
     cost_model: CostModel,
     options: Mapping[str, CompressionOption] | None = None,
 ) -> CostTable:
-    """`price` of profiles that are at hand already."""
+    """Return the costs of given profiles; see `price`."""
     rows, unpriced = [], []
     for layer in layers:
         option = (options or {}).get(layer.weight) or as_stored(layer)
@@ -118,12 +118,12 @@ def price_layers(
 
 
 def as_stored(layer: LayerProfile) -> CompressionOption:
-    """The compression option that the layer's weight has had; zeros count as unstructured."""
+    """Return the compression option of a layer as it is stored; zeros count as unstructured."""
     return CompressionOption(layer.density, layer.bits)
 
 
 def add_costs(costs: Sequence[Cost]) -> Cost:
-    """Sum quantity by quantity; None where a row does not say. As uncertain as the most uncertain row."""
+    """Sum each quantity; None where a row gives none. Take the largest uncertainty."""
     sums: dict[str, float | None] = {}
     for name in QUANTITIES:
         quantities = [getattr(cost, name) for cost in costs]
@@ -139,17 +139,17 @@ def break_even(
     structure: str = "unstructured",
     quantity: str | None = None,
 ) -> float:
-    """Least pruning ratio (weights over nonzeros) at which a layer costs less than the dense one.
+    """Return the least pruning ratio (weights over nonzeros) at which a layer costs less than the dense one.
 
-    Where cost falls continuously, this is where both cost the same: the break-even pruning ratio of Ren et
-    al., arXiv 1812.11677, section 5.2. 1 where any pruning pays, inf where none does. Found on the cost
-    model's own curve: ratios from 1 to all weights but one, and the first that pays narrowed down to one
-    weight (channel) less.
+    Where cost falls continuously, both cost the same there: the break-even pruning ratio of Ren et al., arXiv
+    1812.11677, section 5.2. 1 where any pruning pays, inf where none does. It is found on the cost model's
+    own curve: ratios from 1 to all weights but one are tried, and the first that pays is refined to one
+    weight (channel).
 
     Args:
-        cost_model: whose curve it is.
+        cost_model: the cost model.
         layer: a row, or all rows of one weight that is used several times.
-        bits: of a weight, dense and pruned; None: as stored.
+        bits: bits of a weight, dense and pruned; None: as stored.
         structure: how the zeros lie. A pattern N:M has one ratio, M / N.
         quantity: which of the cost model's quantities; None: the first.
 
@@ -179,7 +179,7 @@ def break_even(
 
 
 def chosen_quantity(cost_model: CostModel, quantity: str | None) -> str:
-    """The quantity asked for (``latency`` or ``latency_s``), else the one the cost model is about.
+    """Return the requested quantity (``latency`` or ``latency_s``), else the cost model's main one.
 
     Raises:
         UsageError: the cost model does not give it.
@@ -198,7 +198,7 @@ def chosen_quantity(cost_model: CostModel, quantity: str | None) -> str:
 
 
 def _least_ratio(units: int, pays: Callable[[int], bool]) -> float:
-    """``units`` over the most kept units that pay, by trying some and then halving."""
+    """Return ``units`` over the most kept units that pay, by trying some and then bisecting."""
     if units < 2:
         return math.inf
     if pays(units - 1):
