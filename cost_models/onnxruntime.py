@@ -163,7 +163,7 @@ class _OnModel:
         return Cost(latency_s=total, uncertainty=doubt / total if total else 0.0)
 
     def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
-        """What the node's kernels take; with fewer channels, less in proportion to the layer by itself."""
+        """Return the time of the node's kernels; less for fewer channels, as for the layer alone."""
         _refuse_inner(layer)
         place = (layer.scope, layer.node)
         if place not in self.times:

@@ -1,4 +1,4 @@
-"""A cost model's quantities, written into the model where viewers such as Netron show them."""
+"""Writes the quantities of a cost model into the model, where viewers such as Netron show them."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def annotate(
     *,
     profile: str | os.PathLike[str] | None = None,
 ) -> CostFacts:
-    """Write what each node costs as it stands in ``source`` into ``metadata_props`` of a copy at ``target``.
+    """Write the cost of each node of ``source`` into ``metadata_props`` of a copy at ``target``.
 
     Keys are ``onnx_admm.<cost model>.<what>``: on the node from IR version 10 on, else on the model, with
-    ``:<node>`` behind. What: each quantity, ``uncertainty``; of weights ``option`` and ``break_even`` (the
+    ``:<node>`` appended. What: each quantity, ``uncertainty``; for weights ``option`` and ``break_even`` (the
     least pruning ratio that pays, ``never`` where none does; of several weights each with its name); or
-    ``unpriced``, ``folded`` and why. The model also gets each quantity's ``.total``, ``.composition``,
-    ``.bindings`` and ``.assumes``.
+    ``unpriced`` and ``folded`` with the reason. The model also gets each quantity's ``.total``,
+    ``.composition``, ``.bindings`` and ``.assumes``.
 
     Args:
         source: the model.
-        target: where the copy goes.
-        cost_model: what prices the nodes.
+        target: path of the copy.
+        cost_model: prices the nodes.
         bindings: extents of open axes, by symbol or place.
-        profile: the file that the cost model was read from; it is not written over.
+        profile: the file that the cost model was read from; it is never overwritten.
 
     Returns:
         What was written, as data.
@@ -48,7 +48,7 @@ def annotate(
         ModelError: ``source`` cannot be read.
         UsageError: ``target`` is ``source``, a file that it refers to, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
-        OutputError: the copy cannot be written; whatever was at ``target`` is still there.
+        OutputError: the copy cannot be written; an earlier file at ``target`` is unchanged.
     """
     files = RunFiles()
     files.read_model(source, "the model")

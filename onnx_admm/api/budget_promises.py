@@ -1,4 +1,4 @@
-"""What was asked of a pass with a budget, and what it reached, as promises."""
+"""Promises of passes with a budget: what was requested and what was reached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-6
 
 
 def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
-    """Each budget: first the sentences of passes that could not meet theirs, then the figures."""
+    """Return the promises of budgets: those that passes report as missed, then all with figures."""
     sentences = (step.report.unmet for step in result.reports)
     missed = [
         Promise(name="budget", what=sentence, met=False, stated=True)
@@ -26,7 +26,7 @@ def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
 
 
 def asks_speed_here(result: PipelineResult, recipe: Recipe) -> bool:
-    """Whether a budget is for the latency on this machine: the cost model says that it times it here."""
+    """Return whether a budget limits the latency on this machine, which the cost model times."""
     if recipe.cost_model is None or not any(quantity == _LATENCY for quantity, _ in _budgets(result)):
         return False
     return bool(getattr(cost_model(recipe.cost_model), "is_this_machine", False))
@@ -46,7 +46,7 @@ def _promise(quantity: str, row: Mapping[str, float]) -> Promise:
 
 
 def _budgets(result: PipelineResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Figures of budgets that passes report: what was asked and what was reached."""
+    """Yield the budgets that passes report, with requested and reached figures."""
     for step in result.reports:
         found = step.report.figures.get("budget")
         if isinstance(found, Mapping):

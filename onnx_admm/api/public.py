@@ -38,7 +38,7 @@ class Compressed:
     Attributes:
         report: what was gained and what it cost.
         target: the file that was written; None where none was named.
-        model: the compressed model, where no target was named; else None, and the file has it.
+        model: the compressed model, where no target was named; else None: it is in the file.
     """
 
     report: Report
@@ -189,7 +189,7 @@ def compress(
 
 
 def inspect(model: ModelLike) -> ModelFacts:
-    """Tell what a model holds: operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight.
+    """Describe a model: operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight.
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
@@ -208,7 +208,7 @@ def costs(
     bind: Mapping[str, int] | None = None,
     quantity: str | None = None,
 ) -> CostFacts:
-    """Tell where time, energy and bytes of a model go under a cost model, and what each layer would gain.
+    """Return the costs of a model under a cost model, and each layer's possible gains.
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
@@ -353,7 +353,7 @@ def sweep(
 
 
 def _kept(data: DataLike | None, model: Path, label: str | None) -> DataLike | None:
-    """Samples that can be read again by each of several runs."""
+    """Return samples that can be read again by each of several runs."""
     if data is None or isinstance(data, str | os.PathLike):
         return data
     return as_dataset(data, ModelView.load(model), label=label)
@@ -364,7 +364,7 @@ def _cost_model(given: CostModel | str) -> CostModel:
 
 
 def _typed(name: str, value: T, *kinds: type) -> T:
-    """The value, which must be of one of the types; a bool is no number."""
+    """Return the value after a check of its type; a bool is no number."""
     if type(value) in kinds or (isinstance(value, kinds) and not isinstance(value, bool)):
         return value
     expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -372,7 +372,7 @@ def _typed(name: str, value: T, *kinds: type) -> T:
 
 
 def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Several texts; a single one is meant as such."""
+    """Return several texts; a single text counts as one."""
     if isinstance(values, str):
         return (values,)
     return tuple(_typed(name, value, str) for value in values)

@@ -1,4 +1,4 @@
-"""What is asked of a compression, and whether it can be done at all, before any file is read."""
+"""Requests for a compression, and their checks before any file is read."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Request:
     progress: Progress = field(default_factory=SilentProgress)
 
     def complete_recipe(self, samples: int | None = None) -> Recipe:
-        """The recipe that repeats this run with the same data, once the number of its samples is known."""
+        """Return the recipe that repeats this run with the same data; it may depend on ``samples``."""
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
         elif self.recipe is not None:
@@ -115,7 +115,7 @@ class Request:
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether nothing is asked for but a smaller file."""
+        """Whether only a smaller file is requested."""
         return self.recipe is None and self.prune is None and self.bits is None and not self.budget
 
     @property
@@ -125,7 +125,7 @@ class Request:
 
 
 def check_request(job: Request) -> None:
-    """Refuse flags that contradict one another, impossible values, and what needs something that is missing.
+    """Refuse contradicting flags, impossible values, and flags whose requirements are missing.
 
     Raises:
         UsageError: names the flags.

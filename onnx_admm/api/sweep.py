@@ -26,7 +26,7 @@ SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08)
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What a sweep wrote.
+    """The result of a sweep.
 
     Attributes:
         points: in the order of their budgets, the mildest first.
@@ -44,10 +44,10 @@ class Sweep:
     """Several budgets for one quantity.
 
     Attributes:
-        job: data, target and settings of every run; what it says of budgets, recipes and reports is not used.
-        quantity: what the budgets are for; None: what the cost model is about.
-        shares: of the original's cost, each over 0 and below 1.
-        plot: a ``.png`` or ``.svg`` file to draw the frontier into.
+        job: data, target and settings of every run; its budgets, recipe and report are not used.
+        quantity: the quantity that budgets limit; None: the cost model's main one.
+        shares: budgets as shares of the original's cost, each over 0 and below 1.
+        plot: a ``.png`` or ``.svg`` file for a plot of the frontier.
     """
 
     job: Compression
@@ -57,7 +57,7 @@ class Sweep:
 
     @in_a_run
     def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
-        """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
+        """Write a file for each budget and ``sweep.csv`` into the folder, which is created if missing.
 
         Layers are measured once, at the first budget. A budget that no compression option reaches ends the
         sweep. A file that misses a promise (see ``report.gate``) is not written; its figures are.
@@ -112,7 +112,7 @@ class Sweep:
         return Swept(points=with_frontier(points), table=table, end=end)
 
     def _files(self, source: str | os.PathLike[str], folder: Path, quantity: str) -> RunFiles:
-        """What the sweep reads, and every file that it may write."""
+        """Return the files that the sweep reads, and all that it may write."""
         files = self.job.reads(source)
         if folder.exists():
             for share in self.shares:
@@ -153,7 +153,7 @@ def _name(source: str | os.PathLike[str], quantity: str, share: float) -> str:
 
 
 def _informed(step: Pass, measured: object) -> Pass:
-    """The pass, spared what an earlier one measured."""
+    """Return the pass with the measurements of an earlier one."""
     keys = {entry.name for entry in fields(step)}  # type: ignore[arg-type]
     if measured is None or "measured" not in keys:
         return step

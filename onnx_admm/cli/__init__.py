@@ -37,7 +37,7 @@ _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
 )
 
 FORMER_FLAGS = {"--figure": "--quantity"}
-"""Flags that had another name in earlier versions, with their present one."""
+"""Flags with another name in earlier versions, and their present one."""
 
 _WRITER = "onnx_admm.model.writing.atomic_output"
 
@@ -82,7 +82,7 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; leaves with its exit code."""
+    """Run the command and exit with its exit code."""
     _open_standard_streams()
     arguments = sys.argv[1:] if argv is None else list(argv)
     kept = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -128,9 +128,9 @@ def _refuse_former_flags(arguments: Sequence[str]) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as an interrupted program does, by way of every ``finally``: temporary files go.
+    """Exit as an interrupted program does, through every ``finally``: temporary files are removed.
 
-    A second signal ends the program at once; what it leaves is removed by the next run.
+    A second signal ends the program at once; the next run removes what it leaves.
     """
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, lambda number, frame: os._exit(128 + number))
@@ -145,20 +145,20 @@ def _abandon(reached: LimitReached) -> NoReturn:
 
 
 def _what_was_written() -> str:
-    """Say which output files are in place; true at every moment of a run."""
+    """Return a sentence on which output files are in place; true at every moment of a run."""
     writer = sys.modules.get(_WRITER)  # not loaded: nothing was written
     files = [] if writer is None else [os.fspath(file) for file in writer.written_files()]
     return f"written before that: {', '.join(files)}" if files else "nothing was written"
 
 
 def _forget_written() -> None:
-    """Start anew in a process that ran a command before."""
+    """Reset the record of written files, in a process that ran a command before."""
     if (writer := sys.modules.get(_WRITER)) is not None:
         writer.forget_written()
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for closed standard streams, so that no file of ours takes their numbers."""
+    """Open the null device for closed standard streams, so that no output file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -169,7 +169,7 @@ def _open_standard_streams() -> None:
 
 
 def _flush() -> None:
-    """Print what is left to print while a failure can still be told.
+    """Flush stdout while a failure can still be reported.
 
     Raises:
         OSError: stdout cannot be written, on a full disk for one.
