@@ -1,4 +1,4 @@
-"""Readers of the data users have."""
+"""Readers of sample data."""
 
 from onnx_admm.data.compute_budget import cost_of_sample, limit_samples
 from onnx_admm.data.feeds import from_iterable
