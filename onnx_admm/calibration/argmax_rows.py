@@ -1,8 +1,8 @@
-"""The rows of X that a maximum picks for each output channel: a least-squares problem of its own for each.
+"""Rows of X at the maximum of each output channel: a least-squares problem of its own for each channel.
 
-Behind a maximum over all places, a channel is asked for one row of each sample, and other channels for other
-rows. What a channel's weights should reproduce is what the original makes of the rows where it has the
-maximum, and of those where the compressed layer has: these must not come out on top.
+Behind a global maximum, a channel needs one row of each sample, and different channels need different rows. A
+channel's weights should reproduce the original's outputs for the rows where the original has its maximum, and
+for those where the compressed layer has its maximum: these must not exceed the former.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from onnx_admm.calibration.row_sampling import Positions
 from onnx_admm.contracts import Array
 
 _HARD_NEGATIVE = 0.7
-"""Weight of a row that the compressed layer picks; one that the original picks has 1."""
+"""Weight of a row where the compressed layer has its maximum; 1 where the original has it."""
 
 _OTHERS = 0.3
-"""Weight of all rows together, beside 1 for those that the original picks."""
+"""Weight of all rows together, relative to 1 for those where the original has its maximum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class ArgmaxRows:
     """Inputs and targets where channels have their maxima.
 
     Attributes:
-        x: what the compressed prefix hands to the layer, the rows where any channel has its maximum, float32
-            (group, m, d).
-        targets: what the original makes of its own inputs there, float32 (m, channels).
-        best, hard_negatives: which of the rows the original, and which the compressed layer, picks for each
-            channel of each sample: (samples, channels).
-        is_centred: means are taken off, as those of the whole layer are.
-        ridge: of the channels' problems; None: by how few rows each has its maximum in.
+        x: inputs of the layer behind the compressed layers, at the rows where any channel has its maximum,
+            float32 (group, m, d).
+        targets: outputs of the original at these rows, float32 (m, channels).
+        best, hard_negatives: row of the maximum of each channel of each sample, in the original and in the
+            compressed layer: (samples, channels).
+        is_centred: whether means are subtracted, as for the whole layer.
+        ridge: ridge of the channels' problems; None: by the number of rows.
     """
 
     x: Array
@@ -47,7 +47,7 @@ class ArgmaxRows:
 
     @classmethod
     def joined(cls, parts: Sequence[ArgmaxRows]) -> ArgmaxRows:
-        """Of the samples of all parts."""
+        """Return the rows of the samples of all parts."""
         firsts = np.cumsum([0, *(len(part.targets) for part in parts)])
         return cls(
             np.concatenate([part.x for part in parts], axis=1),
@@ -59,11 +59,11 @@ class ArgmaxRows:
         )
 
     def moments(self, channel: int, others: Moments) -> Moments:
-        """Of one channel's own rows, a problem of one row.
+        """Return the moments of one channel's own rows, a problem of one row.
 
         Args:
-            channel: which.
-            others: of the whole layer; they speak for the rows that nobody picks.
+            channel: number of the channel.
+            others: moments of the whole layer; they represent the rows without a maximum.
         """
         layer = others.problem
         group = channel // (len(layer.original) // layer.groups)

@@ -1,8 +1,8 @@
-"""Operators that carry weights, seen as least-squares problems: ``T = X W'`` with W (rows, d).
+"""Operators with weights as least-squares problems: ``T = X W'`` with W (rows, d).
 
-A row of W makes one output channel; d numbers the inputs it sees. With ``group`` > 1, consecutive blocks of
-rows see inputs of their own. Each extractor says how its stored tensor becomes that matrix and back, and
-how what flows into its node becomes the rows of X.
+A row of W computes one output channel; d numbers the inputs it reads. With ``group`` > 1, consecutive blocks
+of rows have inputs of their own. Each extractor converts its stored tensor to that matrix and back, and the
+inputs of its node to the rows of X.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a stored tensor is a matrix (rows, d), ``group`` consecutive row blocks with inputs of their own.
+    """Conversion of a stored tensor to a matrix (rows, d) with ``group`` row blocks of separate inputs.
 
     The matrix is the tensor reshaped to ``split``, its axes put in the order ``axes``, reshaped to (rows, d);
     ``in_axis`` numbers input channels just before the last step.
 
-    Where each output channel has a scale of its own, some rows share one all the same, so that the stored
-    tensor has scales along one axis and standard operators can decode it: as many consecutive rows as
-    ``together`` says, and the rows at the same place of each of ``blocks`` equal parts (directions, groups of
-    a ConvTranspose).
+    Where each output channel has a scale of its own, some rows still share one, so that the stored tensor has
+    scales along one axis and standard operators can decode it: ``together`` consecutive rows, and the rows at
+    the same place of each of ``blocks`` equal parts (directions, groups of a ConvTranspose).
     """
 
     shape: tuple[int, ...]
@@ -53,7 +52,7 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """d: inputs that one row sees."""
+        """d: number of inputs of one row."""
         return prod(self.shape) // self.rows
 
     @property
@@ -62,17 +61,17 @@ class Layout:
         return tuple(self.split[axis] for axis in self.axes)
 
     def matrix(self, tensor: Array) -> Array:
-        """The tensor as (rows, d)."""
+        """Return the tensor as (rows, d)."""
         return tensor.reshape(self.split).transpose(self.axes).reshape(self.rows, -1)
 
     @property
     def of_row(self) -> Layout:
-        """Of one row of the matrix alone."""
+        """Layout of one row of the matrix."""
         shape = (1,) * self.in_axis + self.ordered[self.in_axis :]
         return Layout(shape, shape, tuple(range(len(shape))), 1, self.in_axis)
 
     def tensor(self, matrix: Array) -> Array:
-        """The matrix as it is stored."""
+        """Return the matrix in the stored shape."""
         back = np.argsort(self.axes)
         return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
 
@@ -82,18 +81,18 @@ class InputExtractor(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Tensor and matrix."""
+        """Conversion between tensor and matrix."""
 
     @property
     def exposed_values(self) -> tuple[str, ...]:
         """Values of the graph that `input_rows` reads."""
 
     def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
-        """Rows of X from a batch of what flows through the graph: (group, n, d).
+        """Return rows of X from the values of a batch: (group, n, d).
 
         Args:
-            values: arrays by tap.
-            choice: which rows.
+            values: arrays by value name.
+            choice: the rows.
         """
 
 
@@ -126,14 +125,14 @@ class ConvolutionInputs:
         else:
             rows = windows.rows(x, choice.of_each(len(x)).positions(places))
         if isinstance(windows, TransposedWindows):
-            rows = rows[..., ::-1]  # the kernel is turned round
+            rows = rows[..., ::-1]  # the kernel is flipped
         grouped = rows.reshape(len(rows), self.layout.group, self.layout.columns)
         return np.moveaxis(grouped, 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ProductInputs:
-    """MatMul and Gemm with the weight on either side; ``across`` where the inputs stand in columns."""
+    """MatMul and Gemm with the weight on either side; ``across`` where the inputs are columns."""
 
     layout: Layout
     name: str
@@ -155,7 +154,7 @@ class ProductInputs:
 
 @dataclass(frozen=True, slots=True)
 class RecurrentInputs:
-    """LSTM, GRU and RNN: the matrix W on the inputs, or R on the state of the step before (ONNX LSTM-14)."""
+    """LSTM, GRU and RNN: the matrix W on the inputs, or R on the previous state (ONNX LSTM-14)."""
 
     layout: Layout
     node: NodeRef
@@ -163,7 +162,7 @@ class RecurrentInputs:
 
     @property
     def exposed_values(self) -> tuple[str, ...]:
-        """The sequence; for R the states after every step, and the first ones where they are computed."""
+        """The sequence; for R the states after every step, and the first ones where computed."""
         if not self.recurs:
             return (_name_of(self.node, 0),)
         first = self.node.input(5)
@@ -184,7 +183,7 @@ class RecurrentInputs:
         return steps[:, choice.positions(steps.shape[1])]
 
     def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
-        """States before every step, (steps, batch, h)."""
+        """Return the states before every step, (steps, batch, h)."""
         own = states[:, direction]
         backwards = direction == 1 or self.node.attribute("direction", "forward") == "reverse"
         first = self._first(values, direction, batch_first)
@@ -204,9 +203,9 @@ class RecurrentInputs:
 class LookupInputs:
     """Gather of whole entries from a table (entries, ...): ``T = X W'`` with an input, 0 or 1, for each.
 
-    Entries meet one another nowhere, so each is a group with one input, and all that samples say of it is how
-    often it is looked up. Entries that were not are taken to be looked up now and then all the same, the more
-    often the fewer look-ups were seen.
+    Entries are independent of one another, so each is a group with one input, and samples determine only how
+    often it is looked up. Entries that were never looked up count as looked up now and then, the more often
+    the fewer look-ups were seen.
     """
 
     layout: Layout
@@ -227,10 +226,10 @@ class LookupInputs:
 
 
 def extractor_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
-    """How the node carries the weight; None where its inputs cannot be had as rows.
+    """Return the extractor of a node's inputs; None where its inputs are not available as rows.
 
-    That is: inside subgraphs and functions, behind a Reshape, tables of which less than whole entries are
-    looked up, stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
+    These are nodes inside subgraphs and functions, behind a Reshape, tables of which less than whole entries
+    are looked up, stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
     """
     node, shape = use.node, site.shape
     if site.scope or site.out_axis is None or any(value is None for value in (node.input(0),)):

@@ -28,21 +28,21 @@ _MOST_GROUPS = 4
 _MOST_RELATIVE_ERROR = 1e6
 
 _MEASURED_BITS = 4
-"""Levels of more bits are not measured: their steps are half as wide a bit, so their errors a quarter."""
+"""Most bits that are measured: each further bit halves the steps and so quarters the error."""
 
 _ROUNDED_AT = 0.25
-"""Density at which levels are tried, beside that of all weights: what they add hardly depends on it."""
+"""Density at which levels are tried, in addition to all weights: their error hardly depends on it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a measurement needs.
+    """Requirements of a measurement.
 
     Attributes:
         calibration: inputs of the layers in the original, and the original itself.
-        probe_samples: what the outputs are compared on.
-        context: memory for the moments of layers looked at together, and where to solve for them.
-        task: advances by one a layer.
+        probe_samples: samples that the outputs are compared on.
+        context: memory for the moments of layers computed together, and the executor.
+        task: advances by one for each layer.
     """
 
     calibration: Calibration
@@ -59,18 +59,18 @@ def measured_surfaces(
     densities: tuple[float, ...],
     bits: Sequence[int] = (),
 ) -> dict[str, Surface]:
-    """Relative error of the outputs by density and bits, each layer changed alone.
+    """Return the relative error of the outputs by density and bits, each layer changed alone.
 
     A layer is rebuilt from its own inputs at each density, as it will be later; the bias stays. Levels are
-    put on two of the supports by successive rounding. One whose inputs cannot be seen keeps its largest
+    fitted on two of the supports by successive rounding. A layer without available inputs keeps its largest
     weights, and takes the nearest levels.
 
     Args:
         sites: layers to prune.
-        layers: those of them whose inputs can be seen.
-        trial: with what.
-        densities: to try, rising, over 0 to 1.
-        bits: to try, each below 32.
+        layers: those of them whose inputs are available.
+        trial: requirements of the measurement.
+        densities: densities to try, rising, over 0 to 1.
+        bits: bits to try, each below 32.
     """
     original = trial.calibration.original
     probe = OutputProbe(
@@ -131,7 +131,7 @@ def _rebuilt(
 
 
 def _rounded(work: tuple[LayerProblem, Array, int]) -> Array:
-    """Levels on a support by successive rounding: a row at a time, errors handed on."""
+    """Return levels on a support by successive rounding: a row at a time, errors compensated."""
     problem, weights, bits = work
     mask = weights != 0
     is_dense = bool(mask.all()) and bits > 1  # one bit has no level for zero
@@ -154,7 +154,7 @@ def _nearest(
 
 
 def _tried_levels(densities: Sequence[float], bits: Sequence[int]) -> list[tuple[float, int]]:
-    """Pairs to measure: two densities, and bits up to the last that is measured."""
+    """Return pairs to measure: two densities, and bits up to the last that is measured."""
     if not bits:
         return []
     shares = {min(densities, key=lambda share: abs(share - _ROUNDED_AT)), 1.0}
@@ -162,7 +162,7 @@ def _tried_levels(densities: Sequence[float], bits: Sequence[int]) -> list[tuple
 
 
 def _widths(bits: Sequence[int]) -> list[int]:
-    """Bits to measure: those requested; wider ones are replaced by the widest that is measured."""
+    """Return the bits to measure: those requested; wider ones are replaced by the widest that is measured."""
     return sorted({min(width, _MEASURED_BITS) for width in bits})
 
 

@@ -1,8 +1,8 @@
-"""How far each layer can be rounded, measured, and what to round how far.
+"""Search for the rounding of each layer, by measurement.
 
 Layers are rounded one at a time and the outputs compared (``sensitivity``); the roundings of fewest bytes are
-taken whose relative errors add up to what is allowed (``allocation``); then the model as a whole is compared,
-on samples that took no part, and more or less is allowed by what it shows.
+chosen whose relative errors add up to the allowed sum (``allocation``); then the model as a whole is
+compared, on samples that were not used for the choice, and the allowed sum is corrected by the result.
 """
 
 from __future__ import annotations
@@ -28,28 +28,31 @@ from onnx_admm.encoding.compression_options import (
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 
 ANCHORS = (NIBBLES, BYTES)
-"""What every layer is measured with first, as far as runs last; others are guessed from these at first."""
+"""Roundings that every layer is measured with first, while runs last; others are estimated from these."""
 
 ATTEMPTS = 6
 """Choices that are tried on the model as a whole, at most."""
 
 _SEEN, _LEAST_GAIN = 1e-3, 0.02
-"""Of its own relative error a layer in a chain passes on about all, a redundant one some hundredths. One that
-passes on less than a thousandth is not seen by the samples: nobody knows what it does with others, so all is
-expected of it. And never less is than two hundredths."""
+"""Share of a layer's own relative error that must reach the outputs.
+
+A layer in a chain passes on nearly all of its error, a redundant one some hundredths. Below a thousandth the
+samples do not show the layer; its effect on others is unknown, and all of its error is assumed. The assumed
+share is never less than two hundredths.
+"""
 
 _LARGEST_STEP, _CLOSE = 16.0, 1.1
 _HOPELESS = 1e6
 
 Choice = Mapping[str, Rounding | None]
-"""What is done to each layer; None leaves it as it is."""
+"""Rounding of each layer; None leaves it unchanged."""
 
 
 @dataclass(frozen=True)
 class ChosenRoundings:
     """A choice, its worst relative error on all sets of samples, and its effect on the first unseen ones.
 
-    Where one set says enough against it, those that follow are not asked, and the effect is that on this one.
+    Where one set exceeds the limit, later ones are not run, and the effect is that on this one.
     """
 
     choice: Choice
@@ -58,13 +61,13 @@ class ChosenRoundings:
 
 
 class RoundingSearch:
-    """Allocation and measurement in turns: only roundings that would be chosen are ever run.
+    """Alternating allocation and measurement: only roundings that would be chosen are run.
 
     Args:
         layers: by site name.
         probes: the model with each set of samples to measure on; the worse relative error counts.
-        most_runs: measurements, at most; as many as there are layers, or more.
-        task: advances by one a measurement.
+        most_runs: measurements, at most; at least as many as there are layers.
+        task: advances by one for each measurement.
     """
 
     def __init__(
@@ -78,15 +81,15 @@ class RoundingSearch:
     def confirmed(
         self, unseen: Sequence[OutputProbe], tolerance: float, agrees: Callable[[Effect], bool]
     ) -> ChosenRoundings:
-        """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
+        """Return the choice of fewest bytes that also holds on unseen samples; else no rounding.
 
-        Relative errors do not quite add up, so the sum allowed is moved, up while the model as a whole holds
-        and down while it does not, then to the middle between the two.
+        Relative errors are not exactly additive, so the allowed sum is raised while the model as a whole
+        holds and lowered while it does not, then bisected.
 
         Args:
-            unseen: the same model on sets of samples that took no part in choosing.
-            tolerance: most relative error, on each set of samples.
-            agrees: whether the predictions on the first of them stay well enough.
+            unseen: the same model on sets of samples that were not used for the choice.
+            tolerance: largest relative error, on each set of samples.
+            agrees: whether predictions on the first of them are preserved well enough.
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing = tolerance, 0.0, math.inf
@@ -106,7 +109,7 @@ class RoundingSearch:
         return best
 
     def allocate(self, allowed: float) -> Choice:
-        """The roundings of fewest bytes whose relative errors add up to at most ``allowed``, measured."""
+        """Return the measured roundings of fewest bytes with errors of at most ``allowed`` in sum."""
         for anchor in ANCHORS:
             for name, layer in self.layers.items():
                 if layer.roundings:
@@ -120,7 +123,7 @@ class RoundingSearch:
     def judged(
         self, choice: Choice, unseen: Sequence[OutputProbe], most: float = math.inf
     ) -> ChosenRoundings:
-        """The choice with its effect on the model as a whole; over ``most``, no other samples are asked."""
+        """Return the choice with its effect on the whole model; stop at the first set over ``most``."""
         weights = self.weights(choice)
         effects: list[Effect] = []
         for probe in (*self.probes, *unseen):
@@ -131,7 +134,7 @@ class RoundingSearch:
         return ChosenRoundings(choice, seen + self._unseen(choice), effects[len(self.probes)])
 
     def _unseen(self, choice: Choice) -> float:
-        """What is expected of layers that no sample shows: measuring the model as a whole leaves it out."""
+        """Return the expected error of layers that no sample shows; whole-model runs miss it."""
         hidden = (
             self.layers[name].treated.expected_error(rounding)
             for name, rounding in choice.items()
@@ -140,7 +143,7 @@ class RoundingSearch:
         return sum(hidden)
 
     def weights(self, choice: Choice) -> dict[str, Array]:
-        """New weights of the layers that do not stay as they are."""
+        """Return the new weights of the layers that change."""
         return {
             name: self.layers[name].treated.apply(rounding)
             for name, rounding in choice.items()
@@ -148,11 +151,11 @@ class RoundingSearch:
         }
 
     def bytes(self, choice: Choice) -> float:
-        """What all layers would take in the file."""
+        """Return the bytes of all layers in the file."""
         return sum(self.layers[name].treated.stored_bytes(rounding) for name, rounding in choice.items())
 
     def _measure(self, name: str, rounding: Rounding | None) -> bool:
-        """Run the layer rounded so; False where that is known, or no run is left."""
+        """Run the layer rounded so; return False where that is known, or no run is left."""
         layer = self.layers[name]
         if rounding is None or rounding in layer.measured or self.runs >= self._most_runs:
             return False
@@ -167,10 +170,10 @@ class RoundingSearch:
 
 
 class RoundedLayer:
-    """A layer, the roundings worth a thought, and what those that were run did to the outputs.
+    """A layer, its useful roundings, and the measured effects of those that were run.
 
-    What others do is guessed in proportion to what they are expected to change in the weight; the proportion
-    is that of the nearest one run, and between two of them lies between theirs.
+    Effects of other roundings are estimated in proportion to their expected change of the weight; the
+    proportion is that of the nearest measured one, interpolated between two.
     """
 
     def __init__(self, treated: Treated) -> None:
@@ -180,20 +183,20 @@ class RoundedLayer:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the samples show what becomes of the layer."""
+        """Whether the samples show the effect of the layer."""
         return any(
             d >= _SEEN * self.treated.expected_error(rounding) for rounding, d in self.measured.items()
         )
 
     def options(self) -> list[Option[Rounding | None]]:
-        """What an allocation chooses from; to stay as it is is one."""
+        """Return the options for an allocation; no rounding is one of them."""
         return [
             Option(self.treated.stored_bytes(rounding), self.relative_error(rounding), rounding)
             for rounding in (None, *self.roundings)
         ]
 
     def relative_error(self, rounding: Rounding | None) -> float:
-        """Measured or guessed, with the doubt that there is."""
+        """Return the measured or estimated relative error, with its uncertainty added."""
         if rounding is None:
             return 0.0
         expected = self.treated.expected_error(rounding)
@@ -213,7 +216,7 @@ class RoundedLayer:
         return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
 
     def says(self, rounding: Rounding) -> str:
-        """One line on the layer where it is rounded."""
+        """Return one line on the layer where it is rounded."""
         size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(rounding):,.0f} bytes"
         if not self.is_seen:
             return f"{rounding}: {size}; the samples hardly reach it, so it is taken to matter in full"
@@ -221,7 +224,7 @@ class RoundedLayer:
         return f"{rounding}: {size}; rounded alone it leaves the outputs {left_db:.1f} dB"
 
     def why_left(self, rounding: Rounding | None) -> str:
-        """One line on the layer where it stays."""
+        """Return one line on the layer where it stays unchanged."""
         if rounding is not None:
             return f"its values are {rounding} as they are"
         if not self.roundings:
@@ -231,7 +234,7 @@ class RoundedLayer:
 
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
-    """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
+    """Return the roundings that save bytes and are not dominated by another; mildest first."""
     fine = FINE if layer.values.dtype.itemsize > 2 else ()  # half floats hold no product of such codes
     roundings = sorted(
         (HALF, *fine, *DENSE, *layer.further, *SPARSE),
@@ -247,5 +250,5 @@ def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
 
 
 def decibels(relative_error: float) -> float:
-    """The signal-to-noise ratio that a relative error leaves, at most 200."""
+    """Return the signal-to-noise ratio of a relative error in dB, at most 200."""
     return round(-10 * math.log10(max(relative_error, 1e-20)), 2)

@@ -1,4 +1,4 @@
-"""Calibration samples on their way through the graph, to a few layers at a time."""
+"""Streams calibration samples through the graph, for a few layers at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOO_LARGE = 1e15
 
 @dataclass(frozen=True)
 class CalibratedLayer:
-    """One layer whose inputs can be seen: its uses (several where the weight is tied) and its bias."""
+    """A layer with available inputs: its uses (several where the weight is tied) and its bias."""
 
     site: WeightSite
     extractors: tuple[InputExtractor, ...]
@@ -39,7 +39,7 @@ class CalibratedLayer:
 
     @property
     def exposed_values(self) -> tuple[str, ...]:
-        """Values that its uses read, and what tells which of its outputs count."""
+        """Values that its uses read, and the value of the maximum behind it."""
         telling = () if self.argmax_positions is None else (self.argmax_positions.value,)
         return tuple(
             dict.fromkeys(
@@ -49,7 +49,7 @@ class CalibratedLayer:
 
     @property
     def moment_bytes(self) -> int:
-        """Memory its moments take while they are summed and solved for."""
+        """Bytes of memory of its moments while they are summed and solved for."""
         layout = self.extractors[0].layout
         d = layout.columns
         copies = 6 if d <= MOST_HALVED else 4
@@ -57,17 +57,17 @@ class CalibratedLayer:
 
     @property
     def rows_requested(self) -> int:
-        """Rows of X that determine its moments well."""
+        """Number of rows of X that determine its moments well."""
         layout = self.extractors[0].layout
         d = layout.columns
         return int(max(_PRODUCTS / (layout.group * d * d), _ROWS_PER_COLUMN * d))
 
 
 def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | None:
-    """The layer as calibration sees it; None where some use of its weight hides its inputs.
+    """Return the layer for calibration; None where inputs of some use of its weight are not available.
 
-    So it is where the uses of one weight are no products with the same matrix: an embedding that is a
-    classifier's weight too.
+    That is also the case where the uses of one weight are not products with the same matrix: an embedding
+    that is a classifier's weight too.
     """
     uses = weight_uses(view, site)
     extractors = [extractor for use in uses if (extractor := extractor_of(site, use)) is not None]
@@ -80,14 +80,14 @@ def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | Non
 
 
 def _argmax_positions(use: WeightUse) -> ArgmaxPositions | None:
-    """The maximum that picks from the node's outputs, whose channels are on the axis that ONNX gives them."""
+    """Return the maximum over the node's outputs, with channels on the axis that ONNX gives them."""
     if use.node.op_type in ("Conv", "ConvTranspose"):
         return argmax_positions_behind(use.node, 1)
     return argmax_positions_behind(use.node, -1) if use.node.op_type == "MatMul" and use.index == 1 else None
 
 
 def _is_usable(x: Array) -> bool:
-    """Finite, and so are sums of squares."""
+    """Return whether all values are finite, and sums of their squares too."""
     largest = float(np.abs(x).max(initial=0.0))
     return largest < _TOO_LARGE  # not so for NaN either
 
@@ -103,13 +103,13 @@ def _not_finite(layer: CalibratedLayer) -> DataError:
 def layer_groups(
     layers: Sequence[CalibratedLayer], memory_bytes: int, most: int
 ) -> list[list[CalibratedLayer]]:
-    """Consecutive layers that are looked at in one go.
+    """Return groups of consecutive layers that are calibrated in one run.
 
     Each group costs a run of the samples through everything before it, so there are at most about ``most``;
     the moments of one group fit ``memory_bytes``.
 
     Raises:
-        PassRefused: those of one layer do not.
+        PassRefused: the moments of one layer do not fit.
     """
     largest = max(layers, key=lambda layer: layer.moment_bytes, default=None)
     if largest is not None and largest.moment_bytes > memory_bytes:
@@ -134,15 +134,15 @@ def layer_groups(
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the moments come from.
+    """Computes moments of layers from samples.
 
     Attributes:
         original: the model whose outputs each layer should keep.
         samples: calibration data.
-        ridge: of every problem, in units of its mean input energy; None: by its inputs and samples.
-        seed: draws rows where there are more than needed.
+        ridge: ridge of every problem, in units of its mean input energy; None: by its inputs and samples.
+        seed: seed for drawing rows where there are more than needed.
         threads: intra-op threads; 0 lets the runtime choose.
-        batch_size: samples that flow through the graph together.
+        batch_size: samples in a run through the graph.
     """
 
     original: ModelView
@@ -155,14 +155,14 @@ class Calibration:
     def moments(
         self, compressed: ModelView, layers: Sequence[CalibratedLayer], *, centred: bool = True
     ) -> dict[str, Moments]:
-        """Moments of ``layers``, X being what ``compressed`` hands them; by site name.
+        """Return the moments of ``layers`` by site name, X being their inputs in ``compressed``.
 
         A layer is missing whose inputs are not finite because some weight of the model is not, or is huge.
 
         Args:
-            compressed: the model as it is so far.
-            layers: what to look at.
-            centred: take means off where a layer has a bias that makes up for them.
+            compressed: the present model.
+            layers: the layers.
+            centred: subtract means where a layer has a bias that corrects them.
 
         Raises:
             DataError: inputs are not finite, or too large, though all weights are finite and not huge.
@@ -193,22 +193,22 @@ class Calibration:
         return {name: total.finish(self.ridge) for name, total in sums.items()}
 
     def _holds_extremes(self) -> bool:
-        """Whether a weight of the original is not finite or huge: what stands behind it may be too."""
+        """Return whether a weight of the original is not finite or huge, and so may be values behind it."""
         weights = (self.original.read(site) for site in self.original.sites() if site.size)
         return any(why_unusable(weight) is not None for weight in weights)
 
     def argmax_rows(
         self, compressed: ModelView, layer: CalibratedLayer, memory_bytes: int
     ) -> ArgmaxRows | None:
-        """The rows that the maximum behind ``layer`` picks, X being what ``compressed`` hands to it.
+        """Return the rows at the maximum behind ``layer``, X being its inputs in ``compressed``.
 
-        Of as many samples as fit the memory. None where no maximum follows, or it does not choose from the
-        layer's rows as they are.
+        Only as many samples are used as fit the memory. None where no maximum follows, or it does not choose
+        from the layer's rows as they are.
 
         Args:
-            compressed: the model as it is so far, the layer's own new weights in it.
-            layer: what to look at.
-            memory_bytes: what the rows may take.
+            compressed: the present model, with the layer's own new weights.
+            layer: the layer.
+            memory_bytes: memory for the rows, in bytes.
         """
         if layer.argmax_positions is None:
             return None
@@ -245,7 +245,7 @@ class Calibration:
     def _flows(
         self, compressed: ModelView, layers: Sequence[CalibratedLayer]
     ) -> Iterator[tuple[Feeds, Feeds]]:
-        """What flows through the original and through the compressed model, batch by batch."""
+        """Yield the values in the original and in the compressed model, batch by batch."""
         exposed_values = tuple(dict.fromkeys(name for layer in layers for name in layer.exposed_values))
         original = _Flow(self.original, exposed_values, self.threads)
         other = None if compressed is self.original else _Flow(compressed, exposed_values, self.threads)
@@ -257,7 +257,7 @@ class Calibration:
 
 
 class _Flow:
-    """One model's inner values."""
+    """Inner values of one model."""
 
     def __init__(self, model: ModelView, exposed_values: Sequence[str], threads: int) -> None:
         self._shapes = {port.name: port.shape or () for port in model.signature().inputs}
@@ -269,7 +269,7 @@ class _Flow:
             self._session = open_session(expose_values(model, computed), threads=threads)
 
     def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
-        """Values by tap, one dictionary a run."""
+        """Yield the values by name, one dictionary for each run."""
         if self._session is None:
             for fed in feeds_of_runs(self._shapes, feeds):
                 yield {name: fed[name] for name in self._fed}
