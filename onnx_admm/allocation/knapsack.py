@@ -1,9 +1,8 @@
 """The multiple-choice knapsack: one option of each layer, least in total value within total weights.
 
-A price of the weight takes the coupling away: each layer minimises ``value + price weight`` by itself. The
-best price bounds the total from below, and it says which options no better solution can hold; what is left
-is a small integer programme. So the answer is within ``GAP`` of the best one, wherever the options lie: no
-curve has to be convex.
+A price of the weight decouples the layers: each minimises ``value + price weight`` by itself. The best price
+bounds the total from below, and it excludes options that no better solution can contain; the rest is a small
+integer programme. So the answer is within ``GAP`` of the best one for any options: no curve has to be convex.
 
 Source: Dyer, Kayal and Walker, A branch and bound algorithm for solving the multiple-choice knapsack problem,
 J. Comput. Appl. Math. 11 (1984).
@@ -30,7 +29,7 @@ GAP = 1e-3
 
 _BISECTIONS = 60
 _TIGHTER = 2e-6
-"""The solver keeps to limits but for a millionth; where that tells, it is asked to stay this much below."""
+"""Relative margin below limits, since the solver may exceed them by a millionth."""
 
 
 def require_reach(weights: Sequence[Floats], limit: float, complaint: str) -> None:
@@ -41,7 +40,7 @@ def require_reach(weights: Sequence[Floats], limit: float, complaint: str) -> No
 
 
 def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) -> Ints:
-    """Index of each layer's option: least total value, total weight within the limit.
+    """Return the index of each layer's option: least total value, total weight within the limit.
 
     Args:
         values, weights: of each layer's options, (options,); finite.
@@ -56,13 +55,13 @@ def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) ->
 
 
 def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Floats) -> Ints:
-    """Index of each layer's option: least total error, each total cost within its limit.
+    """Return the index of each layer's option: least total error, each total cost within its limit.
 
-    Branch and cut over the options that no other one of the layer beats in every respect.
+    Branch and cut over the options that no other one of the layer dominates.
 
     Args:
-        errors: of each layer's options, (options,).
-        costs: of each layer's options, (options, limits).
+        errors: errors of each layer's options, (options,).
+        costs: costs of each layer's options, (options, limits).
         limits: (limits,), over 0.
 
     Raises:
@@ -80,7 +79,7 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
             integrality=np.ones(len(rows), np.int64),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights.T, -np.inf, limit)],
-            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
         )
         if found.x is None:
             break
@@ -93,7 +92,7 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
 
 
 def _undominated(points: Floats) -> Ints:
-    """Indices of the points that no other is at or below in every coordinate (the first of equals stays)."""
+    """Return the indices of points that no other dominates (the first of equals stays)."""
     order = np.lexsort(points.T[::-1])
     front: list[int] = []
     for index in order:
@@ -103,7 +102,7 @@ def _undominated(points: Floats) -> Ints:
 
 
 def _padded(rows: Sequence[Floats], filler: float) -> Floats:
-    """Rows as a matrix (layers, options), each counted from its least."""
+    """Return the rows as a matrix (layers, options), each relative to its least value."""
     matrix = np.full((len(rows), max(map(len, rows), default=0)), filler)
     for line, row in zip(matrix, rows, strict=True):
         line[: len(row)] = row - row.min()
@@ -133,14 +132,14 @@ class _Knapsack:
     capacity: float
 
     def priced(self) -> _Priced:
-        """The choice at the lowest price of weight at which it fits.
+        """Return the choice at the lowest price of weight at which it fits.
 
         For a price p, ``sum_l min(value + p weight) - p capacity`` is at most the least total value (weak
-        duality), and as p falls the choice only grows in weight.
+        duality), and as p falls the weight of the choice only grows.
         """
         dearest = float(self.values.max(initial=0.0, where=np.isfinite(self.values)))
         lightest = float(self.weights.min(initial=np.inf, where=self.weights > 0))
-        low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer pays that for any weight
+        low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer takes more weight at that price
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             if self._weight(self._at(middle)) > self.capacity:
@@ -153,7 +152,7 @@ class _Knapsack:
         return _Priced(chosen, value, bound, high)
 
     def searched(self, priced: _Priced) -> Ints:
-        """The best choice, by branch and cut over the options that one better than ``priced`` can hold."""
+        """Return the best choice, by branch and cut over options that may improve on ``priced``."""
         totals = self.values + priced.price * self.weights
         losses = totals - totals.min(axis=1, keepdims=True)
         rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.capacity))
@@ -170,7 +169,7 @@ class _Knapsack:
                     LinearConstraint(one_each, 1, 1),
                     LinearConstraint(weight[None], -np.inf, limit),
                 ],
-                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
             )
             if found.x is None:
                 break

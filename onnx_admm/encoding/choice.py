@@ -1,9 +1,9 @@
-"""The plan that gives the fewest bytes in the file.
+"""Choice of the storage plan of fewest bytes.
 
-Every decoder has a price of its own (its nodes and constants) and one for each weight it holds (codes, gaps,
-shape). Given which decoders are open each weight takes the cheapest, so the plan is a facility location
-problem: decoders are opened, closed and exchanged while that helps. The few best plans are then written out
-and measured, for estimates leave out what they share.
+Every decoder has a cost of its own (its nodes and constants) and one for each weight it decodes (codes, gaps,
+shape). For a given set of decoders each weight takes the cheapest, so the plan is a facility location
+problem: decoders are added, removed and exchanged while that helps. The few best plans are then written and
+measured, since estimates omit what plans share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from onnx_admm.model.rewrite.fragment import Fragment, tensor_bytes
 _SINGLES_MEASURED = 4
 _MOST_ALPHABETS = 16
 _PIECE_BYTES = 5
-"""One more output of a Split and its length."""
+"""Bytes of one more output of a Split and its length."""
 
 Alphabet = tuple[float, ...]
 """Nonzero levels, rising."""
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A decoder, the weights it can hold, what each would take (inf where it cannot), and its own bytes."""
+    """A decoder, its weights, the bytes of each (inf where it cannot decode it), and its own bytes."""
 
     coder: GroupCoder
     members: list[EncodedTensor | None]
@@ -50,12 +50,12 @@ class _Candidate:
 def choose_plan(
     weights: Sequence[Weight], vectors: Sequence[Weight], opset: int, alone: Sequence[Weight] = ()
 ) -> StoragePlan:
-    """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes.
+    """Return the plan that stores ``weights`` and the small fp32 ``vectors`` (biases) in the fewest bytes.
 
     Args:
-        weights: those that are not exact are left as they are.
-        vectors: share one decoder, or have one each.
-        opset: no operator or type that is younger is used.
+        weights: the weights; those that are not exact are left unchanged.
+        vectors: vectors that share one decoder, or have one each.
+        opset: newest opset of operators and types.
         alone: vectors that have a decoder of their own each, where that is smaller.
     """
     search_space = _SearchSpace([weight for weight in weights if weight.is_exact], opset)
@@ -78,13 +78,13 @@ def choose_plan(
 
 
 def _price(coder: GroupCoder, member: EncodedTensor) -> float:
-    """Bytes of a weight behind a decoder, and what these must save where kept weights take long to place."""
+    """Return the bytes of a weight behind a decoder, plus a penalty for slow loading."""
     size = (coder.data_bits(member) + coder.index_bits(member)) / 8
     return size * gaps_price(member.weight.size) if isinstance(coder, SparseCoder) else size
 
 
 def _loading_price(plan: StoragePlan) -> float:
-    """The part of the prices that is no bytes."""
+    """Return the part of the price that stands for loading time."""
     members = ((group.coder, member) for group in plan.groups for member in group.members)
     return sum(
         _price(coder, member) - (coder.data_bits(member) + coder.index_bits(member)) / 8
@@ -93,19 +93,19 @@ def _loading_price(plan: StoragePlan) -> float:
 
 
 def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
-    """Of those that are smaller so than as they stand."""
+    """Return the vectors that are smaller in a form of their own, with that form."""
     return tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
 
 
 def plan_bytes(plan: StoragePlan, everything: Sequence[Weight], opset: int) -> int:
-    """Bytes of the decoders and of what stays as it is."""
+    """Return the bytes of the decoders and of unchanged weights."""
     fragment, outputs = plan.emit(opset)
     left = (weight.values for weight in everything if weight.name not in outputs)
     return fragment.file_bytes + sum(map(tensor_bytes, left))
 
 
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
-    """The cheapest way to store one weight by itself; None where that is as it stands."""
+    """Return the cheapest way to store one weight by itself; None where that is unchanged."""
     items = [Plain(coder, weight) for coder in per_tensor_coders(weight)]
     choices = [item for item in items if _is_known(StoragePlan(plain=(item,)), opset)]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
@@ -119,12 +119,12 @@ def _plain_bytes(item: Plain, opset: int) -> int:
 
 
 def _is_known(plan: StoragePlan, opset: int) -> bool:
-    """Whether the opset has all that the plan's decoders use."""
+    """Return whether the opset has all that the plan's decoders use."""
     return plan.emit(opset)[0].oldest_opset <= opset
 
 
 class _SearchSpace:
-    """Prices of every decoder for every weight."""
+    """Costs of every decoder for every weight."""
 
     def __init__(self, weights: Sequence[Weight], opset: int) -> None:
         self._weights = weights
@@ -148,7 +148,7 @@ class _SearchSpace:
         )
 
     def plans(self) -> Iterator[StoragePlan]:
-        """The plan found best, those of single decoders, and none at all."""
+        """Yield the plan found best, those of single decoders, and none at all."""
         yield self._plan(frozenset())
         if not self._coders:
             return
@@ -227,7 +227,7 @@ class _SearchSpace:
 
 
 def as_member(weight: Weight, alphabet: Alphabet) -> EncodedTensor | None:
-    """The weight as a decoder of these levels sees it: its values, else its grid's steps; None if neither."""
+    """Return the weight as a decoder of these levels sees it: values or steps of its grid; else None."""
     known = np.array(alphabet, np.float32)
     if weight.levels is not None and np.isin(weight.levels, known).all():
         return EncodedTensor(weight, weight.flat)
@@ -238,7 +238,7 @@ def as_member(weight: Weight, alphabet: Alphabet) -> EncodedTensor | None:
 
 
 def _alphabets(weights: Sequence[Weight]) -> list[Alphabet]:
-    """Sets of nonzero levels worth a decoder: the commonest values and steps of a weight, and all."""
+    """Return sets of nonzero levels worth a decoder: the most common values and steps, and all of them."""
     values = [_alphabet(weight.levels) for weight in weights if weight.levels is not None]
     steps = [
         _alphabet(grid.levels) for weight in weights for grid in (weight.grid, weight.channel_grid) if grid

@@ -1,4 +1,4 @@
-"""What of a model can be encoded: its weights and its biases, and why the rest stays."""
+"""Weights and biases of a model that can be encoded, and reasons for the others."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _LARGEST_BIAS = 1 << 16
 
 @dataclass(frozen=True)
 class Contents:
-    """What can be encoded, dense.
+    """Weights and biases that can be encoded, dense.
 
     Attributes:
-        weights: of compressible sites, in graph order; a function sees no decoder, so those inside are left.
-        biases: small fp32 constants of the main graph that something adds.
-        roundable: names of those that are biases of layers (see ``biases``).
+        weights: weights of compressible sites, in graph order; those inside functions are left, since a
+            function sees no decoder.
+        biases: small fp32 constants of the main graph that a node adds.
+        roundable: names of the biases of layers (see ``biases``).
         skipped: sites that stay, and why.
     """
 
@@ -39,37 +40,37 @@ class Contents:
 
 @dataclass(frozen=True)
 class WeightContent:
-    """A weight in its model (``codebook.Stored``)."""
+    """The content of a weight in its model (``codebook.Stored``)."""
 
     stored: StoredWeight
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """Shape of the weight."""
         return self.stored.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Its element type."""
+        """Element type of the weight."""
         return self.stored.dtype
 
     @property
     def memo(self) -> MutableMapping[str, Any]:
-        """What was found out about its values, by whoever looked."""
+        """Notes on the values, shared by all readers."""
         return self.stored.memo
 
     def read(self) -> Array:
-        """Its values."""
+        """Return the values."""
         return self.stored.read()
 
     def grid(self) -> Grid | None:
-        """The grid that the model holds it on."""
+        """Return the grid that the model stores it on, else None."""
         grid = self.stored.byte_grid()
         return None if grid is None else Grid(grid.codes, grid.scales)
 
 
 def read_contents(view: ModelView) -> Contents:
-    """The weights and biases of ``view``; large weights are read when they are looked at."""
+    """Return the weights and biases of ``view``; large weights are read on demand."""
     weights, skipped = [], []
     functions = view.function_scopes()
     stored = {weight.site: weight for weight in stored_weights(view)}
@@ -98,7 +99,7 @@ def read_contents(view: ModelView) -> Contents:
 
 
 def zero_biases(contents: Contents, view: ModelView) -> list[str]:
-    """Names of biases that are all zero and stand only where an operator does without one."""
+    """Return the names of biases that are all zero and are optional inputs."""
     optional = {name for name, slot in BIAS_SLOTS.items() if name != "Gemm" or view.opset >= 11}
     free = []
     for bias in contents.biases:

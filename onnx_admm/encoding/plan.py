@@ -1,4 +1,4 @@
-"""Which weights share which decoder, and how each of the others is stored."""
+"""Storage plans: which weights share which decoder, and how each of the others is stored."""
 
 from __future__ import annotations
 
@@ -41,22 +41,23 @@ class SharedVector:
 
     @property
     def members(self) -> tuple[EncodedTensor, ...]:
-        """The vectors as a decoder's row delivers them."""
+        """The vectors as pieces of a decoder's row."""
         return tuple(EncodedTensor(vector, vector.flat) for vector in self.vectors)
 
 
 @dataclass(frozen=True)
 class StoragePlan:
-    """How weights are stored; one that stands nowhere stays as it is."""
+    """A plan of how weights are stored; weights that are not in it stay unchanged."""
 
     groups: tuple[Group, ...] = ()
     plain: tuple[Plain, ...] = ()
     shared_vector: SharedVector | None = None
 
     def emit(self, opset: int) -> tuple[Fragment, dict[str, str]]:
-        """The decoders, and weight name -> value name in them.
+        """Return the decoders, and value names by weight name.
 
-        The pool lies in front of the first sparse group's row, which costs less than a row of its own.
+        The shared vector is placed in front of the first sparse group's row, which costs less than a row of
+        its own.
         """
         fragment, outputs = Fragment(opset), dict[str, str]()
         shared_vector = self.shared_vector
@@ -79,7 +80,7 @@ class StoragePlan:
         return fragment, outputs
 
     def rows(self) -> tuple[TensorEncoding, ...]:
-        """How each weight is stored."""
+        """Return the report of each weight."""
         grouped = [_member_row(group.coder, member) for group in self.groups for member in group.members]
         plain = [plain_row(item.coder, item.weight) for item in self.plain]
         if self.shared_vector is None:

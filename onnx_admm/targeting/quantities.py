@@ -1,4 +1,4 @@
-"""Budgets by quantity: ``latency=0.5x`` as a share of what the dense model costs."""
+"""Budgets by quantity: ``latency=0.5x`` as a share of the dense model's cost."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WEIGHTS = "weights"
 
 
 def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, float]:
-    """``["latency=0.5x", "size=20x"]`` as shares that may be left: ``{"latency": 0.5, "size": 0.05}``.
+    """Return budgets such as ``["latency=0.5x", "size=20x"]`` as shares, 0.5 and 0.05, by quantity.
 
-    Below 1 is a share and above 1 how many times less: ``0.05x`` and ``20x`` are the same.
+    Below 1 is a share and above 1 a factor: ``0.05x`` and ``20x`` are the same.
 
     Raises:
         UsageError: not of that form, an unknown quantity, or one that is named twice.
@@ -38,7 +38,7 @@ def parse_budgets(texts: Iterable[str], where: str = "--budget") -> dict[str, fl
 
 
 def short_name(quantity: str) -> str:
-    """Return what users call a quantity: ``latency`` for ``latency_s``; any other name as it is."""
+    """Return the name of a quantity in commands: ``latency`` for ``latency_s``; other names unchanged."""
     return next((name for name, field in QUANTITY_OF.items() if field == quantity), quantity)
 
 
@@ -59,10 +59,10 @@ def require_quantity(quantity: str, where: str) -> None:
 
 
 def amount(quantity: str, cost: Cost, layer: LayerProfile, option: CompressionOption) -> float:
-    """What a priced row takes of a budget.
+    """Return the amount of a budget that a priced row takes.
 
     Raises:
-        UsageError: the cost model said that it gives the quantity, and does not.
+        UsageError: the cost model does not give a quantity that it announces.
     """
     if quantity == WEIGHTS:
         return option.density * layer.parameters
@@ -75,10 +75,10 @@ def amount(quantity: str, cost: Cost, layer: LayerProfile, option: CompressionOp
 
 
 def require_given(budgets: Mapping[str, float], cost_model: CostModel, where: str) -> None:
-    """Refuse a budget for what the cost model does not tell.
+    """Refuse a budget for a quantity that the cost model does not give.
 
     Raises:
-        UsageError: says what it does tell.
+        UsageError: lists the quantities that it gives.
     """
     for quantity in budgets:
         require_quantity(quantity, where)

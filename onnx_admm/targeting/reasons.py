@@ -1,4 +1,4 @@
-"""Why a layer is treated as it is: its alternatives and their prices, and what savings cost elsewhere."""
+"""Reasons for each layer's option: its alternatives, their costs, and the cost of savings elsewhere."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnx_admm.contracts import CompressionOption
 from onnx_admm.targeting.search_space import Candidates, SearchSpace
 
 _BINDING = 0.97
-"""A budget that is used up to this share says what savings are worth; others do not count."""
+"""Share of a budget from which on it counts as binding."""
 
 _ROUNDING = 1e-12
-"""Prices, as shares of the budget, that differ by less are the same."""
+"""Difference of costs, as shares of the budget, below which they are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The move from one candidate of a layer to another.
+    """The change from one candidate of a layer to another.
 
     Attributes:
-        index: of the candidate it leads to.
-        saved: of the budget, as a share of it; negative for a milder candidate.
-        relative_error: what it adds to the outputs' relative error.
+        index: index of the other candidate.
+        saved: saving as a share of the budget; negative for a milder candidate.
+        relative_error: increase of the outputs' relative error.
     """
 
     index: int
@@ -49,13 +49,13 @@ def explain(
     shares: Sequence[float] | None = None,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """For each layer its compression option, the alternatives' prices and a sentence; JSON-ready.
+    """Return for each layer its option, the alternatives' costs and a sentence; JSON-ready.
 
     Args:
         search_space: the candidates of all layers.
         choice: index of each layer's compression option.
-        shares: the budgets it was made for; None: the search space's.
-        scales: what layers' relative errors are multiplied by.
+        shares: the budgets of the choice; None: the search space's.
+        scales: factors on layers' relative errors.
     """
     limits = np.array(list(search_space.budgets.values()) if shares is None else shares)
     binds = np.array(search_space.cost(choice)) > _BINDING * limits
@@ -100,7 +100,7 @@ class _Line:
         }
 
     def why(self, going: float) -> str:
-        """The sentence."""
+        """Return the sentence."""
         chosen = self.chosen
         if self.index == self.candidates.untouched:
             return f"left as it is: {self._why_dense()}{self._why_not_on(going)}"
@@ -117,7 +117,7 @@ class _Line:
 
     @staticmethod
     def words(option: CompressionOption) -> str:
-        """``pruned 8.3x, 4 bits``."""
+        """Return the option as words: ``pruned 8.3x, 4 bits``."""
         pruned = "dense" if option.density == 1 else f"pruned {1 / option.density:.3g}x"
         return pruned if option.bits == FLOAT_BITS else f"{pruned}, {option.bits} bits"
 
@@ -139,7 +139,7 @@ class _Line:
         )
 
     def _stronger(self) -> Step | None:
-        """The cheapest step to an candidate that costs less, and no more of any budget that binds."""
+        """Return the cheapest step to a candidate that costs less, and no more of any binding budget."""
         costs = self.candidates.costs[:, self.binds]
         allowed = (costs <= costs[self.index] + _ROUNDING).all(axis=1)
         steps = self._steps(allowed & (self.prices < self.prices[self.index] - _ROUNDING))
@@ -163,7 +163,11 @@ class _Line:
         ]
 
     def _alternatives(self) -> list[int]:
-        """The dense layer, as many bits without zeros, the next milder and the next stronger."""
+        """Return the indices of the alternatives to report.
+
+        These are the dense layer, as many bits without zeros, the next milder and the next stronger
+        candidate.
+        """
         same_bits = [
             index
             for index, each in enumerate(self.candidates.options)
@@ -183,7 +187,7 @@ class _Line:
         }
 
     def _costs(self, index: int) -> dict[str, float]:
-        """In the cost model's own units."""
+        """Return the costs in the cost model's own units."""
         shares = self.candidates.costs[index] * np.array(self.search_space.original)
         return {
             quantity: float(cost) for quantity, cost in zip(self.search_space.budgets, shares, strict=True)
@@ -191,7 +195,7 @@ class _Line:
 
 
 def by_operator(search_space: SearchSpace, choice: Mapping[str, int]) -> dict[str, dict[str, list[float]]]:
-    """For each operator with treated weights and each budget: cost before and after."""
+    """Return the costs before and after for each operator with compressed weights and each budget."""
     operators = {profile.weight: profile.op_type for profile in search_space.profiles if profile.weight}
     sums: dict[str, dict[str, list[float]]] = {}
     for name, index in choice.items():

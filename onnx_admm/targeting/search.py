@@ -1,11 +1,11 @@
-"""Rounds until a budget and an accuracy hold together, or the best that can be had is known.
+"""Search in rounds until a budget and an accuracy are both met, or the best result is known.
 
-A round chooses a compression option for every layer (one knapsack over measured relative errors and prices),
-carries it out and measures the result. Where too much accuracy is lost the next round knows more: each
-layer's relative errors are multiplied by how much worse the layer turned out to be among the others than
-alone, and the same budget is split anew. When a new split brings nothing, the budget is relaxed: half way
-back to the dense model, then by bisection, so that what is reported as the best found is close to the least
-cost the accuracy allows.
+A round chooses a compression option for every layer (one knapsack over measured relative errors and costs),
+applies it and measures the result. Where too much accuracy is lost the next round corrects the errors: each
+layer's relative errors are multiplied by how much larger the layer's effect was together with the others than
+alone, and the same budget is allocated again. When a new allocation brings nothing, the budget is relaxed:
+half way back to the dense model, then by bisection, so that the best result found is close to the least cost
+that the accuracy allows.
 
 The loop around ADMM of Ren et al., arXiv 1812.11677, Fig. 5, with a knapsack where the paper lowers one layer
 after the other by hand.
@@ -28,20 +28,20 @@ _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _RESPLITS = 2
-"""Rounds that split one budget anew before it is relaxed."""
+"""Rounds that allocate one budget again before it is relaxed."""
 
 _MOST_CORRECTION = 4.0
-"""One measurement moves a layer's relative errors by no more than that, up or down."""
+"""Largest factor by which one measurement corrects a layer's relative errors, up or down."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult(Generic[Result]):
-    """What came of a choice.
+    """Result of a choice.
 
     Attributes:
-        result: the compressed model, or whatever stands for it.
-        drop: accuracy lost, in percentage points; None where nobody asked.
-        recovered: relative error that goes away when a layer alone is put back, by site name.
+        result: the compressed model, or its substitute.
+        drop: accuracy lost, in percentage points; None where it was not measured.
+        recovered: relative error that disappears when a layer alone is restored, by site name.
     """
 
     result: Result
@@ -56,8 +56,8 @@ class Round:
     Attributes:
         shares: the budget of the round, as shares of the original's costs.
         choice: index of each layer's candidate.
-        cost: what the choice costs.
-        relative_error: that was expected of it.
+        cost: cost of the choice.
+        relative_error: expected relative error.
         drop: accuracy lost, in percentage points.
     """
 
@@ -70,14 +70,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult(Generic[Result]):
-    """The end of a search.
+    """Result of a search.
 
     Attributes:
-        best: the cheapest round that keeps the accuracy; None where none did: the model as it was is all.
-        result: what came of it.
+        best: the cheapest round that keeps the accuracy; None where none did and the model stays as it was.
+        result: its result.
         is_met: whether it keeps to the budget too.
-        rounds: all of them, in order.
-        scales: what layers' relative errors were multiplied by in the end.
+        rounds: all rounds, in order.
+        scales: final factors on layers' relative errors.
     """
 
     best: Round | None
@@ -98,8 +98,8 @@ def search(
 
     Args:
         search_space: the candidates of all layers.
-        attempt: carries a choice out and measures it.
-        max_drop: accuracy that may be lost; None: one round, whatever is lost.
+        attempt: applies a choice and measures it.
+        max_drop: accuracy that may be lost, in percentage points; None: one round, whatever is lost.
         most_rounds: attempts at most.
 
     Raises:
@@ -158,7 +158,7 @@ def search(
 def not_reachable(
     search_space: SearchSpace, found: SearchResult[Result], max_drop: float | None
 ) -> str | None:
-    """The sentence for a budget that was not met; None where it was."""
+    """Return the sentence for a budget that was not met; None where it was."""
     if found.is_met:
         return None
     asked = ", ".join(f"{quantity}={share:.4g}x" for quantity, share in search_space.budgets.items())

@@ -20,21 +20,20 @@ _STEPS = 48
 
 _LESS = 1 - 1e-9
 _TIGHTENED = 8
-"""Times the limits are drawn in where the whole costs more than its rows."""
+"""Number of times the limits are lowered where the whole costs more than its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """All compression options of one layer, the untouched one last.
+    """All compression options of one layer, the unchanged layer last.
 
     Attributes:
-        options: what can be done.
-        relative_errors: (options,), what that does to the outputs.
-        costs: (options, budgets), as shares of what the whole original costs.
+        options: the options.
+        relative_errors: (options,), relative error of the outputs.
+        costs: (options, budgets), as shares of the whole original's cost.
         break_evens: by bits, for each budget: the least pruning ratio that costs less than the dense layer of
             as many bits; inf where none does.
-        dominated: how many pruned compression options were left out, for they cost no less than the dense
-            layer.
+        dominated: number of pruned options left out because they cost no less than the dense layer.
     """
 
     options: tuple[CompressionOption, ...]
@@ -49,22 +48,21 @@ class Candidates:
         return len(self.options) - 1
 
     def break_even(self, bits: int) -> float:
-        """Over all budgets, the least ratio that pays for one of them."""
+        """Return the least ratio that pays for any of the budgets."""
         return min(self.break_evens[bits])
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """Candidates of all layers, and what the model costs.
+    """Candidates of all layers, and the costs of the model.
 
     Attributes:
-        budgets: the most that may be left of each quantity, as a share of the original's.
+        budgets: largest share of each quantity, relative to the original's.
         candidates: by site name.
-        profiles: rows of the model that is treated.
+        profiles: rows of the model to compress.
         cost_model: prices them.
-        original: what the original costs, for each budget.
-        fixed: share of each that no compression option changes: rows without weights, what the total adds to
-            its rows.
+        original: cost of the original, for each budget.
+        fixed: share of each budget that no option changes: rows without weights, additions of the total.
     """
 
     budgets: Mapping[str, float]
@@ -75,7 +73,7 @@ class SearchSpace:
     fixed: tuple[float, ...]
 
     def least(self) -> tuple[float, ...]:
-        """The share of each quantity that the strongest compression options leave."""
+        """Return the share of each quantity under the cheapest options."""
         cheapest = sum(candidates.costs.min(axis=0) for candidates in self.candidates.values())
         return tuple(float(share) for share in np.asarray(self.fixed) + cheapest)
 
@@ -83,8 +81,8 @@ class SearchSpace:
         """Return the index of each layer's option: least relative error within shares of the costs.
 
         Args:
-            shares: for each budget.
-            scales: what a layer's relative errors are multiplied by.
+            shares: share for each budget.
+            scales: factors on layers' relative errors.
 
         Raises:
             BudgetExceeded: no choice keeps to them.
@@ -107,7 +105,7 @@ class SearchSpace:
         return choice
 
     def cost(self, choice: Mapping[str, int]) -> tuple[float, ...]:
-        """What is left of each quantity, as a share of the original's."""
+        """Return the remaining share of each quantity, relative to the original's."""
         return self.cost_of(self.options(choice))
 
     def cost_of(self, options: Mapping[str, CompressionOption]) -> tuple[float, ...]:
@@ -116,18 +114,18 @@ class SearchSpace:
         return tuple(float(share) for share in totals(table, self.budgets) / np.asarray(self.original))
 
     def options(self, choice: Mapping[str, int]) -> dict[str, CompressionOption]:
-        """The compression options chosen, by site name."""
+        """Return the compression options chosen, by site name."""
         return {name: self.candidates[name].options[index] for name, index in choice.items()}
 
     def relative_error(self, choice: Mapping[str, int], scales: Mapping[str, float]) -> float:
-        """The relative error that a choice is expected to do."""
+        """Return the expected relative error of a choice."""
         return sum(
             float(self.candidates[name].relative_errors[index]) * scales[name]
             for name, index in choice.items()
         )
 
     def never(self) -> tuple[str, ...]:
-        """Quantities that zeros save nothing of, whatever the layer, the share and the bits."""
+        """Return the quantities that zeros never reduce, for any layer, density or bits."""
         return tuple(
             quantity
             for place, quantity in enumerate(self.budgets)
@@ -139,7 +137,7 @@ class SearchSpace:
         )
 
     def unreachable(self) -> BudgetExceeded:
-        """Why the budgets cannot be met at any accuracy."""
+        """Return the error for budgets that cannot be met at any accuracy."""
         asked = ", ".join(f"{quantity}={share:.4g}x" for quantity, share in self.budgets.items())
         least = ", ".join(
             f"{quantity}={share:.4g}x" for quantity, share in zip(self.budgets, self.least(), strict=True)
@@ -157,7 +155,7 @@ class SearchSpace:
 
 
 def totals(table: CostTable, quantities: Iterable[str]) -> Floats:
-    """The totals of a price list."""
+    """Return the total of each quantity in a price list."""
     sums = []
     for quantity in quantities:
         if quantity == WEIGHTS:
@@ -176,22 +174,22 @@ def build_search_space(
     original: CostTable,
     least_density: float,
 ) -> SearchSpace:
-    """Price every compression option of every layer that was measured.
+    """Price every compression option of every measured layer.
 
-    A pruned compression option that costs no less than the dense layer of as many bits, for every budget, is
-    left out: such a layer goes back to dense, for pruning it would add error to the outputs and save nothing.
+    A pruned option that costs no less than the dense layer of as many bits, for every budget, is left out:
+    pruning it would add error to the outputs and save nothing.
 
     Args:
-        profiles: rows of the model to treat (``node_profiles``).
+        profiles: rows of the model to compress (``node_profiles``).
         cost_model: prices them.
-        budgets: share that may be left, by quantity.
-        surfaces: measured relative error by density and bits, by site name; only these layers are treated.
-        original: what the user's model costs, which the shares are of.
+        budgets: largest share, by quantity.
+        surfaces: measured relative error by density and bits, by site name; only these layers are compressed.
+        original: costs of the user's model, which the shares relate to.
         least_density: lowest density of a candidate.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the original costs nothing of a quantity, so that no share can be left of it.
+        UsageError: the original costs nothing of a quantity, so that shares of it are undefined.
     """
     wholes = totals(original, budgets)
     for quantity, whole in zip(budgets, wholes, strict=True):
@@ -261,7 +259,7 @@ class _Pricer:
 
 
 def _densities(size: int, least: float) -> Floats:
-    """Shares of the candidates, rising to 1, each a whole number of weights."""
+    """Return the densities of candidates, rising to 1, each a whole number of weights."""
     counts = np.unique(np.round(size * np.geomspace(max(least, 1 / size), 1, _STEPS)).clip(1, size))
     shares: Floats = counts / size
     return shares

@@ -29,9 +29,9 @@ _LEAST = 1e-9
 _TRIED = 16
 
 _LARGEST = 40
-"""Most squared support size of a row that is searched, in units of d: a search then costs at most
+"""Most squared support size of a row that is searched, in units of d.
 
-a few dozen steps of the loop.
+A search then costs at most a few dozen steps of the loop.
 """
 
 

@@ -1,4 +1,4 @@
-"""What an encoding did to a model: how each weight is stored, in four sizes kept apart."""
+"""Report of an encoding: how each weight is stored, in four separate sizes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stored_row(weight: Weight, coding: str, bits: float) -> TensorEncoding:
 
 
 def dense_row(weight: Weight) -> TensorEncoding:
-    """A weight that stays as it is."""
+    """Return a weight that stays as it is."""
     return stored_row(weight, weight.dtype.name, 8 * weight.dtype.itemsize)
 
 
@@ -72,7 +72,7 @@ class EncodingReport:
     looked_up: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, Any]:
-        """The four sizes but for the whole file, which only the saved file can tell; JSON-ready."""
+        """Return the four sizes except that of the whole file, which needs the saved file; JSON-ready."""
         data = sum(row.data_bits for row in self.rows) / 8
         index = sum(row.index_bits for row in self.rows) / 8
         return {
