@@ -1,4 +1,4 @@
-"""Two models side by side: figures, rows of a table, Markdown and HTML."""
+"""Comparison of two models: figures, rows of a table, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -148,14 +148,14 @@ def _timing_rows(timing: Timing) -> Iterator[tuple[str, ...]]:
 
 
 def score_text(quality: QualityFacts) -> tuple[str, str]:
-    """Return accuracy before and after as percentages, another metric as plain numbers."""
+    """Return the accuracy before and after as percentages, another metric as plain numbers."""
     pair = (quality.accuracy_before or 0.0, quality.accuracy_after or 0.0)
     before, after = (percent(each) if quality.metric == "accuracy" else f"{each:.4f}" for each in pair)
     return before, after
 
 
 def counts(*figures: int | None) -> tuple[str, ...]:
-    """Return numbers with separators of thousands; a dash for each that is unknown."""
+    """Return the numbers with separators of thousands; a dash for each unknown one."""
     return tuple(UNKNOWN if figure is None else f"{figure:,}" for figure in figures)
 
 

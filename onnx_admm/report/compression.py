@@ -1,4 +1,4 @@
-"""The report of a compression, from end to end."""
+"""The report of a compression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal's view of a price list."""
+"""Terminal tables of a price list."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCALES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 
 def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
-    """Layer by layer, other nodes by operator, the total, and what to know of it."""
+    """Yield a table of layers, other nodes by operator, the total, and notes."""
     yield costs_table(facts)
     title = _TITLES[facts.quantity]
     yield line(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
@@ -38,7 +38,7 @@ def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
 
 
 def costs_table(facts: CostFacts) -> PlainTable:
-    """A row for each weight and each operator without: quantities, shares, break-even ratio, gains.
+    """Return a table with a row for each weight and each operator without: costs, shares, gains.
 
     Ratios and gains are in one quantity; gains are factors on it.
     """
@@ -69,7 +69,7 @@ def costs_table(facts: CostFacts) -> PlainTable:
 
 
 def _by_operator(facts: CostFacts) -> Iterator[tuple[str, list[CostRowFacts]]]:
-    """Rows without weights that cost anything, by operator."""
+    """Yield rows without weights that cost anything, by operator."""
     groups: dict[str, list[CostRowFacts]] = defaultdict(list)
     for row in facts.rows:
         if not row.weight and any(getattr(row.cost, name) for name in facts.quantities):
@@ -88,7 +88,7 @@ def _quantities(rows: Sequence[CostRowFacts], scales: dict[str, tuple[float, str
 
 
 def _scale(facts: CostFacts, name: str) -> tuple[float, str]:
-    """What quantities are divided by, and the unit then."""
+    """Return the divisor of a quantity, and the resulting unit."""
     if name not in _UNITS:
         return 1.0, ""
     total = math.fsum(getattr(row.cost, name) for row in facts.rows)

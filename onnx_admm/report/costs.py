@@ -1,4 +1,4 @@
-"""Where time, energy and bytes go under a cost model, and what each layer would gain, as data."""
+"""Costs of a model file under a cost model, and possible gains of each layer, as data."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class CostRowFacts:
     """One row of a price list.
 
     Attributes:
-        node, scope, op_type, weight: what it is; ``weight`` is empty for a node without.
-        option: what the weight has had; None without one.
-        cost: as it is.
-        shares: of the rows' sum, by quantity; None where that is 0.
+        node, scope, op_type, weight: identity of the row; ``weight`` is empty for a node without.
+        option: compression option of the stored weight; None without one.
+        cost: present cost.
+        shares: share of the rows' sum, by quantity; None where that is 0.
         break_even: least pruning ratio from the dense layer on that pays; infinite where none does, None
             without a weight.
-        gains: cost of the row if its weight were treated otherwise, by what: more zeros, fewer bits.
+        gains: cost of the row under other options of its weight, by name: more zeros, fewer bits.
     """
 
     node: str
@@ -52,12 +52,12 @@ class CostRowFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CostFacts(Document):
-    """What a model file costs under a cost model.
+    """Costs of a model file under a cost model.
 
     Attributes:
         path: the file.
-        cost_model, assumes, quantities: as the cost model says.
-        quantity: the one that ratios are found in.
+        cost_model, assumes, quantities: as the cost model states them.
+        quantity: the quantity of the break-even ratios.
         bindings: extents of open axes.
         rows: in graph order.
         total, composition, unpriced: as in `CostTable`.
@@ -82,14 +82,14 @@ def describe_costs(
     bindings: Mapping[str, int] | None = None,
     quantity: str | None = None,
 ) -> CostFacts:
-    """Facts of a model that was loaded from ``path``.
+    """Return the costs of a model that was loaded from ``path``.
 
     Args:
         view: the model.
-        path: where it came from.
+        path: its file.
         cost_model: prices it.
         bindings: extents of open axes, by symbol or place.
-        quantity: what break-even ratios are found in; None: the cost model's first.
+        quantity: the quantity of break-even ratios; None: the cost model's first.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
@@ -132,7 +132,7 @@ def _row(
 
 
 def _alternatives(row: CostRow) -> dict[str, CompressionOption]:
-    """More zeros and fewer bits than the weight has."""
+    """Return options with more zeros and fewer bits than the weight has."""
     if not row.layer.weight:
         return {}
     have = row.option
@@ -149,7 +149,7 @@ def _sums(table: CostTable, cost_model: CostModel) -> dict[str, float]:
 
 
 def _break_even_ratios(table: CostTable, cost_model: CostModel, quantity: str) -> dict[str, float]:
-    """By weight, all its uses together, at the bits it is stored in."""
+    """Return break-even ratios by weight, all its uses together, at its stored bits."""
     uses: dict[str, list[LayerProfile]] = defaultdict(list)
     for row in table.rows:
         if row.layer.weight:

@@ -1,4 +1,4 @@
-"""The frontier of size, cost and accuracy: which files of a sweep no other one beats."""
+"""The frontier of size, cost and accuracy: the files of a sweep that no other one dominates."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Point:
 
 
 def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points, each marked by whether it is on the frontier of size, cost and accuracy.
+    """Return the points, each marked by whether it is on the frontier of size, cost and accuracy.
 
     Files that were not written are on no frontier.
     """
@@ -60,7 +60,7 @@ def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _beats(one: Point, other: Point) -> bool:
-    """Whether ``one`` is as small, as cheap and as accurate, and better in one of them."""
+    """Return whether ``one`` is as small, as cheap and as accurate, and better in one of them."""
     left, right = _merits(one), _merits(other)
     return left != right and all(a <= b for a, b in zip(left, right, strict=True))
 
@@ -73,7 +73,7 @@ def _merits(point: Point) -> tuple[float, float, float]:
 
 
 def to_csv(points: Iterable[Point]) -> str:
-    """A line for each point; an unknown quantity is empty."""
+    """Return a CSV with a line for each point; an unknown quantity is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [entry.name for entry in fields(Point)], lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""A sweep as a picture: accuracy lost against cost, a file's size as that of its mark."""
+"""Plot of a sweep: accuracy lost against cost, with marks of the files' sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 400.0
 
 
 def require_plots(target: str | os.PathLike[str]) -> None:
-    """Refuse a plot that cannot be drawn, before any work is done for it.
+    """Refuse a plot that cannot be drawn, before any work is done.
 
     Raises:
         UsageError: another kind of file, or matplotlib is not installed.
@@ -33,10 +33,10 @@ def require_plots(target: str | os.PathLike[str]) -> None:
 
 
 def draw(points: Sequence[Point], kind: str) -> bytes:
-    """The picture; the frontier as a line.
+    """Return the image of a plot; the frontier is a line.
 
     Args:
-        points: of one sweep, at least one.
+        points: points of one sweep, at least one.
         kind: one of ``KINDS``.
     """
     from matplotlib.figure import Figure

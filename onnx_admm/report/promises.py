@@ -36,7 +36,7 @@ class Promise:
     hint: str | None = None
 
     def error(self, hint: str | None = None) -> PromiseMissed:
-        """The miss as an error; ``hint`` comes after the promise's own."""
+        """Return the miss as an error; ``hint`` comes after the promise's own."""
         kind = BudgetExceeded if self.stated else PromiseMissed
         return kind(
             self.what,
