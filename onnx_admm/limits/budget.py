@@ -163,7 +163,7 @@ class RunBudget:
         self.check()
 
     def keep(self, array: T, what: str) -> T:
-        """Count an array until it is gone.
+        """Return count an array until it is gone.
 
         Raises:
             LimitReached: more than the run may hold.
@@ -225,7 +225,7 @@ class RunBudget:
             raise reached
 
     def reached(self, coming: int = 0) -> LimitReached | None:
-        """The limit that the run has reached, or that ``coming`` more bytes would reach."""
+        """Return the limit that the run has reached, or that ``coming`` more bytes would reach."""
         remaining = self.remaining_s
         if remaining is not None and remaining < 0:
             return LimitReached(
@@ -270,7 +270,7 @@ worker_pids: set[int] = set()
 
 
 def refused_memory(error: MemoryError) -> LimitReached:
-    """The sentence for memory that the system refused."""
+    """Return the sentence for memory that the system refused."""
     detail = f" ({error})" if str(error) else ""
     return LimitReached(
         f"the system refuses more memory{detail}",

@@ -41,7 +41,7 @@ def return_freed() -> None:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the machine, or of the container this process runs in; None where nobody tells."""
+    """Return memory of the machine, or of the container this process runs in; None where nobody tells."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * _PAGE
     except (AttributeError, OSError, ValueError):
