@@ -1,4 +1,4 @@
-"""The contract tests that every cost model goes through."""
+"""The contract tests of cost models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ _KINDS = """
 
 
 def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
-    """Rows of every kind a cost model meets: convolutions, products, a recurrent layer, a lookup, the rest.
+    """Return rows of every kind that a cost model meets.
+
+    These are convolutions, products, a recurrent layer, a lookup and nodes without weights.
 
     Args:
         bindings: extents of the axes ``N`` and ``T``; by default 1 and 7.
@@ -65,16 +67,16 @@ def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...
 
 
 def check_cost_model(model: CostModel) -> None:
-    """Hold a cost model to its contract on `layers`, under all kinds of compression options.
+    """Check a cost model's contract on `layers`, under all kinds of compression options.
 
-    It says what it assumes and which quantities it gives, and gives these and no others, with an uncertainty
-    for times and energies. Every quantity is finite and not negative; the same question gets the same answer;
-    a quantity that depends on an open axis is an `UnknownExtent` that says how to bind it; a row is priced or
-    refused with a named error that names it; what cannot be priced is listed by `price`, the total is the
-    stated composition of the rest; a break-even ratio is at least 1.
+    It states its assumptions and its quantities, and gives these and no others, with an uncertainty for times
+    and energies. Every quantity is finite and not negative; equal questions get equal answers; a quantity
+    that depends on an open axis raises `UnknownExtent`, which says how to bind it; a row is priced or refused
+    with a named error that names it; rows without a price are listed by `price`, the total is the stated
+    composition of the rest; a break-even ratio is at least 1.
 
     Raises:
-        ContractBroken: names the cost model, the layer and the promise.
+        ContractBroken: names the cost model, the layer and the requirement.
     """
     subject = getattr(model, "name", type(model).__name__)
     _check_declaration(model, subject)
@@ -105,7 +107,7 @@ def _check_declaration(model: CostModel, subject: str) -> None:
 
 
 def _estimate(model: CostModel, layer: LayerProfile, option: CompressionOption, case: str) -> Cost | None:
-    """The cost; None where the row was refused in due form."""
+    """Return the cost; None where the row was refused with a named error."""
     try:
         return model.estimate(layer, option)
     except OnnxAdmmError as error:
@@ -130,7 +132,7 @@ def _check_cost(model: CostModel, cost: Cost, case: str) -> None:
 def _check_unbound(
     model: CostModel, layers: tuple[LayerProfile, ...], option: CompressionOption, case: str
 ) -> None:
-    """A quantity given though axes are open must not depend on them."""
+    """Check that a quantity given in spite of open axes does not depend on them."""
     *bound, unbound = layers
     try:
         cost = model.estimate(unbound, option)
