@@ -58,7 +58,7 @@ class OrtTrainingRun:
         reference: ModelView,
     ) -> None:
         self._model, self._sites, self._settings = model, sites, settings
-        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
+        # One thread by default: for models trained on a CPU, more threads mostly wait for one another.
         self._threads = settings.threads or 1
         require_training()
         cut, axis = cut_at_logits(reference)
