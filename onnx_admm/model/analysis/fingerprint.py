@@ -1,4 +1,4 @@
-"""Whether two models are the same model."""
+"""Fingerprints of models, to compare two of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_admm.model.view import ModelView
 
 
 class _Parts(NamedTuple):
-    """A model without its tensors, what each of them is, and the tensors."""
+    """A model without its tensors, descriptions of these, and the tensors."""
 
     skeleton: bytes
     notes: list[str]
@@ -23,10 +23,10 @@ class _Parts(NamedTuple):
 
 
 def fingerprint(view: ModelView) -> str:
-    """A digest of graph, weights and metadata.
+    """Return a digest of graph, weights and metadata.
 
-    How a tensor is held (raw bytes, typed fields, a file beside the model), what one inside a Constant node
-    is called and in which order initializers and shapes of values stand do not count.
+    It does not depend on the storage of a tensor (raw bytes, typed fields, an external file), on the name of
+    a tensor in a Constant node, or on the order of initializers and of shapes of values.
     """
     parts, digest = _parts(view), _Digest()
     for note, tensor in zip(parts.notes, parts.tensors, strict=True):
@@ -40,7 +40,7 @@ def fingerprint(view: ModelView) -> str:
 
 
 def same_model(one: ModelView, other: ModelView) -> bool:
-    """Whether the fingerprints are equal; weights that the two share are not read for it."""
+    """Return whether the fingerprints are equal; weights that the two share are not read."""
     ours, theirs = _parts(one), _parts(other)
     if (ours.skeleton, ours.notes) != (theirs.skeleton, theirs.notes):
         return False

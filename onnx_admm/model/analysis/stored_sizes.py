@@ -1,4 +1,4 @@
-"""What a model file stores: its constants, and which weights each of them feeds."""
+"""Stored constants of a model file, and the weights that each of them feeds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class StoredConstant:
         name: its value's name.
         dtype: element type, as numpy names it.
         elements: number of elements.
-        bits: of one element.
-        bytes: of its content as the file holds it, names left out: small integers may take a byte each, a
-            sparse tensor takes its values and indices.
+        bits: bits of one element.
+        bytes: bytes of its content in the file, without names: small integers may take a byte each, a sparse
+            tensor takes its values and indices.
         weights: names of the weight sites it feeds, directly or through a decoder.
         is_weight: whether it is such a weight itself.
     """
@@ -39,7 +39,7 @@ class StoredConstant:
 
 
 def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
-    """Every constant of the model, in graph order, subgraphs and functions included."""
+    """Return every constant of the model, in graph order, subgraphs and functions included."""
     feeds: dict[ir.Value, list[str]] = {}
     weights: set[ir.Value] = set()
     for name, found in view.found_sites().items():

@@ -1,4 +1,4 @@
-"""Weights that standard operators compute from initializers alone: an encoded weight, decoded."""
+"""Weights that standard operators compute from initializers alone: encoded weights, decoded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from onnx_admm.model.folding.static_form import Form, Shape, form_of
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A weight and what it is stored as.
+    """A weight and its stored size.
 
     Attributes:
         array: the dense weight.
         stored_bytes: bytes of the constants that feed this weight alone.
-        shared_bytes: bytes of constants that feed it and something else too.
+        shared_bytes: bytes of constants that feed it and other values too.
         stored_bits: bits of one element of the largest constant that feeds it.
     """
 
@@ -38,19 +38,19 @@ class Decoded:
 
 
 _STEP = 256
-"""Operations that a node on the way to a weight counts as, beside the elements it gives."""
+"""Operations that a node towards a weight counts as, in addition to its output elements."""
 
 
 @dataclass(slots=True)
 class Workspace:
-    """What one sweep over a model has found out, and arrays that several weights are computed from.
+    """Results of one sweep over a model, and arrays that several weights are computed from.
 
     Attributes:
         dynamic: values that are not constant.
         constant: values that known operators compute from constants.
         forms: shapes and types of values.
-        subgraphs: what values are computed from; None of those that are not constant.
-        budget: what decoding draws on.
+        subgraphs: subgraphs that compute values; None for those that are not constant.
+        budget: budget of the decoding.
     """
 
     dynamic: set[ir.Value] = field(default_factory=set)
@@ -62,7 +62,7 @@ class Workspace:
     _shared_bytes: int = 0
 
     def shared(self, value: ir.Value) -> npt.NDArray[Any] | None:
-        """The array behind a value, where it was kept."""
+        """Return the array of a value, if it was kept."""
         array = self._shared.get(value)
         if array is not None:
             self._shared.move_to_end(value)
@@ -81,21 +81,21 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Subgraph:
-    """Everything a value is computed from: nodes in order, constants."""
+    """All nodes, in order, and constants that a value is computed from."""
 
     target: ir.Value
     nodes: tuple[ir.Node, ...]
     constants: tuple[ir.Value, ...]
 
     def parts(self) -> tuple[object, ...]:
-        """The objects whose identity decides whether the value is still the same."""
+        """Return the objects whose identity decides whether the value is still the same."""
         nodes: Iterator[object] = (
             part for node in self.nodes for part in (node, *node.inputs, *node.attributes.values())
         )
         return (*nodes, *(stored_tensor(constant) for constant in self.constants))
 
     def split_bytes(self) -> tuple[int, int]:
-        """Bytes of the constants that feed the target alone, and of those that feed more."""
+        """Return the bytes of the constants that feed the target alone, and of those that feed more."""
         inside, shared = set(self.nodes), set[ir.Node]()
         for node in reversed(self.nodes):
             outputs = (value for value in node.outputs if value is not self.target)
@@ -117,17 +117,17 @@ def _is_used_outside(value: ir.Value, inside: set[ir.Node], shared: set[ir.Node]
 
 
 _KEPT_BYTES = 1 << 20
-"""Arrays up to this size are remembered; larger ones are decoded again each time somebody reads them."""
+"""Size up to which arrays are kept; larger ones are decoded again on each access."""
 
 
 class Decoder:
-    """Decodes the values of one model and remembers what is small and has not changed since."""
+    """Decodes the values of one model; keeps small results while they are valid."""
 
     def __init__(self) -> None:
         self._known: dict[ir.Value, tuple[tuple[object, ...], npt.NDArray[Any]]] = {}
 
     def decode(self, value: ir.Value, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
-        """The array behind ``value``; None where it depends on an input or on an operator that is not run."""
+        """Return the array of ``value``; None where it depends on an input or an unsupported operator."""
         subgraph = subgraph_of(value, workspace)
         if subgraph is None:
             return None
@@ -146,13 +146,13 @@ class Decoder:
         return array
 
     def told(self, value: ir.Value, workspace: Workspace) -> Form | None:
-        """Shape and type of what ``decode`` gives, as far as operators tell; None where it gives nothing."""
+        """Return the shape and type of ``decode``'s result, as far as known without it; else None."""
         return form_of(value, workspace.forms) if is_computed(value, workspace) else None
 
     def form(
         self, value: ir.Value, opset: int, workspace: Workspace
     ) -> tuple[Shape, np.dtype[np.generic]] | None:
-        """Shape and element type of what ``decode`` gives; a large array is seldom decoded for it."""
+        """Return shape and element type of ``decode``'s result, mostly without decoding large arrays."""
         subgraph = subgraph_of(value, workspace)
         if subgraph is None:
             return None
@@ -165,7 +165,7 @@ class Decoder:
         return None if array is None else (array.shape, array.dtype)
 
     def describe(self, value: ir.Value, opset: int) -> Decoded:
-        """The array behind ``value`` with the bytes it is stored in.
+        """Return the array of ``value`` with its stored bytes.
 
         Raises:
             UsageError: the value is not computed from constants.
@@ -187,7 +187,7 @@ def _same(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
 
 
 def subgraph_of(target: ir.Value, workspace: Workspace) -> Subgraph | None:
-    """What ``target`` is computed from; None where that is more than constants and known operators.
+    """Return the subgraph that computes ``target``; None unless it has only constants and known operators.
 
     The target itself may be a default.
     """
@@ -222,7 +222,7 @@ def _find_subgraph(target: ir.Value, workspace: Workspace) -> Subgraph | None:
 
 
 def is_computed(target: ir.Value, workspace: Workspace) -> bool:
-    """Whether a value is stored, or known operators compute it from constants."""
+    """Return whether a value is stored, or known operators compute it from constants."""
     if stored_tensor(target) is not None:
         return True
     constant, dynamic = workspace.constant, workspace.dynamic
@@ -249,7 +249,7 @@ def is_computed(target: ir.Value, workspace: Workspace) -> bool:
 
 
 def _evaluate(subgraph: Subgraph, opset: int, workspace: Workspace) -> npt.NDArray[Any] | None:
-    """The target's array. What its nodes compute on the way goes with its last reader."""
+    """Return the target's array; free intermediate results after their last reader."""
     arrays: dict[ir.Value, npt.NDArray[Any]] = {}
     nodes, inside, limit = _needed(subgraph, workspace, arrays), set(subgraph.nodes), _limit(subgraph)
     readers = Counter(value for node in nodes for value in node.inputs if value is not None)
@@ -277,7 +277,7 @@ def _evaluate(subgraph: Subgraph, opset: int, workspace: Workspace) -> npt.NDArr
 def _needed(
     subgraph: Subgraph, workspace: Workspace, arrays: dict[ir.Value, npt.NDArray[Any]]
 ) -> list[ir.Node]:
-    """The nodes that lead to the target from ``arrays``, which shared ones are added to."""
+    """Return the nodes from ``arrays`` to the target; add shared arrays to ``arrays``."""
     needed, nodes = {subgraph.target}, list[ir.Node]()
     for node in reversed(subgraph.nodes):
         needed_outputs = [value for value in node.outputs if value in needed]
@@ -300,6 +300,6 @@ def _input(value: ir.Value, arrays: dict[ir.Value, npt.NDArray[Any]]) -> npt.NDA
 
 
 def _limit(subgraph: Subgraph) -> int:
-    """Most elements that any array may have on the way."""
+    """Return the most elements of any intermediate array."""
     tensors = (stored_tensor(constant) for constant in subgraph.constants)
     return expansion_limit(sum(tensor.nbytes for tensor in tensors if tensor is not None)) // 4

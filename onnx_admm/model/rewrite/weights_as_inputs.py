@@ -1,4 +1,4 @@
-"""Weights that can be exchanged from run to run: they become inputs that have a default."""
+"""Weights that can be exchanged from run to run: they become inputs with a default."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from onnx_admm.model.view import ModelView
 
 
 def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:
-    """A fork whose named weights are inputs with their values as defaults, and the inputs' names.
+    """Return a fork whose named weights are inputs with their values as defaults, and their names.
 
-    A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph, of
-    which the subgraph reads it; one that standard operators compute is there dense. Those inside functions
-    stay, for a function sees nothing outside itself, and so do those whose values are fixed: they are missing
-    from what is returned.
+    A runtime takes the default where a run gives nothing. A weight of a subgraph moves to the main graph,
+    from which the subgraph reads it; one that standard operators compute becomes dense. Weights inside
+    functions stay, since a function sees nothing outside itself, and so do weights with fixed values: they
+    are missing from the result.
 
     Args:
         view: the model.
@@ -53,7 +53,7 @@ def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView,
 
 
 def _content(view: ModelView, found: FoundSite) -> ir.TensorProtocol:
-    """The dense weight; one that is stored so is read where it lies, and not copied."""
+    """Return the dense weight, without a copy where it is stored so."""
     stored = stored_tensor(found.value)
     if stored is None:
         return ir.tensor(view.read(found.site))
