@@ -80,6 +80,7 @@ class AdmmNnCostModel:
 
     @property
     def assumes(self) -> str:
+        """See `CostModel.assumes`."""
         curves = {
             "published": "speed-ups interpolated in the paper's published curve (2.22x to break even)",
             "analytic": "speed-ups from an area and utilisation formula fitted to the paper's curve",

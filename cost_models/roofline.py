@@ -106,6 +106,7 @@ class RooflineCostModel:
 
     @property
     def assumes(self) -> str:
+        """See `CostModel.assumes`."""
         return (
             f"{self.device}: arithmetic and memory at their peaks and overlapped, weights and activations "
             "moved once, branches and loop bodies run once"
@@ -113,6 +114,7 @@ class RooflineCostModel:
 
     @property
     def quantities(self) -> tuple[str, ...]:
+        """See `CostModel.quantities`."""
         energy = () if self.energy_pj_byte is None else ("energy_j",)
         return ("latency_s", *energy, "bytes", "macs", "mac_bits")
 

@@ -170,8 +170,10 @@ def open_context(
     """Return the context of a plain run: ``model`` is the reference; with data there is a trainer.
 
     Args:
+        model: the original model.
         data: training samples, or their path; None leaves fine-tuning off.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
+        seed: seed of every random choice.
     """
     if data is None:
         return PassContext(reference=model, validation=validation, seed=seed)

@@ -43,7 +43,8 @@ def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) ->
     """Return the index of each layer's option: least total value, total weight within the limit.
 
     Args:
-        values, weights: of each layer's options, (options,); finite.
+        values: values of each layer's options, (options,); finite.
+        weights: weights of each layer's options, (options,); finite.
         limit: within reach (``require_reach``).
     """
     capacity = limit - sum(float(row.min()) for row in weights)

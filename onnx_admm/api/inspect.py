@@ -12,7 +12,9 @@ from onnx_admm.report import CostFacts, ModelFacts, describe_costs, describe_mod
 
 @in_a_run
 def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
-    """Operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight, and the file's totals.
+    """Return the facts of a model: of every weight, and the file's totals.
+
+    Operator, shape, parameters, nonzeros, bits, bytes and MACs.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
@@ -27,7 +29,7 @@ def inspect_costs(
     bindings: Mapping[str, int] | None = None,
     quantity: str | None = None,
 ) -> CostFacts:
-    """Where time, energy and bytes of a model go under a cost model, and what each layer would gain.
+    """Return the costs of a model under a cost model, and each layer's possible gains.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.

@@ -161,6 +161,7 @@ class CastSource(_Converted):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._dtype
 
     def _convert(self, array: Array, index: Index) -> Array:
@@ -181,6 +182,7 @@ class DecodedSource(_Converted):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return np.dtype(f"U{self._source.dtype.itemsize}")
 
     def _convert(self, array: Array, index: Index) -> Array:

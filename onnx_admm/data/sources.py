@@ -38,14 +38,17 @@ class ArraySource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._array.dtype
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._array.shape[1:]
 
     def __len__(self) -> int:
         return len(self._array)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         return np.asarray(self._array[index])

@@ -91,9 +91,11 @@ def find_difference(
     """Return where ``after`` differs from ``before``; None where both agree.
 
     Args:
-        before, after: the models.
+        before: the first model.
+        after: the second model.
         feeds: the samples.
-        expected, got: their outputs.
+        expected: outputs of the first model.
+        got: outputs of the second model.
         run: the function that computed them.
     """
     shares = _shares(expected, got)

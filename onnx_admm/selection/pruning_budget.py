@@ -25,17 +25,28 @@ class Budgeted(Protocol):
     """
 
     @property
-    def ratio(self) -> float | None: ...
+    def ratio(self) -> float | None:
+        """Weights over nonzeros, over all layers."""
+
     @property
-    def keep(self) -> float | None: ...
+    def keep(self) -> float | None:
+        """Share of nonzeros, 0 to 1, over all layers."""
+
     @property
-    def pattern(self) -> str | None: ...
+    def pattern(self) -> str | None:
+        """N:M along the input channels."""
+
     @property
-    def layers(self) -> PerLayer | None: ...
+    def layers(self) -> PerLayer | None:
+        """Share of nonzeros by layer."""
+
     @property
-    def include(self) -> tuple[str, ...]: ...
+    def include(self) -> tuple[str, ...]:
+        """Patterns of layers to work on."""
+
     @property
-    def exclude(self) -> tuple[str, ...]: ...
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of layers to leave."""
 
 
 def given_budgets(asked: Budgeted) -> list[str]:

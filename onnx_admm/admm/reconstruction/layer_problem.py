@@ -98,7 +98,7 @@ class LayerProblem:
 
     @cached_property
     def _strength(self) -> Floats:
-        """r for each group; large enough that A has an inverse, 1 where there is no input at all."""
+        """Ridge r of each group; large enough that A has an inverse, 1 without any input."""
         mean = self.diagonal.mean(axis=1)
         return np.where(mean > 0, max(self.ridge, _LEAST_RIDGE) * mean, 1.0)
 

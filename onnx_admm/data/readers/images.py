@@ -104,16 +104,19 @@ class ImageSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return np.dtype(np.uint8)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return len(self._tree.names)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         if self._cache is None:
             return np.stack([self._image(int(i)) for i in index])
         for i in index[~self._decoded[index]]:

@@ -56,16 +56,19 @@ class PixelSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._source.dtype if self._preprocessing is None else np.dtype(np.float32)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return len(self._source)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         pixels = _channels_last(self._source.take(index), self._stored)
         if self._order == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)

@@ -43,6 +43,7 @@ class Affine:
     high: float = math.inf
 
     def __call__(self, standard: Floats) -> Floats:
+        """Return the values of an input from standard ones."""
         cut: Floats = np.clip(self.mean + self.deviation * standard, self.low, self.high)
         return cut
 
@@ -204,16 +205,19 @@ class DrawnSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._dtype
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return self._n
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         samples = np.empty((len(index), *self._shape), self._dtype)
         for row, i in enumerate(index):
             rng = np.random.default_rng((*self._seed, int(i)))

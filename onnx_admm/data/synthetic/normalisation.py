@@ -168,7 +168,8 @@ def _fit_convolution(weight: Floats, mean: Floats, deviation: Floats) -> tuple[F
 
     Args:
         weight: (c_out, c_in, *kernel).
-        mean, deviation: (c_out,), of the output without its bias.
+        mean: (c_out,), of the output without its bias.
+        deviation: (c_out,), of the output.
     """
     kernel = weight.shape[2:]
     axes = tuple(range(-len(kernel), 0))

@@ -38,7 +38,7 @@ class TensorEncoding:
 
 
 def stored_row(weight: Weight, coding: str, bits: float) -> TensorEncoding:
-    """A row for a form that spends the same bits on every element; those of the zeros count as index."""
+    """Return the row of a form with equal bits for every element; those of zeros count as index."""
     nonzeros = weight.nonzeros
     data = round(bits * nonzeros)
     return TensorEncoding(weight.name, coding, weight.size, nonzeros, data, round(bits * weight.size) - data)

@@ -66,6 +66,7 @@ def unpack(
     """Split ``row`` into the members and parts before and behind them; return value names by weight name.
 
     Args:
+        fragment: receives the nodes.
         row: name of the decoded values; its first axis is split.
         dtype: their type: fp32, fp16 or int8. They keep it as long as possible.
         members: members in their order in the row.
