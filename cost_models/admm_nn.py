@@ -57,7 +57,7 @@ class AdmmNnCostModel:
     known. Source: Ren et al., arXiv 1812.11677, section 5 and tables 8 and 9.
 
     Args:
-        curve: which speed-up.
+        curve: the curve of the speed-up.
         dense_fallback: run a layer that the sparse design would slow down on the dense one, zeros included.
             The paper's comparison has no such choice: pruned layers run on the sparse design.
         dense_gmac_s: 1e9 multiply-accumulates a second of the dense design. The paper gives ratios alone, so

@@ -72,7 +72,7 @@ class Pipeline:
     file, given the same reference.
 
     Args:
-        passes: what to run.
+        passes: the passes.
         provenance: write the names of the passes that changed the model into its metadata.
     """
 

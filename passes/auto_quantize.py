@@ -32,16 +32,19 @@ They, and not a clock, set the number of samples that are run, so that the same 
 
 _RUNS_PER_LAYER = 5
 _UNSEEN, _UNSEEN_MADE_UP = 8, 2
-"""Times as many samples confirm as were measured on. A prediction in a hundred shows only among hundreds; a
-ratio, which is all that is asked of made-up inputs, is known to within a decibel from some tens."""
+"""Multiples of the measured samples that confirm a choice.
+
+A changed prediction in a hundred shows only among hundreds; a signal-to-noise ratio, the only requirement on
+made-up inputs, is known to within a decibel from some tens.
+"""
 
 _TELLING = 100
-"""Samples without which nothing is said of predictions that stay."""
+"""Least number of samples for a statement on predictions that stay."""
 
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
 _FORMER_NAME = "choose_treatments"
-"""In the provenance of files that were written before the pass had its present name."""
+"""Name of the pass in the provenance of older files."""
 
 _CHOSEN = "was chosen in an earlier run; start from the original to choose again"
 

@@ -136,7 +136,7 @@ class ReconstructLayers:
                         rows[name] |= own.figures
         return rows
 
-    # -- what is asked for -------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------
 
     def _requests(
         self,

@@ -110,7 +110,7 @@ def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) ->
     """Return an option of every layer, least in total error within a total cost.
 
     Args:
-        options: of each layer, at least one; any order.
+        options: options of each layer, at least one; any order.
         budget: the most that the costs may add up to.
 
     Returns:
@@ -141,8 +141,8 @@ def least_error_within(
     """Return an option of every layer, least in total error within several total costs at once.
 
     Args:
-        errors: of each layer's options, (options,).
-        costs: of each layer's options, (options, limits).
+        errors: errors of each layer's options, (options,).
+        costs: costs of each layer's options, (options, limits).
         limits: the most that the costs may add up to, each by itself.
 
     Returns:

@@ -125,7 +125,7 @@ class _Knapsack:
 
     Attributes:
         values, weights: (layers, options), least of each row 0; value inf where a layer has fewer options.
-        capacity: what the weights may add up to, at least 0.
+        capacity: largest sum of weights, at least 0.
     """
 
     values: Floats

@@ -1,4 +1,4 @@
-"""What a model file holds, layer by layer."""
+"""Facts and costs of a model file, layer by layer."""
 
 from __future__ import annotations
 

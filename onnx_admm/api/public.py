@@ -36,7 +36,7 @@ class Compressed:
     """The result of `compress`.
 
     Attributes:
-        report: what was gained and what it cost.
+        report: report of the compression.
         target: the file that was written; None where none was named.
         model: the compressed model, where no target was named; else None: it is in the file.
     """
@@ -94,40 +94,40 @@ def compress(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or the bytes of a model file. Never changed.
-        target: the file to write; None gives the model back as ``result.model``.
+        target: the file to write; None returns the model as ``result.model``.
         data: samples to train or calibrate on; labels are used where there are some, else the original is
             the teacher. A path, arrays by input name, an array, an iterable or loader, a
             CalibrationDataReader: see `onnx_admm.data.anything.as_dataset`.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy in ``max_drop``, budgets, the choice of epochs and the
+        metric: metric in place of accuracy in ``max_drop``, budgets, the choice of epochs and the
             report: a callable ``(outputs, labels) -> float``, higher is better; or the name of a built-in
             one, such as ``"miou"`` or ``"top-5"``; see `onnx_admm.metrics.as_metric`.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune: how much of the weights goes: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
+        prune: amount of pruning: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
             ``"2:4"``.
-        bits: of a weight, 1 to 8.
+        bits: bits of a weight, 1 to 8.
         budget: limits such as ``"latency=0.5x"`` or ``"weights=10x"``; needs ``cost_model``.
-        format: how weights are stored; ``auto`` takes the smallest form that is not slower.
-        epochs: of each pass that trains; None chooses by the number of samples.
+        format: storage form of weights; ``auto`` takes the smallest form that is not slower.
+        epochs: epochs of each pass that trains; None chooses by the number of samples.
         include: patterns of layer names or operators to work on; empty means all.
-        exclude: patterns of layers to leave.
+        exclude: patterns of layers to leave unchanged.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         freeze_defaults: whether initializers listed as inputs become constants; None: where nearly all are.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads.
-        cost_model: what prices the layers, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
-        bind: extents of open axes that costs are for, such as ``{"frames": 160}``.
+        cost_model: cost model of the target, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
+        bind: extents of open axes for costs, such as ``{"frames": 160}``.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise.
-        report: where to write the report as JSON.
-        resume: a folder that the result of each pass is kept in; a run goes on from there.
+        report: path of the report as JSON.
+        resume: folder for the result of each pass, from which a later run continues.
         seed: decides every random choice: same seed, threads and timing cache, same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
-        memory_mb: MiB that statistics of layers looked at together may take.
-        executor: threads for layers that do not depend on one another.
-        progress: where long work tells how far it is.
+        memory_mb: MiB that statistics of layers computed together may take.
+        executor: executor of threads for independent layers.
+        progress: receives the progress.
         max_memory_mb: MiB that the process may take, its worker included; None: half of the machine's.
         timeout_s: seconds that the run may take; None for no limit.
 
@@ -214,7 +214,7 @@ def costs(
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
         cost_model: an instance, or a name such as ``"macs"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes, by symbol or place.
-        quantity: what layers are sorted by; None: what the cost model is about.
+        quantity: quantity of ratios and gains; None: the cost model's main one.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
@@ -243,17 +243,17 @@ def compare(
 
     Args:
         before: the original: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        after: the model to hold against it, with the same inputs and outputs.
+        after: the model to compare with it, with the same inputs and outputs.
         data: samples, as in `compress`; random inputs if None.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy, as in `compress`; needs ``data``.
+        metric: metric in place of accuracy, as in `compress`; needs ``data``.
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
         max_drop: percentage points of accuracy that ``after`` may lose; ``verdict`` says whether it is kept.
         min_ratio: how many times smaller ``after`` must be on disk.
-        report: where to write the comparison as JSON.
-        progress: where long work tells how far it is.
+        report: path of the comparison as JSON.
+        progress: receives the progress.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
@@ -282,7 +282,7 @@ def annotate(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        target: where the copy goes.
+        target: path of the copy.
         cost_model: an instance, or a name.
         bind: extents of open axes, by symbol or place.
 
@@ -314,14 +314,14 @@ def sweep(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        folder: where the files and ``sweep.csv`` go.
-        cost_model: what budgets are for, such as ``"macs"``.
+        folder: folder of the files and ``sweep.csv``.
+        cost_model: cost model of the budgets, such as ``"macs"``.
         data: samples, as in `compress`.
-        validation: samples to choose by.
+        validation: samples for decisions.
         test: samples for the table.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy, as in `compress`.
-        quantity: the quantity that budgets limit; None: what the cost model is about.
+        metric: metric in place of accuracy, as in `compress`.
+        quantity: the quantity that budgets limit; None: the cost model's main one.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
         seed: decides every random choice.

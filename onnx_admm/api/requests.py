@@ -23,14 +23,14 @@ Source = DataLike
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a compression, and with what.
+    """A request for a compression, with its data and settings.
 
     Attributes:
         data: samples to train on; labels are used where there are some, else the original is the teacher.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
+        metric: metric in place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
@@ -39,17 +39,17 @@ class Request:
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
-        cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
-        bind: extents of open axes that costs are for, over the recipe's.
+        cost_model: cost model of the target, as `registry.cost_model` reads it; None takes the recipe's.
+        bind: extents of open axes for costs, in addition to the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise (see ``report.gate``).
-        report: where to write the report as JSON.
-        resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
+        report: path of the report as JSON.
+        resume: folder for each pass's result; passes with a result there are not run again.
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
-        memory_mb: MiB that statistics of layers looked at together may take.
+        memory_mb: MiB that statistics of layers computed together may take.
         executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
-        progress: where long work tells how far it is.
+        progress: receives the progress.
     """
 
     data: Source | None = None

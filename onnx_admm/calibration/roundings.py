@@ -64,7 +64,7 @@ class RoundingSearch:
     """Alternating allocation and measurement: only roundings that would be chosen are run.
 
     Args:
-        layers: by site name.
+        layers: layers by site name.
         probes: the model with each set of samples to measure on; the worse relative error counts.
         most_runs: measurements, at most; at least as many as there are layers.
         task: advances by one for each measurement.

@@ -47,7 +47,7 @@ def in_turn(classes: npt.NDArray[np.int64]) -> Positions:
     """Return the positions of all samples: the first of each class, then the second of each, and so on.
 
     Args:
-        classes: of the samples, (n,).
+        classes: classes of the samples, (n,).
     """
     turn = np.empty(len(classes), np.int64)
     for each in np.unique(classes):

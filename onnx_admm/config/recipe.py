@@ -53,19 +53,19 @@ _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITC
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to run and how: ``Recipe.parse(r.dump()) == r``.
+    """A pipeline and its settings: ``Recipe.parse(r.dump()) == r``.
 
     Attributes:
         passes: the pipeline, in order.
-        training: how fine-tuning runs.
-        preprocessing: how stored samples become model inputs; None takes them as they are.
+        training: settings of fine-tuning.
+        preprocessing: from stored samples to model inputs; None leaves them unchanged.
         fine_tune: train where there is data; without it passes take the nearest feasible weights.
         provenance: write the names of the passes into the model's metadata.
         freeze_defaults: whether initializers that are listed as inputs (IR version 4 and newer) become
             constants; None: where nine tenths of them are listed or more.
         keep_docs: keep doc strings and exporters' notes on nodes, which no runtime reads.
-        cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
-        bind: extents of open axes that costs are for, by symbol or place.
+        cost_model: cost model of the target, as `registry.cost_model` reads it; None: no target.
+        bind: extents of open axes for costs, by symbol or place.
     """
 
     passes: tuple[Pass, ...]

@@ -95,7 +95,8 @@ class OutputProbe:
         """Return the effect of these weights in place of the model's.
 
         Args:
-            weights: by site name; of the sites named at the start, or of others, which takes a new session.
+            weights: weights by site name; of the sites named at the start, or of others, which takes a new
+                session.
         """
         session, extra = self._exchanged(weights)
         sums: dict[str, _Sums] = {}

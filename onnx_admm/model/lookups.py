@@ -31,7 +31,7 @@ class Lookup:
     Attributes:
         codes: integers, (rows, ...); constant.
         scale: floats that broadcast over the codes, one for each row or one for all; None for 1.
-        dtype: of the decoded table.
+        dtype: element type of the decoded table.
     """
 
     codes: ir.Value

@@ -21,9 +21,9 @@ class Comparison(Document):
 
     Attributes:
         before, after: facts of the two files.
-        quality: what was measured on samples; the first set is the one that promises are judged on.
-        timing: latency of the two; None where no samples were there to run.
-        promises: what holds for the second file, and whether it is met (see ``gate``).
+        quality: quality on samples; promises are judged on the first set.
+        timing: latency of the two; None where there were no samples to run.
+        promises: promises that apply to the second file, and whether they are met (see ``gate``).
     """
 
     before: ModelFacts

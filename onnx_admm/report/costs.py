@@ -59,7 +59,7 @@ class CostFacts(Document):
         cost_model, assumes, quantities: as the cost model states them.
         quantity: the quantity of the break-even ratios.
         bindings: extents of open axes.
-        rows: in graph order.
+        rows: rows in graph order.
         total, composition, unpriced: as in `CostTable`.
     """
 

@@ -14,16 +14,16 @@ class Point:
 
     Attributes:
         file: its name in the folder.
-        quantity: what the budget was for.
+        quantity: quantity of the budget.
         asked: share of the original's cost that the budget left.
         reached: share that the cost model predicts for the file.
         cost: the same in the cost model's unit.
-        file_bytes: of the file.
+        file_bytes: bytes of the file.
         pruning_ratio: weights over nonzeros.
         accuracy: on the validation samples; None without labels.
         drop_points: accuracy lost, in points; without labels the share of changed predictions; None without
             classes.
-        sqnr_db: of the outputs.
+        sqnr_db: signal-to-noise ratio of the outputs, in dB.
         latency_ratio: measured here, over the original's.
         missed: the sentence of a promise that the file misses (see ``gate``), so that it was not written.
         on_frontier: whether no other file is as small, as cheap and as accurate.

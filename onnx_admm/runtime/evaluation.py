@@ -242,7 +242,7 @@ class _OutputError:
 
     Attributes:
         signal, noise: energies over all runs.
-        compared, runs: how many runs gave the reference's shape, and how many there were.
+        compared, runs: runs with the reference's shape, and all runs.
         same_signal, same_noise, elements: energies and number of the values of those alone.
     """
 

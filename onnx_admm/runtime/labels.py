@@ -20,7 +20,7 @@ def known_labels(labels: Array, classes: int | None) -> npt.NDArray[np.int64]:
 
     Args:
         labels: integers of shape (n,), or (n, ...) for dense ones.
-        classes: how many the model has; None: not known.
+        classes: number of the model's classes; None: unknown.
 
     Raises:
         DataError: a label the model has no class for.

@@ -34,7 +34,7 @@ def without_padding(outputs: Mapping[str, Array], places: Places | None) -> Feed
     """Return the outputs of a run with zeros at padding, where an output has an item for each place.
 
     Args:
-        outputs: by name; those of shape (n, t, ...) have items for places.
+        outputs: outputs by name; those of shape (n, t, ...) have items for places.
         places: as ``real_places``.
     """
     return {name: _hidden(array, places) for name, array in outputs.items()}

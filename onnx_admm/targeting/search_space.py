@@ -58,7 +58,7 @@ class SearchSpace:
 
     Attributes:
         budgets: largest share of each quantity, relative to the original's.
-        candidates: by site name.
+        candidates: candidates of each layer, by site name.
         profiles: rows of the model to compress.
         cost_model: prices them.
         original: cost of the original, for each budget.

@@ -30,7 +30,7 @@ _HINT = "Use --no-fine-tune, or leave out the layers before that node (`exclude`
 
 @dataclass(frozen=True)
 class Request:
-    """What artifacts are built for.
+    """The input of a build of artifacts.
 
     Attributes:
         form: the training graph.

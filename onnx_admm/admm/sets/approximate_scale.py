@@ -36,7 +36,7 @@ _PILOTS = 256
 """Slices that try every share; the others try the range of shares that were best for these."""
 
 _LONG, _LARGEST, _SAMPLED = 4096, 512, 2048
-"""Elements from which on a slice is sampled; its largest that are looked at all, and how many of the rest."""
+"""Elements from which on a slice is sampled; number of its largest and of the others used."""
 
 _BLOCK = 1 << 15
 """Elements of a block: the few arrays of a step stay in the cache."""

@@ -93,7 +93,7 @@ class TiedChannels:
     """Tensors that share channels.
 
     Attributes:
-        channels: how many there are.
+        channels: number of channels.
         axes: the axis that numbers them, by tensor.
     """
 
@@ -103,7 +103,7 @@ class TiedChannels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointChannels:
-    """Of each group of tensors that share channels, at most so many channels with a nonzero in any of them.
+    """At most so many channels with a nonzero in any tensor, for each group of tensors that share channels.
 
     Projection: ``min sum_l s_l^2 ||z_l - v_l||^2  s.t.  z_l = 0 outside the channels that its group keeps``:
     the k channels of largest weighted norm over the tensors of the group stay. Ties go to the lower number.

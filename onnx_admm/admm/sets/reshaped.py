@@ -20,7 +20,7 @@ class Reshaped:
 
     Args:
         inner: the set.
-        shape: of the tensors it holds.
+        shape: shape of its tensors.
     """
 
     inner: ConstraintSet

@@ -60,10 +60,10 @@ def synthetic_dataset(
     last word.
 
     Args:
-        model: whose inputs are to be fed.
-        n: samples.
+        model: the model whose inputs are fed.
+        n: number of samples.
         seed: the same seed, the same samples; sample i does not depend on ``n``.
-        sizes: of dynamic dimensions, by their name in the model.
+        sizes: sizes of dynamic dimensions, by their name in the model.
 
     Raises:
         UnsupportedModel: an input of a type that has no random values (sequences, texts of no vocabulary).

@@ -13,7 +13,7 @@ _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 """Usual ranges of pixels."""
 
 _PIXEL_MEAN, _PIXEL_DEVIATION = 0.45, 0.25
-"""Of natural images, as shares of the range."""
+"""Mean and deviation of natural images, as shares of the range."""
 
 _MOST_ELEMENTS = 1 << 16
 _SIDE = 48  # of the image that a first convolution is tried on
@@ -25,7 +25,7 @@ class _Chain:
     """``y = slope * x + offset`` before the first node that is anything else.
 
     Attributes:
-        slope, offset: of the input's rank, broadcasting over ``y``.
+        slope, offset: arrays of the input's rank, broadcasting over ``y``.
         order: axes of the input in the order ``y`` has them.
         end: the node that reads ``y``; None where several do.
     """

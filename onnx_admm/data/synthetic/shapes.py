@@ -52,7 +52,7 @@ class Candidate:
     """One choice of all open sizes.
 
     Attributes:
-        shapes: of a sample of each input.
+        shapes: shape of a sample of each input.
         length: tokens or frames, where an axis of them is open.
         past: earlier tokens in caches.
     """

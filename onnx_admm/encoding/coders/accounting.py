@@ -28,7 +28,7 @@ def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
 
     Args:
         elements: weights of the layer.
-        nonzeros: how many are kept, at random places; expected number.
+        nonzeros: expected number of kept weights, at random places.
         levels: distinct nonzero values.
 
     Source: Golomb, IEEE Trans. IT 12 (1966), for the mean length of the unary part.

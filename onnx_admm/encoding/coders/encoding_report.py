@@ -18,10 +18,10 @@ class TensorEncoding:
 
     Attributes:
         layer: name of the stored constant.
-        coding: in words.
-        elements, nonzeros: of the dense weight.
-        data_bits: the codes of the nonzeros.
-        index_bits: what says where they stand: gaps, or the zeros' codes where every element has one.
+        coding: description of the coding.
+        elements, nonzeros: numbers of elements and nonzeros of the dense weight.
+        data_bits: bits of the codes of the nonzeros.
+        index_bits: bits of their positions: gaps, or the zeros' codes where every element has one.
     """
 
     layer: str
@@ -59,7 +59,7 @@ class EncodingReport:
         decode_bytes: content of every constant needed to get all weights and biases back: codes, gaps,
             codebooks, scales, biases, shapes, padding; names and nodes left out.
         oldest_opset: oldest version of the operator set that can decode them.
-        skipped: what stays as it is, and why.
+        skipped: unchanged weights, and the reasons.
         looked_up: tables whose rows are decoded as they are looked up, at each call.
     """
 

@@ -25,7 +25,7 @@ Place = tuple[str, str]
 
 _LAYOUT = ("ReorderInput", "ReorderOutput")
 _TELLING = {"i": 64, "u": 64, "b": 64, "f": 8}
-"""By kind of type, elements of a tensor whose values may affect the time (axes, a condition, scales)."""
+"""Elements of a tensor whose values may affect the time, by kind of type (axes, a condition, scales)."""
 
 _BRANCHES = ("PRelu",)
 """Kernels that branch at every value: with equal values the processor learns to predict them."""

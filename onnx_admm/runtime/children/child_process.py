@@ -22,7 +22,7 @@ def run_module(module: str, arguments: Sequence[str], *, limit_s: float | None =
 
     Args:
         module: dotted name.
-        arguments: of the command line.
+        arguments: arguments of the command line.
         limit_s: seconds after which the process is killed; None: no limit.
 
     Returns:
