@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = PlainRun(arguments.model, Path(folder))
         with OrtTrainer().open(model, model.sites(), data, settings, model) as admm:
-            admm.pull(admm.weights(), {site.name: 1e-3 for site in model.sites()})
+            admm.set_proximal_term(admm.weights(), {site.name: 1e-3 for site in model.sites()})
             for round_ in range(arguments.rounds + 1):
                 started = time.perf_counter()
                 plain.epoch(data, arguments.batch, round_)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_admm.contracts import LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, LayerProfile
 from onnx_admm.cost_models.admm_nn import PUBLISHED, AdmmNnCostModel
 from onnx_admm.costs.pricing import break_even, price_layers
 from onnx_admm.model import node_profiles
@@ -160,18 +160,20 @@ def evenly(layers: list[LayerProfile], ratio: float) -> Densities:
 def speedup(layers: list[LayerProfile], densities: Any, curve: Any = "published") -> float:
     """Of the dense layers' latency over the pruned ones'."""
     model = AdmmNnCostModel(curve=curve, dense_fallback=False)
-    dense = price_layers(layers, model, {layer.weight: Treatment() for layer in layers}).total.latency_s
+    dense = price_layers(
+        layers, model, {layer.weight: CompressionOption() for layer in layers}
+    ).total.latency_s
     pruned = priced(layers, densities, [32] * len(layers), model).total.latency_s
     return (dense or 0) / (pruned or 1)
 
 
 def priced(layers: list[LayerProfile], densities: Any, bits: Any, model: Any = None) -> Any:
     """The price list of the layers, treated so."""
-    treatments = {
-        layer.weight: Treatment(density, width)
+    options = {
+        layer.weight: CompressionOption(density, width)
         for layer, density, width in zip(layers, densities, bits, strict=True)
     }
-    return price_layers(layers, model or AdmmNnCostModel(dense_fallback=False), treatments)
+    return price_layers(layers, model or AdmmNnCostModel(dense_fallback=False), options)
 
 
 def side_by_side(ours: list[float], paper: list[float]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ import numpy as np
 from real_samples import Samples, real_samples
 
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.data import affordable, synthetic_dataset
+from onnx_admm.data import limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
@@ -56,8 +56,8 @@ LEAST_RATIO, LEAST_SQNR_DB, LEAST_AGREEMENT, SLOWER = 3.0, 20.0, 0.99, 1.05
 
 
 def made_up(model: ModelView, seed: int, most: int = MOST_SAMPLES) -> Samples:
-    """Random samples as the command makes them; fewer where a run is dear."""
-    return arrays(affordable(model, synthetic_dataset(model, most, seed), MOST_MACS, LEAST_SAMPLES))
+    """Random samples as the command makes them; fewer where a run is expensive."""
+    return arrays(limit_samples(model, synthetic_dataset(model, most, seed), MOST_MACS, LEAST_SAMPLES))
 
 
 def arrays(data: Dataset) -> Samples:

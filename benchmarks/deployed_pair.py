@@ -95,14 +95,14 @@ def compared(before: Model, after: Model, samples: Samples) -> dict[str, Any]:
     same = total = 0
     classifies, floats = True, set[str]()
     for feed in before.feeds(samples):
-        wanted, met = before.run(feed), after.run(feed)
-        for name, one, other in zip(before.names, wanted, met, strict=True):
+        expected, met = before.run(feed), after.run(feed)
+        for name, one, other in zip(before.names, expected, met, strict=True):
             if one.dtype.kind == "f":
                 floats.add(name)
                 signal[name] += float(np.square(one, dtype=np.float64).sum())
                 noise[name] += float(np.square(other.astype(np.float64) - one).sum())
                 sizes[name] += one.size
-        right, found = classes(wanted[0]), classes(met[0])
+        right, found = classes(expected[0]), classes(met[0])
         classifies &= right is not None and found is not None
         if right is not None and found is not None:
             same, total = same + int((right == found).sum()), total + len(right)
@@ -159,9 +159,12 @@ def main(before: str, after: str, unseen: str, test: str | None = None) -> None:
     samples = _load(unseen)
     figures = compared(*models, samples) | {"unseen": len(next(iter(samples.values())))}
     if test is not None:
-        held = _load(test)
-        figures |= {"accuracy_before": accuracy(models[0], held), "accuracy": accuracy(models[1], held)}
-        figures["tested"] = len(held["labels"])
+        test_samples = _load(test)
+        figures |= {
+            "accuracy_before": accuracy(models[0], test_samples),
+            "accuracy": accuracy(models[1], test_samples),
+        }
+        figures["tested"] = len(test_samples["labels"])
     figures |= latency(*models, samples)
     for name, model in zip(("load_ms_before", "load_ms"), models, strict=True):
         figures[name] = round(float(np.median([model.load_ms() for _ in range(_LOADS)][1:])), 1)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from onnx_admm.contracts import ModelView, PassContext, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.passes.admm_prune import AdmmPrune
-from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
+from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class GradualMagnitudePrune(AdmmPrune):
         with opened as run, context.progress.task("prune", drawn + self.retrain_epochs) as task:
             for epoch in range(drawn):
                 budget = self.budget(sites, model, context, _cubic((epoch + 1) / drawn))
-                hold_zeros(run, budget.project(run.weights()))
+                freeze_zeros(run, budget.project(run.weights()))
                 loss = run.epoch(self.learning_rate, self.learning_rate, seed=context.seed + 100 + epoch)
                 task.advance(note=f"loss {loss:.4f}")
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             last = Retraining(epochs=self.retrain_epochs, rates=rates, seed=context.seed + 1000)
-            scores = last.carry_out(run, validation_score(context), task)
+            scores = last.run(run, validation_score(context), task)
             model.write_back(run.tensors())
         return {"retraining": list(scores)}
 

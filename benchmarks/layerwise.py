@@ -52,9 +52,9 @@ class WellSampled(CalibratedLayer):
     """A layer of a model, seen from as many rows as the synthetic ones."""
 
     @property
-    def rows_wanted(self) -> int:
+    def rows_requested(self) -> int:
         """So many for each column."""
-        return _SAMPLES_PER_INPUT * self.carriers[0].layout.columns
+        return _SAMPLES_PER_INPUT * self.extractors[0].layout.columns
 
 
 def model_layers(arguments: argparse.Namespace) -> Iterator[Layer]:
@@ -70,7 +70,7 @@ def model_layers(arguments: argparse.Namespace) -> Iterator[Layer]:
         layer = calibrated_layer(view, site)
         if layer is None or (arguments.layers and not any(part in site.name for part in arguments.layers)):
             continue
-        sampled = WellSampled(layer.site, layer.carriers, layer.bias)
+        sampled = WellSampled(layer.site, layer.extractors, layer.bias)
         moments = [
             Calibration(view, side, batch_size=64, threads=1).moments(view, [sampled])[site.name]
             for side in sides

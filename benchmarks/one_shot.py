@@ -63,7 +63,7 @@ def run(flags: list[str], arguments: argparse.Namespace, calib: Path, folder: Pa
     }
 
 
-def wanted(arguments: argparse.Namespace) -> list[list[str]]:
+def requested(arguments: argparse.Namespace) -> list[list[str]]:
     """Flags of each run."""
     joint = [pair.split(":") for pair in arguments.joint]
     return [
@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unlabelled(arguments.train, arguments.count, calib := folder / "calib.npz")
-        for flags in wanted(arguments):
+        for flags in requested(arguments):
             row = run(flags, arguments, calib, folder)
             print(json.dumps(row), flush=True)
             results["runs"].append(row)

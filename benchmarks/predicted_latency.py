@@ -99,8 +99,8 @@ def write(result: Path, models: Mapping[str, Any]) -> None:
             "within_10_percent": sum(abs(entry["error"]) <= 0.10 for entry in figures),
             "within_25_percent": sum(abs(entry["error"]) <= 0.25 for entry in figures),
             "median_absolute_error": round(float(np.median([abs(entry["error"]) for entry in figures])), 4),
-            "within_25_percent_and_rank_0.85": held(figures, 0.25, 0.85),
-            "within_10_percent_and_rank_0.95": held(figures, 0.10, 0.95),
+            "within_25_percent_and_rank_0.85": within(figures, 0.25, 0.85),
+            "within_10_percent_and_rank_0.95": within(figures, 0.10, 0.95),
         }
         if figures
         else {},
@@ -216,7 +216,7 @@ def rank(pairs: list[tuple[float, float]]) -> float | None:
     return round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
 
 
-def held(figures: Sequence[Mapping[str, Any]], error: float, correlation: float) -> dict[str, int]:
+def within(figures: Sequence[Mapping[str, Any]], error: float, correlation: float) -> dict[str, int]:
     """How many models are within an error and above a rank correlation, by the nodes that are ranked."""
     return {
         nodes: sum(abs(entry["error"]) <= error and (entry[nodes] or 0.0) >= correlation for entry in figures)

@@ -6,10 +6,11 @@
 Densities alone, one-shot (``reconstruct_layers``, no labels, no training), from one measurement of the
 layers:
 
-- ``macs``: the split of least damage at a share of the multiply-accumulates, as if every zero saved time.
+- ``macs``: the split of least relative error at a share of the multiply-accumulates, as if every zero saved
+  time.
 - ``restored``: the same, its layers under their break-even ratio back at dense.
-- ``latency``: the split of least damage by the accelerator's own prices, at the least latency at which no
-  more damage is expected than of ``macs``.
+- ``latency``: the split of least relative error by the accelerator's own prices, at the least latency at
+  which no more relative error is expected than of ``macs``.
 
 Latency is the cost model ``admm-nn``'s, as a share of the dense model's; accuracies are test accuracies of
 the written file in the runtime of ``--deployment``.
@@ -36,14 +37,14 @@ from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.cli.console import load_preprocessing
 from onnx_admm.cli.target import parse_bindings
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import Dataset, ModelView, PassContext, SilentProgress, Treatment
+from onnx_admm.contracts import CompressionOption, Dataset, ModelView, PassContext, SilentProgress
 from onnx_admm.costs.pricing import price_layers
 from onnx_admm.data import open_dataset
 from onnx_admm.errors import BudgetExceeded
 from onnx_admm.model import node_profiles
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.runtime.sessions import runtime_versions
-from onnx_admm.targeting.offers import Market, open_market
+from onnx_admm.targeting.search_space import SearchSpace, build_search_space
 
 DENSITIES = (0.01, 0.03, 0.08, 0.2, 0.4, 0.7)
 _BISECTIONS = 20
@@ -57,7 +58,7 @@ class Bench:
     samples: Dataset
     bindings: Mapping[str, int]
 
-    def markets(self) -> tuple[Market, Market]:
+    def search_spaces(self) -> tuple[SearchSpace, SearchSpace]:
         """By multiply-accumulates, and by the accelerator's latency."""
         calibration = Calibration(original=self.model.fork(), samples=self.samples, threads=1)
         sites = self.model.sites()
@@ -68,57 +69,59 @@ class Bench:
             surfaces = measured_surfaces(sites, layers, trial, densities=DENSITIES)
         rows = node_profiles(self.model, self.bindings)
 
-        def market(name: str, figure: str) -> Market:
+        def search_space(name: str, quantity: str) -> SearchSpace:
             priced = cost_model(name)
             whole = price_layers(rows, priced)
-            return open_market(
-                rows, priced, {figure: 0.5}, surfaces, original=whole, least_density=DENSITIES[0]
+            return build_search_space(
+                rows, priced, {quantity: 0.5}, surfaces, original=whole, least_density=DENSITIES[0]
             )
 
-        return market("macs", "macs"), market("admm-nn", "latency")
+        return search_space("macs", "macs"), search_space("admm-nn", "latency")
 
-    def built(self, treatments: Mapping[str, Treatment]) -> ModelView:
+    def built(self, options: Mapping[str, CompressionOption]) -> ModelView:
         """The model with these densities."""
         made = self.model.fork()
-        densities = tuple(treatments[site.name].density for site in made.sites())
+        densities = tuple(options[site.name].density for site in made.sites())
         context = PassContext(reference=self.model, train=self.samples)
         ReconstructLayers(layers=densities, samples=len(self.samples)).run(made, context)
         return made
 
 
-def restored(market: Market, treatments: Mapping[str, Treatment]) -> dict[str, Treatment]:
-    """The treatments, those under their break-even ratio replaced by dense ones."""
+def restored(
+    search_space: SearchSpace, options: Mapping[str, CompressionOption]
+) -> dict[str, CompressionOption]:
+    """The compression options, those under their break-even ratio replaced by dense ones."""
     return {
-        name: Treatment() if 1 / each.density < market.offers[name].break_even(32) else each
-        for name, each in treatments.items()
+        name: CompressionOption() if 1 / each.density < search_space.candidates[name].break_even(32) else each
+        for name, each in options.items()
     }
 
 
-def damage_of(market: Market, treatments: Mapping[str, Treatment]) -> float:
-    """What is expected of treatments, on offer or not."""
+def relative_error_of(search_space: SearchSpace, options: Mapping[str, CompressionOption]) -> float:
+    """Return the relative error that is expected of compression options."""
     total = 0.0
-    for name, each in treatments.items():
-        offers = market.offers[name]
-        total += float(offers.damages[offers.treatments.index(each)])
+    for name, each in options.items():
+        candidates = search_space.candidates[name]
+        total += float(candidates.relative_errors[candidates.options.index(each)])
     return total
 
 
-def least_latency(market: Market, damage: float) -> dict[str, Treatment]:
-    """The fastest split of which no more damage is expected."""
-    scales = dict.fromkeys(market.offers, 1.0)
-    low, high, best = 0.0, 1.0, market.choose([1.0], scales)
+def least_latency(search_space: SearchSpace, relative_error: float) -> dict[str, CompressionOption]:
+    """The fastest split of which no more relative error is expected."""
+    scales = dict.fromkeys(search_space.candidates, 1.0)
+    low, high, best = 0.0, 1.0, search_space.choose([1.0], scales)
     for _ in range(_BISECTIONS):
         share = (low + high) / 2
         try:
-            choice = market.choose([share], scales)
+            choice = search_space.choose([share], scales)
         except BudgetExceeded:
             low = share
             continue
-        if market.damage(choice, scales) <= damage:
+        if search_space.relative_error(choice, scales) <= relative_error:
             high, best = share, choice
         else:
             low = share
-    return market.treatments(best)
+    return search_space.options(best)
 
 
 def main() -> None:
@@ -140,13 +143,13 @@ def main() -> None:
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[: arguments.samples])
     bench = Bench(model, train.select(chosen), parse_bindings(arguments.bind))
     started = time.perf_counter()
-    by_macs, by_latency = bench.markets()
-    scales = dict.fromkeys(by_macs.offers, 1.0)
-    split = by_macs.treatments(by_macs.choose([arguments.macs], scales))
+    by_macs, by_latency = bench.search_spaces()
+    scales = dict.fromkeys(by_macs.candidates, 1.0)
+    split = by_macs.options(by_macs.choose([arguments.macs], scales))
     ways = {
         "macs": split,
         "restored": restored(by_latency, split),
-        "latency": least_latency(by_latency, damage_of(by_macs, split)),
+        "latency": least_latency(by_latency, relative_error_of(by_macs, split)),
     }
     known: dict[str, Any] = {
         "model": arguments.model.name,
@@ -155,33 +158,35 @@ def main() -> None:
         "versions": runtime_versions(),
         "machine": platform.machine(),
         "original": deployed(arguments.model, arguments.test, how, arguments.deployment),
-        "break_even": {name: each.break_even(32) for name, each in by_latency.offers.items()},
+        "break_even": {name: each.break_even(32) for name, each in by_latency.candidates.items()},
         "measuring_seconds": round(time.perf_counter() - started, 1),
         "runs": [],
     }
     rows = node_profiles(model, bench.bindings)
-    for name, treatments in ways.items():
+    for name, options in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            bench.built(treatments).save(target := Path(folder) / "out.onnx")
+            bench.built(options).save(target := Path(folder) / "out.onnx")
             figures = deployed(target, arguments.test, how, arguments.deployment)
         row = {
             "split": name,
-            "latency_of_dense": round(by_latency.cost_of(treatments)[0], 4),
-            "macs_of_dense": round(by_macs.cost_of(treatments)[0], 4),
-            "pruning_ratio": round(_ratio(rows, treatments), 2),
-            "expected_damage": round(damage_of(by_macs, treatments), 5) if name != "latency" else None,
+            "latency_of_dense": round(by_latency.cost_of(options)[0], 4),
+            "macs_of_dense": round(by_macs.cost_of(options)[0], 4),
+            "pruning_ratio": round(_ratio(rows, options), 2),
+            "expected_relative_error": round(relative_error_of(by_macs, options), 5)
+            if name != "latency"
+            else None,
             "accuracy": figures["accuracy"],
             "onnxruntime": figures["onnxruntime"],
-            "layers": {key: round(1 / each.density, 2) for key, each in treatments.items()},
+            "layers": {key: round(1 / each.density, 2) for key, each in options.items()},
         }
         print(json.dumps(row), flush=True)
         known["runs"].append(row)
         arguments.out.write_text(json.dumps(known, indent=1) + "\n")
 
 
-def _ratio(rows: Any, treatments: Mapping[str, Treatment]) -> float:
-    sizes = {row.weight: row.parameters for row in rows if row.weight in treatments and row.parameters}
-    kept = sum(size * treatments[name].density for name, size in sizes.items())
+def _ratio(rows: Any, options: Mapping[str, CompressionOption]) -> float:
+    sizes = {row.weight: row.parameters for row in rows if row.weight in options and row.parameters}
+    kept = sum(size * options[name].density for name, size in sizes.items())
     return sum(sizes.values()) / kept
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from onnx_admm.contracts import Cost, CostModel, LayerProfile, ModelView, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, CostModel, LayerProfile, ModelView
 from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
@@ -19,29 +19,29 @@ from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_t
 from onnx_admm.settings.ranges import Threads
 
 _MISFIT = 0.1
-"""How far sums of single kernels are off whole models: benchmarks/results/predicted-latency.json."""
+"""Relative error of sums of single kernels for whole models: benchmarks/results/predicted-latency.json."""
 
 _alone: dict[tuple[LayerProfile, int | None, int], KernelTime] = {}
-"""Layers by themselves, by profile, output channels left, and threads."""
+"""Costs of single layers, by profile, output channels left, and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeCostModel:
     """Latency of one run in the installed ONNX Runtime on this machine, from times of single kernels.
 
-    The runtime optimises the model; each kernel of what comes out is timed by itself, with the shapes, types
-    and values it has in the model, and counts for the node whose work it does: the last one with a weight
-    among those it fuses. What is merged into a neighbour costs 0. Without the model (one layer by itself)
-    the node alone is optimised and timed, without changes of memory layout around it. Removed channels are
-    timed at their real width: cost against channels is a staircase. Each time is measured once and kept on
-    disk, by runtime, processor, threads and kernel.
+    The runtime optimises the model; each resulting kernel is timed alone, with the shapes, types and values
+    that it has in the model, and assigned to the node whose work it does: the last one with a weight among
+    those it fuses. A node that is merged into a neighbour costs 0. Without the model (a single layer) the
+    node alone is optimised and timed, without changes of memory layout around it. Removed channels are timed
+    at their real width: cost against channels is a staircase. Each time is measured once and kept on disk, by
+    runtime, processor, threads and kernel.
 
     Args:
         threads: intra-op threads.
     """
 
     name: ClassVar[str] = "onnxruntime"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s",)
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s",)
     is_this_machine: ClassVar[bool] = True
 
     threads: Threads = 1
@@ -52,16 +52,16 @@ class OnnxRuntimeCostModel:
 
     @property
     def assumes(self) -> str:
-        """Why zeros and bits change nothing."""
+        """The reason why zeros and bits change nothing, as a sentence."""
         return (
             "stock ONNX Runtime on this machine, with nothing else running: weights are dense floats once it "
             "has loaded them, so zeros and bits change no latency, only removed channels do"
         )
 
     def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
-        """One that has timed the kernels of this model.
+        """Return a cost model with the times of this model's kernels.
 
-        With an axis left open there is nothing to run: rows then say which.
+        With an open axis the model cannot run: the errors of the rows then name the axis.
 
         Raises:
             OnnxAdmmError: the runtime does not run the model.
@@ -88,20 +88,20 @@ class OnnxRuntimeCostModel:
         )
         return _OnModel(self, {place: _sum(found, self.threads) for place, found in times.items()}, call)
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """The layer timed by itself; the same at any density and bits unless whole channels are gone.
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        """Return the time of the layer alone; density and bits matter only for removed channels.
 
         Raises:
             RuntimeMissing: no runtime, or two.
             UnknownExtent: a shape depends on an open axis.
             UnpricedOperator: the runtime does not run the node alone.
         """
-        return _cost(self._time(layer, _left(layer, treatment)), layer)
+        return _cost(self._time(layer, _left(layer, option)), layer)
 
     def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
         layer.moved_bytes()  # raises where a shape is unknown
-        # Names, and what the weights hold, change no time.
+        # Names and values of weights change no time.
         plain = replace(
             layer, node="", weight=layer.weight and "w", density=1.0, nonzeros=0, bits=32, share=1.0
         )
@@ -134,9 +134,9 @@ class _OnModel:
     """The rows of one model, whose kernels have been timed.
 
     Attributes:
-        alone: prices layers by themselves.
-        times: of nodes; None for one with a kernel that does not run alone.
-        call: what a call takes beside the kernels: inputs are handed over, outputs handed back.
+        alone: prices single layers.
+        times: times of nodes; None for one with a kernel that does not run alone.
+        call: time of a call beyond its kernels: passing inputs and outputs.
     """
 
     alone: OnnxRuntimeCostModel
@@ -144,7 +144,7 @@ class _OnModel:
     call: KernelTime
 
     name: ClassVar[str] = OnnxRuntimeCostModel.name
-    figures: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.figures
+    quantities: ClassVar[tuple[str, ...]] = OnnxRuntimeCostModel.quantities
 
     @property
     def assumes(self) -> str:
@@ -155,20 +155,20 @@ class _OnModel:
         return f"the sum of the rows and {self.call.seconds * 1e6:.1f} us for the call"
 
     def compose(self, rows: Sequence[Cost]) -> Cost:
-        """The rows' sum and the call; as uncertain as its parts are in the mean."""
+        """Return the sum of the rows and the call; the uncertainty is the mean of its parts."""
         parts = [(row.latency_s or 0.0, row.uncertainty or 0.0) for row in rows]
         parts.append((self.call.seconds, max(_MISFIT, self.call.spread)))
         total = sum(seconds for seconds, _ in parts)
         doubt = sum(seconds * uncertainty for seconds, uncertainty in parts)
         return Cost(latency_s=total, uncertainty=doubt / total if total else 0.0)
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """What the node's kernels take; with fewer channels, less in proportion to the layer by itself."""
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        """Return the time of the node's kernels; less for fewer channels, as for the layer alone."""
         _refuse_inner(layer)
         place = (layer.scope, layer.node)
         if place not in self.times:
-            return self.alone.estimate(layer, treatment)
-        timing, channels = self.times[place], _left(layer, treatment)
+            return self.alone.estimate(layer, option)
+        timing, channels = self.times[place], _left(layer, option)
         if timing is None:
             raise UnpricedOperator(
                 "the runtime does not run its kernel alone", where=f"{layer.node} ({layer.op_type})"
@@ -176,32 +176,32 @@ class _OnModel:
         cost = _cost(timing, layer)
         if channels is None or not cost.latency_s:
             return cost
-        narrow, whole = (self.alone.estimate(layer, other) for other in (treatment, Treatment()))
+        narrow, whole = (self.alone.estimate(layer, other) for other in (option, CompressionOption()))
         ratio = (narrow.latency_s or 0.0) / whole.latency_s if whole.latency_s else 1.0
         doubt = max(cost.uncertainty or 0.0, narrow.uncertainty or 0.0)
         return Cost(latency_s=cost.latency_s * ratio, uncertainty=doubt)
 
 
 def _refuse_inner(layer: LayerProfile) -> None:
-    """Branches and bodies are timed with the node around them.
+    """Refuse a layer in a branch or body: these are timed with the node around them.
 
     Raises:
-        UnpricedOperator: the layer lies in one.
+        UnpricedOperator: the layer lies in a branch or body.
     """
     if layer.scope:
         raise UnpricedOperator("timed with the node around it", where=f"{layer.scope}/{layer.node}")
 
 
-def _left(layer: LayerProfile, treatment: Treatment) -> int | None:
-    """Output channels that are left; None where all are, at any density."""
-    if treatment.structure != "channel" or layer.out_axis is None or not layer.weight:
+def _left(layer: LayerProfile, option: CompressionOption) -> int | None:
+    """Return the number of output channels that are left; None where all are, at any density."""
+    if option.structure != "channel" or layer.out_axis is None or not layer.weight:
         return None
-    left = max(1, math.ceil(treatment.density * layer.channels - 1e-9))
+    left = max(1, math.ceil(option.density * layer.channels - 1e-9))
     return left if left < layer.channels else None
 
 
 def _sum(times: Sequence[KernelTime | None], threads: int) -> KernelTime | None:
-    """Of kernels among other kernels; None where one has no time."""
+    """Return the time of kernels among other kernels; None where one has no time."""
     known = [timing for timing in times if timing is not None]
     if len(known) < len(times):
         return None

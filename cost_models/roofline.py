@@ -1,4 +1,4 @@
-"""A device by its roofs: arithmetic peaks, memory bandwidth, and something for each operator."""
+"""A device by its roofline: arithmetic peaks, memory bandwidth, and an overhead for each operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_admm.contracts import Cost, LayerProfile, Operand, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile, Operand
 from onnx_admm.errors import UnpricedOperator
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.settings.ranges import NonNegative, Positive, PositiveShare, Width
@@ -16,24 +16,24 @@ from onnx_admm.settings.ranges import NonNegative, Positive, PositiveShare, Widt
 _GIGA, _MICRO, _PICO = 1e9, 1e-6, 1e-12
 _PRODUCTS = operators_with(Trait.CONVOLVES, Trait.MULTIPLIES)
 _VIEWS = operators_with(Trait.VIEWS)
-"""Operators that move nothing."""
+"""Operators that move no data."""
 
 _CONTAINERS = operators_with(Trait.CONTAINS)
-"""What is in them has rows of its own."""
+"""Operators whose inner nodes have rows of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseKernel:
-    """Where zeros pay: a kernel that some layers run on once they are sparse enough.
+    """A kernel that some layers run on once they are sparse enough.
 
     Args:
-        structure: how the zeros have to lie, as in `Treatment`.
-        operators: that have such a kernel; empty: all products.
+        structure: required structure of the zeros, as in `CompressionOption`.
+        operators: operators that have such a kernel; empty: all products.
         pointwise: whether it is for weights of extent 1 in space alone.
         speedup: arithmetic speed over the dense kernel's by density, as ``[[0.33, 1.3], [0.1, 2.4]]``: above
-            the largest density the dense kernel runs, between two it is interpolated, below the least it
-            stays.
-        index_bits: that are read with each weight that is not zero.
+            the largest density the dense kernel runs, between two the speed is interpolated, below the least
+            it is constant.
+        index_bits: bits that are read with each nonzero weight.
     """
 
     structure: str = "unstructured"
@@ -43,44 +43,44 @@ class SparseKernel:
     index_bits: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        Treatment(structure=self.structure)
+        CompressionOption(structure=self.structure)
         if not self.speedup or any(not 0 < d <= 1 or not s > 0 for d, s in self.speedup):
             raise ValueError("a speed-up needs densities above 0 up to 1 and factors above 0")
 
-    def gain(self, layer: LayerProfile, treatment: Treatment) -> float | None:
-        """Speed over the dense kernel's; None where it does not run."""
-        if treatment.structure != self.structure or treatment.density >= 1:
+    def gain(self, layer: LayerProfile, option: CompressionOption) -> float | None:
+        """Return the speed over the dense kernel's; None where this kernel does not run."""
+        if option.structure != self.structure or option.density >= 1:
             return None
         if self.operators and layer.op_type not in self.operators:
             return None
         if self.pointwise and any(extent != 1 for extent in layer.weight_shape[2:]):
             return None
         densities, factors = zip(*sorted(self.speedup), strict=True)
-        if treatment.density > densities[-1]:
+        if option.density > densities[-1]:
             return None
-        return float(np.interp(treatment.density, densities, factors))
+        return float(np.interp(option.density, densities, factors))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RooflineCostModel:
-    """Latency, energy and traffic on a device that is told by its peaks (a profile).
+    """Latency, energy and traffic on a device that is described by its peaks (a profile).
 
-    ``latency = max(MACs / peak, bytes / bandwidth) + overhead``, where bytes are activations read and
-    written and weights read once, each; ``energy = MACs * energy of one + bytes * energy of one``. Zero
-    weights save work where ``sparse`` has a kernel for them, else nothing; removed channels always do.
-    Source: Williams, Waterman and Patterson, Roofline, CACM 52 (2009).
+    ``latency = max(MACs / peak, bytes / bandwidth) + overhead``, where bytes are activations read and written
+    and weights read once, each; ``energy = MACs * energy of one + bytes * energy of one``. Zero weights save
+    work where ``sparse`` has a kernel for them, else nothing; removed channels always do. Source: Williams,
+    Waterman and Patterson, Roofline, CACM 52 (2009).
 
     Args:
-        device: what it is.
+        device: name of the device.
         peak_gmac_s: 1e9 multiply-accumulates a second by type of the activations (``float32``, ``int8``).
         bandwidth_gb_s: 1e9 bytes a second to and from memory.
         overhead_us: microseconds that any operator takes.
         weight_bits: widths that weights have in memory; others are read as the next wider one.
-        fused: operators that cost nothing behind a product, where it is all that they read but constants.
+        fused: operators that cost nothing behind a product, where they read nothing else but constants.
         sparse: kernels for sparse weights.
         energy_pj_mac: picojoules of a multiply-accumulate by type; with ``energy_pj_byte`` energy is given.
         energy_pj_byte: picojoules of a byte to or from memory.
-        uncertainty: how far times and energies may be off, as a share. Peaks are hardly ever reached.
+        uncertainty: relative uncertainty of times and energies. Peaks are hardly ever reached.
     """
 
     name: ClassVar[str] = "roofline"
@@ -106,40 +106,42 @@ class RooflineCostModel:
 
     @property
     def assumes(self) -> str:
+        """See `CostModel.assumes`."""
         return (
             f"{self.device}: arithmetic and memory at their peaks and overlapped, weights and activations "
             "moved once, branches and loop bodies run once"
         )
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def quantities(self) -> tuple[str, ...]:
+        """See `CostModel.quantities`."""
         energy = () if self.energy_pj_byte is None else ("energy_j",)
         return ("latency_s", *energy, "bytes", "macs", "mac_bits")
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """What the row takes on the device.
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        """Return the cost of the row on the device.
 
         Raises:
             UnknownExtent: it depends on an open axis.
             UnpricedOperator: MACs that cannot be counted, or in a type that the profile has no peak for.
         """
         if layer.op_type in _CONTAINERS:
-            return self._cost(layer, treatment, macs=0.0, speedup=1.0, moved=0.0)
+            return self._cost(layer, option, macs=0.0, speedup=1.0, moved=0.0)
         macs, moved = float(layer.known_macs()), 0.0 if layer.op_type in _VIEWS else layer.moved_bytes()
         if not macs and self._is_fused(layer):
             return Cost(0.0, 0.0, 0.0, None if self.energy_pj_byte is None else 0.0, 0.0, self.uncertainty)
         if layer.op_type == "Gather":
             output = layer.outputs[0]
-            return self._cost(layer, treatment, 0.0, 1.0, 2 * (output.elements or 0) * output.bits / 8)
-        speedup, kept, index_bits = self._sparse(layer, treatment)
+            return self._cost(layer, option, 0.0, 1.0, 2 * (output.elements or 0) * output.bits / 8)
+        speedup, kept, index_bits = self._sparse(layer, option)
         if layer.weight:
-            moved += layer.size * kept * (self._held_bits(treatment.bits) + index_bits) / 8
-        return self._cost(layer, treatment, macs * kept, speedup * kept, moved)
+            moved += layer.size * kept * (self._stored_bits(option.bits) + index_bits) / 8
+        return self._cost(layer, option, macs * kept, speedup * kept, moved)
 
     def _cost(
-        self, layer: LayerProfile, treatment: Treatment, macs: float, speedup: float, moved: float
+        self, layer: LayerProfile, option: CompressionOption, macs: float, speedup: float, moved: float
     ) -> Cost:
-        """Of ``macs`` carried out, ``speedup`` times as fast as the dense kernel does its own."""
+        """Return the cost of ``macs`` computed ``speedup`` times as fast as by the dense kernel."""
         arithmetic = macs / (self._of(self.peak_gmac_s, layer, "peak") * _GIGA * speedup) if macs else 0.0
         memory = moved / (self.bandwidth_gb_s * _GIGA)
         energy = None
@@ -151,23 +153,23 @@ class RooflineCostModel:
             macs=macs,
             latency_s=max(arithmetic, memory) + layer.share * self.overhead_us * _MICRO,
             energy_j=energy,
-            mac_bits=macs * treatment.bits,
+            mac_bits=macs * option.bits,
             uncertainty=self.uncertainty,
         )
 
-    def _sparse(self, layer: LayerProfile, treatment: Treatment) -> tuple[float, float, float]:
-        """Speed-up over the dense layer, share of the weights that are worked on, bits of an index."""
+    def _sparse(self, layer: LayerProfile, option: CompressionOption) -> tuple[float, float, float]:
+        """Return speed-up over the dense layer, share of the weights computed, bits of an index."""
         if not layer.weight:
             return 1.0, 1.0, 0.0
-        if treatment.structure == "channel":
-            return 1 / max(treatment.density, 1e-9), treatment.density, 0.0
-        runs = [(gain, kernel) for kernel in self.sparse if (gain := kernel.gain(layer, treatment))]
+        if option.structure == "channel":
+            return 1 / max(option.density, 1e-9), option.density, 0.0
+        runs = [(gain, kernel) for kernel in self.sparse if (gain := kernel.gain(layer, option))]
         if not runs:
             return 1.0, 1.0, 0.0
         gain, kernel = max(runs, key=lambda run: run[0])
-        return gain, treatment.density, kernel.index_bits
+        return gain, option.density, kernel.index_bits
 
-    def _held_bits(self, bits: int) -> int:
+    def _stored_bits(self, bits: int) -> int:
         return min((width for width in self.weight_bits if width >= bits), default=bits)
 
     def _is_fused(self, layer: LayerProfile) -> bool:

@@ -1,4 +1,4 @@
-"""What a layer's weights take on disk, by format."""
+"""Bytes of a layer's weights on disk, by format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile
 from onnx_admm.encoding.coders.accounting import packed_bytes
 
 Format = Literal["auto", "dense", "qdq", "sparse", "packed"]
@@ -26,7 +26,7 @@ class StorageCostModel:
       positions, structured removal (channels, blocks) and weights without zeros ``k b / 8``.
 
     Args:
-        format: one of these, or ``auto``: the cheapest.
+        format: one of these, or ``auto``: the smallest.
     """
 
     name: ClassVar[str] = "storage"
@@ -34,52 +34,52 @@ class StorageCostModel:
         "bytes of weights in the file; kept weights lie at random (gaps are geometric); names, biases and "
         "graph are not counted"
     )
-    figures: ClassVar[tuple[str, ...]] = ("bytes",)
+    quantities: ClassVar[tuple[str, ...]] = ("bytes",)
 
     format: Format = "auto"
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """Bytes of the row's weights, treated so; 0 where they were counted at an earlier row."""
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        """Return the bytes of the row's weights under the option; 0 where an earlier row counted them."""
         if layer.parameters == 0:
             return Cost(bytes=0.0)
         if self.format == "auto":
-            return Cost(bytes=min(count(layer, treatment) for count in _BYTES.values()))
-        return Cost(bytes=_BYTES[self.format](layer, treatment))
+            return Cost(bytes=min(count(layer, option) for count in _BYTES.values()))
+        return Cost(bytes=_BYTES[self.format](layer, option))
 
 
 def _dense_bits(layer: LayerProfile, bits: int) -> float:
-    """All weights, at ``bits`` each, nothing else."""
+    """Return the bytes of all weights, at ``bits`` each."""
     return layer.parameters * bits / 8
 
 
-def _dense(layer: LayerProfile, treatment: Treatment) -> float:
-    return _dense_bits(layer, max(32, treatment.bits))
+def _dense(layer: LayerProfile, option: CompressionOption) -> float:
+    return _dense_bits(layer, max(32, option.bits))
 
 
-def _qdq(layer: LayerProfile, treatment: Treatment) -> float:
-    if treatment.bits > 8:
-        return _dense(layer, treatment)
+def _qdq(layer: LayerProfile, option: CompressionOption) -> float:
+    if option.bits > 8:
+        return _dense(layer, option)
     # Only whole bytes and nibbles have a DequantizeLinear.
-    return _dense_bits(layer, 4 if treatment.bits <= 4 else 8) + 5 * layer.channels
+    return _dense_bits(layer, 4 if option.bits <= 4 else 8) + 5 * layer.channels
 
 
-def _sparse(layer: LayerProfile, treatment: Treatment) -> float:
-    return (max(32, treatment.bits) / 8 + 3) * _kept(layer, treatment)
+def _sparse(layer: LayerProfile, option: CompressionOption) -> float:
+    return (max(32, option.bits) / 8 + 3) * _kept(layer, option)
 
 
-def _packed(layer: LayerProfile, treatment: Treatment) -> float:
-    kept, bits = _kept(layer, treatment), treatment.bits
+def _packed(layer: LayerProfile, option: CompressionOption) -> float:
+    kept, bits = _kept(layer, option), option.bits
     codebook = 0.0 if bits > 8 else 4 * min(2.0**bits, kept)
-    if treatment.structure == "unstructured" and kept < layer.parameters:
+    if option.structure == "unstructured" and kept < layer.parameters:
         return packed_bytes(layer.parameters, kept, 1 << bits) + codebook
     position = 0
-    if treatment.pattern is not None and kept < layer.parameters:
-        position = math.ceil(math.log2(treatment.pattern[1]))
+    if option.pattern is not None and kept < layer.parameters:
+        position = math.ceil(math.log2(option.pattern[1]))
     return kept * (bits + position) / 8 + codebook
 
 
-def _kept(layer: LayerProfile, treatment: Treatment) -> float:
-    return treatment.density * layer.parameters
+def _kept(layer: LayerProfile, option: CompressionOption) -> float:
+    return option.density * layer.parameters
 
 
 _BYTES = {"dense": _dense, "qdq": _qdq, "sparse": _sparse, "packed": _packed}

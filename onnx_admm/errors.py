@@ -1,17 +1,18 @@
-"""Every error a user can meet, as one tree, and the exit codes of all commands.
+"""Every error for users, as one tree, and the exit codes of all commands.
 
 OnnxAdmmError                  exit code 1
 ├── UsageError                 exit code 2: wrong usage or unreadable input
 │   ├── ModelError             the file is no model, or not one that is safe to read
-│   │   └── UnsupportedModel   a valid model with something nobody can run or train
+│   │   └── UnsupportedModel   a valid model with something that cannot be run or trained
 │   ├── DataError              the data does not fit the model, or is not data
 │   ├── RecipeError            unknown pass, misspelt key, impossible value
-│   ├── UnknownExtent          a cost depends on an axis that nobody gave an extent
+│   ├── UnknownExtent          a cost depends on an axis without an extent
 │   ├── UnpricedOperator       a cost model does not know what an operator costs
 │   └── RuntimeMissing         no ONNX Runtime, two of them, or one that cannot train
 ├── WorkError                  exit code 1: the work itself failed
-│   ├── PassRefused            a pass will not touch this model, and says why
-│   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with 0
+│   ├── PassRefused            a pass refuses this model, with the reason
+│   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with
+0
 │   ├── TrainingError          fine-tuning went wrong: a non-finite loss
 │   │   └── NoGradient         the training runtime cannot train this model
 │   ├── LimitReached           more memory, time or operations than the run may take
@@ -38,18 +39,18 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         143: "interrupted (SIGTERM)",
     }
 )
-"""What the exit code of every command means. The help of all commands, README and docs state this table."""
+"""Exit codes of every command with their meaning, as the help of commands, README and docs show them."""
 
 
 class OnnxAdmmError(Exception):
-    """Root of the tree. Reads as a sentence: what, where, got, expected, what to do.
+    """Root of the tree. Its text is a sentence: what, where, got, expected, what to do.
 
     Args:
         what: the fact, as a sentence without its full stop.
-        where: file, layer, node or key it was found at.
-        got: the value met.
-        expected: what would have been right.
-        hint: what the user can do now.
+        where: file, layer, node or key of the error.
+        got: the value found.
+        expected: the expected value.
+        hint: advice for the user.
     """
 
     exit_code = 1
@@ -107,7 +108,7 @@ class UnknownExtent(UsageError):
 
 
 class UnpricedOperator(UsageError):
-    """A cost model does not know what an operator costs; pricing lists the node and goes on."""
+    """A cost model does not know what an operator costs; pricing lists the node and continues."""
 
 
 class RuntimeMissing(UsageError):
@@ -115,15 +116,15 @@ class RuntimeMissing(UsageError):
 
 
 class WorkError(OnnxAdmmError):
-    """The request was understood, and doing it failed."""
+    """The request is valid, and the work failed."""
 
 
 class PassRefused(WorkError):
-    """A pass will not touch this model; the model is left as it was."""
+    """A pass refuses this model, which is unchanged."""
 
 
 class NothingToDo(PassRefused):
-    """The model holds nothing that the pass could change: no weights, or none that is not encoded already.
+    """The model has nothing that the pass could change: no weights, or only encoded ones.
 
     That is no failure: a pipeline notes the sentence and goes on with the model as it is.
     """
@@ -134,7 +135,7 @@ class TrainingError(WorkError):
 
 
 class NoGradient(TrainingError):
-    """The training runtime cannot build or run the gradients of this model; reconstruction still can work."""
+    """The training runtime cannot build or run the gradients of this model; reconstruction may still work."""
 
 
 class LimitReached(WorkError):
@@ -146,30 +147,30 @@ class OutputError(WorkError):
 
 
 class PromiseMissed(OnnxAdmmError):
-    """The work finished, and a promise is not met; the output is written only when asked for."""
+    """The work finished, and a promise is not met; the output is written only on request."""
 
     exit_code = 3
 
 
 class BudgetExceeded(PromiseMissed):
-    """The promise was stated by the user: a budget, a drop of accuracy, a ratio."""
+    """A promise of the user is not met: a budget, a drop of accuracy, a ratio."""
 
 
 class Interrupted(SystemExit):
-    """The user ended the program by a signal; never caught where code of plug-ins is, unlike `SystemExit`."""
+    """The user ended the program by a signal; unlike `SystemExit`, never caught around plug-ins' code."""
 
 
 class RunStopped(BaseException):
-    """Raised in the thread of a run from outside, to end it; only who started the run catches it."""
+    """Raised in a run's thread from outside, to end it; only the code that started the run catches it."""
 
 
 STOPS = (Interrupted, RunStopped, KeyboardInterrupt)
-"""What ends a run from outside, and is no fault of the code it is raised in."""
+"""Exceptions that end a run from outside; they are no fault of the code that raises them."""
 
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Put ``place`` before the place that an error from inside names, unless it begins so already."""
+    """Prefix the place of an error from inside with ``place``, unless it begins so already."""
     try:
         yield
     except OnnxAdmmError as error:
@@ -188,17 +189,17 @@ def reading(
     *,
     hint: str | None = None,
 ) -> Iterator[None]:
-    """Turn whatever a parser raises on content from outside into one `UsageError`.
+    """Turn any exception of a parser on external content into one `UsageError`.
 
-    For the outermost call of a loader alone: an error that is a sentence already passes unchanged, every
-    other one is named by its innermost cause, which says what is wrong with the content. The original stays
-    the ``__cause__``, so ``ONNX_ADMM_TRACEBACK=1`` shows where it was raised.
+    For the outermost call of a loader alone: an error of this project passes unchanged, every other one is
+    named by its innermost cause, which says what is wrong with the content. The original stays the
+    ``__cause__``, so ``ONNX_ADMM_TRACEBACK=1`` shows where it was raised.
 
     Args:
-        where: the file, and what in it.
+        where: the file, and the part of it.
         kind: class of the error.
-        what: what is wrong, as a sentence without its full stop; the cause follows in brackets.
-        hint: what the user can do.
+        what: the error, as a sentence without its full stop; the cause follows in brackets.
+        hint: advice for the user.
 
     Raises:
         UsageError: of class ``kind``.
@@ -216,7 +217,7 @@ def reading(
 
 _LONGEST_REASON = 200
 _SENTENCES = (OSError, ValueError, RuntimeError, EOFError, SyntaxError)
-"""Built-in exceptions whose text can be understood without their name, as that of a KeyError cannot."""
+"""Built-in exceptions whose text is clear without their name, unlike that of a KeyError."""
 
 
 def reason_of(error: BaseException) -> str:

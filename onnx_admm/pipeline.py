@@ -1,4 +1,4 @@
-"""Ordered passes, each a transaction: run on a fork, checked, then kept whole or dropped whole."""
+"""Ordered passes, each a transaction: run on a fork, checked, then kept or dropped as a whole."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassRepor
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.weight_storage import check_model, settle
+from onnx_admm.model.rewrite.weight_storage import check_model, spill_to_disk
 from onnx_admm.printable import printable
 from onnx_admm.settings.ranges import check_ranges
 
 _logger = logging.getLogger(__name__)
 
 PROVENANCE = "onnx_admm.passes"
-"""Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma between."""
+"""Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma-separated."""
 
 MODEL = "model"
-"""The layer that a pass names where it says something of the model as a whole."""
+"""Layer name of a pass's remarks on the model as a whole."""
 
 UNDONE = "undone"
-"""Figure of a pass that says ``exact`` and is not: what it changed. The model before it was kept."""
+"""Key in the figures of a pass that claims to be ``exact`` and is not; its change was dropped."""
 
 VALIDATION_SHARE = 0.1
-"""Part of the training samples set aside to choose by where no validation set is given."""
+"""Part of the training samples set aside for validation where no validation set is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One pass of a run: its name, what it said, and its wall-clock time."""
+    """One pass of a run: its name, its report, and its wall-clock time in seconds."""
 
     name: str
     report: PassReport
@@ -43,7 +43,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """The model after all passes, and what each of them did."""
+    """The model after all passes, and the report of each."""
 
     model: ModelView
     reports: tuple[StepReport, ...]
@@ -55,13 +55,13 @@ class PipelineResult:
 
 
 class Journal(Protocol):
-    """Where a run notes what each pass made, so that another need not run it again."""
+    """Stores the results of passes, so that another run need not repeat them."""
 
     def recall(self, position: int) -> tuple[ModelView, StepReport] | None:
-        """The model after the pass at ``position`` and what it said; None where it has to be run."""
+        """Return the model after the pass at ``position`` and its report; None where it has to be run."""
 
     def keep(self, position: int, model: ModelView, step: StepReport) -> None:
-        """Note what the pass at ``position`` made."""
+        """Store the result of the pass at ``position``."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Pipeline:
     file, given the same reference.
 
     Args:
-        passes: what to run.
+        passes: the passes.
         provenance: write the names of the passes that changed the model into its metadata.
     """
 
@@ -88,18 +88,18 @@ class Pipeline:
         data: PassContext | Dataset | str | os.PathLike[str] | None = None,
         journal: Journal | None = None,
     ) -> PipelineResult:
-        """Run every pass; the given model is left as it was.
+        """Run every pass; the given model is not changed.
 
         Args:
             model: a model, or the path of one.
-            data: training samples (a dataset or a path; a tenth is set aside to choose by) or a context
-                that says everything a pass may use.
-            journal: where results of passes are kept and found again.
+            data: training samples (a dataset or a path; a tenth is set aside for validation) or a whole
+                context.
+            journal: stores results of passes and returns them in a later run.
 
         Raises:
-            PassRefused: a pass will not touch the model; names it and those before it. A pass that finds
-                nothing to do (NothingToDo) is noted, and the next one runs.
-            WorkError: a pass failed, or broke its promise.
+            PassRefused: a pass refuses the model; names it and those before it. A pass that finds nothing to
+                do (NothingToDo) is noted, and the next one runs.
+            WorkError: a pass failed, or broke its contract.
         """
         view = model if isinstance(model, ModelView) else ModelView.load(model)
         context = data if isinstance(data, PassContext) else open_context(view, data)
@@ -145,7 +145,7 @@ class Pipeline:
             raise WorkError("the pass is wrong about what it did", got=claim)
         if altered:
             _check_result(model, fork)
-            settle(fork)
+            spill_to_disk(fork)
             report = _compared(step, report, exactness, model, fork) if step.exact else report
             altered = report.changed
         if altered and self.provenance:
@@ -167,11 +167,13 @@ def open_context(
     validation: Dataset | None = None,
     seed: int = 0,
 ) -> PassContext:
-    """The context of a plain run: ``model`` is the reference; with data there is a trainer.
+    """Return the context of a plain run: ``model`` is the reference; with data there is a trainer.
 
     Args:
+        model: the original model.
         data: training samples, or their path; None leaves fine-tuning off.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
+        seed: seed of every random choice.
     """
     if data is None:
         return PassContext(reference=model, validation=validation, seed=seed)
@@ -185,22 +187,22 @@ def open_context(
 
 
 def _log(place: str, step: StepReport) -> None:
-    """Log what a pass did: a line at INFO, one for each layer at DEBUG."""
-    said = step.report
-    outcome = "changed the model" if said.changed else "changed nothing"
-    counts = f"{len(said.edits)} layers edited, {len(said.skipped)} left"
+    """Log the report of a pass: a line at INFO, one for each layer at DEBUG."""
+    report = step.report
+    outcome = "changed the model" if report.changed else "changed nothing"
+    counts = f"{len(report.edits)} layers edited, {len(report.skipped)} left"
     _logger.info("%s: %s, %s, %.2f s", place, outcome, counts, step.seconds)
     if _logger.isEnabledFor(logging.DEBUG):
-        for edit in said.edits:
+        for edit in report.edits:
             _logger.debug("%s: %s: %s", step.name, printable(edit.layer), printable(edit.what))
-        for skip in said.skipped:
+        for skip in report.skipped:
             _logger.debug("%s: %s: left: %s", step.name, printable(skip.layer), printable(skip.why))
 
 
 def _compared(
     step: Pass, report: PassReport, exactness: ExactnessCheck, before: ModelView, after: ModelView
 ) -> PassReport:
-    """The report of a pass that says ``exact``: it is undone where the outputs differ."""
+    """Return the report of a pass that claims to be ``exact``; undo it where the outputs differ."""
     try:
         found = exactness.difference(before, after)
     except NotComparable as reason:
@@ -217,7 +219,7 @@ def _compared(
 
 
 def _check_result(before: ModelView, after: ModelView) -> None:
-    """A changed model must be valid and keep the user's contract."""
+    """Check that a changed model is valid and keeps the user's contract."""
     if after.signature() != before.signature():
         raise WorkError(
             "the pass changed the model's inputs or outputs",

@@ -1,7 +1,7 @@
-"""Text from files, as it may go to a terminal.
+"""Text from files, escaped for a terminal.
 
-Names in models, data and recipes may hold any character: an escape sequence can change a terminal's title or
-hide lines, a line break can fake a row of a table, a mark of direction can reverse what is read.
+Names in models, data and recipes may contain any character: an escape sequence can change a terminal's title
+or hide lines, a line break can fake a row of a table, a direction mark can reverse the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AdmmPrune: weights to zero by ADMM, then retraining of the survivors."""
+"""AdmmPrune: set weights to zero by ADMM, then retrain the remaining ones."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from onnx_admm.selection.channel_pruning import prunable_channels
 from onnx_admm.selection.layers import PerLayer, choose_layers, spread
 from onnx_admm.selection.pruning_budget import global_density, parse_pattern, require_budget
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Ratio, Rounds
-from onnx_admm.training.phases import Drawing, Rates, Retraining, hold_zeros, validation_score
+from onnx_admm.training.phases import AdmmPhase, Rates, Retraining, freeze_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdmmPrune:
-    """Zero all but a budget of weights: ``min f(W) s.t. nnz(W) <= k`` (ADMM-NN, arXiv 1812.11677, section 3).
+    """Keep a budget of nonzero weights: ``min f(W) s.t. nnz(W) <= k`` (ADMM-NN, arXiv 1812.11677, section 3).
 
-    Exactly one of ``ratio``, ``keep``, ``pattern`` and ``layers`` says how much stays. With a trainer, ADMM
-    draws the weights to the set over ``epochs`` (in ``steps`` of ever smaller budgets, arXiv 1903.09769), the
-    nearest point of the set is taken, and the survivors are retrained. Without one, the nearest point is all.
+    Exactly one of ``ratio``, ``keep``, ``pattern`` and ``layers`` sets the budget. With a trainer, ADMM moves
+    the weights to the set over ``epochs`` (in ``steps`` of ever smaller budgets, arXiv 1903.09769), they are
+    projected on the set, and the remaining weights are retrained. Without a trainer, the weights are only
+    projected.
 
     Attributes:
         ratio: weights over nonzeros, one budget over all layers.
@@ -45,10 +46,10 @@ class AdmmPrune:
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
         structure: ``element``, or ``channel``: whole output channels, ``layers`` being shares of channels.
-            Those that are outputs of the model stay; layers whose outputs are added keep the same ones, as
-            many as the largest of their shares says (see ``channel_pruning``).
-        epochs: of ADMM, over all steps; one epoch is one W-step.
-        steps: partial prunings in sequence, each from the last.
+            Channels that are outputs of the model stay; layers whose outputs are added keep the same
+            channels, as many as the largest of their shares requires (see ``channel_pruning``).
+        epochs: epochs of ADMM, over all steps; one epoch is one W-step.
+        steps: partial prunings in sequence, each from the result of the last.
         retrain_epochs: masked epochs after the last step; each earlier step gets one.
         rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM; retraining falls from it to ``end_rate``.
@@ -102,7 +103,7 @@ class AdmmPrune:
         return PassReport(not same_model(original, model), edits, skipped, figures)
 
     def _layers(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        """The layers to prune; of whole channels, those whose channels may go."""
+        """Return the layers to prune; for whole channels, the layers whose channels may be removed."""
         sites, skipped = choose_layers(model, self.include, self.exclude)
         if self.structure != "channel" or self.pattern is not None:
             return sites, skipped
@@ -130,24 +131,24 @@ class AdmmPrune:
                 history += self.draw(run, budget, step, context.seed, task)
                 last = step == self.steps
                 retraining = self._retraining(last, context, context.seed + 1000 * step)
-                scores = retraining.carry_out(run, score if last else None, task)
+                scores = retraining.run(run, score if last else None, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
     def draw(
         self, run: TrainingRun, budget: JointSet, step: int, seed: int, task: Task
     ) -> tuple[Record, ...]:
-        """ADMM towards one budget, then the nearest point of it, its zeros held."""
+        """Run ADMM towards one budget, project on it, and freeze the zeros."""
         epochs = ceil(self.epochs * step / self.steps) - ceil(self.epochs * (step - 1) / self.steps)
-        drawing = Drawing(
+        admm_phase = AdmmPhase(
             epochs=epochs,
             rate=self.learning_rate,
             rho_start=self.rho_start,
             rho_end=self.rho_end,
             seed=seed + 100 * step,
         )
-        history = drawing.carry_out(run, budget, task)
-        hold_zeros(run, budget.project(run.weights()))
+        history = admm_phase.run(run, budget, task)
+        freeze_zeros(run, budget.project(run.weights()))
         return history
 
     def _retraining(self, last: bool, context: PassContext, seed: int) -> Retraining:
@@ -165,7 +166,7 @@ class AdmmPrune:
         context: PassContext,
         partial: Callable[[float], float] = lambda density: density,
     ) -> JointSet:
-        """The set to prune to; ``partial`` maps a final density to that of a step on the way.
+        """Return the set to prune to; ``partial`` maps a final density to that of the present step.
 
         A global budget counts the weights of the reference: what earlier passes removed stays removed.
         """
@@ -212,12 +213,12 @@ class AdmmPrune:
 
 
 def _geometric(share: float) -> Callable[[float], float]:
-    """Densities on the way: ``density ** share``."""
+    """Return a function from a final density to that of a step: ``density ** share``."""
     return lambda density: density**share
 
 
 def _evened(sites: tuple[WeightSite, ...], model: ModelView) -> Mapping[str, float]:
-    """Weights that make layers of different scale comparable: one over each layer's root mean square."""
+    """Return weights that make layers of different scale comparable: 1 over each root mean square."""
     scales = {
         site.name: float(np.sqrt(np.mean(np.square(model.read(site), dtype=np.float64)))) for site in sites
     }

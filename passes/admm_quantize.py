@@ -1,4 +1,4 @@
-"""AdmmQuantize: surviving weights onto few levels by ADMM, fixed a fraction at a time."""
+"""AdmmQuantize: move the nonzero weights to few levels by ADMM, fixed a fraction at a time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from onnx_admm.contracts import (
 )
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.weight_storage import ByteGrid, HeldWeight, held_weights
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, StoredWeight, stored_weights
 from onnx_admm.selection.layers import PerLayer, choose_layers, spread
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare
-from onnx_admm.training.phases import Drawing, Rates, Retraining, validation_score
+from onnx_admm.training.phases import AdmmPhase, Rates, Retraining, validation_score
 
 LevelSet = Levels | SupportLevels
 
@@ -36,22 +36,22 @@ SCALE_BITS = 11
 
 @dataclass(frozen=True, kw_only=True)
 class AdmmQuantize:
-    """Put every weight on one of few levels (ADMM-NN, arXiv 1812.11677, section 3): zeros stay zero.
+    """Round every weight to one of few levels (ADMM-NN, arXiv 1812.11677, section 3); zeros stay zero.
 
-    A layer with zeros takes the levels ``+-1q .. +-2^(bits-1) q`` for its survivors; one without takes
-    ``0, +-1q .. +-(2^(bits-1) - 1) q``; q minimises the squared error. With a trainer, ADMM draws the weights
-    to the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained
-    (arXiv 1811.01907). Without one, the nearest levels are all, and 8 bits are ``0, +-1q .. +-127q``, what
-    a byte holds, whatever is zero; per channel q is then within percents of the least error, which takes
-    seconds for a hundred million weights (see ``admm/sets/int8_per_channel.py``).
+    A layer with zeros takes the levels ``+-1q .. +-2^(bits-1) q`` for its nonzeros; one without takes ``0,
+    +-1q .. +-(2^(bits-1) - 1) q``; q minimises the squared error. With a trainer, ADMM moves the weights to
+    the levels, then the nearest ``fractions`` of them are fixed in turn while the rest is retrained (arXiv
+    1811.01907). Without a trainer, weights are only rounded, and 8 bits are ``0, +-1q .. +-127q``, the range
+    of a byte, for layers with zeros too; per channel q is then within percents of the least error, which
+    takes seconds for a hundred million weights (see ``admm/sets/int8_per_channel.py``).
 
     Attributes:
-        bits: of a weight: for all layers, in graph order, or by name pattern.
-        per_channel: a scale for each output channel instead of one a layer.
-        epochs: of ADMM; one epoch is one W-step.
+        bits: bits of a weight: for all layers, in graph order, or by name pattern.
+        per_channel: a scale for each output channel instead of one for each layer.
+        epochs: epochs of ADMM; one epoch is one W-step.
         fractions: shares of the weights fixed after each round, rising to 1.
         round_epochs: epochs of retraining after each round but the last.
-        retrain_epochs: epochs after the last round, when only biases still move.
+        retrain_epochs: epochs after the last round, when only biases still change.
         rho_start, rho_end: penalty in units of one over a layer's mean square, rising geometrically.
         learning_rate: AdamW's during ADMM and the rounds; the last retraining falls from it to ``end_rate``.
         include, exclude: patterns of layer names or operators.
@@ -89,9 +89,9 @@ class AdmmQuantize:
         """See ``contracts.Pass``."""
         sites, skipped = choose_layers(model, self.include, self.exclude)
         if context.trainer is None or context.train is None:
-            held = {weight.site: weight for weight in held_weights(model)}
+            stored = {weight.site: weight for weight in stored_weights(model)}
             edits = tuple(
-                edit for site in sites if (edit := self._round(model, held[site], sites)) is not None
+                edit for site in sites if (edit := self._round(model, stored[site], sites)) is not None
             )
             return PassReport(bool(edits), edits, skipped)
         original = model.fork()
@@ -114,16 +114,16 @@ class AdmmQuantize:
         support = np.ones(weight.shape, np.bool_) if mask is None else mask  # one bit has no level for zero
         return SupportLevels(support, width, axis=axis, scale_bits=scale_bits)
 
-    def _round(self, model: ModelView, held: HeldWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
-        """Put one weight on its nearest levels; None where it lies there already."""
-        site, before = held.site, held.read()
+    def _round(self, model: ModelView, stored: StoredWeight, sites: tuple[WeightSite, ...]) -> Edit | None:
+        """Round one weight to its nearest levels; return None where it lies on them already."""
+        site, before = stored.site, stored.read()
         bits, axis = int(spread(self.bits, sites, "bits")[site.name]), site.out_axis
         if bits == ByteLevels.bits and axis is not None and self.per_channel:
             coded = ByteLevels(axis, _exact_scale_bits(before.dtype, bits)).quantize(before)
             grid = ByteGrid(coded.codes, coded.along)
             if grid.holds(before):
                 return None
-            held.hold_on(grid)
+            stored.store_as_codes(grid)
             return Edit(site.name, f"{bits} bits, a scale for each of {len(coded.scales)} channels")
         in_bytes = bits == ByteLevels.bits
         scale_bits = _exact_scale_bits(before.dtype, bits)
@@ -145,14 +145,14 @@ class AdmmQuantize:
         total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("quantise", total) as task:
-            drawing = Drawing(
+            admm_phase = AdmmPhase(
                 epochs=self.epochs,
                 rate=self.learning_rate,
                 rho_start=self.rho_start,
                 rho_end=self.rho_end,
                 seed=context.seed,
             )
-            history = drawing.carry_out(run, Separable(sets), task)
+            history = admm_phase.run(run, Separable(sets), task)
             grids = {name: sets[name].quantize(array) for name, array in run.weights().items()}
             for number, fraction in enumerate(self.fractions):
                 _fix_nearest(run, sets, grids, fraction)
@@ -163,7 +163,7 @@ class AdmmQuantize:
                 score = validation_score(context) if last else None
                 average = context.settings.average_epochs if last else 1
                 phase = Retraining(epochs=epochs, rates=rates, seed=seed, average=average)
-                scores = phase.carry_out(run, score, task)
+                scores = phase.run(run, score, task)
             model.write_back(run.tensors())
         return {"admm": [asdict(record) for record in history], "retraining": list(scores)}
 
@@ -171,7 +171,7 @@ class AdmmQuantize:
 def _fix_nearest(
     run: TrainingRun, sets: dict[str, LevelSet], grids: dict[str, Quantized], share: float
 ) -> None:
-    """Fix the ``share`` of each layer's weights that lie nearest to their level, on the grid found once."""
+    """Fix the ``share`` of each layer's weights that are nearest to their level; grids stay the same."""
     free: Blocks = {}
     fixed: Blocks = {}
     for name, weights in run.weights().items():
@@ -192,7 +192,7 @@ def _support(levels: LevelSet, weights: Array) -> Array:
 
 
 def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
-    """The nearest level of a grid whose scales are settled."""
+    """Return the nearest levels of a grid with fixed scales."""
     scales = grid.scales
     if grid.axis is not None:
         scales = scales.reshape([-1 if axis == grid.axis else 1 for axis in range(weights.ndim)])
@@ -206,7 +206,7 @@ def _nearest_levels(weights: Array, levels: LevelSet, grid: Quantized) -> Array:
 
 
 def _exact_scale_bits(dtype: np.dtype[Any], bits: int) -> int:
-    """Bits of a scale whose products with codes of so many bits are exact in ``dtype``."""
+    """Return the bits of a scale whose products with codes of so many bits are exact in ``dtype``."""
     return max(1, min(SCALE_BITS, np.finfo(dtype).nmant + 2 - bits))
 
 

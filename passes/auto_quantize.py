@@ -1,4 +1,4 @@
-"""AutoQuantize: for each layer the strongest rounding that the outputs bear, by measurement."""
+"""AutoQuantize: for each layer the strongest rounding that the outputs tolerate, by measurement."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ from onnx_admm.settings.ranges import Positive, Samples, Share
 
 _FLOATS = ("float16", "float32", "float64")
 _MOST_MACS = 1 << 38
-"""Multiply-accumulates that measuring may take: half a minute or so on one core. They decide how many samples
-are run, and not a clock, so that the same model gives the same bytes."""
+"""Multiply-accumulates that measuring may take: about half a minute on one core.
+
+They, and not a clock, set the number of samples that are run, so that the same model gives the same bytes.
+"""
 
 _RUNS_PER_LAYER = 5
 _UNSEEN, _UNSEEN_MADE_UP = 8, 2
-"""Times as many samples confirm as were measured on. A prediction in a hundred shows only among hundreds; a
-ratio, which is all that is asked of made-up inputs, is known to within a decibel from some tens."""
+"""Multiples of the measured samples that confirm a choice.
+
+A changed prediction in a hundred shows only among hundreds; a signal-to-noise ratio, the only requirement on
+made-up inputs, is known to within a decibel from some tens.
+"""
 
 _TELLING = 100
-"""Samples without which nothing is said of predictions that stay."""
+"""Least number of samples for a statement on predictions that stay."""
 
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
 _FORMER_NAME = "choose_treatments"
-"""In the provenance of files that were written before the pass had its present name."""
+"""Name of the pass in the provenance of older files."""
 
 _CHOSEN = "was chosen in an earlier run; start from the original to choose again"
 
@@ -48,30 +53,31 @@ _CHOSEN = "was chosen in an earlier run; start from the original to choose again
 class AutoQuantize:
     """Round each layer's weights as far as the outputs allow, by measurement.
 
-    Damage is the relative squared error of the outputs, summed over them (see ``sensitivity``). Layers are
-    rounded one at a time and the outputs compared; then the roundings of least bytes are taken whose damages
-    add up to the tolerance (see ``allocation``), and the model rounded so is compared as a whole, on samples
-    that took no part in choosing. What does not hold there is chosen again with less.
+    The error is the relative squared error of the outputs, summed over them (see ``sensitivity``). Layers are
+    rounded one at a time and the outputs compared; then the roundings of least bytes are chosen whose
+    relative errors add up to the tolerance (see ``allocation``), and the model rounded so is compared as a
+    whole, on samples that were not used for the choice. Where it misses the tolerance, the choice is repeated
+    with less error allowed.
 
-    How much is borne depends on the outputs. Of a classifier (``runtime.evaluation.predictions``) the top-1
-    predictions must stay on samples that were given and not measured on, or its scores be held closer.
-    Without samples random inputs stand in, which have no class to agree on, and a few samples would not show
-    a changed prediction: then scores are held closer anyway. All other outputs keep a signal-to-noise ratio,
-    and so do all outputs on made-up inputs where samples are given, since these show only what is in them.
+    The tolerance depends on the outputs. For a classifier (``runtime.evaluation.predictions``) the top-1
+    predictions must stay on given samples that were not measured on, or its scores keep a higher
+    signal-to-noise ratio. Without samples random inputs are used, which belong to no class, and a few samples
+    would not show a changed prediction: then the higher ratio applies. All other outputs keep a
+    signal-to-noise ratio, and so do all outputs on made-up inputs where samples are given.
 
     Constants that are transforms or filter banks take 12 bits or half floats where outputs keep 60 dB (see
-    ``calibration.transforms``); they stay as they are otherwise, and are worked on as weights where they are
-    included by name. A weight that lies on a grid already stays, and so does each constant of an integer
-    operator. A model that this pass has worked on before is left as it is.
+    ``calibration.transforms``); otherwise they stay unchanged. Where they are included by name they are
+    treated as weights. A weight that already lies on a grid stays, and so does each constant of an integer
+    operator. A model that this pass has compressed before is left unchanged.
 
     Attributes:
-        least_sqnr_db: signal-to-noise ratio that the outputs keep.
+        least_sqnr_db: signal-to-noise ratio that the outputs keep, in dB.
         least_agreement: share of given samples whose top-1 prediction stays, 0 to 1.
-        blind_sqnr_db: ratio that a classifier's scores keep where there are no samples, too few of them, or
-            their predictions change.
-        samples: samples to measure on, at most; some times as many confirm.
-        against: whose outputs count as right: the ``original``'s, or those of the model ``before`` this pass,
-            which a pruning pass may have left far from the original.
+        blind_sqnr_db: ratio that a classifier's scores keep, in dB, where there are no samples, too few of
+            them, or their predictions change.
+        samples: samples to measure on, at most; several times as many confirm.
+        against: reference of the comparison: the ``original``, or the model ``before`` this pass, which a
+            pruning pass may have moved far from the original.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -88,7 +94,7 @@ class AutoQuantize:
 
     @property
     def idempotent(self) -> bool:
-        """Whether a second run changes nothing: compared with what it gave, it could round once more."""
+        """Whether a second run changes nothing; compared with its own result, it could round once more."""
         return self.against == "original"
 
     def requires(self, model: ModelView, context: PassContext) -> None:
@@ -106,8 +112,8 @@ class AutoQuantize:
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         sites, skipped = self._sites(model)
-        strange = unsupported_weights(model)
-        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in strange)
+        unsupported = unsupported_weights(model)
+        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in unsupported)
         if (
             self.idempotent
             and not self.include
@@ -152,17 +158,17 @@ class AutoQuantize:
         data: _Samples,
         context: PassContext,
     ) -> dict[str, Any]:
-        """What 4 bits would give in the place of zeros, where that is better in bytes and in error."""
+        """Return the result of 4 bits in place of zeros, where it is better in bytes and in error."""
         if self.against == "original":
             return {}
         better = four_bits_instead(context.reference, model, names, data.measured[0], nbytes)
         return {} if better is None else {"instead": better.figures()}
 
     def _sites(self, model: ModelView) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        """As ``choose_layers``, but a model whose weights all have a reason to stay is not refused."""
+        """Return the layers as ``choose_layers`` does, but accept a model without usable weights."""
         sites = model.sites()
-        if not sites and (strange := unsupported_weights(model)):
-            why = f"{strange[0].name}: {strange[0].why_left()}"
+        if not sites and (unsupported := unsupported_weights(model)):
+            why = f"{unsupported[0].name}: {unsupported[0].why_left()}"
             raise NothingToDo("the model has no weights to compress that are known as such", got=why)
         if sites and not any(site.editable for site in sites):
             return (), tuple(Skip(site.name, site.fixed or "already encoded") for site in sites)
@@ -171,7 +177,7 @@ class AutoQuantize:
         return layers, (*skipped, *left)
 
     def _transforms(self, model: ModelView) -> dict[str, Treated]:
-        """Constants that nobody learned: by name, unless layers were named."""
+        """Return the constants that are fixed transforms, by name, unless layers were named."""
         if self.include or not any(site.editable for site in model.sites()):
             return {}
         sites, _ = choose_sites(model.sites(), (), self.exclude, subgraphs=True)
@@ -184,27 +190,27 @@ class AutoQuantize:
 
     def _data(self, model: ModelView, context: PassContext) -> _Samples:
         sources, layers = self._sources(context), len(model.sites())
-        effort, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
+        compute_budget, runs = _MOST_MACS // len(sources), _RUNS_PER_LAYER * layers
         measured, unseen = [], []
         for data, others in sources:
             cost = cost_of_sample(model, data)
             macs, most = cost.macs, cost.most_samples
-            count = min(self.samples, most, max(1, effort // (macs * _RUNS_PER_LAYER * layers)))
-            runs = min(runs, max(layers, effort // (macs * count)))
-            picked = _evenly(len(data), count)
-            measured.append(data.select(picked))
-            confirm = min(_UNSEEN * self.samples, most, max(1, effort // (macs * 2 * ATTEMPTS)))
+            count = min(self.samples, most, max(1, compute_budget // (macs * _RUNS_PER_LAYER * layers)))
+            runs = min(runs, max(layers, compute_budget // (macs * count)))
+            measured_rows = _evenly(len(data), count)
+            measured.append(data.select(measured_rows))
+            confirm = min(_UNSEEN * self.samples, most, max(1, compute_budget // (macs * 2 * ATTEMPTS)))
             too_few = len(others) < min(
                 confirm, _TELLING
-            )  # what the result is judged on, where it tells enough
-            if too_few and len(data) - len(picked) > len(others):
-                others = data.select(np.setdiff1d(np.arange(len(data)), picked))
+            )  # the final comparison, where it has enough samples
+            if too_few and len(data) - len(measured_rows) > len(others):
+                others = data.select(np.setdiff1d(np.arange(len(data)), measured_rows))
             unseen.append(others.select(_evenly(len(others), confirm)))
         told = context.validation is not None and len(unseen[0]) >= _TELLING
         return _Samples(measured, unseen, runs, told)
 
     def _sources(self, context: PassContext) -> list[tuple[Dataset, Dataset]]:
-        """Samples to measure on and others to confirm on: given, and made up where it is known how."""
+        """Return samples to measure on and others to confirm on: given, and random where possible."""
         sources: list[tuple[Dataset, Dataset]] = []
         if context.train is not None and context.validation is not None:
             sources.append((context.train, context.validation))
@@ -220,7 +226,7 @@ class AutoQuantize:
     def _probes(
         self, model: ModelView, layers: Mapping[str, Treated], data: _Samples, context: PassContext
     ) -> tuple[list[OutputProbe], list[OutputProbe]]:
-        """The model with each set to measure on, and each to confirm on."""
+        """Return a probe for each set of samples to measure on, and for each to confirm on."""
         threads = context.settings.threads
         reference = context.reference if self.against == "original" else None
         own = {name: layer.values for name, layer in layers.items()}
@@ -231,7 +237,7 @@ class AutoQuantize:
             try:
                 pair = probe.on(measured), probe.on(unseen)
             except OnnxAdmmError:
-                continue  # a model runs with what it is given, and need not with what is made up
+                continue  # a model need not run with made-up inputs
             measuring.append(pair[0])
             confirming.append(pair[1])
         return measuring, confirming
@@ -247,15 +253,15 @@ class AutoQuantize:
         return search.confirmed(unseen, 10 ** (-least_db / 10), agrees if told else lambda _: True)
 
     def _agrees(self, effect: Effect) -> bool:
-        """Whether predictions stay, where there are any.
+        """Return whether predictions stay, where there are any.
 
-        Scores that hardly move may change places all the same: two that are equal, or numbers that are no
-        scores at all. That is no reason to hold them closer than without samples.
+        Scores that hardly change may still change their order: two that are equal, or numbers that are no
+        scores at all. That is no reason for a higher ratio than without samples.
         """
-        return self._keeps_predictions(effect) or decibels(effect.damage) >= self.blind_sqnr_db
+        return self._keeps_predictions(effect) or decibels(effect.relative_error) >= self.blind_sqnr_db
 
     def _keeps_predictions(self, effect: Effect) -> bool:
-        """Whether predictions stay, where there are any; they are all that a model of classes alone shows."""
+        """Return whether predictions stay, where there are any (a model may return classes alone)."""
         return effect.agreement is None or effect.agreement >= self.least_agreement
 
     def _report(
@@ -263,15 +269,16 @@ class AutoQuantize:
     ) -> PassReport:
         edits, left = [], []
         for name, layer in search.layers.items():
-            way = found.choice[name]
-            rounded = None if way is None else layer.treated.apply(way)
-            if way is not None and rounded is not None and not np.array_equal(rounded, layer.treated.values):
+            rounding = found.choice[name]
+            values = layer.treated.values
+            rounded = values if rounding is None else layer.treated.apply(rounding)
+            if rounding is not None and not np.array_equal(rounded, values):
                 model.replace(name, rounded)
-                edits.append(Edit(name, layer.says(way)))
+                edits.append(Edit(name, layer.says(rounding)))
             else:
-                left.append(Skip(name, layer.why_left(way)))
+                left.append(Skip(name, layer.why_left(rounding)))
         figures: dict[str, Any] = {
-            "sqnr_db": decibels(found.damage),
+            "sqnr_db": decibels(found.relative_error),
             "agreement": found.effect.agreement,
             "expected_bytes": round(search.bytes(found.choice)),
             "bytes_before": sum(layer.treated.values.nbytes for layer in search.layers.values()),
@@ -284,7 +291,7 @@ class AutoQuantize:
 class _Samples:
     """Sets of samples to measure on, at most how often, and others to confirm on: given ones first.
 
-    ``told``: those are given, and so many that they would show predictions that change.
+    ``told``: samples are given, and enough of them to show predictions that change.
     """
 
     measured: Sequence[Dataset]
@@ -297,14 +304,14 @@ class _Samples:
 
 
 def _gives_floats(model: ModelView) -> bool:
-    """Whether any output is a number, and not a class or an index alone."""
+    """Return whether any output is a number, and not a class or an index alone."""
     return any(port.dtype.startswith(("float", "bfloat")) for port in model.signature().outputs)
 
 
 def _levels(weight: npt.NDArray[np.floating]) -> int | None:
     """Return the most levels that a channel of a weight on a grid has; None for a weight on no grid.
 
-    Weights so small that any has few values do not count, nor do tables of ones and zeros.
+    Weights with so few elements that any has few values do not count, nor do tables of ones and zeros.
     """
     if weight.size < _QUANTISED_ELEMENTS:
         return None
@@ -313,6 +320,6 @@ def _levels(weight: npt.NDArray[np.floating]) -> int | None:
     return None if grid is None or len(grid.levels) < _QUANTISED_LEVELS else len(grid.levels)
 
 
-def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """At most so many of ``count`` indices, evenly over all of them."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most ``most`` of ``count`` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -1,7 +1,8 @@
-"""DropDeadChannels: channels and neurons that provably change nothing are cut out of the model.
+"""DropDeadChannels: remove channels and neurons that provably have no effect.
 
 A channel is dead where nothing reads it (every weight behind it is zero), or where it is constant (every
-weight before it is zero). A constant k is exactly what it adds to the layers behind, so their biases take it:
+weight before it is zero). The effect of a constant k on the layers behind is exact, so their biases absorb
+it:
 
     b'_o = b_o + k * sum(W[o, c, ...])
 
@@ -23,21 +24,21 @@ from onnx_admm.model.operators import Trait, operators_with
 
 _CONVOLVING = operators_with(Trait.CONVOLVES)
 _GRIDS = (16, 8)
-"""Channels that a convolution of ONNX Runtime computes at a time, the most first."""
+"""Numbers of channels that a convolution of ONNX Runtime computes at a time, the largest first."""
 
 _KEEPS_CONSTANTS = operators_with(Trait.KEEPS_CONSTANTS)
 
 Constants = dict[ValueRef, Array]
-"""By value: what each channel is everywhere, float64; NaN where it is not one number."""
+"""By value: the constant of each channel, float64; NaN where it is not one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropDeadChannels:
-    """Removes output channels and neurons that are dead, with the weights that write and read them.
+    """Remove output channels and neurons that are dead, with the weights that write and read them.
 
-    Channels that are joined (by an Add of two branches, by Flatten) go together or not at all. Graph outputs
-    never change, at least one channel of each layer stays, and what is not understood is left alone with the
-    reason in the report.
+    Channels that are joined (by an Add of two branches, by Flatten) are removed together or not at all. Graph
+    outputs never change, at least one channel of each layer stays, and where an operator is not understood
+    the layer is left unchanged, with the reason in the report.
     """
 
     name: ClassVar[str] = "drop_dead_channels"
@@ -48,7 +49,7 @@ class DropDeadChannels:
         """See ``contracts.Pass``; any model will do."""
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
-        """Drop until nothing is dead: a channel that goes may leave another one unread."""
+        """Remove channels until none is dead: a removed channel may leave another one unread."""
         dropped: dict[str, int] = {}
         while True:
             groups = find_channel_groups(model)
@@ -67,7 +68,7 @@ class DropDeadChannels:
 
 
 def _drop(model: ModelView, group: ChannelGroup) -> int:
-    """Cut what is dead out of one group; how many channels that were."""
+    """Remove the dead channels of one group; return their number."""
     if not group.readers:
         return 0
     constants = _constants(group)
@@ -86,10 +87,10 @@ def _drop(model: ModelView, group: ChannelGroup) -> int:
 
 
 def _on_grid(dead: Array, group: ChannelGroup) -> Array:
-    """The channels to cut: of a convolution on the runtime's grid as many as leave it on the grid.
+    """Return the channels to remove: as many as leave a convolution on the runtime's grid.
 
     ONNX Runtime computes 16 channels of a convolution at a time (8 without AVX512) where their number is a
-    multiple, and takes another way where it is not: 31 channels take 1.4 times as long as 32.
+    multiple, and uses slower code where it is not: 31 channels take 1.4 times as long as 32.
     """
     convolves = any(port.node.op_type in _CONVOLVING for port in (*group.writers, *group.readers))
     grid = next((width for width in _GRIDS if group.channels % width == 0), 1) if convolves else 1
@@ -104,7 +105,7 @@ def _on_grid(dead: Array, group: ChannelGroup) -> Array:
 
 
 def _is_zero(port: Port, group: ChannelGroup) -> Array:
-    """Channels for which every entry of the layer's weight is zero."""
+    """Return the channels for which every entry of the layer's weight is zero."""
     rows = np.moveaxis(_array(port.weight), port.axis, 0)
     return np.asarray(~np.any(rows.reshape(group.channels, -1), axis=1))
 
@@ -113,7 +114,7 @@ _is_unread = _is_zero
 
 
 def _can_absorb(port: Port, constants: Constants) -> Array:
-    """Channels whose constant the layer's bias can take, or that are zero and need no taking."""
+    """Return the channels whose constant the layer's bias can absorb, or that are zero."""
     values, node = constants[port.value], port.node
     if node.op_type == "Conv":
         pads, auto_pad = node.attribute("pads", ()), node.attribute("auto_pad", "NOTSET")
@@ -124,24 +125,24 @@ def _can_absorb(port: Port, constants: Constants) -> Array:
 
 
 def _constants(group: ChannelGroup) -> Constants:
-    """What each channel is at each value of the group."""
+    """Return the constants of the channels at each value of the group."""
     known: Constants = {
         port.value: np.where(_is_zero(port, group), _bias(port, group.channels), np.nan)
         for port in group.writers
     }
     joined: set[ValueRef] = set()
-    for carrier in group.carriers:
+    for through in group.pass_through:
         with np.errstate(all="ignore"):
-            values = _through(carrier.node, known[carrier.source])
-        if carrier.target in joined:
-            values = values + known[carrier.target]
-        joined.add(carrier.target)
-        known[carrier.target] = values
+            values = _through(through.node, known[through.source])
+        if through.target in joined:
+            values = values + known[through.target]
+        joined.add(through.target)
+        known[through.target] = values
     return known
 
 
 def _bias(port: Port, channels: int) -> Array:
-    """What a layer of zero weights gives."""
+    """Return the outputs of a layer of zero weights."""
     bias = port.node.input(2)
     if bias is None:
         return np.zeros(channels)
@@ -153,7 +154,7 @@ def _bias(port: Port, channels: int) -> Array:
 
 
 def _through(node: NodeRef, values: Array) -> Array:
-    """A constant channel behind a carrier; NaN where it is no longer one number, or not known here."""
+    """Return the constant of a channel behind a node; NaN where it is no longer one number, or unknown."""
     match node.op_type:
         case "Relu":
             return np.maximum(values, 0.0)
@@ -181,7 +182,7 @@ def _through(node: NodeRef, values: Array) -> Array:
 
 
 def _per_channel(value: ValueRef | None, count: int) -> Array:
-    """A parameter by channel; NaN for a channel whose block of columns has several numbers."""
+    """Return a parameter by channel; NaN for a channel whose block of columns has several numbers."""
     rows = _array(value).astype(np.float64).reshape(count, -1)
     return np.where(np.all(rows == rows[:, :1], axis=1), rows[:, 0], np.nan)
 
@@ -190,7 +191,7 @@ def _per_channel(value: ValueRef | None, count: int) -> Array:
 
 
 def _absorb(model: ModelView, port: Port, values: Array) -> None:
-    """Add to the layer's bias what channels of these constants (zero for the others) add to its outputs."""
+    """Add to the layer's bias the effect of channels with these constants (zero for the others)."""
     node, weight = port.node, _array(port.weight)
     rows = np.moveaxis(weight.astype(np.float64), port.axis, 0)
     blocks = rows.reshape(len(values), -1, *rows.shape[1:]).sum(axis=1)  # (channel, out, kernel...)
@@ -212,18 +213,18 @@ def _cut(model: ModelView, group: ChannelGroup, keep: Array) -> None:
             _take(model, bias, -1, keep)
     for port in group.readers:
         _take(model, port.weight, port.axis, keep)
-    for carrier in group.carriers:
-        for value, axis in carrier.parameters:
+    for through in group.pass_through:
+        for value, axis in through.parameters:
             _take(model, value, axis, keep)
-        if carrier.node.op_type == "Reshape":
-            _reshape(model, carrier.node, keep)
+        if through.node.op_type == "Reshape":
+            _reshape(model, through.node, keep)
 
 
 def _take(model: ModelView, value: ValueRef, axis: int, keep: Array) -> None:
-    """Keep the channels' entries along an axis, where each channel is a block of columns: the block."""
+    """Keep the entries of channels along an axis; each channel may be a block of columns."""
     array = _array(value)
-    wanted = np.repeat(keep, array.shape[axis] // len(keep))
-    model.write(value, np.compress(wanted, array, axis=axis))
+    kept = np.repeat(keep, array.shape[axis] // len(keep))
+    model.write(value, np.compress(kept, array, axis=axis))
 
 
 def _reshape(model: ModelView, node: NodeRef, keep: Array) -> None:

@@ -1,4 +1,4 @@
-"""Encode: dense weights into the smallest form that standard operators decode."""
+"""Encode: store dense weights in the smallest form that standard operators decode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx_admm.encoding.standard_forms import (
     encode_qdq,
     encode_sound_rest,
     encode_sparse,
-    keep_forms,
+    measure_only,
 )
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import same_model
@@ -44,26 +44,28 @@ _SLOWER = "slower"
 
 @dataclass(frozen=True)
 class Encode:
-    """Store the weights of a pruned and quantised model by what their values tell, with equal outputs.
+    """Store the weights of a pruned and quantised model in a smaller form, with equal outputs.
 
     - ``dense``: plain values. ``qdq``: DequantizeLinear on 8- or 4-bit grids. ``sparse``: sparse initializers
       (in memory they are dense: later passes see plain values, and new values are written dense).
     - ``packed``: packed codes, gaps and codebooks, decoded by standard operators that ONNX Runtime folds at
       load into plain dense weights, so that it runs as fast as before.
-    - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file. What has
-      no packed or qdq form goes sparse where that saves a hundredth of the file and onnx's full check passes.
+    - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file. Weights
+      without a packed or qdq form become sparse where that saves a hundredth of the file and onnx's full
+      check passes.
 
     Zeros, codebooks and grids are found from the values alone, exactly; a weight that has none stays.
 
     Attributes:
         format: see above.
         bias_bits: with ``packed`` and ``auto``: round biases of layers to 8 or 16 bits where that saves
-            bytes; None stores them as narrow as their values allow. The only thing here that changes a value.
-            A bias that would change too much stays, with a line in the report.
+            bytes; None stores them as narrow as their values allow. No other key changes values. A bias that
+            would change too much stays, with a line in the report.
         float8_biases: take float8 (e4m3fn: no scale, the smallest file; opset 19) for 8 bits, and not int8
             with one scale for all.
         slowdown: ``auto`` takes a form if its latency is at most so many times the model's before.
-        least_sqnr_db: ``auto`` takes a form if its outputs' error is at least so far below the outputs.
+        least_sqnr_db: ``auto`` takes a form if the error of the outputs is at least so many dB below the
+            outputs.
     """
 
     name: ClassVar[str] = "encode"
@@ -77,7 +79,7 @@ class Encode:
 
     @property
     def exact(self) -> bool:
-        """Whether the outputs stay: unless biases are rounded."""
+        """Whether the outputs stay: true unless biases are rounded."""
         return self.bias_bits is None
 
     def requires(self, model: ModelView, context: PassContext) -> None:
@@ -119,7 +121,7 @@ class Encode:
         return None if self.bias_bits is None else "float16"
 
     def _choose(self, model: ModelView, context: PassContext) -> tuple[EncodingReport, list[dict[str, Any]]]:
-        """Put the best form into ``model``; what it holds, and every form that was tried."""
+        """Encode ``model`` in the best form; return its report, and every form that was tried."""
         trials, data = list[dict[str, Any]](), _samples(context)
         candidates = sorted(self._candidates(model, trials), key=lambda candidate: candidate.file_bytes)
         while candidates:
@@ -136,14 +138,14 @@ class Encode:
                 return candidate.outcome, trials
             if trial["verdict"] == _SLOWER and candidate.outcome.looked_up:
                 candidates.insert(0, self._decoded_at_load(model))
-        return keep_forms(model), trials
+        return measure_only(model), trials
 
     def _candidates(self, model: ModelView, trials: list[dict[str, Any]]) -> Iterator[_Candidate]:
-        """The forms to try; those that the model cannot have are noted in ``trials``."""
+        """Yield the forms to try; those that the model cannot have are noted in ``trials``."""
         for name in ("packed", "qdq", "sparse"):
             fork = model.fork()
             try:
-                outcome = keep_forms(fork) if name == "sparse" else self._encoder(name)(fork)
+                outcome = measure_only(fork) if name == "sparse" else self._encoder(name)(fork)
                 outcome = encode_sound_rest(fork, outcome)
             except UnsupportedModel as error:  # its opset cannot be raised
                 trials.append({"format": name, "verdict": str(error)})
@@ -151,7 +153,7 @@ class Encode:
             yield _Candidate(fork, outcome, model_bytes(fork))
 
     def _decoded_at_load(self, model: ModelView) -> _Candidate:
-        """The packed form with every table decoded at load, where decoding looked-up rows takes too long."""
+        """Return the packed form with every table decoded at load, where look-ups decode too slowly."""
         fork = model.fork()
         outcome = encode_sound_rest(fork, encode_packed(fork, self._bias_type(), late=False))
         return _Candidate(fork, outcome, model_bytes(fork))
@@ -176,7 +178,7 @@ class Encode:
             return {"verdict": "taken" if folds else "not timed: no ONNX Runtime"}
 
     def _time(self, model: ModelView, candidate: _Candidate, data: Dataset) -> dict[str, Any]:
-        """The latency beside the model's before: measured once on a machine, then taken from its cache."""
+        """Return the latency before and after, measured once on a machine, then taken from its cache."""
         feeds, measured = next(data.batches(1)).feeds, dict[str, Any]()
 
         def ratio() -> float:

@@ -1,4 +1,4 @@
-"""FineTune: train what is left of a model; zeros stay zero."""
+"""FineTune: train the nonzero weights of a model; zeros stay zero."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
-from onnx_admm.training.phases import Rates, Retraining, hold_zeros, validation_score
+from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train weights and biases for ``epochs``; weights that are zero stay so.
+    """Train weights and biases for ``epochs``; weights that are zero stay zero.
 
-    Kept is the last epoch that validation samples cannot tell from the best, or the mean of the weights after
-    the last epochs until then (``training.phases.Retraining``).
+    The result is the last epoch that validation samples cannot distinguish from the best, or the mean of the
+    weights after the last epochs until then (``training.phases.Retraining``).
 
-    For what another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. A grid that
-    weights lie on is left, so quantise afterwards.
+    Use it after another pass has pruned: a layer-wise reconstruction, or a file from elsewhere. Trained
+    weights leave their grid, so quantise afterwards.
 
     Attributes:
-        epochs: of training.
+        epochs: epochs of training.
         learning_rate: AdamW's, falling linearly to ``end_rate``.
         end_rate: learning rate of the last step.
         include, exclude: patterns of layer names or operators.
@@ -58,11 +58,11 @@ class FineTune:
         before = model.fork()
         opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
-            hold_zeros(run, run.weights())
+            freeze_zeros(run, run.weights())
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             average = context.settings.average_epochs
             phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
-            scores = phase.carry_out(run, validation_score(context), task)
+            scores = phase.run(run, validation_score(context), task)
             model.write_back(run.tensors())
         changed = not same_model(before, model)
         edits = tuple(Edit(site.name, "trained, zeros held") for site in sites if changed)

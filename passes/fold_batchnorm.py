@@ -1,7 +1,8 @@
 """Fold inference BatchNormalization into the linear operator before it.
 
 With ``s = gamma / sqrt(var + epsilon)`` and ``t = beta - s * mean``, one of each per channel, an inference
-BatchNormalization (opset 7 and above) is ``y = s * x + t``. Behind an operator linear in its weight it goes:
+BatchNormalization (opset 7 and above) is ``y = s * x + t``. Behind an operator that is linear in its weight
+it is folded:
 
     Conv           W (c_out, c_in/g, k...)   W' = s W along axis 0                b' = s b + t
     ConvTranspose  W (c_in, c_out/g, k...)   W' = s W along axis 1 of each group  b' = s b + t
@@ -59,16 +60,17 @@ class _Target:
 
     @property
     def has_bias_input(self) -> bool:
-        """MatMul has none."""
+        """Whether the operator has a bias input; MatMul has none."""
         return self.layer.op_type != "MatMul"
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm:
-    """Folds every inference BatchNormalization behind a Conv, ConvTranspose, Gemm or MatMul into its weight.
+    """Fold every inference BatchNormalization behind a Conv, ConvTranspose, Gemm or MatMul into its weight.
 
-    One is left alone, with the reason in the report, where the weight or the value between the two is used
-    elsewhere, where anything involved is not a stored constant, or where the result would not fit its type.
+    One is left unchanged, with the reason in the report, where the weight or the value between the two is
+    used elsewhere, where anything involved is not a stored constant, or where the result would not fit its
+    type.
     """
 
     name: ClassVar[str] = "fold_batchnorm"
@@ -76,10 +78,10 @@ class FoldBatchNorm:
     exact: ClassVar[bool] = True
 
     def requires(self, model: ModelView, context: PassContext) -> None:
-        """Any model will do; one without BatchNormalization is left unchanged."""
+        """Accept any model; one without BatchNormalization is left unchanged."""
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
-        """Fold what can be folded, say why the rest cannot, drop the constants nothing reads any more."""
+        """Fold what can be folded, report why the rest cannot, remove constants that nothing reads."""
         found = model.nodes("BatchNormalization")
         ranks = {value: len(shape) for value, shape in infer_shapes(model).items()} if found else {}
         edits: list[Edit] = []
@@ -97,7 +99,7 @@ class FoldBatchNorm:
 
 
 def _fold(model: ModelView, norm: NodeRef, ranks: Mapping[ValueRef, int]) -> str:
-    """Fold one BatchNormalization: the name of the layer that took it in. Refuses before any change."""
+    """Fold one BatchNormalization and return the layer's name; refuse before any change."""
     affine = _affine(model, norm)
     target = _target(norm, ranks)
     layer, add, channels = target.layer, target.add, len(affine.scale)
@@ -121,7 +123,7 @@ def _fold(model: ModelView, norm: NodeRef, ranks: Mapping[ValueRef, int]) -> str
 
 
 def _scaled_offset(target: _Target, affine: _Affine) -> Array:
-    """What the Add adds then: ``s c + t``."""
+    """Return the new constant of the Add: ``s c + t``."""
     value = None if target.add is None else target.add.input(target.place)
     offset = per_channel(stored(value, "what is added"), target.rank, len(affine.scale))
     scaled = fitting(affine.scale * offset + affine.shift, target.weight)
@@ -129,7 +131,7 @@ def _scaled_offset(target: _Target, affine: _Affine) -> Array:
 
 
 def _scaled_weight(target: _Target, scale: Array) -> Array:
-    """The weight times ``scale`` along its output channels."""
+    """Return the weight times ``scale`` along its output channels."""
     layer, weight = target.layer, target.values
     trailing = (1,) * (weight.ndim - 2)
     match layer.op_type:

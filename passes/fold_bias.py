@@ -4,7 +4,7 @@
     Gemm                  y = alpha A B + beta C + c   C' = beta C + c, beta' = 1
 
 Some exporters write every bias so. A runtime can fuse a layer, its bias and the Relu behind them only where
-the bias is the layer's own.
+the bias belongs to the layer itself.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from onnx_admm.selection.foldable import (
 
 @dataclass(frozen=True)
 class FoldBias:
-    """Folds every Add of one constant per channel behind a Conv, ConvTranspose or Gemm into its bias.
+    """Fold every Add of one constant per channel behind a Conv, ConvTranspose or Gemm into its bias.
 
-    One is left alone, with the reason in the report, where something else reads the value between the two,
+    One is left unchanged, with the reason in the report, where another node reads the value between the two,
     where the layer's own bias is computed, or where the sum would not fit its type.
     """
 
@@ -40,10 +40,10 @@ class FoldBias:
     exact: ClassVar[bool] = True
 
     def requires(self, model: ModelView, context: PassContext) -> None:
-        """Any model will do; one without such an Add is left unchanged."""
+        """Accept any model; one without such an Add is left unchanged."""
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
-        """Fold what can be folded, say why the rest cannot, drop the constants nothing reads any more."""
+        """Fold what can be folded, report why the rest cannot, remove constants that nothing reads."""
         edits: list[Edit] = []
         skipped: list[Skip] = []
         for add in model.nodes("Add") if model.opset >= OLDEST_OPSET else ():
@@ -61,7 +61,7 @@ class FoldBias:
 
 
 def _place_of_bias(add: NodeRef) -> int | None:
-    """Which operand of an Add is a constant where a layer computes the other."""
+    """Return the index of an Add's constant operand where a layer computes the other, else None."""
     for place, value in enumerate(add.inputs):
         other = add.input(1 - place)
         layer = None if other is None else other.producer()
@@ -71,7 +71,7 @@ def _place_of_bias(add: NodeRef) -> int | None:
 
 
 def _fold(model: ModelView, add: NodeRef, place: int) -> str:
-    """Fold one Add: the name of the layer that took it in. Refuses before any change."""
+    """Fold one Add and return the layer's name; refuse before any change."""
     layer, constant = sole_producer(add, add.input(1 - place)), add.input(place)
     weight, added = stored(layer.input(1), "the layer's weight"), stored(constant, "what is added")
     channels, rank = _channels(layer, weight), 2 if layer.op_type == "Gemm" else weight.ndim
@@ -82,7 +82,7 @@ def _fold(model: ModelView, add: NodeRef, place: int) -> str:
 
 
 def _channels(layer: NodeRef, weight: Array) -> int:
-    """Channels of the layer's output."""
+    """Return the channels of the layer's output."""
     match layer.op_type:
         case "Conv":
             return int(weight.shape[0])

@@ -1,4 +1,4 @@
-"""MeetBudget: how much of each layer, at how many bits, for a budget on a target and an accuracy."""
+"""MeetBudget: choose density and bits of each layer for a cost budget and an accuracy."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
-from onnx_admm.targeting.figures import parse_budgets, require_given
-from onnx_admm.targeting.offers import Market, open_market
+from onnx_admm.targeting.quantities import parse_budgets, require_given
 from onnx_admm.targeting.reasons import by_operator, explain
 from onnx_admm.targeting.search import CandidateResult, SearchResult, not_reachable, search
+from onnx_admm.targeting.search_space import SearchSpace, build_search_space
 
 from .fine_tune import FineTune
 from .reconstruct_layers import ReconstructLayers
 
 _DENSITIES = (0.01, 0.03, 0.08, 0.2, 0.4, 0.7)
-"""Measured of each layer; between them errors are interpolated, and less is not on offer."""
+"""Densities measured of each layer; errors are interpolated between them, and no candidate has less."""
 
 _PROBE_SAMPLES = 128
 
@@ -41,23 +41,23 @@ Measured = dict[str, dict[str, dict[str, list[float]]]]
 
 @dataclass(frozen=True, kw_only=True)
 class MeetBudget:
-    """Density and bits of every layer by one knapsack over measured damages and the target's prices.
+    """Choose density and bits of every layer by one knapsack over measured errors and costs.
 
-    What each layer does to the outputs is measured by density and bits, what it costs is asked of the cost
-    model; the treatments of least damage within the budget are carried out layer by layer
-    (``reconstruct_layers``), trained if ``epochs`` says so, and measured. Over the allowed drop
-    (``PassContext.max_drop``) means another round: see ``targeting.search``. Whatever is left under its
-    break-even ratio goes back to dense.
+    The effect of each layer on the outputs is measured by density and bits; the cost model gives the costs.
+    The options of least total relative error within the budget are applied layer by layer
+    (``reconstruct_layers``), trained if ``epochs`` is positive, and measured. A result over the allowed drop
+    (``PassContext.max_drop``) starts another round: see ``targeting.search``. Layers under their break-even
+    ratio stay dense.
 
     Attributes:
-        budget: what may be left of the cost model's figures or of the weights: ``"latency=0.5x"``,
-            ``"size=20x"``, ``"weights=12x"``; several hold together.
-        bits: of a weight, on offer beside unquantised ones.
-        rounds: at most.
-        epochs: of training in each round, zeros held, between pruning and quantising; 0: none.
+        budget: share that may remain of the cost model's quantities or of the weights: ``"latency=0.5x"``,
+            ``"size=20x"``, ``"weights=12x"``; several apply together.
+        bits: bits of a weight that are candidates, in addition to unquantised ones.
+        rounds: rounds of the search, at most.
+        epochs: epochs of training in each round, zeros frozen, between pruning and quantising; 0: none.
         learning_rate, end_rate: AdamW's, as in ``fine_tune``.
-        samples: to calibrate on, taken from the training data: of each predicted class as many.
-        measured: what an earlier run of this model measured (``measured`` in its report), not to do it again.
+        samples: calibration samples, taken from the training data: equally many of each predicted class.
+        measured: measurements of an earlier run of this model (``measured`` in its report), to be reused.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -105,7 +105,7 @@ class MeetBudget:
         samples = calibration_samples(context, self.samples)
         surfaces = self._surfaces(model, sites, samples, context)
         priced = self._cost_model(context)
-        market = open_market(
+        search_space = build_search_space(
             node_profiles(model, context.bindings),
             for_model(priced, model, context.bindings),
             parse_budgets(self.budget),
@@ -115,16 +115,16 @@ class MeetBudget:
         )
         work = _Work(self, model, sites, context, samples)
         found = search(
-            market,
-            lambda choice: work.attempt(market, choice),
+            search_space,
+            lambda choice: work.attempt(search_space, choice),
             max_drop=context.max_drop,
             most_rounds=self.rounds,
         )
         changed = found.result is not None and not same_model(model, found.result)
-        figures, edits = self._told(market, found, surfaces)
+        figures, edits = self._told(search_space, found, surfaces)
         if found.result is not None and changed:
             model.become(found.result)
-        unmet = not_reachable(market, found, context.max_drop)
+        unmet = not_reachable(search_space, found, context.max_drop)
         return PassReport(changed, edits if changed else (), skipped, figures, unmet)
 
     def _cost_model(self, context: PassContext) -> CostModel:
@@ -140,7 +140,7 @@ class MeetBudget:
     def _surfaces(
         self, model: ModelView, sites: Sequence[WeightSite], samples: Dataset, context: PassContext
     ) -> dict[str, Surface]:
-        """Measured damages by layer; those of an earlier run where they are given."""
+        """Return the measured relative errors by layer; those of an earlier run where given."""
         if self.measured is not None:
             missing = [site.name for site in sites if site.name not in self.measured]
             if missing:
@@ -158,35 +158,35 @@ class MeetBudget:
     # -- telling -----------------------------------------------------------------------------
 
     def _told(
-        self, market: Market, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]
+        self, search_space: SearchSpace, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]
     ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
-        """Figures of the report, and a sentence for each layer."""
-        dense = {name: offers.untouched for name, offers in market.offers.items()}
+        """Return the figures of the report, and a sentence for each layer."""
+        dense = {name: candidates.untouched for name, candidates in search_space.candidates.items()}
         choice = dense if found.best is None else found.best.choice
         shares = None if found.best is None else found.best.shares
-        layers = explain(market, choice, shares=shares, scales=found.scales)
-        cost = market.cost(choice)
+        layers = explain(search_space, choice, shares=shares, scales=found.scales)
+        cost = search_space.cost(choice)
         figures: dict[str, Any] = {
-            "cost_model": market.cost_model.name,
-            "assumes": market.cost_model.assumes,
+            "cost_model": search_space.cost_model.name,
+            "assumes": search_space.cost_model.assumes,
             "budget": {
-                figure: {"asked": share, "reached": reached, "original": whole}
-                for (figure, share), reached, whole in zip(
-                    market.budgets.items(), cost, market.original, strict=True
+                quantity: {"asked": share, "reached": reached, "original": whole}
+                for (quantity, share), reached, whole in zip(
+                    search_space.budgets.items(), cost, search_space.original, strict=True
                 )
             },
             "layers": layers,
-            "by_operator": by_operator(market, choice),
-            "zeros_never_pay": list(market.never()),
+            "by_operator": by_operator(search_space, choice),
+            "zeros_never_pay": list(search_space.never()),
             "rounds": [
                 {
-                    "budget": dict(zip(market.budgets, each.shares, strict=True)),
-                    "reached": dict(zip(market.budgets, each.cost, strict=True)),
-                    "expected_damage": each.damage,
+                    "budget": dict(zip(search_space.budgets, each.shares, strict=True)),
+                    "reached": dict(zip(search_space.budgets, each.cost, strict=True)),
+                    "expected_relative_error": each.relative_error,
                     "drop": each.drop,
                     "layers": {
-                        name: [treatment.density, treatment.bits]
-                        for name, treatment in market.treatments(each.choice).items()
+                        name: [option.density, option.bits]
+                        for name, option in search_space.options(each.choice).items()
                     },
                 }
                 for each in found.rounds
@@ -198,7 +198,7 @@ class MeetBudget:
 
 @dataclass(frozen=True)
 class _Work:
-    """Carries choices out."""
+    """Applies choices to the model and measures the results."""
 
     settings: MeetBudget
     model: ModelView
@@ -206,11 +206,11 @@ class _Work:
     context: PassContext
     samples: Dataset
 
-    def attempt(self, market: Market, choice: Mapping[str, int]) -> CandidateResult[ModelView]:
-        """The model treated so, what it loses, and what each layer would give back."""
-        treatments = market.treatments(choice)
-        densities = {site.name: treatments[site.name].density for site in self.sites}
-        bits = {site.name: float(treatments[site.name].bits) for site in self.sites}
+    def attempt(self, search_space: SearchSpace, choice: Mapping[str, int]) -> CandidateResult[ModelView]:
+        """Return the compressed model, its loss, and what restoring each layer would recover."""
+        options = search_space.options(choice)
+        densities = {site.name: options[site.name].density for site in self.sites}
+        bits = {site.name: float(options[site.name].bits) for site in self.sites}
         made = self.model.fork()
         if self.settings.epochs:
             self._rebuild(made, layers=densities)
@@ -227,20 +227,20 @@ class _Work:
             self._rebuild(made, layers=densities, bits=bits)
         drop = self._drop(made)
         is_over = drop is not None and drop > (self.context.max_drop or 0.0)
-        return CandidateResult(made, drop, self._given_back(made, treatments) if is_over else {})
+        return CandidateResult(made, drop, self._recovered(made, options) if is_over else {})
 
     @property
     def _names(self) -> tuple[str, ...]:
-        """The layers that the choice is for, whatever patterns would say of the pruned model."""
+        """Names of the layers that the choice is for; patterns could match others in the pruned model."""
         return tuple(site.name for site in self.sites)
 
     def _rebuild(self, made: ModelView, **asked: dict[str, float]) -> None:
-        """By reconstruction, layer after layer."""
+        """Reconstruct the model layer by layer."""
         step = ReconstructLayers(samples=self.settings.samples, include=self._names, **asked)  # type: ignore[arg-type]
         step.run(made, replace(self.context, train=self.samples))
 
     def _drop(self, made: ModelView) -> float | None:
-        """Accuracy lost on the validation samples, in points; without labels, predictions that changed."""
+        """Return the accuracy lost on validation samples, in points; without labels, changed predictions."""
         if self.context.max_drop is None or self.context.validation is None:
             return None
         threads, data = self.context.settings.threads, self.context.validation
@@ -256,15 +256,15 @@ class _Work:
             )
         return 100.0 * (1.0 - after.agreement)
 
-    def _given_back(self, made: ModelView, treatments: Mapping[str, Any]) -> dict[str, float]:
-        """Damage that goes away when one layer alone has its own weights again."""
-        names = [name for name, each in treatments.items() if each.density < 1 or each.bits != FLOAT_BITS]
+    def _recovered(self, made: ModelView, options: Mapping[str, Any]) -> dict[str, float]:
+        """Return the relative error that disappears when one layer alone has its own weights again."""
+        names = [name for name, each in options.items() if each.density < 1 or each.bits != FLOAT_BITS]
         few = self.samples.select(np.arange(min(len(self.samples), _PROBE_SAMPLES)))
         probe = OutputProbe(
             made, names, few, reference=self.context.reference, threads=self.context.settings.threads
         )
-        whole = probe.damage({})
-        return {name: max(0.0, whole - probe.damage({name: self.model.read(name)})) for name in names}
+        whole = probe.relative_error({})
+        return {name: max(0.0, whole - probe.relative_error({name: self.model.read(name)})) for name in names}
 
 
 def _table(surface: Surface) -> dict[str, dict[str, list[float]]]:

@@ -1,4 +1,4 @@
-"""Minify: everything a model file says without need is left out."""
+"""Minify: remove everything from a model file that it does not need."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from onnx_admm.settings.ranges import Share
 
 @dataclass(frozen=True, kw_only=True)
 class Minify:
-    """Short names for inner values; no names of nodes, inner doc strings and shapes, or default attributes.
+    """Shorten names of inner values; remove names of nodes, inner doc strings, shapes and default attributes.
 
-    Names, types and shapes of graph inputs and outputs stay, and so does what the model computes.
+    Names, types and shapes of graph inputs and outputs stay, and so does the function of the model.
 
     Attributes:
-        strip_metadata: remove ``metadata_props`` and the producer's name too (where the model came from);
-            what this project writes itself stays, see the recipe's ``provenance``.
-        least_share: where nodes, names and shapes take a smaller share of the bytes, nothing is done.
+        strip_metadata: also remove ``metadata_props`` and the producer's name; metadata of this project stay,
+            see the recipe's ``provenance``.
+        least_share: do nothing where nodes, names and shapes take a smaller share of the bytes.
     """
 
     name: ClassVar[str] = "minify"

@@ -1,4 +1,4 @@
-"""ReconstructLayers: each layer rebuilt from fewer weights or levels so that its outputs stay."""
+"""ReconstructLayers: rebuild each layer from fewer weights or levels so that its outputs stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_admm.admm.sets.supports import pruned_support
 from onnx_admm.allocation.allocation import FLOAT_BITS, densities
-from onnx_admm.calibration.layer_solver import Solved, Wanted, solve_layer, solve_picked
+from onnx_admm.calibration.layer_solver import LayerRequest, LayerSolution, solve_argmax_rows, solve_layer
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.rates import STEPS, Trial, measured_surfaces
 from onnx_admm.calibration.samples import calibration_samples
@@ -31,24 +31,24 @@ _PROBE_SAMPLES = 128
 class ReconstructLayers:
     """Prune and quantise by layer-wise ADMM: ``min ||X W' - T||^2 + ridge ||W' - W||^2  s.t.  W' in S``.
 
-    X is what the layers before, compressed already, hand to a layer; T is what the layer makes of the
-    uncompressed model's inputs. Support and levels are found together where both are asked for. The bias
-    takes up the difference of the means. No labels and no training: closed forms, layer by layer.
+    X are the inputs of a layer behind the layers compressed before; T are the layer's outputs for the inputs
+    of the uncompressed model. Support and levels are found together where both are requested. The bias
+    corrects the difference of the means. No labels and no training: closed forms, layer by layer.
 
-    Without data, random inputs stand in for it. A weight whose inputs cannot be had as rows (an embedding,
-    one inside a subgraph) goes to the nearest point of its set.
+    Without data, random inputs are used. A weight whose inputs are not available as rows (an embedding, one
+    inside a subgraph) is projected on its set.
 
     Attributes:
-        ratio: weights over nonzeros, one budget over all layers, spread by measured sensitivity.
-        keep: share of nonzeros, 0 to 1, one budget over all layers, spread likewise.
+        ratio: weights over nonzeros, one budget over all layers, shared out by measured sensitivity.
+        keep: share of nonzeros, 0 to 1, one budget over all layers, shared out likewise.
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
-        bits: of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all) is
-            not quantised.
-        per_channel: a scale for each output channel instead of one a layer.
-        samples: to calibrate on, taken from the training data: of each predicted class as many.
-        ridge: pull towards the original weights, in units of the mean energy of a layer's inputs; None: 0.01,
-            and where samples are few what does best on held-out ones.
+        bits: bits of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all)
+            is not quantised.
+        per_channel: a scale for each output channel instead of one for each layer.
+        samples: calibration samples, taken from the training data: equally many of each predicted class.
+        ridge: weight of the distance to the original weights, in units of the mean energy of a layer's
+            inputs; None: 0.01, and where samples are few the best value on held-out ones.
         include, exclude: patterns of layer names or operators.
     """
 
@@ -91,11 +91,11 @@ class ReconstructLayers:
             threads=context.settings.threads,
         )
         seen = [layer for site in sites if (layer := calibrated_layer(model, site)) is not None]
-        wanted = self._wanted(sites, seen, calibration, context)
-        rows = self._reconstruct(model, seen, wanted, calibration, context)
+        requests = self._requests(sites, seen, calibration, context)
+        rows = self._reconstruct(model, seen, requests, calibration, context)
         for site in sites:
             if site.name not in rows:
-                model.replace(site, wanted[site.name].nearest(site, model.read(site)))
+                model.replace(site, requests[site.name].nearest(site, model.read(site)))
         edits = tuple(
             Edit(site.name, _what(after, rows.get(site.name)))
             for site in sites
@@ -109,48 +109,48 @@ class ReconstructLayers:
         self,
         model: ModelView,
         layers: Sequence[CalibratedLayer],
-        wanted: Mapping[str, Wanted],
+        requests: Mapping[str, LayerRequest],
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
-        """Solve for every layer in graph order, each behind those already compressed; figures by layer."""
+        """Solve for every layer in graph order, each behind the compressed ones; return figures by layer."""
         rows: dict[str, dict[str, Any]] = {}
         with context.progress.task("reconstruct", len(layers)) as task:
             for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):
                 moments = calibration.moments(model, group)
                 solvable = [layer for layer in group if layer.site.name in moments]
-                answers = context.map(partial(_solve, moments, wanted), solvable)
+                answers = context.map(partial(_solve, moments, requests), solvable)
                 for layer, found in zip(solvable, answers, strict=True):
                     name = layer.site.name
-                    layout = layer.carriers[0].layout
+                    layout = layer.extractors[0].layout
                     _store(model, layer, found.weights, found.bias_shift)
                     rows[name] = {**found.figures}
                     task.advance(note=f"{name}: error {rows[name]['error']:.2g}")
-                    if wanted[name].is_by_row(layout) and (
-                        picked := calibration.picked_rows(model, layer, context.memory_bytes)
+                    if requests[name].is_by_row(layout) and (
+                        argmax_rows := calibration.argmax_rows(model, layer, context.memory_bytes)
                     ):
-                        own = solve_picked(
-                            picked, moments[name], found.weights, wanted[name], layout, context
+                        own = solve_argmax_rows(
+                            argmax_rows, moments[name], found.weights, requests[name], layout, context
                         )
                         _store(model, layer, own.weights, own.bias_shift - found.bias_shift)
                         rows[name] |= own.figures
         return rows
 
-    # -- what is asked for -------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------
 
-    def _wanted(
+    def _requests(
         self,
         sites: Sequence[WeightSite],
         seen: Sequence[CalibratedLayer],
         calibration: Calibration,
         context: PassContext,
-    ) -> dict[str, Wanted]:
-        """What each layer's weights must become."""
+    ) -> dict[str, LayerRequest]:
+        """Return the requested set of each layer's weights."""
         bits = {} if self.bits is None else spread(self.bits, sites, "bits")
         shares = self._densities(sites, seen, calibration, context)
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
         return {
-            site.name: Wanted(
+            site.name: LayerRequest(
                 kept=round(site.size * shares.get(site.name, 1.0)),
                 mask=None if shares or pattern else pruned_support(calibration.original.read(site)),
                 bits=int(bits.get(site.name, FLOAT_BITS)),
@@ -168,7 +168,7 @@ class ReconstructLayers:
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, float]:
-        """Share of nonzeros of each layer; empty where there is no such budget."""
+        """Return the share of nonzeros of each layer; empty where there is no such budget."""
         if self.layers is not None:
             return spread(self.layers, sites, "layers")
         if self.ratio is None and self.keep is None:
@@ -183,14 +183,16 @@ class ReconstructLayers:
         return densities(curves, {site.name: site.size for site in sites}, density)
 
 
-def _solve(moments: Mapping[str, Moments], wanted: Mapping[str, Wanted], layer: CalibratedLayer) -> Solved:
+def _solve(
+    moments: Mapping[str, Moments], requests: Mapping[str, LayerRequest], layer: CalibratedLayer
+) -> LayerSolution:
     name = layer.site.name
-    return solve_layer(moments[name], wanted[name], layer.carriers[0].layout)
+    return solve_layer(moments[name], requests[name], layer.extractors[0].layout)
 
 
 def _store(model: ModelView, layer: CalibratedLayer, weights: Array, bias_shift: Array) -> None:
-    """Write the weights (rows, d), and the bias (rows,) that makes up for the difference of the means."""
-    layout = layer.carriers[0].layout
+    """Write the weights (rows, d), and the bias (rows,) that corrects the difference of the means."""
+    layout = layer.extractors[0].layout
     model.replace(layer.site, layout.tensor(weights))
     if layer.bias is not None:
         before = layer.bias.read(layout.rows)

@@ -1,4 +1,4 @@
-"""ShareConstants: equal weights are stored once."""
+"""ShareConstants: store equal weights once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnx_admm.model.rewrite.share_constants import share_equal_constants
 
 @dataclass(frozen=True, kw_only=True)
 class ShareConstants:
-    """Stores equal matrices once: copies in both branches of an If, in several places, or transposed.
+    """Store equal matrices once: copies in both branches of an If, in several places, or transposed.
 
-    Vectors stay, since other passes change biases and statistics one by one. So do functions, which see no
-    graph but their own.
+    Vectors stay, since other passes change biases and statistics one by one. So do functions, which see only
+    their own graph.
     """
 
     name: ClassVar[str] = "share_constants"

@@ -1,4 +1,4 @@
-"""ShareScales: one scale for all layers, so that they can share one codebook.
+"""ShareScales: give all layers one scale, so that they can share one codebook.
 
 Behind a positively homogeneous chain (Relu, pooling, Flatten ...), a factor can move from one layer to the
 next. With weights ``W_l = c_l s_l`` on grids, factors f at the values between the layers and one scale q,
@@ -29,10 +29,10 @@ _MISFIT = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class ShareScales:
-    """Moves factors between layers until all quantised weights have the same scale; outputs stay.
+    """Move factors between layers until all quantised weights have the same scale; outputs stay.
 
-    Worth its while before ``encode``: a scale of its own costs a layer about 30 bytes of the file. Does
-    nothing where the layers cannot have one scale (branches that are added give too many equations).
+    Useful before ``encode``: a scale of its own costs a layer about 30 bytes of the file. Does nothing where
+    the layers cannot have one scale (branches that are added give too many equations).
     """
 
     name: ClassVar[str] = "share_scales"
@@ -73,14 +73,14 @@ def _grid(model: ModelView, name: str) -> Grid | None:
 
 def _lets_factors_pass(group: ChannelGroup, grids: dict[str, Grid]) -> bool:
     layers = {port.weight.name for port in (*group.writers, *group.readers)}
-    operators = {carrier.node.op_type for carrier in group.carriers}
+    operators = {through.node.op_type for through in group.pass_through}
     return group.blocked is None and layers <= grids.keys() and operators <= _HOMOGENEOUS
 
 
 def _solve(
     layers: list[str], groups: list[ChannelGroup], grids: dict[str, Grid]
 ) -> tuple[list[float] | None, np.float32]:
-    """Factors by group and the shared scale, from equations in logarithms; None where they contradict."""
+    """Return factors by group and the shared scale; None where the equations contradict one another."""
     rows, sides = np.zeros((len(layers), len(groups) + 1)), np.zeros(len(layers))
     for row, layer in enumerate(layers):
         sides[row] = -np.log(float(grids[layer].scale))
@@ -98,9 +98,9 @@ def _stands_in(layer: str, ports: tuple[Port, ...]) -> int:
 
 
 def _scale_constants(model: ModelView, group: ChannelGroup, factor: float) -> None:
-    """Biases of the group's writers, and constants added on the way."""
+    """Scale the biases of the group's writers, and constants added on the way."""
     biases = [port.node.input(2) for port in group.writers]
-    added = [value for carrier in group.carriers for value, _ in carrier.parameters]
+    added = [value for through in group.pass_through for value, _ in through.parameters]
     for value in (*biases, *added):
         array = None if value is None else value.constant()
         if value is not None and array is not None:

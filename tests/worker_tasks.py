@@ -35,6 +35,6 @@ def spin(arguments: Mapping[str, Any], content: bytes) -> Answer:
 
 
 def take(arguments: Mapping[str, Any], content: bytes) -> Answer:
-    held = b"x" * arguments["bytes"]
+    block = b"x" * arguments["bytes"]
     time.sleep(20)
-    return len(held), b""
+    return len(block), b""

@@ -1,4 +1,4 @@
-"""ADMM itself: constraint sets, the loop, closed forms. Knows nothing of ONNX."""
+"""ADMM: constraint sets, the loop, and closed-form W-steps; no ONNX here."""
 
 from onnx_admm.admm.loop.schedule import Penalty, RhoSchedule, SupportDriven
 from onnx_admm.admm.loop.solver import (

@@ -1,1 +1,1 @@
-"""How much each layer gets under one budget."""
+"""Allocation of one budget to layers."""

@@ -1,8 +1,8 @@
-"""How much to compress each layer under one budget: pure functions of measured errors and costs.
+"""Compression of each layer under one budget: pure functions of measured errors and costs.
 
-Small damages add up: a layer changed by itself adds ``e`` to the relative squared error of the outputs, and
-layers changed together add about the sum, for their errors are nearly uncorrelated. So per-layer measurements
-are enough, and what is left is the multiple-choice knapsack problem: one option for each layer,
+Small relative errors add up: a layer changed alone adds ``e`` to the relative squared error of the outputs,
+and layers changed together add about the sum, since their errors are nearly uncorrelated. So per-layer
+measurements are enough, and the rest is the multiple-choice knapsack problem: one option for each layer,
 
     minimise  sum_l error(x_l)   subject to   sum_l cost(x_l) <= budget,   x_l one of layer l's options
 
@@ -25,25 +25,27 @@ from onnx_admm.errors import PassRefused
 What = TypeVar("What")
 
 FLOAT_BITS = 32
-"""Of a weight that is not quantised."""
+"""Bits of a weight that is not quantised."""
 
 _STEPS = 200
-"""Densities tried of a layer."""
+"""Number of densities tried of a layer."""
 
 _LAST_DROP = 64.0
-"""Where all weights are kept the error is 0, of which there is no logarithm. Magnitudes near 0 are spread
-evenly, so the error of n pruned weights goes as n^3: half of the zeros, an eighth of the error. That is what
-the interpolation gives if the end counts as a 64th of the last error."""
+"""Factor of the last error that stands for the error 0 of all weights, which has no logarithm.
+
+Magnitudes near 0 are spread evenly, so the error of n pruned weights grows as n^3: half of the zeros, an
+eighth of the error. The interpolation gives that if the end counts as a 64th of the last error.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Option(Generic[What]):
-    """One way to treat one layer.
+    """One compression option of one layer.
 
     Attributes:
-        cost: what it takes of the budget (bytes, weights); finite, 0 or more.
-        error: what it does to the outputs; finite, 0 or more.
-        what: the treatment itself; not looked at.
+        cost: cost in units of the budget (bytes, weights); finite, 0 or more.
+        error: relative error of the outputs; finite, 0 or more.
+        what: the compression option itself; passed through.
     """
 
     cost: float
@@ -57,17 +59,17 @@ class Curve:
 
     Attributes:
         densities: shares of weights kept, rising, 0 to 1; at least one.
-        errors: what the outputs suffer at each, 0 or more.
+        errors: error of the outputs at each, 0 or more.
     """
 
     densities: tuple[float, ...]
     errors: tuple[float, ...]
 
     def at(self, densities: Floats) -> Floats:
-        """Errors between the measured points: monotone, piecewise linear in the logarithm.
+        """Return the errors between the measured points: monotone, piecewise linear in the logarithm.
 
-        Keeping more is never taken for worse: an error above that of a lower density counts as that one.
-        At density 1 the error is 0 unless it was measured.
+        More weights never count as worse: an error above that of a lower density counts as that one. At
+        density 1 the error is 0 unless it was measured.
         """
         known, errors = np.array(self.densities, np.float64), np.minimum.accumulate(self.errors)
         if known[-1] < 1:
@@ -84,14 +86,14 @@ class Surface:
 
     Attributes:
         pruned: errors of weights that are not quantised.
-        rounded: what levels add to that, by bits and density; 0 or more.
+        rounded: error that levels add, by bits and density; 0 or more.
     """
 
     pruned: Curve
     rounded: Mapping[int, Curve]
 
     def at(self, densities: Floats, bits: int = FLOAT_BITS) -> Floats:
-        """Errors between the measured points; what levels add is interpolated and constant beyond them.
+        """Return the errors between the measured points; errors of levels are constant beyond them.
 
         Raises:
             KeyError: levels of so many bits were not measured.
@@ -105,10 +107,10 @@ class Surface:
 
 
 def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) -> dict[str, Option[What]]:
-    """An option of every layer, least in total error within a total cost.
+    """Return an option of every layer, least in total error within a total cost.
 
     Args:
-        options: of each layer, at least one; any order.
+        options: options of each layer, at least one; any order.
         budget: the most that the costs may add up to.
 
     Returns:
@@ -118,29 +120,29 @@ def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) ->
         PassRefused: even the cheapest options cost more; says what they cost.
     """
     costs, errors = _columns(options)
-    require_reach(costs, budget, "the budget is below what the cheapest treatments cost")
+    require_reach(costs, budget, "the budget is below what the cheapest compression options cost")
     return _pick(options, choose(errors, costs, budget))
 
 
 def least_cost(options: Mapping[str, Sequence[Option[What]]], tolerance: float) -> dict[str, Option[What]]:
-    """An option of every layer, least in total cost within a total error; the other way round.
+    """Return an option of every layer, least in total cost within a total error; the other way round.
 
     Raises:
         PassRefused: even the best options err more; says by how much.
     """
     costs, errors = _columns(options)
-    require_reach(errors, tolerance, "the tolerance is below the error of the mildest treatments")
+    require_reach(errors, tolerance, "the tolerance is below the error of the mildest compression options")
     return _pick(options, choose(costs, errors, tolerance))
 
 
 def least_error_within(
     errors: Mapping[str, Floats], costs: Mapping[str, Floats], limits: Sequence[float]
 ) -> dict[str, int]:
-    """An option of every layer, least in total error within several total costs at once.
+    """Return an option of every layer, least in total error within several total costs at once.
 
     Args:
-        errors: of each layer's options, (options,).
-        costs: of each layer's options, (options, limits).
+        errors: errors of each layer's options, (options,).
+        costs: costs of each layer's options, (options, limits).
         limits: the most that the costs may add up to, each by itself.
 
     Returns:
@@ -151,7 +153,7 @@ def least_error_within(
     """
     for each, limit in enumerate(limits):
         columns = [np.asarray(costs[name][:, each], np.float64) for name in errors]
-        require_reach(columns, limit, "the budget is below what the cheapest treatments cost")
+        require_reach(columns, limit, "the budget is below what the cheapest compression options cost")
     if len(limits) == 1:
         chosen = choose(list(errors.values()), [costs[name][:, 0] for name in errors], limits[0])
     else:
@@ -160,7 +162,7 @@ def least_error_within(
 
 
 def densities(curves: Mapping[str, Curve], sizes: Mapping[str, int], keep: float) -> dict[str, float]:
-    """The density of each layer that keeps a share of all weights at the least total error.
+    """Return the density of each layer that keeps a share of all weights at the least total error.
 
     Args:
         curves: measured errors by density of each layer.
@@ -171,7 +173,7 @@ def densities(curves: Mapping[str, Curve], sizes: Mapping[str, int], keep: float
         Densities, each a whole number of weights over the layer's size; together ``round(keep * total)``.
 
     Raises:
-        PassRefused: the lowest densities measured keep more than that; says what share they keep.
+        PassRefused: the lowest densities measured keep more than that; states their share.
     """
     total = sum(sizes[name] for name in curves)
     budget = round(keep * total)
@@ -192,7 +194,7 @@ def densities(curves: Mapping[str, Curve], sizes: Mapping[str, int], keep: float
 
 
 def _density_options(curve: Curve, size: int) -> list[Option[int]]:
-    """Whole numbers of weights from the lowest measured density up; ``what`` is the number kept."""
+    """Return whole numbers of weights from the lowest measured density up; ``what`` is the number kept."""
     lowest = int(np.ceil(curve.densities[0] * size))
     counts = np.unique(np.linspace(lowest, size, _STEPS + 1).round().astype(np.int64))
     errors = curve.at(counts / max(size, 1))
@@ -202,17 +204,19 @@ def _density_options(curve: Curve, size: int) -> list[Option[int]]:
 
 
 def _spend(kept: dict[str, int], curves: Mapping[str, Curve], sizes: Mapping[str, int], budget: int) -> None:
-    """Hand out what whole steps left of the budget, where another weight helps most."""
+    """Distribute the rest of the budget after whole steps, where another weight helps most."""
     left = budget - sum(kept.values())
     while left > 0:
-        room = {name: min(left, sizes[name] - count) for name, count in kept.items() if count < sizes[name]}
+        available = {
+            name: min(left, sizes[name] - count) for name, count in kept.items() if count < sizes[name]
+        }
         gains = {}
-        for name, more in room.items():
+        for name, more in available.items():
             now, then = curves[name].at(np.array([kept[name], kept[name] + more]) / sizes[name])
             gains[name] = float(now - then) / more
         best = max(gains, key=lambda name: gains[name])
-        kept[best] += room[best]
-        left -= room[best]
+        kept[best] += available[best]
+        left -= available[best]
 
 
 # -- columns and back ------------------------------------------------------------------------

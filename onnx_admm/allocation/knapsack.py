@@ -1,9 +1,8 @@
 """The multiple-choice knapsack: one option of each layer, least in total value within total weights.
 
-A price of the weight takes the coupling away: each layer minimises ``value + price weight`` by itself. The
-best price bounds the total from below, and it says which options no better solution can hold; what is left
-is a small integer programme. So the answer is within ``GAP`` of the best one, wherever the options lie: no
-curve has to be convex.
+A price of the weight decouples the layers: each minimises ``value + price weight`` by itself. The best price
+bounds the total from below, and it excludes options that no better solution can contain; the rest is a small
+integer programme. So the answer is within ``GAP`` of the best one for any options: no curve has to be convex.
 
 Source: Dyer, Kayal and Walker, A branch and bound algorithm for solving the multiple-choice knapsack problem,
 J. Comput. Appl. Math. 11 (1984).
@@ -30,7 +29,7 @@ GAP = 1e-3
 
 _BISECTIONS = 60
 _TIGHTER = 2e-6
-"""The solver keeps to limits but for a millionth; where that tells, it is asked to stay this much below."""
+"""Relative margin below limits, since the solver may exceed them by a millionth."""
 
 
 def require_reach(weights: Sequence[Floats], limit: float, complaint: str) -> None:
@@ -41,14 +40,15 @@ def require_reach(weights: Sequence[Floats], limit: float, complaint: str) -> No
 
 
 def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) -> Ints:
-    """Index of each layer's option: least total value, total weight within the limit.
+    """Return the index of each layer's option: least total value, total weight within the limit.
 
     Args:
-        values, weights: of each layer's options, (options,); finite.
+        values: values of each layer's options, (options,); finite.
+        weights: weights of each layer's options, (options,); finite.
         limit: within reach (``require_reach``).
     """
-    room = limit - sum(float(row.min()) for row in weights)
-    problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), room)
+    capacity = limit - sum(float(row.min()) for row in weights)
+    problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), capacity)
     priced = problem.priced()
     if priced.value - priced.bound <= GAP * priced.value:
         return priced.chosen
@@ -56,13 +56,13 @@ def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) ->
 
 
 def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Floats) -> Ints:
-    """Index of each layer's option: least total error, each total cost within its limit.
+    """Return the index of each layer's option: least total error, each total cost within its limit.
 
-    Branch and cut over the options that no other one of the layer beats in every respect.
+    Branch and cut over the options that no other one of the layer dominates.
 
     Args:
-        errors: of each layer's options, (options,).
-        costs: of each layer's options, (options, limits).
+        errors: errors of each layer's options, (options,).
+        costs: costs of each layer's options, (options, limits).
         limits: (limits,), over 0.
 
     Raises:
@@ -80,7 +80,7 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
             integrality=np.ones(len(rows), np.int64),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights.T, -np.inf, limit)],
-            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
         )
         if found.x is None:
             break
@@ -89,11 +89,11 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
         chosen[rows[taken]] = columns[taken]
         if (sum(cost[index] for cost, index in zip(costs, chosen, strict=True)) <= limits).all():
             return chosen
-    raise PassRefused("no choice of treatments keeps to all budgets at once")
+    raise PassRefused("no choice of compression options keeps to all budgets at once")
 
 
 def _undominated(points: Floats) -> Ints:
-    """Indices of the points that no other is at or below in every coordinate (the first of equals stays)."""
+    """Return the indices of points that no other dominates (the first of equals stays)."""
     order = np.lexsort(points.T[::-1])
     front: list[int] = []
     for index in order:
@@ -103,7 +103,7 @@ def _undominated(points: Floats) -> Ints:
 
 
 def _padded(rows: Sequence[Floats], filler: float) -> Floats:
-    """Rows as a matrix (layers, options), each counted from its least."""
+    """Return the rows as a matrix (layers, options), each relative to its least value."""
     matrix = np.full((len(rows), max(map(len, rows), default=0)), filler)
     for line, row in zip(matrix, rows, strict=True):
         line[: len(row)] = row - row.min()
@@ -111,7 +111,7 @@ def _padded(rows: Sequence[Floats], filler: float) -> Floats:
 
 
 class _Priced(NamedTuple):
-    """A choice within the room, and what no choice can undercut."""
+    """A choice within the capacity, and a lower bound on the value of any choice."""
 
     chosen: Ints
     value: float
@@ -125,40 +125,40 @@ class _Knapsack:
 
     Attributes:
         values, weights: (layers, options), least of each row 0; value inf where a layer has fewer options.
-        room: what the weights may add up to, at least 0.
+        capacity: largest sum of weights, at least 0.
     """
 
     values: Floats
     weights: Floats
-    room: float
+    capacity: float
 
     def priced(self) -> _Priced:
-        """The choice at the lowest price of weight at which it fits.
+        """Return the choice at the lowest price of weight at which it fits.
 
-        For a price p, ``sum_l min(value + p weight) - p room`` is at most the least total value (weak
-        duality), and as p falls the choice only grows in weight.
+        For a price p, ``sum_l min(value + p weight) - p capacity`` is at most the least total value (weak
+        duality), and as p falls the weight of the choice only grows.
         """
         dearest = float(self.values.max(initial=0.0, where=np.isfinite(self.values)))
         lightest = float(self.weights.min(initial=np.inf, where=self.weights > 0))
-        low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer pays that for any weight
+        low, high = 0.0, 2 * (dearest or 1.0) / lightest  # no layer takes more weight at that price
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if self._weight(self._at(middle)) > self.room:
+            if self._weight(self._at(middle)) > self.capacity:
                 low = middle
             else:
                 high = middle
         chosen = self._at(high)
         value = self._value(chosen)
-        bound = max(0.0, value + high * (self._weight(chosen) - self.room))
+        bound = max(0.0, value + high * (self._weight(chosen) - self.capacity))
         return _Priced(chosen, value, bound, high)
 
     def searched(self, priced: _Priced) -> Ints:
-        """The best choice, by branch and cut over the options that one better than ``priced`` can hold."""
+        """Return the best choice, by branch and cut over options that may improve on ``priced``."""
         totals = self.values + priced.price * self.weights
         losses = totals - totals.min(axis=1, keepdims=True)
-        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.room))
+        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.capacity))
         value = self.values[rows, columns] / priced.value
-        weight = self.weights[rows, columns] / self.room
+        weight = self.weights[rows, columns] / self.capacity
         entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
         one_each = csr_array(entries, shape=(len(self.values), len(rows)))
         for limit in (1.0, 1.0 - _TIGHTER):
@@ -170,14 +170,14 @@ class _Knapsack:
                     LinearConstraint(one_each, 1, 1),
                     LinearConstraint(weight[None], -np.inf, limit),
                 ],
-                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints now and then
+                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
             )
             if found.x is None:
                 break
             taken = found.x > 0.5
             chosen = np.empty(len(self.values), np.int64)
             chosen[rows[taken]] = columns[taken]
-            if self._weight(chosen) <= self.room:
+            if self._weight(chosen) <= self.capacity:
                 return chosen if self._value(chosen) < priced.value else priced.chosen
         return priced.chosen
 

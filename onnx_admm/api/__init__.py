@@ -1,4 +1,4 @@
-"""What the command line does, as functions."""
+"""The commands as functions."""
 
 from onnx_admm.api.annotate import annotate
 from onnx_admm.api.compare import compare

@@ -1,4 +1,4 @@
-"""A cost model's figures, written into the model where viewers such as Netron show them."""
+"""Writes the quantities of a cost model into the model, where viewers such as Netron show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from onnx_admm.api.files.run_files import RunFiles
-from onnx_admm.contracts import FIGURES, Cost, CostModel, ModelView
+from onnx_admm.contracts import QUANTITIES, Cost, CostModel, ModelView
 from onnx_admm.costs.pricing import add_costs
 from onnx_admm.limits import in_a_run
 from onnx_admm.model.rewrite.annotate_nodes import NodeKey, annotate_nodes
@@ -26,20 +26,20 @@ def annotate(
     *,
     profile: str | os.PathLike[str] | None = None,
 ) -> CostFacts:
-    """Write what each node costs as it stands in ``source`` into ``metadata_props`` of a copy at ``target``.
+    """Write the cost of each node of ``source`` into ``metadata_props`` of a copy at ``target``.
 
     Keys are ``onnx_admm.<cost model>.<what>``: on the node from IR version 10 on, else on the model, with
-    ``:<node>`` behind. What: each figure, ``uncertainty``; of weights ``treatment`` and ``break_even`` (the
+    ``:<node>`` appended. What: each quantity, ``uncertainty``; for weights ``option`` and ``break_even`` (the
     least pruning ratio that pays, ``never`` where none does; of several weights each with its name); or
-    ``unpriced``, ``folded`` and why. The model also gets each figure's ``.total``, ``.composition``,
-    ``.bindings`` and ``.assumes``.
+    ``unpriced`` and ``folded`` with the reason. The model also gets each quantity's ``.total``,
+    ``.composition``, ``.bindings`` and ``.assumes``.
 
     Args:
         source: the model.
-        target: where the copy goes.
-        cost_model: what prices the nodes.
+        target: path of the copy.
+        cost_model: prices the nodes.
         bindings: extents of open axes, by symbol or place.
-        profile: the file that the cost model was read from; it is not written over.
+        profile: the file that the cost model was read from; it is never overwritten.
 
     Returns:
         What was written, as data.
@@ -48,7 +48,7 @@ def annotate(
         ModelError: ``source`` cannot be read.
         UsageError: ``target`` is ``source``, a file that it refers to, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
-        OutputError: the copy cannot be written; whatever was at ``target`` is still there.
+        OutputError: the copy cannot be written; an earlier file at ``target`` is unchanged.
     """
     files = RunFiles()
     files.read_model(source, "the model")
@@ -76,7 +76,7 @@ def _node_notes(rows: list[CostRowFacts]) -> dict[str, str]:
     notes = _cost_notes(add_costs([row.cost for row in rows]))
     weights = [row for row in rows if row.weight]
     if weights:
-        notes["treatment"] = _each(weights, [_treatment(row) for row in weights])
+        notes["option"] = _each(weights, [_option(row) for row in weights])
         notes["break_even"] = _each(weights, [_ratio(row.break_even) for row in weights])
     return notes
 
@@ -93,12 +93,12 @@ def _model_notes(facts: CostFacts) -> dict[str, str]:
 
 
 def _cost_notes(cost: Cost) -> dict[str, str]:
-    figures = {name: getattr(cost, name) for name in (*FIGURES, "uncertainty")}
-    return {name: f"{figure:.6g}" for name, figure in figures.items() if figure is not None}
+    quantities = {name: getattr(cost, name) for name in (*QUANTITIES, "uncertainty")}
+    return {name: f"{quantity:.6g}" for name, quantity in quantities.items() if quantity is not None}
 
 
-def _treatment(row: CostRowFacts) -> str:
-    given = row.treatment
+def _option(row: CostRowFacts) -> str:
+    given = row.option
     return "" if given is None else f"density {given.density:.4g}, {given.bits} bits, {given.structure}"
 
 

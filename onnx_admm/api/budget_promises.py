@@ -1,4 +1,4 @@
-"""What was asked of a pass with a budget, and what it reached, as promises."""
+"""Promises of passes with a budget: what was requested and what was reached."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _ROUNDING = 1e-6
 
 
 def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
-    """Each budget: first the sentences of passes that could not meet theirs, then the figures."""
+    """Return the promises of budgets: those that passes report as missed, then all with figures."""
     sentences = (step.report.unmet for step in result.reports)
     missed = [
         Promise(name="budget", what=sentence, met=False, stated=True)
         for sentence in sentences
         if sentence is not None
     ]
-    return (*missed, *(_promise(figure, row) for figure, row in _budgets(result)))
+    return (*missed, *(_promise(quantity, row) for quantity, row in _budgets(result)))
 
 
 def asks_speed_here(result: PipelineResult, recipe: Recipe) -> bool:
-    """Whether a budget is for the latency on this machine: the cost model says that it times it here."""
-    if recipe.cost_model is None or not any(figure == _LATENCY for figure, _ in _budgets(result)):
+    """Return whether a budget limits the latency on this machine, which the cost model times."""
+    if recipe.cost_model is None or not any(quantity == _LATENCY for quantity, _ in _budgets(result)):
         return False
     return bool(getattr(cost_model(recipe.cost_model), "is_this_machine", False))
 
 
-def _promise(figure: str, row: Mapping[str, float]) -> Promise:
+def _promise(quantity: str, row: Mapping[str, float]) -> Promise:
     return Promise(
         name="budget",
-        what=f"the budget for {figure} is not met",
+        what=f"the budget for {quantity} is not met",
         required=row["asked"],
         got=row["reached"],
         unit="of the original's cost",
@@ -46,10 +46,10 @@ def _promise(figure: str, row: Mapping[str, float]) -> Promise:
 
 
 def _budgets(result: PipelineResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Figures of budgets that passes report: what was asked and what was reached."""
+    """Yield the budgets that passes report, with requested and reached figures."""
     for step in result.reports:
         found = step.report.figures.get("budget")
         if isinstance(found, Mapping):
-            for figure, row in found.items():
+            for quantity, row in found.items():
                 if isinstance(row, Mapping) and {"asked", "reached"} <= row.keys():
-                    yield figure, row
+                    yield quantity, row

@@ -1,4 +1,4 @@
-"""Two model files side by side: the gate for continuous integration."""
+"""Comparison of two model files: a gate for continuous integration."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def compare(
     report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Sizes, accuracy or output error, and latency (interleaved) of two models.
+    """Measure sizes, accuracy or output error, and latency (interleaved) of two models.
 
     Args:
         before: the original.
-        after: the model to hold against it; it must take the same inputs and give the same outputs.
+        after: the model to compare with it, with the same inputs and outputs.
         data: samples (or their path); random inputs if None.
-        preprocessing: from stored samples to inputs, or the TOML file of it.
+        preprocessing: from stored samples to inputs, or its TOML file.
         threads: intra-op threads; 0 lets the runtime choose.
-        is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name
-            or labels tell.
+        is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph, a name or
+            labels decide.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy; needs ``data``.
+        metric: metric in place of accuracy; needs ``data``.
         max_drop: percentage points of accuracy that ``after`` may lose: a promise of the comparison.
         min_ratio: how many times smaller ``after`` must be on disk: a promise too.
-        report: where to write the comparison as JSON.
-        progress: where long work tells how far it is.
+        report: path of the comparison as JSON.
+        progress: receives the progress.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.

@@ -1,4 +1,4 @@
-"""The main job: a model in, a smaller one out, and a report that proves it."""
+"""Compression: from a model to a smaller one, with a report."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 
 _MUCH_TEXT = 0.05
-"""Share of a file from which on leaving out an exporter's text is a gain of its own."""
+"""Share of an exporter's text in a file from which on its removal alone counts as a gain."""
 
 
 class Compression(Request):
-    """A request, and what is done about it."""
+    """A request, and the run that fulfils it."""
 
     @in_a_run
     def plan(self, source: str | os.PathLike[str]) -> Plan:
-        """Read and check everything that a run would read first; run nothing.
+        """Read and check all that a run reads first; run nothing.
 
         Raises:
-            UsageError: whatever a run would refuse before it starts.
+            UsageError: any reason for which a run would be refused before it starts.
         """
         check_request(self)
-        recipe = self.settled_recipe()
+        recipe = self.complete_recipe()
         model = ModelView.load(source)
         frozen = frozen_defaults(model, recipe.freeze_defaults)
         text = 0 if recipe.keep_docs else erase_exporter_text(model)
@@ -68,7 +68,7 @@ class Compression(Request):
         if train is not None and validation is None:
             train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
-            recipe = self.settled_recipe(len(train))
+            recipe = self.complete_recipe(len(train))
         return Plan(
             source=Path(source),
             model=model,
@@ -97,9 +97,9 @@ class Compression(Request):
     def run(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
         """Compress ``source`` into ``target``.
 
-        The result is written beside its place, reloaded, checked, run with and without graph optimisation
-        and compared with the original before it is moved there. A result that misses a promise is not written
-        (unless ``keep``): see `Comparison.promises` and `Report.raise_if_missed`.
+        The result is written to a temporary place, reloaded, checked, run with and without graph optimisation
+        and compared with the original before it is moved to ``target``. A result that misses a promise is not
+        written (unless ``keep``): see `Comparison.promises` and `Report.raise_if_missed`.
 
         Raises:
             OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
@@ -135,7 +135,7 @@ class Compression(Request):
         return report
 
     def reads(self, source: str | os.PathLike[str]) -> RunFiles:
-        """The files that a run reads."""
+        """Return the files that a run reads."""
         files = RunFiles()
         files.read_model(source, "the model")
         for samples, what in ((self.data, "the data"), (self.validation, "--val"), (self.test, "--test")):
@@ -143,7 +143,7 @@ class Compression(Request):
         files.read(recipe_file(self.recipe), "the recipe")
         files.read(self.preprocessing, "the preprocessing")
         with suppress(UsageError):  # a recipe that cannot be read is refused when the run is planned
-            stated = self.settled_recipe().cost_model
+            stated = self.complete_recipe().cost_model
             files.read(None if stated is None else profile_file(stated), "the profile")
         files.read(None if self.cost_model is None else profile_file(self.cost_model), "the profile")
         for checkpoint in () if self.resume is None else checkpoint_files(Path(self.resume)):
@@ -151,7 +151,7 @@ class Compression(Request):
         return files
 
     def files(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> RunFiles:
-        """The files that a run reads, and those that it writes."""
+        """Return the files that a run reads, and those that it writes."""
         files = self.reads(source)
         files.write(target, "the result")
         files.write(self.report, "the report")
@@ -166,7 +166,7 @@ class Compression(Request):
         plan: Plan,
         judged: dict[str, Dataset],
     ) -> Comparison:
-        """The candidate beside the original, and which promises it keeps."""
+        """Return the comparison of the candidate with the original, and the promises it keeps."""
         if changed:
             check_runs(source, saved.model, next(iter(judged.values())))
         if self.test is not None and "test" not in judged:
@@ -202,7 +202,7 @@ class Compression(Request):
         return tuple(notes)
 
     def _samples(self, plan: Plan) -> dict[str, Dataset]:
-        """What the result is judged by, but for the test samples."""
+        """Return the samples that the result is judged by, without the test samples."""
         if plan.validation is not None:
             check_first_run(plan.model, plan.validation)
         return judged_samples(plan.model, plan.validation, self.seed, few_decide=self.few_decide)
@@ -261,10 +261,10 @@ class Compression(Request):
         )
 
     def _save(self, result: PipelineResult, results: ResultFiles, plan: Plan) -> tuple[ModelFiles, bool]:
-        """Write the candidate; return its files, and whether it is another model than the original.
+        """Write the candidate; return its files, and whether it differs from the original.
 
-        Provenance must not make it larger than the original. Where nothing is asked for but a smaller file
-        and there is none, the original is what is written.
+        Provenance must not make it larger than the original. Where only a smaller file is requested and none
+        was found, the original is written.
         """
         limit = plan.facts.file_bytes
         is_one_file = plan.source.stat().st_size == limit
@@ -309,7 +309,7 @@ def compress(
 
     Args:
         source: the model.
-        target: where the result goes; never the source.
+        target: path of the result; never the source.
         max_memory_mb: MiB that the process may take, its worker included; see `limits.RunLimits`.
         timeout_s: seconds that the run may take; None for no limit.
         settings: attributes of `Compression`.

@@ -1,4 +1,4 @@
-"""What a model file holds, layer by layer."""
+"""Facts and costs of a model file, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from onnx_admm.report import CostFacts, ModelFacts, describe_costs, describe_mod
 
 @in_a_run
 def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
-    """Operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight, and the file's totals.
+    """Return the facts of a model: of every weight, and the file's totals.
+
+    Operator, shape, parameters, nonzeros, bits, bytes and MACs.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
@@ -25,13 +27,13 @@ def inspect_costs(
     path: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> CostFacts:
-    """Where time, energy and bytes of a model go under a cost model, and what each layer would gain.
+    """Return the costs of a model under a cost model, and each layer's possible gains.
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
     """
-    return describe_costs(ModelView.load(path), path, cost_model, bindings, figure)
+    return describe_costs(ModelView.load(path), path, cost_model, bindings, quantity)

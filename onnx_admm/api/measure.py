@@ -1,4 +1,4 @@
-"""Two model files against each other: facts, quality on samples, latency."""
+"""Measurement of two model files: facts, quality on samples, latency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
 from onnx_admm.contracts.metrics import is_scored, metric_of
-from onnx_admm.data import affordable, synthetic_dataset
+from onnx_admm.data import limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.rewrite.expose_logits import (
     OutputRoles,
@@ -30,28 +30,28 @@ from onnx_admm.runtime.sessions import ModelSource, open_session
 
 SYNTHETIC = "synthetic"
 DECIDING_SAMPLES = 4
-"""Fewer samples than these decide nothing."""
+"""Least number of samples on which a decision is based."""
 
 _MADE_UP_SAMPLES, _MADE_UP_MACS = 16, 1 << 36
 
 _LATENCY_TRIES = 3
 _CHECKED_SAMPLES = 2
 _DISAGREEMENT = 0.02
-"""Share of max |output| by which optimised and plain runs may differ: above what fused int8 kernels do."""
+"""Share of max |output| by which optimised and plain runs may differ: above that of fused int8 kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What to measure two models by.
+    """How two models are measured.
 
     Attributes:
-        samples: datasets by the name the report gives them; the first is the one a budget is judged on.
+        samples: datasets by their name in the report; budgets are judged on the first.
         threads: intra-op threads; 0 lets the runtime choose (latency is then measured with one).
-        progress: where long work tells how far it is.
-        slowest: times the original's latency; a result that seems slower is timed again, since a busy machine
-            must not decide. None: once is enough.
-        is_classifier: whether outputs of the form of scores are some, since a drop was stated; otherwise the
-            graph, an output's name or labels tell.
+        progress: receives the progress.
+        slowest: multiple of the original's latency; a result above it is timed again, since a busy machine
+            must not decide. None: timed once.
+        is_classifier: whether outputs of the form of scores are scores, since a drop was stated; otherwise
+            the graph, an output's name or labels decide.
     """
 
     samples: dict[str, Dataset] = field(default_factory=dict)
@@ -67,14 +67,14 @@ class Measurement:
             OnnxAdmmError: a file cannot be read, or the runtime cannot run it.
         """
         first, second = ModelView.load(before), ModelView.load(after)
-        # Maps and random draws cannot be compared: of models in memory, the tensors and fixed draws are.
+        # Maps and random draws cannot be compared; in memory, tensors and fixed draws replace them.
         in_memory = random_operators(first) or (first.has_maps and second.has_maps)
         pair: tuple[ModelSource, ModelSource] = (first, second) if in_memory else (before, after)
         known = self.is_classifier or may_classify(first)
         roles = output_roles(first)
         floats = {port.name for port in first.signature().outputs if port.dtype.startswith("float")}
         roles = replace(roles, may_classify=known, counting=roles.counting & floats)
-        if roles.counting:  # a count tells little: the values that are counted are judged in its place
+        if roles.counting:  # the values that are counted are judged in place of counts
             pair = with_scores(first), with_scores(second)
         quality = tuple(
             replace(self._quality(name, pair, roles), is_classifier=roles.classes is not None)
@@ -128,23 +128,23 @@ class Measurement:
 
 
 def made_up(model: ModelView, seed: int) -> Dataset:
-    """Random samples to compare two models on where there is no data; fewer where a run is dear."""
-    return affordable(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
+    """Return random samples to compare two models on without data; fewer for expensive models."""
+    return limit_samples(model, synthetic_dataset(model, _MADE_UP_SAMPLES, seed), _MADE_UP_MACS)
 
 
 def judged_samples(
     model: ModelView, validation: Dataset | None, seed: int, *, few_decide: bool
 ) -> dict[str, Dataset]:
-    """What a result is measured on, by name; it is judged on the first.
+    """Return the samples that a result is measured on, by name; it is judged on the first.
 
-    That is what was given to validate on, or made-up samples where there is nothing, or too little to tell
-    anything. What was given is measured on too.
+    These are the validation samples, or made-up samples where there are none or too few. Given samples are
+    measured on in any case.
 
     Args:
         model: the original.
-        validation: what was given.
-        seed: of made-up samples.
-        few_decide: whether any number of given samples is enough, since something was asked that they tell.
+        validation: validation samples.
+        seed: seed of made-up samples.
+        few_decide: whether any number of given samples is enough, since the request depends on them.
     """
     if validation is None:
         return {SYNTHETIC: made_up(model, seed)}
@@ -153,12 +153,12 @@ def judged_samples(
         return given
     try:
         return {SYNTHETIC: made_up(model, seed), **given}
-    except OnnxAdmmError:  # it runs with what is given, and need not with what is made up
+    except OnnxAdmmError:  # a model need not run with made-up inputs
         return given
 
 
 def first_samples(data: Dataset, count: int) -> Feeds:
-    """The feeds of the first ``count`` samples."""
+    """Return the feeds of the first ``count`` samples."""
     chosen = data.select(np.arange(min(count, len(data))))
     return next(iter(chosen.batches(count))).feeds
 
@@ -166,11 +166,11 @@ def first_samples(data: Dataset, count: int) -> Feeds:
 def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], data: Dataset) -> None:
     """Run a written file with graph optimisation on and off, on a few samples.
 
-    What decodes weights inside the graph is folded away by the one and run by the other: both must agree as
-    well as the original's runs do, or within 2 % of the largest output.
+    The optimiser folds decoders of weights; the plain run executes them. Both must agree as well as the
+    original's runs do, or within 2 % of the largest output.
 
     Raises:
-        OutputError: they do not, so the file would mean different things to different runtimes.
+        OutputError: they do not agree, so different runtimes would give different results.
     """
     few = data.select(np.arange(min(len(data), _CHECKED_SAMPLES)))
     difference = _difference(after, few)
@@ -183,7 +183,7 @@ def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], da
 
 
 def _difference(model: str | os.PathLike[str], data: Dataset) -> float:
-    """Largest difference between plain and optimised runs, as a share of the largest output."""
+    """Return the largest difference between plain and optimised runs, as a share of the largest output."""
     view = ModelView.load(model)
     source = view if random_operators(view) else model
     sessions = [open_session(source, threads=1, optimize=optimize) for optimize in (False, True)]
@@ -199,14 +199,14 @@ def _difference(model: str | os.PathLike[str], data: Dataset) -> float:
 def largest_difference(
     pairs: Iterable[tuple[Feeds, Feeds]], floors: Mapping[str, float], counting: Collection[str]
 ) -> float:
-    """Largest difference between float outputs of pairs of runs, as a share of the largest of each output.
+    """Return the largest difference of float outputs in pairs of runs, relative to each output.
 
     An output's largest value is that of all runs, since one run may give next to nothing.
 
     Args:
         pairs: outputs of one run and of the other.
-        floors: what the largest value of an output counts as at least, by name.
-        counting: outputs that only compare, round or count; these jump for nothing and are left out.
+        floors: least value that the largest value of an output counts as, by name.
+        counting: outputs that only compare, round or count; they are left out, since they change abruptly.
     """
     apart: dict[str, float] = {}
     largest: dict[str, float] = {}
@@ -222,7 +222,7 @@ def largest_difference(
 
 
 def _apart(expected: Array, got: Array) -> float:
-    """Largest difference; inf where the shape or what is finite differs."""
+    """Return the largest difference; inf where the shape or what is finite differs."""
     if expected.shape != got.shape:
         return np.inf
     finite = np.isfinite(expected)

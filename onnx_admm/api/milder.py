@@ -1,4 +1,4 @@
-"""What a run does when its result misses what the bare command promises: it rounds less, and tries again."""
+"""Repeats a bare command whose result misses its promise, with milder rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIES = 3
 """Runs of the passes, at most: each takes as long as the first."""
 
 MILDER = "The layers were rounded less"
-"""How the note about it begins."""
+"""Beginning of the note."""
 
 _SEARCHING = "auto_quantize"
 _BOUNDS = ("least_sqnr_db", "blind_sqnr_db")
@@ -22,14 +22,14 @@ _LEAST_STEP_DB, _LARGEST_STEP_DB, _BEYOND_DB, _MOST_DB = 6.0, 20.0, 3.0, 90.0
 
 
 def milder_recipe(recipe: Recipe, missed: Promise | None) -> Recipe | None:
-    """The same passes, asked to keep the outputs closer by what is missing and three decibels.
+    """Return the same passes with a higher required signal-to-noise ratio: by the gap and 3 dB.
 
     Args:
-        recipe: what was run.
+        recipe: the recipe that was run.
         missed: the promise that was not met.
 
     Returns:
-        None where nothing was missed, the promise is not about outputs, or no pass looks for roundings.
+        None where nothing was missed, the promise is not about outputs, or no pass searches roundings.
     """
     if missed is None or missed.stated or missed.name not in _ABOUT_OUTPUTS:
         return None
@@ -41,7 +41,7 @@ def milder_recipe(recipe: Recipe, missed: Promise | None) -> Recipe | None:
 
 
 def milder_note(missed: Promise, tries: int) -> str:
-    """Says that layers were rounded less than measuring them had allowed."""
+    """Return the note that layers were rounded less than their measurements allowed."""
     times = "once" if tries == 1 else f"{tries} times"
     return f"{MILDER}, {times}: the result as a whole missed a promise ({missed.what})."
 

@@ -1,4 +1,4 @@
-"""What a user should know of a run, as sentences: before the work and after it."""
+"""Notes of a report: what a user should know before and after a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_DATA = (
     "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
 )
 NOTHING_ASKED = (
-    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs bear it. "
+    "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs tolerate. "
     "With this data, try --prune 0.5 --bits 4."
 )
 UNCHANGED = "No pass changed the model."
@@ -47,11 +47,11 @@ INSTEAD = (
     "{four_bits_bytes:,} and leaves {four_bits_sqnr_db:.1f} dB."
 )
 _MUCH = 0.25
-"""Share of a result's bytes from which on what was left as it is gets a note."""
+"""Share of a result's bytes from which on unchanged weights are mentioned in a note."""
 
 
 def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
-    """Says that there are few validation samples, and whether they decide; nothing where there are enough."""
+    """Return the note on few validation samples, and whether they decide; empty where they are enough."""
     count = FEW_SAMPLES if validation is None else len(validation)
     if count >= FEW_SAMPLES:
         return []
@@ -63,10 +63,10 @@ def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
 
 
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
-    """Says that a model draws random numbers; nothing where it does not.
+    """Return the note that a model draws random numbers; empty where it does not.
 
     Args:
-        operators: how many nodes draw, by operator.
+        operators: number of nodes that draw, by operator.
     """
     if not operators:
         return ()
@@ -78,11 +78,11 @@ def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]:
-    """Says which inputs no caller can override any more; nothing where there are none.
+    """Return the note on inputs that callers can no longer override; empty where there are none.
 
     Args:
         frozen: their names.
-        freeze: what was asked for; None: they were frozen because nearly all initializers are listed.
+        freeze: the user's setting; None: they were frozen because nearly all initializers are listed.
     """
     if not frozen:
         return ()
@@ -94,13 +94,13 @@ def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]
 def outcome_notes(
     planned: tuple[str, ...], result: PipelineResult, comparison: Comparison, *, changed: bool
 ) -> tuple[str, ...]:
-    """The notes of the plan that still hold, and what became of the model.
+    """Return the notes of the plan that still apply, and those on the result.
 
     Args:
         planned: notes from before the work.
-        result: the pipeline's.
+        result: result of the pipeline.
         comparison: original and result.
-        changed: whether what was written is another model than the original.
+        changed: whether the written model differs from the original.
     """
     notes = [note for note in planned if changed or _FROZEN not in note]
     notes += [
@@ -130,7 +130,7 @@ def outcome_notes(
 
 
 def _accuracy_note(comparison: Comparison) -> list[str]:
-    """Say that most right predictions are gone, where nobody stated how many may go."""
+    """Return the note that most correct predictions are lost, where no limit was stated."""
     judged = comparison.quality[0]
     before, after = judged.accuracy_before, judged.accuracy_after
     is_stated = any(promise.name == "max_drop" for promise in comparison.promises)
@@ -142,7 +142,7 @@ def _accuracy_note(comparison: Comparison) -> list[str]:
 
 
 def _left_note(result: PipelineResult, comparison: Comparison) -> list[str]:
-    """Say which weights make up much of the result because they were left as they are, and why."""
+    """Return the note on unchanged weights that make up much of the result, with the reason."""
     stored = {layer.weight: layer.sizes.decode for layer in comparison.before.layers}
     encoded = {edit.layer for step in result.reports for edit in step.report.edits}
     reasons: dict[str, list[int]] = {}

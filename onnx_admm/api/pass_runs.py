@@ -1,4 +1,4 @@
-"""Running the passes of a compression: with fine-tuning, by reconstruction, or by the better of both."""
+"""Runs the passes of a compression: with fine-tuning, by reconstruction, or the better of both."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from onnx_admm.pipeline import PipelineResult
 def run_passes(
     job: Request, plan: Plan, run: Callable[[Plan], tuple[Plan, PipelineResult]]
 ) -> tuple[Plan, PipelineResult]:
-    """Run the passes of a plan; reconstruct the layers instead where fine-tuning fails or does worse.
+    """Run the passes of a plan; reconstruct layers instead where fine-tuning fails or scores lower.
 
     Reconstruction replaces fine-tuning only where training is a default, stated neither by ``fine_tune`` nor
-    by a recipe: if the training runtime cannot train this model, and if the reconstructed model scores higher
-    on the validation samples. A note says so. A budget is met by fine-tuning alone: models of two sizes do
-    not compare.
+    by a recipe: if the training runtime cannot train this model, or if the reconstructed model scores higher
+    on the validation samples. A note reports it. A budget is met by fine-tuning alone: models of two sizes
+    are not comparable.
 
     Args:
-        job: what was asked for.
-        plan: what to run.
+        job: the request.
+        plan: the plan to run.
         run: runs the passes of a plan; returns the plan with its notes, and the result.
 
     Returns:
         What ``run`` returned for the plan that was run.
 
     Raises:
-        NoGradient: training was asked for, and the model cannot be trained.
+        NoGradient: training was requested, and the model cannot be trained.
     """
     is_default = job.recipe is None and job.fine_tune is None and plan.train is not None
     try:
@@ -54,7 +54,7 @@ def _better(
     tuned: tuple[Plan, PipelineResult],
     run: Callable[[Plan], tuple[Plan, PipelineResult]],
 ) -> tuple[Plan, PipelineResult]:
-    """The fine-tuned result, or the reconstructed one where its validation score is higher."""
+    """Return the fine-tuned result, or the reconstructed one where its validation score is higher."""
     from onnx_admm.training.phases import validation_score
 
     threads = job.threads or plan.recipe.training.threads
@@ -79,5 +79,5 @@ def _better(
 
 def _without_training(job: Request, plan: Plan, *notes: str) -> Plan:
     samples = None if plan.train is None else len(plan.train)
-    recipe = replace(job, fine_tune=False).settled_recipe(samples)
+    recipe = replace(job, fine_tune=False).complete_recipe(samples)
     return replace(plan, recipe=recipe, notes=(*plan.notes, *notes))

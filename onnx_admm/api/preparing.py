@@ -1,4 +1,4 @@
-"""What is settled about a model before any pass runs, and said in notes."""
+"""Preparation of a run: decisions about a model before any pass, with notes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from onnx_admm.report import ModelFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run that has been prepared: what would be done to which model with which samples.
+    """A prepared run: recipe, model and samples.
 
     Attributes:
-        facts: what the original holds.
-        notes: what the report will say of the preparation.
-        frozen: inputs that no caller can override any more.
+        facts: facts of the original.
+        notes: notes of the report on the preparation.
+        frozen: inputs that callers can no longer override.
         text: characters of an exporter's text that are left out.
     """
 
@@ -34,7 +34,7 @@ class Plan:
 
 
 def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
-    """Forget stored inner shapes where some are wrong; the note that says so."""
+    """Remove stored inner shapes where some are wrong; return the note about it."""
     wrong = forget_wrong_shapes(model)
     if not wrong:
         return ()
@@ -47,14 +47,14 @@ def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
 
 
 def frozen_defaults(model: ModelView, freeze: bool | None) -> tuple[str, ...]:
-    """Make constants of initializers that are listed as inputs, where that is asked for or they all are.
+    """Turn initializers that are listed as inputs into constants, on request or where nearly all are.
 
     Args:
         model: the model; changed in place.
         freeze: whether to; None: where nine tenths of its initializers are listed or more.
 
     Returns:
-        Names of the inputs that no caller can override any more.
+        Names of the inputs that callers can no longer override.
     """
-    wanted = model.lists_by_habit if freeze is None else freeze
-    return model.freeze_defaults() if wanted else ()
+    freezes = model.lists_by_habit if freeze is None else freeze
+    return model.freeze_defaults() if freezes else ()

@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `compress` gives back.
+    """The result of `compress`.
 
     Attributes:
-        report: what was gained and what it cost.
+        report: report of the compression.
         target: the file that was written; None where none was named.
-        model: the compressed model, where no target was named; else None, and the file has it.
+        model: the compressed model, where no target was named; else None: it is in the file.
     """
 
     report: Report
@@ -94,40 +94,40 @@ def compress(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or the bytes of a model file. Never changed.
-        target: the file to write; None gives the model back as ``result.model``.
+        target: the file to write; None returns the model as ``result.model``.
         data: samples to train or calibrate on; labels are used where there are some, else the original is
             the teacher. A path, arrays by input name, an array, an iterable or loader, a
             CalibrationDataReader: see `onnx_admm.data.anything.as_dataset`.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy in ``max_drop``, budgets, the choice of epochs and the
+        metric: metric in place of accuracy in ``max_drop``, budgets, the choice of epochs and the
             report: a callable ``(outputs, labels) -> float``, higher is better; or the name of a built-in
             one, such as ``"miou"`` or ``"top-5"``; see `onnx_admm.metrics.as_metric`.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune: how much of the weights goes: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
+        prune: amount of pruning: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
             ``"2:4"``.
-        bits: of a weight, 1 to 8.
+        bits: bits of a weight, 1 to 8.
         budget: limits such as ``"latency=0.5x"`` or ``"weights=10x"``; needs ``cost_model``.
-        format: how weights are stored; ``auto`` takes the smallest form that is not slower.
-        epochs: of each pass that trains; None chooses by the number of samples.
+        format: storage form of weights; ``auto`` takes the smallest form that is not slower.
+        epochs: epochs of each pass that trains; None chooses by the number of samples.
         include: patterns of layer names or operators to work on; empty means all.
-        exclude: patterns of layers to leave.
+        exclude: patterns of layers to leave unchanged.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         freeze_defaults: whether initializers listed as inputs become constants; None: where nearly all are.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads.
-        cost_model: what prices the layers, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
-        bind: extents of open axes that costs are for, such as ``{"frames": 160}``.
+        cost_model: cost model of the target, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
+        bind: extents of open axes for costs, such as ``{"frames": 160}``.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise.
-        report: where to write the report as JSON.
-        resume: a folder that the result of each pass is kept in; a run goes on from there.
+        report: path of the report as JSON.
+        resume: folder for the result of each pass, from which a later run continues.
         seed: decides every random choice: same seed, threads and timing cache, same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
-        memory_mb: MiB that statistics of layers looked at together may take.
-        executor: threads for layers that do not depend on one another.
-        progress: where long work tells how far it is.
+        memory_mb: MiB that statistics of layers computed together may take.
+        executor: executor of threads for independent layers.
+        progress: receives the progress.
         max_memory_mb: MiB that the process may take, its worker included; None: half of the machine's.
         timeout_s: seconds that the run may take; None for no limit.
 
@@ -189,7 +189,7 @@ def compress(
 
 
 def inspect(model: ModelLike) -> ModelFacts:
-    """Tell what a model holds: operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight.
+    """Describe a model: operator, shape, parameters, nonzeros, bits, bytes and MACs of every weight.
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
@@ -206,22 +206,22 @@ def costs(
     cost_model: CostModel | str,
     *,
     bind: Mapping[str, int] | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> CostFacts:
-    """Tell where time, energy and bytes of a model go under a cost model, and what each layer would gain.
+    """Return the costs of a model under a cost model, and each layer's possible gains.
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
         cost_model: an instance, or a name such as ``"macs"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes, by symbol or place.
-        figure: what layers are sorted by; None: what the cost model is about.
+        quantity: quantity of ratios and gains; None: the cost model's main one.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
     """
     with TemporaryFolder() as folder:
-        return inspect_costs(model_file(model, Path(folder)), _cost_model(cost_model), bind, figure)
+        return inspect_costs(model_file(model, Path(folder)), _cost_model(cost_model), bind, quantity)
 
 
 def compare(
@@ -243,17 +243,17 @@ def compare(
 
     Args:
         before: the original: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        after: the model to hold against it, with the same inputs and outputs.
+        after: the model to compare with it, with the same inputs and outputs.
         data: samples, as in `compress`; random inputs if None.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy, as in `compress`; needs ``data``.
+        metric: metric in place of accuracy, as in `compress`; needs ``data``.
         threads: intra-op threads; 0 lets the runtime choose.
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
         max_drop: percentage points of accuracy that ``after`` may lose; ``verdict`` says whether it is kept.
         min_ratio: how many times smaller ``after`` must be on disk.
-        report: where to write the comparison as JSON.
-        progress: where long work tells how far it is.
+        report: path of the comparison as JSON.
+        progress: receives the progress.
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
@@ -282,7 +282,7 @@ def annotate(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        target: where the copy goes.
+        target: path of the copy.
         cost_model: an instance, or a name.
         bind: extents of open axes, by symbol or place.
 
@@ -304,7 +304,7 @@ def sweep(
     test: DataLike | None = None,
     label: str | None = None,
     metric: MetricLike | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
     shares: Sequence[float] = SHARES,
     plot: PathLike | None = None,
     seed: int = 0,
@@ -314,21 +314,21 @@ def sweep(
 
     Args:
         model: a path, ``onnx.ModelProto``, ``onnx_ir.Model`` or bytes.
-        folder: where the files and ``sweep.csv`` go.
-        cost_model: what budgets are for, such as ``"macs"``.
+        folder: folder of the files and ``sweep.csv``.
+        cost_model: cost model of the budgets, such as ``"macs"``.
         data: samples, as in `compress`.
-        validation: samples to choose by.
+        validation: samples for decisions.
         test: samples for the table.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy, as in `compress`.
-        figure: the quantity that budgets limit; None: what the cost model is about.
+        metric: metric in place of accuracy, as in `compress`.
+        quantity: the quantity that budgets limit; None: the cost model's main one.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
         seed: decides every random choice.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
-        UsageError: a figure that the cost model does not give, an impossible share, nothing to plot with.
+        UsageError: a quantity that the cost model does not give, an impossible share, nothing to plot with.
         PromiseMissed: no file could be written.
     """
     job = Compression(
@@ -349,11 +349,11 @@ def sweep(
             validation=_kept(validation, source, label),
             test=_kept(test, source, label),
         )
-        return Sweep(job=job, figure=figure, shares=shares, plot=plot).run(source, folder)
+        return Sweep(job=job, quantity=quantity, shares=shares, plot=plot).run(source, folder)
 
 
 def _kept(data: DataLike | None, model: Path, label: str | None) -> DataLike | None:
-    """Samples that can be read again by each of several runs."""
+    """Return samples that can be read again by each of several runs."""
     if data is None or isinstance(data, str | os.PathLike):
         return data
     return as_dataset(data, ModelView.load(model), label=label)
@@ -364,7 +364,7 @@ def _cost_model(given: CostModel | str) -> CostModel:
 
 
 def _typed(name: str, value: T, *kinds: type) -> T:
-    """The value, which must be of one of the types; a bool is no number."""
+    """Return the value after a check of its type; a bool is no number."""
     if type(value) in kinds or (isinstance(value, kinds) and not isinstance(value, bool)):
         return value
     expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -372,7 +372,7 @@ def _typed(name: str, value: T, *kinds: type) -> T:
 
 
 def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Several texts; a single one is meant as such."""
+    """Return several texts; a single text counts as one."""
     if isinstance(values, str):
         return (values,)
     return tuple(_typed(name, value, str) for value in values)

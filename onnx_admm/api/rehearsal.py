@@ -1,4 +1,4 @@
-"""What a dry run finds beyond the plan: everything that can be found without running a model."""
+"""The checks of a dry run beyond the plan: all that works without running a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from onnx_admm.selection.layers import choose_sites
 
 
 def rehearse(plan: Plan) -> tuple[str, ...]:
-    """Check what the passes of a plan would refuse at their start; return notes.
+    """Check for what the passes of a plan would refuse at their start; return notes.
 
-    Patterns that match no layer, bindings and open axes of the cost model, the runtime. A cost model that
-    measures is not asked for prices.
+    Checked are patterns that match no layer, bindings and open axes of the cost model, and the runtime. A
+    cost model that measures is not run.
 
     Raises:
         RuntimeMissing: no ONNX Runtime is installed.

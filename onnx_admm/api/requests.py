@@ -1,4 +1,4 @@
-"""What is asked of a compression, and whether it can be done at all, before any file is read."""
+"""Requests for a compression, and their checks before any file is read."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
 from onnx_admm.metrics import MetricLike, as_metric
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
-from onnx_admm.targeting.figures import parse_budgets, require_given
+from onnx_admm.targeting.quantities import parse_budgets, require_given
 
 Source = DataLike
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a compression, and with what.
+    """A request for a compression, with its data and settings.
 
     Attributes:
         data: samples to train on; labels are used where there are some, else the original is the teacher.
-        validation: samples to choose by; None sets a tenth of ``data`` aside.
+        validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
-        metric: what takes the place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
+        metric: metric in place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
         prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
@@ -39,17 +39,17 @@ class Request:
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
-        cost_model: what prices the layers, as `registry.cost_model` reads it; None takes the recipe's.
-        bind: extents of open axes that costs are for, over the recipe's.
+        cost_model: cost model of the target, as `registry.cost_model` reads it; None takes the recipe's.
+        bind: extents of open axes for costs, in addition to the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise (see ``report.gate``).
-        report: where to write the report as JSON.
-        resume: a folder that each pass's result is kept in; passes whose results are there are not run again.
+        report: path of the report as JSON.
+        resume: folder for each pass's result; passes with a result there are not run again.
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
-        memory_mb: MiB that statistics of layers looked at together may take.
+        memory_mb: MiB that statistics of layers computed together may take.
         executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
-        progress: where long work tells how far it is.
+        progress: receives the progress.
     """
 
     data: Source | None = None
@@ -81,8 +81,8 @@ class Request:
     executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
-    def settled_recipe(self, samples: int | None = None) -> Recipe:
-        """The recipe that repeats this run with the same data, once the number of its samples is known."""
+    def complete_recipe(self, samples: int | None = None) -> Recipe:
+        """Return the recipe that repeats this run with the same data; it may depend on ``samples``."""
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
         elif self.recipe is not None:
@@ -115,7 +115,7 @@ class Request:
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether nothing is asked for but a smaller file."""
+        """Whether only a smaller file is requested."""
         return self.recipe is None and self.prune is None and self.bits is None and not self.budget
 
     @property
@@ -125,12 +125,12 @@ class Request:
 
 
 def check_request(job: Request) -> None:
-    """Refuse flags that contradict one another, impossible values, and what needs something that is missing.
+    """Refuse contradicting flags, impossible values, and flags whose requirements are missing.
 
     Raises:
         UsageError: names the flags.
     """
-    rivals = {
+    conflicts = {
         "--prune": job.prune,
         "--bits": job.bits,
         "--budget": job.budget or None,
@@ -138,7 +138,7 @@ def check_request(job: Request) -> None:
         "--include": job.include or None,
         "--exclude": job.exclude or None,
     }
-    given = [flag for flag, value in rivals.items() if value is not None]
+    given = [flag for flag, value in conflicts.items() if value is not None]
     if job.format != "auto":
         given.append("--format")
     if job.recipe is not None and given:
@@ -163,8 +163,8 @@ def check_request(job: Request) -> None:
 
 def _check_budget(job: Request) -> None:
     parse_budgets(job.budget)
-    rivals = {"--prune": job.prune, "--bits": job.bits}
-    given = [flag for flag, value in rivals.items() if value is not None]
+    conflicts = {"--prune": job.prune, "--bits": job.bits}
+    given = [flag for flag, value in conflicts.items() if value is not None]
     if given:
         raise UsageError(
             "a budget decides how much of each layer, and so do these flags",

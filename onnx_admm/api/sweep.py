@@ -18,7 +18,7 @@ from onnx_admm.model.writing.atomic_output import write_bytes, write_text
 from onnx_admm.report import Report, StepFacts
 from onnx_admm.report.frontier import Point, to_csv, with_frontier
 from onnx_admm.report.plot import draw, require_plots
-from onnx_admm.targeting.figures import require_given, short_name
+from onnx_admm.targeting.quantities import require_given, short_name
 
 SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08)
 """Budgets tried, as shares of what the original costs."""
@@ -26,7 +26,7 @@ SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08)
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What a sweep wrote.
+    """The result of a sweep.
 
     Attributes:
         points: in the order of their budgets, the mildest first.
@@ -41,33 +41,33 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Several budgets for one figure.
+    """Several budgets for one quantity.
 
     Attributes:
-        job: data, target and settings of every run; what it says of budgets, recipes and reports is not used.
-        figure: what the budgets are for; None: what the cost model is about.
-        shares: of the original's cost, each over 0 and below 1.
-        plot: a ``.png`` or ``.svg`` file to draw the frontier into.
+        job: data, target and settings of every run; its budgets, recipe and report are not used.
+        quantity: the quantity that budgets limit; None: the cost model's main one.
+        shares: budgets as shares of the original's cost, each over 0 and below 1.
+        plot: a ``.png`` or ``.svg`` file for a plot of the frontier.
     """
 
     job: Compression
-    figure: str | None = None
+    quantity: str | None = None
     shares: Sequence[float] = field(default=SHARES)
     plot: str | os.PathLike[str] | None = None
 
     @in_a_run
     def run(self, source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Swept:
-        """Write a file for each budget and ``sweep.csv`` into the folder, which is made if it is not there.
+        """Write a file for each budget and ``sweep.csv`` into the folder, which is created if missing.
 
-        Layers are measured once, at the first budget. A budget that no treatment reaches ends the sweep. A
-        file that misses a promise (see ``report.gate``) is not written; its figures are.
+        Layers are measured once, at the first budget. A budget that no compression option reaches ends the
+        sweep. A file that misses a promise (see ``report.gate``) is not written; its figures are.
 
         Raises:
-            UsageError: no cost model, a figure it does not give, an impossible share, nothing to plot with.
+            UsageError: no cost model, a quantity it does not give, an impossible share, nothing to plot with.
             PromiseMissed: no file could be written.
             OnnxAdmmError: from a run; the files written before it stay.
         """
-        figure = self._figure()
+        quantity = self._quantity()
         if self.plot is not None:
             require_plots(self.plot)
         place = Path(folder)
@@ -76,16 +76,16 @@ class Sweep:
         if not place.absolute().parent.is_dir():
             raise UsageError("no folder to put the folder of results into", where=place)
         table = place / "sweep.csv"
-        self._files(source, place, figure).check()
+        self._files(source, place, quantity).check()
         place.mkdir(exist_ok=True)
         points: list[Point] = []
         measured: object = None
         end = None
         for share in sorted(set(self.shares), reverse=True):
-            name = _name(source, figure, share)
+            name = _name(source, quantity, share)
             job = replace(
                 self.job,
-                recipe=self._recipe(f"{figure}={share:g}x", measured),
+                recipe=self._recipe(f"{quantity}={share:g}x", measured),
                 budget=(),
                 epochs=None,
                 include=(),
@@ -101,7 +101,7 @@ class Sweep:
                 break
             step = next(step for step in report.steps if "budget" in step.figures)
             measured = step.figures.get("measured")
-            points.append(_point(name, figure, share, report, step))
+            points.append(_point(name, quantity, share, report, step))
             write_text(table, to_csv(with_frontier(points)))
         if not points:
             raise BudgetExceeded(end or "no budget was tried")
@@ -111,29 +111,29 @@ class Sweep:
             write_bytes(Path(self.plot), draw(with_frontier(points), Path(self.plot).suffix))
         return Swept(points=with_frontier(points), table=table, end=end)
 
-    def _files(self, source: str | os.PathLike[str], folder: Path, figure: str) -> RunFiles:
-        """What the sweep reads, and every file that it may write."""
+    def _files(self, source: str | os.PathLike[str], folder: Path, quantity: str) -> RunFiles:
+        """Return the files that the sweep reads, and all that it may write."""
         files = self.job.reads(source)
         if folder.exists():
             for share in self.shares:
-                files.write(folder / _name(source, figure, share), f"the result at {share:g}x")
+                files.write(folder / _name(source, quantity, share), f"the result at {share:g}x")
             files.write(folder / "sweep.csv", "the table")
         files.write(self.plot, "the plot")
         return files
 
-    def _figure(self) -> str:
+    def _quantity(self) -> str:
         if self.job.cost_model is None:
             raise UsageError(
                 "a sweep needs a cost model",
                 hint="Name the target with --cost-model; `onnx-admm plugins` lists them.",
             )
         priced = cost_model(self.job.cost_model)
-        figure = short_name(self.figure or priced.figures[0])
-        require_given({figure: 0.5}, priced, "--figure")
+        quantity = short_name(self.quantity or priced.quantities[0])
+        require_given({quantity: 0.5}, priced, "--quantity")
         for share in self.shares:
             if not 0 < share < 1:
                 raise UsageError("impossible share", where="--shares", got=share, expected="over 0, below 1")
-        return figure
+        return quantity
 
     def _recipe(self, budget: str, measured: object) -> Recipe:
         flags = Flags(
@@ -148,24 +148,24 @@ class Sweep:
         return replace(recipe, passes=tuple(_informed(step, measured) for step in recipe.passes))
 
 
-def _name(source: str | os.PathLike[str], figure: str, share: float) -> str:
-    return f"{Path(source).stem}-{figure}-{share:g}x.onnx"
+def _name(source: str | os.PathLike[str], quantity: str, share: float) -> str:
+    return f"{Path(source).stem}-{quantity}-{share:g}x.onnx"
 
 
 def _informed(step: Pass, measured: object) -> Pass:
-    """The pass, spared what an earlier one measured."""
+    """Return the pass with the measurements of an earlier one."""
     keys = {entry.name for entry in fields(step)}  # type: ignore[arg-type]
     if measured is None or "measured" not in keys:
         return step
     return replace(step, measured=measured)  # type: ignore[type-var]
 
 
-def _point(name: str, figure: str, share: float, report: Report, step: StepFacts) -> Point:
-    comparison, budget = report.comparison, step.figures["budget"][figure]
+def _point(name: str, quantity: str, share: float, report: Report, step: StepFacts) -> Point:
+    comparison, budget = report.comparison, step.figures["budget"][quantity]
     quality = comparison.quality[0]
     return Point(
         file=name,
-        figure=figure,
+        quantity=quantity,
         asked=share,
         reached=budget["reached"],
         cost=budget["reached"] * budget["original"],

@@ -1,1 +1,1 @@
-"""What calibration samples say about each layer: its inputs as the rows of a least-squares problem."""
+"""Calibration: inputs of each layer, from samples, as the rows of a least-squares problem."""

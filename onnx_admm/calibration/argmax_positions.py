@@ -1,8 +1,8 @@
-"""Which of a layer's outputs a maximum over all places picks: errors of the others seldom show.
+"""Positions of a layer's outputs that a global maximum selects: errors elsewhere seldom matter.
 
-A convolution behind which a global maximum stands (text and point networks) is asked for one place of each
-channel and sample (or, where the maximum is over some axes, for one along those); what it makes of the rest
-matters only if it gets above that. So rows of X are drawn by how many channels pick them.
+Of a convolution followed by a global maximum (text and point networks), only one place of each channel and
+sample matters (or, where the maximum is over some axes, one along those); values elsewhere matter only if
+they exceed it. So rows of X are drawn by the number of channels that have their maximum there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from onnx_admm.model.operators import Trait, operators_with
 _ELEMENTWISE = operators_with(Trait.UNARY, Trait.BROADCASTS, Trait.CASTS) | {
     *("BatchNormalization", "Slice", "Squeeze", "Unsqueeze"),
 }
-"""Operators that leave every place where it is; a Slice that crops is noticed by its extents."""
+"""Operators that keep the position of every element; a Slice that crops is noticed by its extents."""
 
 _MAXIMA = operators_with(Trait.TAKES_MAXIMA)
 
-_UNPICKED = 0.2
-"""Share of the rows that is drawn from all alike: what is not picked must not come out on top."""
+_UNIFORM = 0.2
+"""Share of the rows that is drawn uniformly: rows without a maximum must not become one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +34,31 @@ class ArgmaxPositions:
     """The maximum behind a layer.
 
     Attributes:
-        tap: the value it is taken of.
-        channel_axis: where ``tap`` has the layer's output channels; the first axis is the sample's.
-        axes: that the maximum is over; None: all others. Along the rest each place has a maximum of its own.
+        value: the value that the maximum is taken of.
+        channel_axis: axis of ``value`` with the layer's output channels; the first axis is the sample's.
+        axes: axes of the maximum; None: all others. Along the rest each place has a maximum of its own.
     """
 
-    tap: str
+    value: str
     channel_axis: int
     axes: tuple[int, ...] | None = None
 
     def fits(self, values: Mapping[str, Array]) -> bool:
-        """Whether the maximum leaves samples and channels alone, which the rank of its input tells."""
-        rank = values[self.tap].ndim
+        """Return whether the maximum keeps samples and channels apart; the rank of its input decides."""
+        rank = values[self.value].ndim
         over = {axis % rank for axis in self.axes or () if -rank <= axis < rank}
-        return values[self.tap].size > 0 and not over & {0, self.channel_axis % rank}
+        return values[self.value].size > 0 and not over & {0, self.channel_axis % rank}
 
     def places(self, values: Mapping[str, Array]) -> tuple[Positions, int]:
-        """Where each channel of each maximum's input has it, (maxima, c), and the number of places.
+        """Return the place of the maximum of each channel, (maxima, c), and the number of places.
 
-        Places of all samples are numbered through; of several maxima the first is named.
+        Places are numbered over all samples; of several equal maxima the first counts.
         """
         lanes, numbers = self._lanes(values)
         return numbers[np.arange(len(lanes))[:, None], lanes.argmax(axis=2)], numbers.size
 
     def shares(self, values: Mapping[str, Array]) -> Shares:
-        """Of the draws, for each place of each sample, flat; they add up to 1.
+        """Return the share of draws for each place of each sample, flat; they add up to 1.
 
         A channel that has its maximum in several places gives each a part.
         """
@@ -66,17 +66,17 @@ class ArgmaxPositions:
         alike = np.full(numbers.size, 1 / max(1, numbers.size))
         if not self.fits(values):
             return alike
-        is_picked = lanes == lanes.max(axis=2, keepdims=True)
-        parts = is_picked / np.maximum(is_picked.sum(axis=2, keepdims=True), 1)  # none where there is NaN
-        picked = np.empty(numbers.size)
-        picked[numbers.reshape(-1)] = parts.sum(axis=1).reshape(-1)
-        total = picked.sum()
-        shares: Shares = (1 - _UNPICKED) * picked / total + _UNPICKED * alike if total > 0 else alike
+        is_maximum = lanes == lanes.max(axis=2, keepdims=True)
+        parts = is_maximum / np.maximum(is_maximum.sum(axis=2, keepdims=True), 1)  # none where there is NaN
+        counts = np.empty(numbers.size)
+        counts[numbers.reshape(-1)] = parts.sum(axis=1).reshape(-1)
+        total = counts.sum()
+        shares: Shares = (1 - _UNIFORM) * counts / total + _UNIFORM * alike if total > 0 else alike
         return shares
 
     def _lanes(self, values: Mapping[str, Array]) -> tuple[Array, Positions]:
-        """What each maximum is over, (maxima, c, places), and these places' numbers, (maxima, places)."""
-        array = values[self.tap]
+        """Return the values of each maximum, (maxima, c, places), and the numbers of these places."""
+        array = values[self.value]
         rank, channel = array.ndim, self.channel_axis % array.ndim
         spatial = [axis for axis in range(1, rank) if axis != channel]
         over = spatial if self.axes is None else [axis % rank for axis in self.axes]
@@ -90,11 +90,11 @@ class ArgmaxPositions:
 
 
 def argmax_positions_behind(node: NodeRef, channel_axis: int) -> ArgmaxPositions | None:
-    """The maximum over places that all of the node's output goes into; None where there is none.
+    """Return the maximum over places that takes all of the node's output; None where there is none.
 
     Args:
         node: the layer; its first output counts.
-        channel_axis: of that output, 1 or -1.
+        channel_axis: channel axis of that output, 1 or -1.
     """
     seen: set[str] = set()
     waiting, maxima = [node.outputs[0]], list[NodeRef]()
@@ -114,18 +114,18 @@ def argmax_positions_behind(node: NodeRef, channel_axis: int) -> ArgmaxPositions
                 waiting.append(reader.outputs[0])
             else:
                 return None
-    if len(maxima) != 1 or (tapped := maxima[0].input(0)) is None:
+    if len(maxima) != 1 or (source := maxima[0].input(0)) is None:
         return None
     if maxima[0].op_type == "GlobalMaxPool":
-        return ArgmaxPositions(tapped.name, channel_axis) if channel_axis == 1 else None
+        return ArgmaxPositions(source.name, channel_axis) if channel_axis == 1 else None
     axes = _axes(maxima[0])
     if not axes or 0 in axes or channel_axis in axes:
         return None
-    return ArgmaxPositions(tapped.name, channel_axis, axes)
+    return ArgmaxPositions(source.name, channel_axis, axes)
 
 
 def _axes(reader: NodeRef) -> tuple[int, ...]:
-    """The axes of a ReduceMax, an attribute or (opset 18) an input; none where they are not known, or all."""
+    """Return the axes of a ReduceMax, an attribute or (opset 18) an input; empty where unknown, or all."""
     axes = reader.attribute("axes", None)
     given = reader.input(1)
     stored = None if given is None else given.constant()

@@ -1,4 +1,4 @@
-"""Where a layer adds its bias: a constant for each output channel that takes up differences of means."""
+"""The place where a layer adds its bias: a constant for each output channel that corrects the means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_admm.selection.foldable import BIASED, Unfoldable, bias_of, store_bias
 
 @dataclass(frozen=True, slots=True)
 class LayerBias:
-    """The third input of Conv, ConvTranspose and Gemm, there or not; behind a MatMul, that of the Add alone.
+    """The third input of Conv, ConvTranspose and Gemm, present or not; for a MatMul, that of the Add.
 
     Attributes:
         node: the node that adds it.
@@ -25,13 +25,13 @@ class LayerBias:
     place: int
 
     def read(self, channels: int) -> Array:
-        """What is added to each channel, float64 (channels,)."""
+        """Return the bias of each channel, float64 (channels,)."""
         if self.node.op_type in BIASED:
             return bias_of(self.node, channels)
         return np.broadcast_to(self._added().reshape(-1).astype(np.float64), (channels,))
 
     def store(self, model: ModelView, bias: Array) -> None:
-        """Make ``bias``, (channels,), what is added."""
+        """Set the bias to ``bias``, (channels,)."""
         if self.node.op_type in BIASED:
             store_bias(model, self.node, bias)
         else:
@@ -47,7 +47,7 @@ class LayerBias:
 
 
 def bias_behind(use: WeightUse, channels: int) -> LayerBias | None:
-    """Where the node that uses a weight adds a bias, or could; None where nothing adds one per channel."""
+    """Return where a node adds a bias, or could; None where nothing adds one for each channel."""
     node = use.node
     if node.op_type in BIASED and use.index == 1:
         try:

@@ -1,8 +1,8 @@
-"""Operators that carry weights, seen as least-squares problems: ``T = X W'`` with W (rows, d).
+"""Operators with weights as least-squares problems: ``T = X W'`` with W (rows, d).
 
-A row of W makes one output channel; d numbers the inputs it sees. With ``group`` > 1, consecutive blocks of
-rows see inputs of their own. Each carrier says how its stored tensor becomes that matrix and back, and
-how what flows into its node becomes the rows of X.
+A row of W computes one output channel; d numbers the inputs it reads. With ``group`` > 1, consecutive blocks
+of rows have inputs of their own. Each extractor converts its stored tensor to that matrix and back, and the
+inputs of its node to the rows of X.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a stored tensor is a matrix (rows, d), ``group`` consecutive row blocks with inputs of their own.
+    """Conversion of a stored tensor to a matrix (rows, d) with ``group`` row blocks of separate inputs.
 
     The matrix is the tensor reshaped to ``split``, its axes put in the order ``axes``, reshaped to (rows, d);
     ``in_axis`` numbers input channels just before the last step.
 
-    Where each output channel has a scale of its own, some rows share one all the same, so that the stored
-    tensor has scales along one axis and standard operators can decode it: as many consecutive rows as
-    ``together`` says, and the rows at the same place of each of ``blocks`` equal parts (directions, groups of
-    a ConvTranspose).
+    Where each output channel has a scale of its own, some rows still share one, so that the stored tensor has
+    scales along one axis and standard operators can decode it: ``together`` consecutive rows, and the rows at
+    the same place of each of ``blocks`` equal parts (directions, groups of a ConvTranspose).
     """
 
     shape: tuple[int, ...]
@@ -53,7 +52,7 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """d: inputs that one row sees."""
+        """d: number of inputs of one row."""
         return prod(self.shape) // self.rows
 
     @property
@@ -62,17 +61,17 @@ class Layout:
         return tuple(self.split[axis] for axis in self.axes)
 
     def matrix(self, tensor: Array) -> Array:
-        """The tensor as (rows, d)."""
+        """Return the tensor as (rows, d)."""
         return tensor.reshape(self.split).transpose(self.axes).reshape(self.rows, -1)
 
     @property
     def of_row(self) -> Layout:
-        """Of one row of the matrix alone."""
+        """Layout of one row of the matrix."""
         shape = (1,) * self.in_axis + self.ordered[self.in_axis :]
         return Layout(shape, shape, tuple(range(len(shape))), 1, self.in_axis)
 
     def tensor(self, matrix: Array) -> Array:
-        """The matrix as it is stored."""
+        """Return the matrix in the stored shape."""
         back = np.argsort(self.axes)
         return matrix.reshape(self.ordered).transpose(back).reshape(self.shape)
 
@@ -82,23 +81,23 @@ class InputExtractor(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Tensor and matrix."""
+        """Conversion between tensor and matrix."""
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """Values of the graph that `design` reads."""
+    def exposed_values(self) -> tuple[str, ...]:
+        """Values of the graph that `input_rows` reads."""
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """Rows of X from a batch of what flows through the graph: (group, n, d).
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """Return rows of X from the values of a batch: (group, n, d).
 
         Args:
-            values: arrays by tap.
-            draw: which rows.
+            values: arrays by value name.
+            choice: the rows.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class ConvolutionCarrier:
+class ConvolutionInputs:
     """Conv and ConvTranspose of any number of spatial axes and groups."""
 
     layout: Layout
@@ -107,84 +106,84 @@ class ConvolutionCarrier:
     windows: Callable[[NodeRef, tuple[int, ...], tuple[int, ...]], Windows | TransposedWindows]
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The node's input."""
         return (_name_of(self.node, 0),)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; the same positions of every sample, unless some have a larger share."""
-        x = values[self.taps[0]]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; every sample gives the same positions, unless shares differ."""
+        x = values[self.exposed_values[0]]
         spatial = x.shape[2:]
         windows = self.windows(self.node, self.kernel, spatial)
         places = prod(windows.extents(spatial))
-        if draw.is_of_places(len(x) * places):
-            drawn = draw.positions(len(x) * places)
+        if choice.is_of_places(len(x) * places):
+            drawn = choice.positions(len(x) * places)
             samples = [
                 windows.rows(x[i : i + 1], drawn[drawn // places == i] % places) for i in range(len(x))
             ]
             rows = np.concatenate(samples)  # (n p, c, prod(kernel))
         else:
-            rows = windows.rows(x, draw.of_each(len(x)).positions(places))
+            rows = windows.rows(x, choice.of_each(len(x)).positions(places))
         if isinstance(windows, TransposedWindows):
-            rows = rows[..., ::-1]  # the kernel is turned round
+            rows = rows[..., ::-1]  # the kernel is flipped
         grouped = rows.reshape(len(rows), self.layout.group, self.layout.columns)
         return np.moveaxis(grouped, 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class ProductCarrier:
-    """MatMul and Gemm with the weight on either side; ``across`` where the inputs stand in columns."""
+class ProductInputs:
+    """MatMul and Gemm with the weight on either side; ``across`` where the inputs are columns."""
 
     layout: Layout
-    tap: str
+    name: str
     across: bool
     scale: float = 1.0
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The other operand."""
-        return (self.tap,)
+        return (self.name,)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; a vector (MatMul's 1-D form) is one row on either side."""
-        x = values[self.tap]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; a vector (MatMul's 1-D form) is one row on either side."""
+        x = values[self.name]
         across = self.across and x.ndim > 1
         rows = (np.swapaxes(x, -1, -2) if across else x).reshape(-1, self.layout.columns)
-        return self.scale * rows[draw.positions(len(rows))][None]
+        return self.scale * rows[choice.positions(len(rows))][None]
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrentCarrier:
-    """LSTM, GRU and RNN: the matrix W on the inputs, or R on the state of the step before (ONNX LSTM-14)."""
+class RecurrentInputs:
+    """LSTM, GRU and RNN: the matrix W on the inputs, or R on the previous state (ONNX LSTM-14)."""
 
     layout: Layout
     node: NodeRef
     recurs: bool
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """The sequence; for R the states after every step, and the first ones where they are computed."""
+    def exposed_values(self) -> tuple[str, ...]:
+        """The sequence; for R the states after every step, and the first ones where computed."""
         if not self.recurs:
             return (_name_of(self.node, 0),)
         first = self.node.input(5)
         given = first is not None and first.constant() is None
         return (self.node.outputs[0].name, *((first.name,) if first is not None and given else ()))
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`."""
-        x = values[self.taps[0]]
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`."""
+        x = values[self.exposed_values[0]]
         batch_first = bool(self.node.attribute("layout", 0))
         if not self.recurs:
             rows = x.reshape(-1, x.shape[-1])
-            chosen = rows[draw.positions(len(rows))]
+            chosen = rows[choice.positions(len(rows))]
             return np.broadcast_to(chosen, (self.layout.group, *chosen.shape))
         states = np.moveaxis(x, 0, 2).swapaxes(0, 1) if batch_first else x  # (steps, directions, batch, h)
         before = np.stack([self._before(states, values, d, batch_first) for d in range(states.shape[1])])
         steps = before.reshape(len(before), -1, states.shape[-1])
-        return steps[:, draw.positions(steps.shape[1])]
+        return steps[:, choice.positions(steps.shape[1])]
 
     def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
-        """States before every step, (steps, batch, h)."""
+        """Return the states before every step, (steps, batch, h)."""
         own = states[:, direction]
         backwards = direction == 1 or self.node.attribute("direction", "forward") == "reverse"
         first = self._first(values, direction, batch_first)
@@ -201,36 +200,36 @@ class RecurrentCarrier:
 
 
 @dataclass(frozen=True, slots=True)
-class LookupCarrier:
+class LookupInputs:
     """Gather of whole entries from a table (entries, ...): ``T = X W'`` with an input, 0 or 1, for each.
 
-    Entries meet one another nowhere, so each is a group with one input, and all that samples say of it is how
-    often it is looked up. Entries that were not are taken to be looked up now and then all the same, the more
-    often the fewer look-ups were seen.
+    Entries are independent of one another, so each is a group with one input, and samples determine only how
+    often it is looked up. Entries that were never looked up count as looked up now and then, the more often
+    the fewer look-ups were seen.
     """
 
     layout: Layout
-    tap: str
+    name: str
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def exposed_values(self) -> tuple[str, ...]:
         """The indices."""
-        return (self.tap,)
+        return (self.name,)
 
-    def design(self, values: Mapping[str, Array], draw: RowChoice) -> Array:
-        """See `Carrier.design`; a batch is one row that has the energy of all look-ups, (entries, 1, 1)."""
-        indices, entries = values[self.tap].reshape(-1), self.layout.group
+    def input_rows(self, values: Mapping[str, Array], choice: RowChoice) -> Array:
+        """See `InputExtractor.input_rows`; one row for a batch, with the energy of all look-ups."""
+        indices, entries = values[self.name].reshape(-1), self.layout.group
         counts = np.bincount(indices % entries, minlength=entries)
         unmet = ridge_for(entries, len(indices)) * len(indices) / entries
         energies: Array = np.sqrt(counts + unmet)[:, None, None]
         return energies
 
 
-def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
-    """How the node carries the weight; None where its inputs cannot be had as rows.
+def extractor_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
+    """Return the extractor of a node's inputs; None where its inputs are not available as rows.
 
-    That is: inside subgraphs and functions, behind a Reshape, tables of which less than whole entries are
-    looked up, stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
+    These are nodes inside subgraphs and functions, behind a Reshape, tables of which less than whole entries
+    are looked up, stacks of matrices, and transposed convolutions cropped by more than their kernel's reach.
     """
     node, shape = use.node, site.shape
     if site.scope or site.out_axis is None or any(value is None for value in (node.input(0),)):
@@ -238,7 +237,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     match node.op_type:
         case "Conv":
             layout = Layout(shape, shape, tuple(range(len(shape))), shape[0], 1, site.group)
-            return ConvolutionCarrier(layout, node, shape[2:], convolution_windows)
+            return ConvolutionInputs(layout, node, shape[2:], convolution_windows)
         case "ConvTranspose":
             return _transposed(site, node)
         case "Gemm" | "MatMul" if len(shape) == 2:
@@ -248,7 +247,7 @@ def carrier_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:
             recurs = use.index == 2
             if recurs and not node.outputs[0].name:
                 return None
-            return RecurrentCarrier(layout, node, recurs)
+            return RecurrentInputs(layout, node, recurs)
         case "Gather" if node.attribute("axis", 0) == 0:
             return _lookup(site, node)
         case _:
@@ -260,7 +259,7 @@ def _transposed(site: WeightSite, node: NodeRef) -> InputExtractor:
     split = (site.group, c_in // site.group, c_out, *kernel)
     axes = (0, 2, 1, *range(3, 3 + len(kernel)))
     layout = Layout(site.shape, split, axes, site.group * c_out, 2, site.group, blocks=site.group)
-    return ConvolutionCarrier(layout, node, tuple(kernel), transposed_windows)
+    return ConvolutionInputs(layout, node, tuple(kernel), transposed_windows)
 
 
 def _lookup(site: WeightSite, node: NodeRef) -> InputExtractor | None:
@@ -269,7 +268,7 @@ def _lookup(site: WeightSite, node: NodeRef) -> InputExtractor | None:
         return None
     axes = tuple(range(len(site.shape)))
     layout = Layout(site.shape, site.shape, axes, site.size, 1, entries, together=site.size // entries)
-    return LookupCarrier(layout, indices.name)
+    return LookupInputs(layout, indices.name)
 
 
 def _product(site: WeightSite, use: WeightUse) -> InputExtractor | None:
@@ -283,7 +282,7 @@ def _product(site: WeightSite, use: WeightUse) -> InputExtractor | None:
     axes = (0, 1) if upright else (1, 0)
     layout = Layout(site.shape, site.shape, axes, site.shape[axes[0]], 1)
     across = first != other_turned
-    return ProductCarrier(layout, other.name, across, float(node.attribute("alpha", 1.0)))
+    return ProductInputs(layout, other.name, across, float(node.attribute("alpha", 1.0)))
 
 
 def _name_of(node: NodeRef, index: int) -> str:

@@ -1,4 +1,4 @@
-"""What a layer's weights must become, and the reconstruction that gets there."""
+"""Requested weights of a layer, and the reconstruction that finds them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
 from onnx_admm.admm.sets.reshaped import Reshaped
 from onnx_admm.admm.sets.supports import AtMostK, ConstraintSet, Mask, NofM, Support
 from onnx_admm.allocation.allocation import FLOAT_BITS
+from onnx_admm.calibration.argmax_rows import ArgmaxRows
 from onnx_admm.calibration.layer_inputs import Layout
 from onnx_admm.calibration.moments import Moments
-from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.ridges import ridged
 from onnx_admm.contracts import Array, PassContext, WeightSite
 
 _SCALE_BITS = 11
-"""Those of float16, in which scales are then stored; fewer where code times scale would not be exact."""
+"""Significant bits of float16, the type of stored scales; fewer where products would not be exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """The set one layer's weights go to.
+class LayerRequest:
+    """The set for one layer's weights.
 
     Attributes:
-        kept: weights that are not zero, at most.
-        mask: of the stored tensor, where zeros that are there already must stay.
-        bits: of a weight, 32 where it is not quantised.
+        kept: nonzero weights, at most.
+        mask: mask of the stored tensor, where existing zeros must stay.
+        bits: bits of a weight, 32 where it is not quantised.
         digits: significant bits of the weights' own type.
         per_channel: a scale for each output channel instead of one for all.
         pattern: n and m of n:m, along the input channels.
@@ -45,30 +45,30 @@ class Wanted:
     pattern: tuple[int, int] | None
 
     def is_by_row(self, layout: Layout) -> bool:
-        """Whether there is a support to choose, row by row once each is told how many weights it keeps.
+        """Return whether the support can be chosen row by row, once each row's count is known.
 
-        Levels alone leave little to choose, and take longest.
+        With levels alone there is little to choose, and it takes longest.
         """
         is_tied = self.bits != FLOAT_BITS and (not self.per_channel or layout.blocks > 1)
         return not is_tied and self.support_on_matrix(layout) is not None
 
-    def of_row(self, layout: Layout, row: Array) -> Wanted:
-        """The same of a row (d,): to keep as many weights as it has, and its zeros where zeros stay."""
+    def of_row(self, layout: Layout, row: Array) -> LayerRequest:
+        """Return the request for a row (d,): the same number of weights, and the same fixed zeros."""
         if self._is_twofold:
             return self.on_support((row != 0).reshape(layout.of_row.shape))
         mask = None if self.mask is None else (row != 0).reshape(layout.of_row.shape)
         return replace(self, kept=int(np.count_nonzero(row)), mask=mask)
 
-    def on_support(self, mask: Mask) -> Wanted:
-        """The same levels on a support that is known, of the stored tensor."""
+    def on_support(self, mask: Mask) -> LayerRequest:
+        """Return the same levels on a known support of the stored tensor."""
         return replace(self, pattern=None, mask=mask, kept=int(np.count_nonzero(mask)))
 
-    def stages(self) -> tuple[Wanted, ...]:
-        """What is asked of the support and then of the levels, where no set here holds both: n:m and bits."""
+    def stages(self) -> tuple[LayerRequest, ...]:
+        """Return successive requests where no set holds both n:m and bits: the support, then the levels."""
         return (replace(self, bits=FLOAT_BITS), self) if self._is_twofold else (self,)
 
     def nearest(self, site: WeightSite, weights: Array) -> Array:
-        """The point of the set nearest to a stored tensor; of n:m and bits: of the levels on its n:m."""
+        """Return the projection of a stored tensor; for n:m and bits: levels on its n:m support."""
         if self.pattern is None:
             return self._set(self.mask, site.shape, site.out_axis).project(weights)
         kept = NofM(*self.pattern, axis=-1 if site.in_axis is None else site.in_axis).project(weights)
@@ -77,12 +77,12 @@ class Wanted:
         return self.on_support(kept != 0).nearest(site, weights)
 
     def support_on_matrix(self, layout: Layout) -> ConstraintSet | None:
-        """What the set asks of the support alone; None where it asks nothing."""
+        """Return the constraint on the support alone; None where there is none."""
         is_free = self.pattern is None and self.mask is None and self.kept >= layout.rows * layout.columns
         return None if is_free else replace(self, bits=FLOAT_BITS).on_matrix(layout)
 
     def on_matrix(self, layout: Layout) -> ConstraintSet:
-        """As a set of the matrix (rows, d); of n:m and bits: n:m alone."""
+        """Return the set of matrices (rows, d); of n:m and bits: n:m alone."""
         if self.pattern is not None:
             return Reshaped(NofM(*self.pattern, axis=layout.in_axis), layout.ordered)
         rows, size = layout.rows // layout.together, layout.rows * layout.columns
@@ -113,13 +113,13 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
-    """A layer's answer.
+class LayerSolution:
+    """Solution for one layer.
 
     Attributes:
         weights: (rows, d), in the set.
-        bias_shift: what the bias must grow by so that mean outputs stay, (rows,).
-        figures: for the report.
+        bias_shift: increase of the bias that keeps the mean outputs, (rows,).
+        figures: figures of the report.
     """
 
     weights: Array
@@ -127,40 +127,45 @@ class Solved:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def solve_layer(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
-    """All rows together, from the layer's inputs as a whole."""
-    first, *later = wanted.stages()
+def solve_layer(moments: Moments, request: LayerRequest, layout: Layout) -> LayerSolution:
+    """Solve for all rows together, from the layer's inputs as a whole."""
+    first, *later = request.stages()
     solved = _solve(moments, first, layout)
     for stage in later:
         solved = _solve(moments, stage.on_support(layout.tensor(solved.weights) != 0), layout)
     return solved
 
 
-def _solve(moments: Moments, wanted: Wanted, layout: Layout) -> Solved:
-    support = wanted.support_on_matrix(layout)
+def _solve(moments: Moments, request: LayerRequest, layout: Layout) -> LayerSolution:
+    support = request.support_on_matrix(layout)
     problem = moments.problem if support is None else ridged(moments, support)
-    found = reconstruct(problem, wanted.on_matrix(layout))
+    found = reconstruct(problem, request.on_matrix(layout))
     figures = {
         "error": float(found.error),
         "status": found.status.value,
         "rows": moments.rows,
         "ridge": problem.ridge,
     }
-    return Solved(found.weights, moments.bias_shift(found.weights), figures)
+    return LayerSolution(found.weights, moments.bias_shift(found.weights), figures)
 
 
-def solve_picked(
-    rows: PickedRows, others: Moments, start: Array, wanted: Wanted, layout: Layout, context: PassContext
-) -> Solved:
-    """Each row of the matrix anew, from the inputs that it is picked for; as many weights as in ``start``.
+def solve_argmax_rows(
+    rows: ArgmaxRows,
+    others: Moments,
+    start: Array,
+    request: LayerRequest,
+    layout: Layout,
+    context: PassContext,
+) -> LayerSolution:
+    """Solve for each row again, from the inputs where its channel is maximal; keep the counts of ``start``.
 
     Args:
-        rows: what is picked.
+        rows: inputs and targets at the channels' maxima.
         others: the layer's moments as a whole.
-        start: (rows, d), the answer to them.
-        wanted: the set, rows of which are free of one another.
-        layout: of the layer.
-        context: where rows are worked on, and the memory that problems at once may take.
+        start: (rows, d), the solution for these.
+        request: the set; its rows are independent.
+        layout: layout of the layer.
+        context: executor for rows, and the memory that simultaneous problems may take.
     """
     weights, shifts = start.copy(), np.zeros(len(start))
     error = energy = 0.0
@@ -170,18 +175,18 @@ def solve_picked(
             channels = range(first, min(first + at_once, len(start)))
             known = [rows.moments(channel, others) for channel in channels]
             before = start[channels.start : channels.stop, None]
-            sets = [wanted.of_row(layout, row[0]).on_matrix(layout.of_row) for row in before]
+            sets = [request.of_row(layout, row[0]).on_matrix(layout.of_row) for row in before]
             better = context.map(_better, zip(known, sets, before, strict=True))
             for channel, moments, row in zip(channels, known, better, strict=True):
                 weights[channel], shifts[channel] = row[0], moments.bias_shift(row)[0]
                 error += moments.problem.error(row) * moments.problem.energy[0]
                 energy += moments.problem.energy[0]
                 task.advance()
-    return Solved(weights, shifts, {"picked_error": float(error / energy) if energy else 0.0})
+    return LayerSolution(weights, shifts, {"argmax_error": float(error / energy) if energy else 0.0})
 
 
 def _better(work: tuple[Moments, ConstraintSet, Array]) -> Array:
-    """One row reconstructed, or as it was where that is no better, (1, d)."""
+    """Return one row reconstructed, or unchanged where that is no better, (1, d)."""
     moments, constraint, row = work
     answer = reconstruct(moments.problem, constraint).weights
     return min(answer, row, key=moments.problem.loss)

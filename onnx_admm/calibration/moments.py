@@ -1,4 +1,4 @@
-"""Second moments of a layer's inputs and of the outputs they should give, in float64."""
+"""Second moments of a layer's inputs and target outputs, in float64."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from onnx_admm.contracts import Array
 Floats = npt.NDArray[np.float64]
 
 _FEW = 19
-"""Rows for each input below which a ridge is better measured than taken for granted; of enough rows
-twenty are drawn."""
+"""Rows for each input below which the ridge is measured instead of assumed.
+
+Twenty rows for each input are drawn where there are enough.
+"""
 
 MOST_HALVED = 2048
-"""Inputs of a row up to which samples are told apart in halves: more make every solution dear."""
+"""Inputs of a row up to which moments are kept for two halves of the samples: above, it costs too much."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What the samples say about one layer, means taken off where ``centred``.
+    """Second moments of one layer from samples, with means subtracted where ``centred``.
 
     Attributes:
-        problem: second moments of X and T, T being what the original makes of its own inputs.
+        problem: second moments of X and T, T being the original's outputs for its own inputs.
         input_mean: mean of X, (group, d); zeros where not centred.
         target_mean: mean of T, (rows,); zeros where not centred.
-        rows: rows of X that were seen.
-        halves: problems of every other run of samples, one to fit and one to judge by; where rows are few
-            for the inputs there are and nobody chose the ridge.
+        rows: rows of X that were used.
+        halves: problems of two halves of the samples, one to fit and one to judge by; where rows are few for
+            the number of inputs and no ridge was given.
     """
 
     problem: LayerProblem
@@ -40,7 +42,7 @@ class Moments:
     halves: tuple[LayerProblem, LayerProblem] | None = None
 
     def bias_shift(self, weights: Array) -> Floats:
-        """What the bias must grow by so that the mean output stays: ``mean(T) - mean(X) W'``, (rows,)."""
+        """Return the increase of the bias that keeps the mean output: ``mean(T) - mean(X) W'``, (rows,)."""
         group = len(self.input_mean)
         blocks = weights.astype(np.float64).reshape(group, -1, weights.shape[1])
         shift: Floats = self.target_mean - np.einsum("grd,gd->gr", blocks, self.input_mean).reshape(-1)
@@ -50,13 +52,13 @@ class Moments:
 class MomentSums:
     """Running sums of one layer, in two halves.
 
-    Products of a batch are taken in the batch's own precision about a fixed point near the mean, so that
-    no digits are lost to it, and added up in float64.
+    Products of a batch are computed in the batch's own precision about a fixed point near the mean, so that
+    no digits are lost to it, and summed in float64.
 
     Args:
-        weights: the original's, (rows, d).
+        weights: weights of the original, (rows, d).
         group: row blocks with inputs of their own.
-        centred: take means off (the layer has a bias that takes up the difference).
+        centred: subtract means (the layer has a bias that corrects the difference).
     """
 
     def __init__(self, weights: Array, group: int, centred: bool) -> None:
@@ -68,12 +70,12 @@ class MomentSums:
         self._halves = (_Sums(self._weights.shape), _Sums(self._weights.shape))
 
     def add(self, x: Array, original_x: Array, half: int = 0) -> None:
-        """Take in some rows.
+        """Add some rows.
 
         Args:
-            x: what the compressed prefix hands to the layer, (group, n, d).
-            original_x: what the original hands to it, same rows.
-            half: 0 or 1, to which the samples belong that the rows are of.
+            x: inputs of the layer behind the compressed layers, (group, n, d).
+            original_x: inputs in the original, same rows.
+            half: 0 or 1, the half of the samples that the rows belong to.
         """
         t = original_x.astype(np.float32) @ np.swapaxes(self._weights, 1, 2)  # (group, n, rows / group)
         x = x.astype(np.float32)
@@ -84,7 +86,7 @@ class MomentSums:
         self._halves[kept].add(x - point[:, None], t - target_point[:, None])
 
     def finish(self, ridge: float | None) -> Moments:
-        """The problem the rows make up; a ridge of None goes by how few they are."""
+        """Return the problem of all rows; a ridge of None depends on their number."""
         first, second = self._halves
         is_few = first.count + second.count < _FEW * self._original.shape[1]
         is_measured = ridge is None and is_few and first.count > 0 and second.count > 0
@@ -109,7 +111,7 @@ class MomentSums:
 
 @dataclass
 class _Sums:
-    """Of rows X and T about the points: counts, sums, products; for weights (group, rows / group, d)."""
+    """Counts, sums and products of rows X and T about the points; for weights (group, rows / group, d)."""
 
     shape: InitVar[tuple[int, ...]]
     count: int = 0
@@ -125,7 +127,7 @@ class _Sums:
         self.xx, self.tx, self.tt = np.zeros((group, d, d)), np.zeros(shape), np.zeros((group, rows))
 
     def add(self, x: Array, t: Array) -> None:
-        """Rows (group, n, d) and (group, n, rows / group)."""
+        """Add rows (group, n, d) and (group, n, rows / group)."""
         self.xx += np.swapaxes(x, 1, 2) @ x
         self.tx += np.swapaxes(t, 1, 2) @ x
         self.tt += np.square(t).sum(1)
@@ -134,7 +136,7 @@ class _Sums:
         self.count += x.shape[1]
 
     def take(self, other: _Sums) -> None:
-        """Add what ``other`` has."""
+        """Add the sums of ``other``."""
         for mine, more in (
             (self.x, other.x),
             (self.t, other.t),
@@ -146,12 +148,12 @@ class _Sums:
         self.count += other.count
 
     def means(self, scale: float) -> tuple[Floats, Floats]:
-        """Of X and T; with ``scale`` 0 none are taken off."""
+        """Return the means of X and T; zeros where ``scale`` is 0."""
         n = max(self.count, 1)
         return scale * self.x / n, scale * self.t / n
 
     def moments(self, scale: float) -> tuple[Floats, Floats, Floats]:
-        """Gram matrix, cross moments and energy about the means."""
+        """Return the Gram matrix, cross moments and energy about the means."""
         n, (x, t) = max(self.count, 1), self.means(scale)
         gram = self.xx / n - x[:, :, None] * x[:, None, :]
         cross = self.tx / n - t[:, :, None] * x[:, None, :]

@@ -1,4 +1,4 @@
-"""How much each layer can lose, measured: the outputs' damage by density and bits, one layer at a time."""
+"""Sensitivity of each layer: relative error of the outputs by density and bits, one layer at a time."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from onnx_admm.contracts import Array, Dataset, PassContext, Task, WeightSite
 from onnx_admm.measurement.sensitivity import OutputProbe
 
 STEPS = (0.25, 0.5, 1.0, 2.0, 3.5, 6.0)
-"""Densities tried of a layer, in units of the whole model's: small and depthwise layers bear little."""
+"""Densities tried of a layer, in units of the whole model's: small and depthwise layers tolerate little."""
 
 _MOST_GROUPS = 4
-_MOST_DAMAGE = 1e6
+_MOST_RELATIVE_ERROR = 1e6
 
 _MEASURED_BITS = 4
-"""Levels of more bits are not measured: their steps are half as wide a bit, so their errors a quarter."""
+"""Most bits that are measured: each further bit halves the steps and so quarters the error."""
 
 _ROUNDED_AT = 0.25
-"""Density at which levels are tried, beside that of all weights: what they add hardly depends on it."""
+"""Density at which levels are tried, in addition to all weights: their error hardly depends on it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a measurement needs.
+    """Requirements of a measurement.
 
     Attributes:
         calibration: inputs of the layers in the original, and the original itself.
-        probe_samples: what the outputs are compared on.
-        context: memory for the moments of layers looked at together, and where to solve for them.
-        task: advances by one a layer.
+        probe_samples: samples that the outputs are compared on.
+        context: memory for the moments of layers computed together, and the executor.
+        task: advances by one for each layer.
     """
 
     calibration: Calibration
@@ -59,18 +59,18 @@ def measured_surfaces(
     densities: tuple[float, ...],
     bits: Sequence[int] = (),
 ) -> dict[str, Surface]:
-    """Damage of the outputs by density and bits, each layer changed alone.
+    """Return the relative error of the outputs by density and bits, each layer changed alone.
 
     A layer is rebuilt from its own inputs at each density, as it will be later; the bias stays. Levels are
-    put on two of the supports by successive rounding. One whose inputs cannot be seen keeps its largest
+    fitted on two of the supports by successive rounding. A layer without available inputs keeps its largest
     weights, and takes the nearest levels.
 
     Args:
         sites: layers to prune.
-        layers: those of them whose inputs can be seen.
-        trial: with what.
-        densities: to try, rising, over 0 to 1.
-        bits: to try, each below 32.
+        layers: those of them whose inputs are available.
+        trial: requirements of the measurement.
+        densities: densities to try, rising, over 0 to 1.
+        bits: bits to try, each below 32.
     """
     original = trial.calibration.original
     probe = OutputProbe(
@@ -79,11 +79,13 @@ def measured_surfaces(
     surfaces: dict[str, Surface] = {}
 
     def measure(site: WeightSite, candidates: Sequence[_Candidate]) -> None:
-        damages = {
-            (each.density, each.bits): min(probe.effect({site.name: each.weights}).damage, _MOST_DAMAGE)
+        relative_errors = {
+            (each.density, each.bits): min(
+                probe.effect({site.name: each.weights}).relative_error, _MOST_RELATIVE_ERROR
+            )
             for each in candidates
         }
-        surfaces[site.name] = _surface(damages, densities, bits)
+        surfaces[site.name] = _surface(relative_errors, densities, bits)
         trial.task.advance(note=site.name)
 
     for group in layer_groups(layers, trial.context.memory_bytes, _MOST_GROUPS):
@@ -112,7 +114,7 @@ def _rebuilt(
     densities: Sequence[float],
     bits: Sequence[int],
 ) -> Iterator[_Candidate]:
-    layout, size = layer.carriers[0].layout, layer.site.size
+    layout, size = layer.extractors[0].layout, layer.site.size
     kept = [AtMostK(round(size * share)) for share in densities]
     found = list(context.map(partial(reconstruct, problem, settings=QUICK), kept))
     pruned = {share: each.weights for share, each in zip(densities, found, strict=True)}
@@ -129,7 +131,7 @@ def _rebuilt(
 
 
 def _rounded(work: tuple[LayerProblem, Array, int]) -> Array:
-    """Levels on a support by successive rounding: a row at a time, errors handed on."""
+    """Return levels on a support by successive rounding: a row at a time, errors compensated."""
     problem, weights, bits = work
     mask = weights != 0
     is_dense = bool(mask.all()) and bits > 1  # one bit has no level for zero
@@ -152,7 +154,7 @@ def _nearest(
 
 
 def _tried_levels(densities: Sequence[float], bits: Sequence[int]) -> list[tuple[float, int]]:
-    """Pairs to measure: two densities, and bits up to the last that is measured."""
+    """Return pairs to measure: two densities, and bits up to the last that is measured."""
     if not bits:
         return []
     shares = {min(densities, key=lambda share: abs(share - _ROUNDED_AT)), 1.0}
@@ -160,21 +162,23 @@ def _tried_levels(densities: Sequence[float], bits: Sequence[int]) -> list[tuple
 
 
 def _widths(bits: Sequence[int]) -> list[int]:
-    """Bits to measure: those wanted, and in place of any wider ones the widest that is measured."""
+    """Return the bits to measure: those requested; wider ones are replaced by the widest that is measured."""
     return sorted({min(width, _MEASURED_BITS) for width in bits})
 
 
 def _surface(
-    damages: Mapping[tuple[float, int | None], float], densities: tuple[float, ...], bits: Sequence[int]
+    relative_errors: Mapping[tuple[float, int | None], float],
+    densities: tuple[float, ...],
+    bits: Sequence[int],
 ) -> Surface:
-    pruned = Curve(densities, tuple(damages[share, None] for share in densities))
+    pruned = Curve(densities, tuple(relative_errors[share, None] for share in densities))
     rounded: dict[int, Curve] = {}
     least: dict[float, float] = {}
     for width in sorted(bits, reverse=True):  # fewer levels are never taken for better
         nearest = min(width, _MEASURED_BITS)
-        shares = sorted(share for share, tried in damages if tried == nearest)
+        shares = sorted(share for share, tried in relative_errors if tried == nearest)
         for share in shares:
-            added = (damages[share, nearest] - damages[share, None]) / 4 ** (width - nearest)
+            added = (relative_errors[share, nearest] - relative_errors[share, None]) / 4 ** (width - nearest)
             least[share] = max(least.get(share, 0.0), added)
         rounded[width] = Curve(tuple(shares), tuple(least[share] for share in shares))
     return Surface(pruned, rounded)

@@ -1,8 +1,8 @@
-"""How far a layer is pulled towards its original weights, judged on samples that were not fitted to.
+"""Choice of the ridge, the weight of the distance to the original weights, on held-out samples.
 
-Where rows are few for the inputs there are, second moments describe the samples more than the inputs to come.
-How strong a ridge mends that depends on the layer: rows of one sample resemble one another, inputs behind
-compressed layers are noisy, and the fewer weights are left the more the ridge takes away from them.
+Where rows are few for the number of inputs, second moments describe the samples more than future inputs. The
+best ridge depends on the layer: rows of one sample are similar, inputs behind compressed layers are noisy,
+and the fewer weights are left the more a ridge limits them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from onnx_admm.admm.sets.supports import ConstraintSet
 from onnx_admm.calibration.moments import Moments
 
 QUICK = ReconstructionSettings(iterations=15, fit_steps=10, trade_rounds=None)
-"""For the order of magnitude of an error, not its last tenth."""
+"""Settings for the order of magnitude of an error."""
 
 _STEP = 2.0
 _MOST_STEPS = 6
 
 _ALIKE = 1.05
-"""Errors on held-out samples that differ by less than this tell nothing: the stronger ridge is taken, for
-inputs that are of no kind seen here."""
+"""Difference of held-out errors below which the stronger ridge is chosen.
+
+Future inputs may be unlike these samples.
+"""
 
 
 def ridged(moments: Moments, constraint: ConstraintSet) -> LayerProblem:
-    """The layer's problem with the ridge that does best on held-out samples, in steps of two.
+    """Return the layer's problem with the best ridge on held-out samples, searched in steps of two.
 
     Weights of ``constraint`` are fitted to half of the samples and judged on the other half, with the usual
     ridge and with weaker or stronger ones as long as they do better; of those that do equally well the
-    strongest is taken. Where there are no halves the problem is as it is.
+    strongest is taken. Without halves the problem is unchanged.
     """
     if moments.halves is None:
         return moments.problem

@@ -1,8 +1,8 @@
-"""How far each layer can be rounded, measured, and what to round how far.
+"""Search for the rounding of each layer, by measurement.
 
 Layers are rounded one at a time and the outputs compared (``sensitivity``); the roundings of fewest bytes are
-taken whose damages add up to what is allowed (``allocation``); then the model as a whole is compared, on
-samples that took no part, and more or less is allowed by what it shows.
+chosen whose relative errors add up to the allowed sum (``allocation``); then the model as a whole is
+compared, on samples that were not used for the choice, and the allowed sum is corrected by the result.
 """
 
 from __future__ import annotations
@@ -28,43 +28,46 @@ from onnx_admm.encoding.compression_options import (
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 
 ANCHORS = (NIBBLES, BYTES)
-"""What every layer is measured with first, as far as runs last; others are guessed from these at first."""
+"""Roundings that every layer is measured with first, while runs last; others are estimated from these."""
 
 ATTEMPTS = 6
 """Choices that are tried on the model as a whole, at most."""
 
 _SEEN, _LEAST_GAIN = 1e-3, 0.02
-"""Of its own relative error a layer in a chain passes on about all, a redundant one some hundredths. One that
-passes on less than a thousandth is not seen by the samples: nobody knows what it does with others, so all is
-expected of it. And never less is than two hundredths."""
+"""Share of a layer's own relative error that must reach the outputs.
+
+A layer in a chain passes on nearly all of its error, a redundant one some hundredths. Below a thousandth the
+samples do not show the layer; its effect on others is unknown, and all of its error is assumed. The assumed
+share is never less than two hundredths.
+"""
 
 _LARGEST_STEP, _CLOSE = 16.0, 1.1
 _HOPELESS = 1e6
 
 Choice = Mapping[str, Rounding | None]
-"""What is done to each layer; None leaves it as it is."""
+"""Rounding of each layer; None leaves it unchanged."""
 
 
 @dataclass(frozen=True)
 class ChosenRoundings:
-    """A choice, the worst of its damages on all sets of samples, and its effect on the first unseen ones.
+    """A choice, its worst relative error on all sets of samples, and its effect on the first unseen ones.
 
-    Where one set says enough against it, those that follow are not asked, and the effect is that on this one.
+    Where one set exceeds the limit, later ones are not run, and the effect is that on this one.
     """
 
     choice: Choice
-    damage: float
+    relative_error: float
     effect: Effect
 
 
 class RoundingSearch:
-    """Allocation and measurement in turns: only roundings that would be chosen are ever run.
+    """Alternating allocation and measurement: only roundings that would be chosen are run.
 
     Args:
-        layers: by site name.
-        probes: the model with each set of samples to measure on; the worse damage counts.
-        most_runs: measurements, at most; as many as there are layers, or more.
-        task: advances by one a measurement.
+        layers: layers by site name.
+        probes: the model with each set of samples to measure on; the worse relative error counts.
+        most_runs: measurements, at most; at least as many as there are layers.
+        task: advances by one for each measurement.
     """
 
     def __init__(
@@ -73,166 +76,183 @@ class RoundingSearch:
         self.layers = {name: RoundedLayer(treated) for name, treated in layers.items()}
         self.probes, self.runs = probes, 0
         self._most_runs, self._task = most_runs, task
-        self._base = [probe.damage({}) for probe in probes]
+        self._base = [probe.relative_error({}) for probe in probes]
 
     def confirmed(
         self, unseen: Sequence[OutputProbe], tolerance: float, agrees: Callable[[Effect], bool]
     ) -> ChosenRoundings:
-        """The choice of fewest bytes that holds on the unseen samples too; nothing is done where none does.
+        """Return the choice of fewest bytes that also holds on unseen samples; else no rounding.
 
-        Damages do not quite add up, so the sum allowed is moved, up while the model as a whole holds and down
-        while it does not, then to the middle between the two.
+        Relative errors are not exactly additive, so the allowed sum is raised while the model as a whole
+        holds and lowered while it does not, then bisected.
 
         Args:
-            unseen: the same model on sets of samples that took no part in choosing.
-            tolerance: most damage, on each set of samples.
-            agrees: whether the predictions on the first of them stay well enough.
+            unseen: the same model on sets of samples that were not used for the choice.
+            tolerance: largest relative error, on each set of samples.
+            agrees: whether predictions on the first of them are preserved well enough.
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing = tolerance, 0.0, math.inf
         for _ in range(ATTEMPTS):
             found = self.judged(self.allocate(allowed), unseen, tolerance)
-            room = float(np.clip(tolerance / max(found.damage, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP))
-            if room >= 1 and agrees(found.effect):
+            step = float(
+                np.clip(tolerance / max(found.relative_error, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP)
+            )
+            if step >= 1 and agrees(found.effect):
                 holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
-                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * room
+                allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * step
             else:
                 failing = allowed
-                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, room)
-            if failing < holding * _CLOSE or (holding and room < _CLOSE):
+                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, step)
+            if failing < holding * _CLOSE or (holding and step < _CLOSE):
                 break
         return best
 
     def allocate(self, allowed: float) -> Choice:
-        """The roundings of fewest bytes whose damages add up to at most ``allowed``, measured."""
+        """Return the measured roundings of fewest bytes with errors of at most ``allowed`` in sum."""
         for anchor in ANCHORS:
             for name, layer in self.layers.items():
-                if layer.ways:
+                if layer.roundings:
                     self._measure(name, anchor)
         while True:
             options = {name: layer.options() for name, layer in self.layers.items()}
             choice = {name: option.what for name, option in least_cost(options, allowed).items()}
-            if not sum(self._measure(name, way) for name, way in choice.items()):
+            if not sum(self._measure(name, rounding) for name, rounding in choice.items()):
                 return choice
 
     def judged(
         self, choice: Choice, unseen: Sequence[OutputProbe], most: float = math.inf
     ) -> ChosenRoundings:
-        """The choice with its effect on the model as a whole; over ``most``, no other samples are asked."""
+        """Return the choice with its effect on the whole model; stop at the first set over ``most``."""
         weights = self.weights(choice)
         effects: list[Effect] = []
         for probe in (*self.probes, *unseen):
             effects.append(probe.effect(weights))
-            if effects[-1].damage > most:
-                return ChosenRoundings(choice, effects[-1].damage, effects[-1])
-        seen = max(effect.damage for effect in effects)
+            if effects[-1].relative_error > most:
+                return ChosenRoundings(choice, effects[-1].relative_error, effects[-1])
+        seen = max(effect.relative_error for effect in effects)
         return ChosenRoundings(choice, seen + self._unseen(choice), effects[len(self.probes)])
 
     def _unseen(self, choice: Choice) -> float:
-        """What is expected of layers that no sample shows: measuring the model as a whole leaves it out."""
+        """Return the expected error of layers that no sample shows; whole-model runs miss it."""
         hidden = (
-            self.layers[name].treated.expected_error(way)
-            for name, way in choice.items()
-            if way is not None and self.layers[name].measured and not self.layers[name].is_seen
+            self.layers[name].treated.expected_error(rounding)
+            for name, rounding in choice.items()
+            if rounding is not None and self.layers[name].measured and not self.layers[name].is_seen
         )
         return sum(hidden)
 
     def weights(self, choice: Choice) -> dict[str, Array]:
-        """New weights of the layers that do not stay as they are."""
-        return {name: self.layers[name].treated.apply(way) for name, way in choice.items() if way is not None}
+        """Return the new weights of the layers that change."""
+        return {
+            name: self.layers[name].treated.apply(rounding)
+            for name, rounding in choice.items()
+            if rounding is not None
+        }
 
     def close(self) -> None:
         """Let go of the probes, whose sessions hold the weights once more; nothing is measured afterwards."""
         self.probes = ()
 
     def bytes(self, choice: Choice) -> float:
-        """What all layers would take in the file."""
-        return sum(self.layers[name].treated.stored_bytes(way) for name, way in choice.items())
+        """Return the bytes of all layers in the file."""
+        return sum(self.layers[name].treated.stored_bytes(rounding) for name, rounding in choice.items())
 
-    def _measure(self, name: str, way: Rounding | None) -> bool:
-        """Run the layer rounded so; False where that is known, or no run is left."""
+    def _measure(self, name: str, rounding: Rounding | None) -> bool:
+        """Run the layer rounded so; return False where that is known, or no run is left."""
         layer = self.layers[name]
-        if way is None or way in layer.measured or self.runs >= self._most_runs:
+        if rounding is None or rounding in layer.measured or self.runs >= self._most_runs:
             return False
-        weights = {name: layer.treated.apply(way)}
-        damages = [probe.damage(weights) - base for probe, base in zip(self.probes, self._base, strict=True)]
-        layer.measured[way] = max(0.0, *damages)
+        weights = {name: layer.treated.apply(rounding)}
+        relative_errors = [
+            probe.relative_error(weights) - base for probe, base in zip(self.probes, self._base, strict=True)
+        ]
+        layer.measured[rounding] = max(0.0, *relative_errors)
         self.runs += 1
         self._task.advance(note=name)
         return True
 
 
 class RoundedLayer:
-    """A layer, the roundings worth a thought, and what those that were run did to the outputs.
+    """A layer, its useful roundings, and the measured effects of those that were run.
 
-    What others do is guessed in proportion to what they are expected to change in the weight; the proportion
-    is that of the nearest one run, and between two of them lies between theirs.
+    Effects of other roundings are estimated in proportion to their expected change of the weight; the
+    proportion is that of the nearest measured one, interpolated between two.
     """
 
     def __init__(self, treated: Treated) -> None:
         self.treated = treated
-        self.ways = _worthwhile(treated)
+        self.roundings = _worthwhile(treated)
         self.measured: dict[Rounding, float] = {}
 
     @property
     def is_seen(self) -> bool:
-        """Whether the samples show what becomes of the layer."""
-        return any(d >= _SEEN * self.treated.expected_error(way) for way, d in self.measured.items())
+        """Whether the samples show the effect of the layer."""
+        return any(
+            d >= _SEEN * self.treated.expected_error(rounding) for rounding, d in self.measured.items()
+        )
 
     def options(self) -> list[Option[Rounding | None]]:
-        """What an allocation chooses from; to stay as it is is one."""
-        return [Option(self.treated.stored_bytes(way), self.damage(way), way) for way in (None, *self.ways)]
+        """Return the options for an allocation; no rounding is one of them."""
+        return [
+            Option(self.treated.stored_bytes(rounding), self.relative_error(rounding), rounding)
+            for rounding in (None, *self.roundings)
+        ]
 
-    def damage(self, way: Rounding | None) -> float:
-        """Measured or guessed, with the doubt that there is."""
-        if way is None:
+    def relative_error(self, rounding: Rounding | None) -> float:
+        """Return the measured or estimated relative error, with its uncertainty added."""
+        if rounding is None:
             return 0.0
-        expected = self.treated.expected_error(way)
+        expected = self.treated.expected_error(rounding)
         if not self.is_seen:
             return expected
-        found = self.measured[way] if way in self.measured else self._guess(expected)
+        found = self.measured[rounding] if rounding in self.measured else self._guess(expected)
         return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
 
     def _guess(self, expected: float) -> float:
-        errors, damages = np.array(
-            sorted((self.treated.expected_error(way), damage) for way, damage in self.measured.items())
+        errors, relative_errors = np.array(
+            sorted(
+                (self.treated.expected_error(rounding), relative_error)
+                for rounding, relative_error in self.measured.items()
+            )
         ).T
-        gains = np.log(np.maximum(damages, _SEEN * errors) / errors)
+        gains = np.log(np.maximum(relative_errors, _SEEN * errors) / errors)
         return expected * float(np.exp(np.interp(math.log(expected), np.log(errors), gains)))
 
-    def says(self, way: Rounding) -> str:
-        """One line on the layer where it is rounded."""
-        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(way):,.0f} bytes"
+    def says(self, rounding: Rounding) -> str:
+        """Return one line on the layer where it is rounded."""
+        size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(rounding):,.0f} bytes"
         if not self.is_seen:
-            return f"{way}: {size}; the samples hardly reach it, so it is taken to matter in full"
-        return f"{way}: {size}; rounded alone it leaves the outputs {decibels(self.damage(way)):.1f} dB"
+            return f"{rounding}: {size}; the samples hardly reach it, so it is taken to matter in full"
+        left_db = decibels(self.relative_error(rounding))
+        return f"{rounding}: {size}; rounded alone it leaves the outputs {left_db:.1f} dB"
 
-    def why_left(self, way: Rounding | None) -> str:
-        """One line on the layer where it stays."""
-        if way is not None:
-            return f"its values are {way} as they are"
-        if not self.ways:
+    def why_left(self, rounding: Rounding | None) -> str:
+        """Return one line on the layer where it stays unchanged."""
+        if rounding is not None:
+            return f"its values are {rounding} as they are"
+        if not self.roundings:
             return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
-        alone = decibels(self.damage(self.ways[0]))
-        return f"{self.ways[0]} alone would leave the outputs {alone:.1f} dB"
+        alone = decibels(self.relative_error(self.roundings[0]))
+        return f"{self.roundings[0]} alone would leave the outputs {alone:.1f} dB"
 
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:
-    """Roundings that save bytes, none expected to be larger and worse than another; mildest first."""
+    """Return the roundings that save bytes and are not dominated by another; mildest first."""
     fine = FINE if layer.values.dtype.itemsize > 2 else ()  # half floats hold no product of such codes
-    ways = sorted(
+    roundings = sorted(
         (HALF, *fine, *DENSE, *layer.further, *SPARSE),
-        key=lambda way: (layer.expected_error(way), layer.stored_bytes(way)),
+        key=lambda rounding: (layer.expected_error(rounding), layer.stored_bytes(rounding)),
     )
     kept: list[Rounding] = []
     least = layer.stored_bytes(None)
-    for way in ways:
-        if layer.stored_bytes(way) < least:
-            kept.append(way)
-            least = layer.stored_bytes(way)
+    for rounding in roundings:
+        if layer.stored_bytes(rounding) < least:
+            kept.append(rounding)
+            least = layer.stored_bytes(rounding)
     return tuple(kept)
 
 
-def decibels(damage: float) -> float:
-    """The signal-to-noise ratio that a damage leaves, at most 200."""
-    return round(-10 * math.log10(max(damage, 1e-20)), 2)
+def decibels(relative_error: float) -> float:
+    """Return the signal-to-noise ratio of a relative error in dB, at most 200."""
+    return round(-10 * math.log10(max(relative_error, 1e-20)), 2)

@@ -1,4 +1,4 @@
-"""Which rows of X are taken of all there are: some drawn, or exactly those that are wanted."""
+"""Choice of rows of X: a random sample, or a fixed set."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import numpy as np
 import numpy.typing as npt
 
 Positions = npt.NDArray[np.int64]
-"""Of rows, or of places of an output: flat, shape (p,)."""
+"""Indices of rows, or of places of an output: flat, shape (p,)."""
 
 Shares = npt.NDArray[np.float64]
-"""Of the draws, for each place of each sample, flat; they add up to 1."""
+"""Share of the draws for each place of each sample, flat; they add up to 1."""
 
 
 class RowChoice(Protocol):
-    """Rows to take, whatever their number turns out to be."""
+    """A choice of rows that does not depend on their number."""
 
     def is_of_places(self, count: int) -> bool:
-        """Whether it tells ``count`` places of several samples apart."""
+        """Return whether the choice distinguishes ``count`` places of several samples."""
 
     def of_each(self, samples: int) -> RowChoice:
-        """What is taken of each of so many samples, the same places of all."""
+        """Return the choice for each of ``samples`` samples, the same places of all."""
 
     def positions(self, count: int) -> Positions:
-        """Of ``count`` rows."""
+        """Return the positions among ``count`` rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledRows:
-    """Rows drawn without repetition; with shares, each draw is from all of them.
+    """Rows drawn without repetition; with shares, drawn with repetition.
 
     Attributes:
-        wanted: about how many; all where there are fewer.
-        seed: decides which; the same rows for the same seed, whatever flows.
-        shares: None, or not one for each row: all alike.
+        requested: approximate number; all where there are fewer.
+        seed: decides which; the same rows for the same seed, whatever the values.
+        shares: shares of draws; None, or of another length than the rows: uniform.
     """
 
-    wanted: int
+    requested: int
     seed: tuple[int, ...]
     shares: Shares | None = None
 
@@ -48,16 +48,16 @@ class SampledRows:
 
     def of_each(self, samples: int) -> SampledRows:
         """See `RowChoice`."""
-        return replace(self, wanted=max(1, self.wanted // samples))
+        return replace(self, requested=max(1, self.requested // samples))
 
     def positions(self, count: int) -> Positions:
-        """In order; twice as many draws by shares as there are rows tell all there is to tell."""
+        """Return the positions in order; at most twice as many draws by shares as there are rows."""
         rng = np.random.default_rng(self.seed)
         if self.is_of_places(count):
-            return np.sort(rng.choice(count, min(self.wanted, 2 * count), p=self.shares))
-        if self.wanted >= count:
+            return np.sort(rng.choice(count, min(self.requested, 2 * count), p=self.shares))
+        if self.requested >= count:
             return np.arange(count)
-        return np.sort(rng.choice(count, self.wanted, replace=False))
+        return np.sort(rng.choice(count, self.requested, replace=False))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +72,7 @@ class FixedRows:
         return count == self.count
 
     def of_each(self, samples: int) -> FixedRows:
-        """See `RowChoice`: samples are told apart already."""
+        """See `RowChoice`: samples are distinguished already."""
         return replace(self, at=self.at[:0])
 
     def positions(self, count: int) -> Positions:

@@ -1,7 +1,7 @@
-"""Which samples layers are calibrated on, of all there are: as many as can be of each predicted class.
+"""Choice of calibration samples: equally many of each predicted class.
 
-What no sample asks for is pruned away first. Of many classes a random draw misses some and repeats others, so
-the original is asked what it takes the samples for, and the classes take turns.
+Weights that no sample needs are pruned first. With many classes a random draw misses some and repeats others,
+so the original predicts the classes, and samples are taken from the classes in turn.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from onnx_admm.model.analysis.class_axis import class_axis
 from onnx_admm.runtime.evaluation import predicted_classes
 
 _LOOKED_AT = 4
-"""Samples that are looked at for each that is taken."""
+"""Samples that are predicted for each one that is taken."""
 
 
 def calibration_samples(context: PassContext, count: int) -> Dataset:
-    """``count`` samples of the training data, or all of fewer; random inputs where there is no data.
+    """Return ``count`` samples of the training data, or all; random inputs where there is no data.
 
-    Drawn by ``context.seed``, and kept in their order. Where the original takes each sample for one class,
-    its predictions, not the labels, say which are drawn: of each class as many.
+    They are drawn by ``context.seed``, and kept in order. Where the original assigns each sample to one
+    class, equally many of each predicted class are drawn; labels are not used.
     """
     train = context.train
     if train is None:
@@ -44,10 +44,10 @@ def calibration_samples(context: PassContext, count: int) -> Dataset:
 
 
 def in_turn(classes: npt.NDArray[np.int64]) -> Positions:
-    """Positions of all samples: the first of each class, then the second of each, and so on.
+    """Return the positions of all samples: the first of each class, then the second of each, and so on.
 
     Args:
-        classes: of the samples, (n,).
+        classes: classes of the samples, (n,).
     """
     turn = np.empty(len(classes), np.int64)
     for each in np.unique(classes):

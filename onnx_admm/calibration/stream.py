@@ -1,4 +1,4 @@
-"""Calibration samples on their way through the graph, to a few layers at a time."""
+"""Streams calibration samples through the graph, for a few layers at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.calibration.argmax_positions import ArgmaxPositions, argmax_positions_behind
+from onnx_admm.calibration.argmax_rows import ArgmaxRows
 from onnx_admm.calibration.biases import LayerBias, bias_behind
-from onnx_admm.calibration.layer_inputs import InputExtractor, carrier_of
+from onnx_admm.calibration.layer_inputs import InputExtractor, extractor_of
 from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
-from onnx_admm.calibration.picked_rows import PickedRows
 from onnx_admm.calibration.row_sampling import FixedRows, SampledRows
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
-from onnx_admm.model.rewrite.expose_values import WeightUse, tapped, weight_uses
+from onnx_admm.model.rewrite.expose_values import WeightUse, expose_values, weight_uses
 from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
 from onnx_admm.runtime.sessions import Session, open_session
 from onnx_admm.selection.weight_values import why_unusable
@@ -30,60 +30,64 @@ _TOO_LARGE = 1e15
 
 @dataclass(frozen=True)
 class CalibratedLayer:
-    """One layer whose inputs can be seen: its uses (several where the weight is tied) and its bias."""
+    """A layer with available inputs: its uses (several where the weight is tied) and its bias."""
 
     site: WeightSite
-    carriers: tuple[InputExtractor, ...]
+    extractors: tuple[InputExtractor, ...]
     bias: LayerBias | None
-    picks: ArgmaxPositions | None = None
+    argmax_positions: ArgmaxPositions | None = None
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """Values that its uses read, and what tells which of its outputs count."""
-        telling = () if self.picks is None else (self.picks.tap,)
-        return tuple(dict.fromkeys([*(tap for carrier in self.carriers for tap in carrier.taps), *telling]))
+    def exposed_values(self) -> tuple[str, ...]:
+        """Values that its uses read, and the value of the maximum behind it."""
+        telling = () if self.argmax_positions is None else (self.argmax_positions.value,)
+        return tuple(
+            dict.fromkeys(
+                [*(name for extractor in self.extractors for name in extractor.exposed_values), *telling]
+            )
+        )
 
     @property
     def moment_bytes(self) -> int:
-        """Memory its moments take while they are summed and solved for."""
-        layout = self.carriers[0].layout
+        """Bytes of memory of its moments while they are summed and solved for."""
+        layout = self.extractors[0].layout
         d = layout.columns
         copies = 6 if d <= MOST_HALVED else 4
         return copies * _BYTES * d * (layout.group * d + layout.rows)
 
     @property
-    def rows_wanted(self) -> int:
-        """Rows of X that determine its moments well."""
-        layout = self.carriers[0].layout
+    def rows_requested(self) -> int:
+        """Number of rows of X that determine its moments well."""
+        layout = self.extractors[0].layout
         d = layout.columns
         return int(max(_PRODUCTS / (layout.group * d * d), _ROWS_PER_COLUMN * d))
 
 
 def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | None:
-    """The layer as calibration sees it; None where some use of its weight hides its inputs.
+    """Return the layer for calibration; None where inputs of some use of its weight are not available.
 
-    So it is where the uses of one weight are no products with the same matrix: an embedding that is a
-    classifier's weight too.
+    That is also the case where the uses of one weight are not products with the same matrix: an embedding
+    that is a classifier's weight too.
     """
     uses = weight_uses(view, site)
-    carriers = [carrier for use in uses if (carrier := carrier_of(site, use)) is not None]
-    if len(carriers) < len(uses) or len({carrier.layout for carrier in carriers}) != 1:
+    extractors = [extractor for use in uses if (extractor := extractor_of(site, use)) is not None]
+    if len(extractors) < len(uses) or len({extractor.layout for extractor in extractors}) != 1:
         return None
     if len(uses) > 1:
-        return CalibratedLayer(site, tuple(carriers), None)
-    bias = bias_behind(uses[0], carriers[0].layout.rows)
-    return CalibratedLayer(site, tuple(carriers), bias, _picks(uses[0]))
+        return CalibratedLayer(site, tuple(extractors), None)
+    bias = bias_behind(uses[0], extractors[0].layout.rows)
+    return CalibratedLayer(site, tuple(extractors), bias, _argmax_positions(uses[0]))
 
 
-def _picks(use: WeightUse) -> ArgmaxPositions | None:
-    """The maximum that picks from the node's outputs, whose channels are on the axis that ONNX gives them."""
+def _argmax_positions(use: WeightUse) -> ArgmaxPositions | None:
+    """Return the maximum over the node's outputs, with channels on the axis that ONNX gives them."""
     if use.node.op_type in ("Conv", "ConvTranspose"):
         return argmax_positions_behind(use.node, 1)
     return argmax_positions_behind(use.node, -1) if use.node.op_type == "MatMul" and use.index == 1 else None
 
 
 def _is_usable(x: Array) -> bool:
-    """Finite, and so are sums of squares."""
+    """Return whether all values are finite, and sums of their squares too."""
     largest = float(np.abs(x).max(initial=0.0))
     return largest < _TOO_LARGE  # not so for NaN either
 
@@ -99,13 +103,13 @@ def _not_finite(layer: CalibratedLayer) -> DataError:
 def layer_groups(
     layers: Sequence[CalibratedLayer], memory_bytes: int, most: int
 ) -> list[list[CalibratedLayer]]:
-    """Consecutive layers that are looked at in one go.
+    """Return groups of consecutive layers that are calibrated in one run.
 
     Each group costs a run of the samples through everything before it, so there are at most about ``most``;
     the moments of one group fit ``memory_bytes``.
 
     Raises:
-        PassRefused: those of one layer do not.
+        PassRefused: the moments of one layer do not fit.
     """
     largest = max(layers, key=lambda layer: layer.moment_bytes, default=None)
     if largest is not None and largest.moment_bytes > memory_bytes:
@@ -120,8 +124,8 @@ def layer_groups(
     length = -(-len(layers) // most)
     for layer in layers:
         last = groups[-1] if groups else None
-        room = memory_bytes - sum(other.moment_bytes for other in last or ())
-        if last is None or len(last) >= length or layer.moment_bytes > room:
+        available = memory_bytes - sum(other.moment_bytes for other in last or ())
+        if last is None or len(last) >= length or layer.moment_bytes > available:
             groups.append([layer])
         else:
             last.append(layer)
@@ -130,15 +134,15 @@ def layer_groups(
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the moments come from.
+    """Computes moments of layers from samples.
 
     Attributes:
         original: the model whose outputs each layer should keep.
         samples: calibration data.
-        ridge: of every problem, in units of its mean input energy; None: by its inputs and samples.
-        seed: draws rows where there are more than needed.
+        ridge: ridge of every problem, in units of its mean input energy; None: by its inputs and samples.
+        seed: seed for drawing rows where there are more than needed.
         threads: intra-op threads; 0 lets the runtime choose.
-        batch_size: samples that flow through the graph together.
+        batch_size: samples in a run through the graph.
     """
 
     original: ModelView
@@ -151,22 +155,22 @@ class Calibration:
     def moments(
         self, compressed: ModelView, layers: Sequence[CalibratedLayer], *, centred: bool = True
     ) -> dict[str, Moments]:
-        """Moments of ``layers``, X being what ``compressed`` hands them; by site name.
+        """Return the moments of ``layers`` by site name, X being their inputs in ``compressed``.
 
         A layer is missing whose inputs are not finite because some weight of the model is not, or is huge.
 
         Args:
-            compressed: the model as it is so far.
-            layers: what to look at.
-            centred: take means off where a layer has a bias that makes up for them.
+            compressed: the present model.
+            layers: the layers.
+            centred: subtract means where a layer has a bias that corrects them.
 
         Raises:
             DataError: inputs are not finite, or too large, though all weights are finite and not huge.
         """
         sums = {
             layer.site.name: MomentSums(
-                layer.carriers[0].layout.matrix(self.original.read(layer.site)),
-                layer.carriers[0].layout.group,
+                layer.extractors[0].layout.matrix(self.original.read(layer.site)),
+                layer.extractors[0].layout.group,
                 centred and layer.bias is not None,
             )
             for layer in layers
@@ -174,12 +178,12 @@ class Calibration:
         batches = -(-len(self.samples) // self.batch_size)
         for number, (before, after) in enumerate(self._flows(compressed, layers)):
             for layer in [each for each in layers if each.site.name in sums]:
-                for place, carrier in enumerate(layer.carriers):
-                    wanted = -(-layer.rows_wanted // (batches * len(layer.carriers)))
-                    shares = None if layer.picks is None else layer.picks.shares(before)
-                    draw = SampledRows(wanted, (self.seed, number, place), shares)
-                    x = carrier.design(after, draw)
-                    x0 = x if after is before else carrier.design(before, draw)
+                for place, extractor in enumerate(layer.extractors):
+                    count = -(-layer.rows_requested // (batches * len(layer.extractors)))
+                    shares = None if layer.argmax_positions is None else layer.argmax_positions.shares(before)
+                    choice = SampledRows(count, (self.seed, number, place), shares)
+                    x = extractor.input_rows(after, choice)
+                    x0 = x if after is before else extractor.input_rows(before, choice)
                     if not (_is_usable(x) and _is_usable(x0)):
                         if not self._holds_extremes():
                             raise _not_finite(layer)
@@ -189,59 +193,62 @@ class Calibration:
         return {name: total.finish(self.ridge) for name, total in sums.items()}
 
     def _holds_extremes(self) -> bool:
-        """Whether a weight of the original is not finite or huge: what stands behind it may be too."""
+        """Return whether a weight of the original is not finite or huge, and so may be values behind it."""
         weights = (self.original.read(site) for site in self.original.sites() if site.size)
         return any(why_unusable(weight) is not None for weight in weights)
 
-    def picked_rows(
+    def argmax_rows(
         self, compressed: ModelView, layer: CalibratedLayer, memory_bytes: int
-    ) -> PickedRows | None:
-        """The rows that the maximum behind ``layer`` picks, X being what ``compressed`` hands to it.
+    ) -> ArgmaxRows | None:
+        """Return the rows at the maximum behind ``layer``, X being its inputs in ``compressed``.
 
-        Of as many samples as the memory has room for. None where no maximum picks, or not from the layer's
-        rows as they are.
+        Only as many samples are used as fit the memory. None where no maximum follows, or it does not choose
+        from the layer's rows as they are.
 
         Args:
-            compressed: the model as it is so far, the layer's own new weights in it.
-            layer: what to look at.
-            memory_bytes: what the rows may take.
+            compressed: the present model, with the layer's own new weights.
+            layer: the layer.
+            memory_bytes: memory for the rows, in bytes.
         """
-        if layer.picks is None:
+        if layer.argmax_positions is None:
             return None
-        (carrier,) = layer.carriers
-        weights = carrier.layout.matrix(self.original.read(layer.site)).astype(np.float32)
-        parts: list[PickedRows] = []
+        (extractor,) = layer.extractors
+        weights = extractor.layout.matrix(self.original.read(layer.site)).astype(np.float32)
+        parts: list[ArgmaxRows] = []
         for before, after in self._flows(compressed, [layer]):
-            if not (layer.picks.fits(before) and layer.picks.fits(after)):
+            if not (layer.argmax_positions.fits(before) and layer.argmax_positions.fits(after)):
                 return None
-            (best, count), (rivals, _) = layer.picks.places(before), layer.picks.places(after)
-            at = np.unique([best, rivals])
-            x, x0 = (carrier.design(values, FixedRows(at, count)) for values in (after, before))
+            (best, count), (hard_negatives, _) = (
+                layer.argmax_positions.places(before),
+                layer.argmax_positions.places(after),
+            )
+            at = np.unique([best, hard_negatives])
+            x, x0 = (extractor.input_rows(values, FixedRows(at, count)) for values in (after, before))
             if x.shape[1] != len(at):
                 return None
             blocks = weights.reshape(len(x0), -1, weights.shape[1])
             targets = np.concatenate(list(x0.astype(np.float32) @ np.swapaxes(blocks, 1, 2)), axis=1)
             parts.append(
-                PickedRows(
+                ArgmaxRows(
                     x=x.astype(np.float32),
                     targets=targets,
                     best=np.searchsorted(at, best),
-                    rivals=np.searchsorted(at, rivals),
+                    hard_negatives=np.searchsorted(at, hard_negatives),
                     is_centred=layer.bias is not None,
                     ridge=self.ridge,
                 )
             )
             if sum(part.x.nbytes for part in parts) > memory_bytes:
                 break
-        return PickedRows.joined(parts)
+        return ArgmaxRows.joined(parts)
 
     def _flows(
         self, compressed: ModelView, layers: Sequence[CalibratedLayer]
     ) -> Iterator[tuple[Feeds, Feeds]]:
-        """What flows through the original and through the compressed model, batch by batch."""
-        taps = tuple(dict.fromkeys(tap for layer in layers for tap in layer.taps))
-        original = _Flow(self.original, taps, self.threads)
-        other = None if compressed is self.original else _Flow(compressed, taps, self.threads)
+        """Yield the values in the original and in the compressed model, batch by batch."""
+        exposed_values = tuple(dict.fromkeys(name for layer in layers for name in layer.exposed_values))
+        original = _Flow(self.original, exposed_values, self.threads)
+        other = None if compressed is self.original else _Flow(compressed, exposed_values, self.threads)
         for batch in self.samples.batches(self.batch_size):
             before = original.runs(batch.feeds)
             after = None if other is None else other.runs(batch.feeds)
@@ -250,19 +257,19 @@ class Calibration:
 
 
 class _Flow:
-    """One model's inner values."""
+    """Inner values of one model."""
 
-    def __init__(self, model: ModelView, taps: Sequence[str], threads: int) -> None:
+    def __init__(self, model: ModelView, exposed_values: Sequence[str], threads: int) -> None:
         self._shapes = {port.name: port.shape or () for port in model.signature().inputs}
-        self._fed = [tap for tap in taps if tap in self._shapes]
-        computed = [tap for tap in taps if tap not in self._shapes]
+        self._fed = [name for name in exposed_values if name in self._shapes]
+        computed = [name for name in exposed_values if name not in self._shapes]
         self._model = model
         self._session: Session | None = None
         if computed:
-            self._session = open_session(tapped(model, computed), threads=threads)
+            self._session = open_session(expose_values(model, computed), threads=threads)
 
     def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
-        """Values by tap, one dictionary a run."""
+        """Yield the values by name, one dictionary for each run."""
         if self._session is None:
             for fed in feeds_of_runs(self._shapes, feeds):
                 yield {name: fed[name] for name in self._fed}

@@ -1,4 +1,4 @@
-"""Fixed transforms in fewer bits: only where the outputs do not show it."""
+"""Fixed transforms in fewer bits, only where the outputs do not change noticeably."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from onnx_admm.encoding.compression_options import FINE, HALF, Rounding, Treated
 from onnx_admm.measurement.sensitivity import OutputProbe
 
 LEAST_DB = 60.0
-"""Signal-to-noise ratio that each output keeps with one transform rounded: an engineer chose its values, and
-no training makes up for an error in them."""
+"""Signal-to-noise ratio, in dB, that each output keeps with one transform rounded.
+
+The values of a transform were designed, and no training corrects an error in them.
+"""
 
 _WAYS = (next(way for way, bits in FINE.items() if bits == 12), HALF)
 
 
 @dataclass(frozen=True)
 class Shortened:
-    """A transform and the rounding that the outputs do not show.
+    """A transform and its rounding.
 
     Attributes:
         rounding: 12 bits, or half floats.
-        left_db: what rounding it alone leaves the outputs.
+        left_db: signal-to-noise ratio of the outputs with it alone rounded, in dB.
     """
 
     rounding: Rounding
     left_db: float
 
     def says(self, treated: Treated) -> str:
-        """One line on the transform."""
+        """Return one line on the transform."""
         size = f"{treated.values.nbytes:,} to about {treated.stored_bytes(self.rounding):,.0f} bytes"
         return (
             f"{self.rounding}: {size}; a fixed transform: alone it leaves the outputs {self.left_db:.1f} dB"
@@ -39,16 +41,18 @@ class Shortened:
 def shortened_transforms(
     transforms: Mapping[str, Treated], probes: Sequence[OutputProbe]
 ) -> dict[str, Shortened]:
-    """The transforms that take fewer bits at `LEAST_DB` or more on all samples, each measured alone."""
+    """Return the transforms that keep `LEAST_DB` in fewer bits on all samples, measured one by one."""
     found: dict[str, Shortened] = {}
-    base = [probe.damage({}) for probe in probes]
+    base = [probe.relative_error({}) for probe in probes]
     for name, treated in transforms.items():
         for way in _WAYS:
             if treated.stored_bytes(way) >= treated.stored_bytes(None):
                 continue
             weights = {name: treated.apply(way)}
-            damages = [probe.damage(weights) - none for probe, none in zip(probes, base, strict=True)]
-            left_db = decibels(max(0.0, *damages))
+            relative_errors = [
+                probe.relative_error(weights) - none for probe, none in zip(probes, base, strict=True)
+            ]
+            left_db = decibels(max(0.0, *relative_errors))
             if left_db >= LEAST_DB:
                 found[name] = Shortened(way, left_db)
                 break

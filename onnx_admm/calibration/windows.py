@@ -1,4 +1,4 @@
-"""Sliding windows: the inputs that each output position of a convolution sees, as rows of a matrix."""
+"""Sliding windows: the inputs of each output position of a convolution, as rows of a matrix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Windows:
     pads: tuple[tuple[int, int], ...]
 
     def extents(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Output extents for an input of the given spatial extents."""
+        """Return the output extents for an input of the given spatial extents."""
         return tuple(
             (size + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1
             for size, pad, kernel, stride, dilation in zip(
@@ -39,7 +39,7 @@ class Windows:
         )
 
     def rows(self, x: Array, positions: Positions) -> Array:
-        """What the kernel sees at ``positions``.
+        """Return the inputs of the kernel at ``positions``.
 
         Args:
             x: (n, c, *spatial).
@@ -61,7 +61,7 @@ class Windows:
 
 
 def convolution_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence[int]) -> Windows:
-    """Windows of a Conv node, ``auto_pad`` resolved for inputs of the given spatial extents."""
+    """Return windows of a Conv node, ``auto_pad`` resolved for inputs of the given spatial extents."""
     rank = len(kernel)
     strides = tuple(node.attribute("strides", (1,) * rank))
     dilations = tuple(node.attribute("dilations", (1,) * rank))
@@ -84,18 +84,18 @@ class TransposedWindows:
     """Geometry of a transposed convolution as windows over its input spread apart by the strides.
 
     ``y = conv_transpose(x, w)`` is the plain convolution of x, with ``stride - 1`` zeros between neighbours,
-    with the kernel turned round (ONNX ConvTranspose-11).
+    with the flipped kernel (ONNX ConvTranspose-11).
     """
 
     spread: tuple[int, ...]
     windows: Windows
 
     def extents(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Output extents for an input of the given spatial extents."""
+        """Return the output extents for an input of the given spatial extents."""
         return self.windows.extents(self._spread_extents(spatial))
 
     def rows(self, x: Array, positions: Positions) -> Array:
-        """As `Windows.rows`."""
+        """Return the inputs of the kernel at ``positions``; see `Windows.rows`."""
         apart = np.zeros((*x.shape[:2], *self._spread_extents(x.shape[2:])), x.dtype)
         apart[(slice(None), slice(None), *(slice(None, None, step) for step in self.spread))] = x
         return self.windows.rows(apart, positions)
@@ -105,7 +105,7 @@ class TransposedWindows:
 
 
 def transposed_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence[int]) -> TransposedWindows:
-    """Windows of a ConvTranspose node for inputs of the given spatial extents."""
+    """Return windows of a ConvTranspose node for inputs of the given spatial extents."""
     rank = len(kernel)
     strides = tuple(node.attribute("strides", (1,) * rank))
     dilations = tuple(node.attribute("dilations", (1,) * rank))
@@ -113,10 +113,10 @@ def transposed_windows(node: NodeRef, kernel: tuple[int, ...], spatial: Sequence
     given = tuple(node.attribute("pads", (0,) * (2 * rank)))
     crops = list(zip(given[:rank], given[rank:], strict=True))
     reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
-    wanted = node.attribute("output_shape")
+    stated = node.attribute("output_shape")
     auto = node.attribute("auto_pad", "NOTSET")
-    if wanted is not None or auto.startswith("SAME"):
-        targets = wanted if wanted is not None else [s * n for s, n in zip(strides, spatial, strict=True)]
+    if stated is not None or auto.startswith("SAME"):
+        targets = stated if stated is not None else [s * n for s, n in zip(strides, spatial, strict=True)]
         for axis, target in enumerate(targets):
             total = strides[axis] * (spatial[axis] - 1) + extra[axis] + reach[axis] + 1 - target
             small, large = total // 2, total - total // 2

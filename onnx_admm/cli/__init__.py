@@ -27,7 +27,7 @@ from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.limits import with_limits
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
-from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError
+from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError, UsageError
 from onnx_admm.printable import printable
 from onnx_admm.runtime.installed import quiet_default_logger
 
@@ -35,6 +35,9 @@ _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     textwrap.fill(f"{code:<5}{meaning}", 76, initial_indent="  ", subsequent_indent=" " * 7)
     for code, meaning in EXIT_CODES.items()
 )
+
+FORMER_FLAGS = {"--figure": "--quantity"}
+"""Flags with another name in earlier versions, and their present one."""
 
 _WRITER = "onnx_admm.model.writing.atomic_output"
 
@@ -51,8 +54,8 @@ for command in (compress, sweep, inspect, annotate, compare):
 app.command(epilog=_EXIT_CODES)(plugins)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"onnx-admm {importlib.metadata.version('onnx-admm')}")
         raise typer.Exit
 
@@ -79,7 +82,7 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; leaves with its exit code."""
+    """Run the command and exit with its exit code."""
     _open_standard_streams()
     arguments = sys.argv[1:] if argv is None else list(argv)
     kept = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -87,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     quiet_default_logger()
     try:
         try:
+            _refuse_former_flags(arguments)
             app(args=arguments, prog_name="onnx-admm")
         finally:
             _flush()
@@ -109,10 +113,24 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as an interrupted program does, by way of every ``finally``: temporary files go.
+def _refuse_former_flags(arguments: Sequence[str]) -> None:
+    """Raise an error that names the new flag where a flag of an earlier version is used.
 
-    A second signal ends the program at once; what it leaves is removed by the next run.
+    Raises:
+        UsageError: one of `FORMER_FLAGS` is among the arguments.
+    """
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag == "--":
+            return
+        if flag in FORMER_FLAGS:
+            raise UsageError(f"unknown flag '{flag}'", hint=f"It is called '{FORMER_FLAGS[flag]}' now.")
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Exit as an interrupted program does, through every ``finally``: temporary files are removed.
+
+    A second signal ends the program at once; the next run removes what it leaves.
     """
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, lambda number, frame: os._exit(128 + number))
@@ -127,20 +145,20 @@ def _abandon(reached: LimitReached) -> NoReturn:
 
 
 def _what_was_written() -> str:
-    """Say which output files are in place; true at every moment of a run."""
+    """Return a sentence on which output files are in place; true at every moment of a run."""
     writer = sys.modules.get(_WRITER)  # not loaded: nothing was written
     files = [] if writer is None else [os.fspath(file) for file in writer.written_files()]
     return f"written before that: {', '.join(files)}" if files else "nothing was written"
 
 
 def _forget_written() -> None:
-    """Start anew in a process that ran a command before."""
+    """Reset the record of written files, in a process that ran a command before."""
     if (writer := sys.modules.get(_WRITER)) is not None:
         writer.forget_written()
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for closed standard streams, so that no file of ours takes their numbers."""
+    """Open the null device for closed standard streams, so that no output file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -151,7 +169,7 @@ def _open_standard_streams() -> None:
 
 
 def _flush() -> None:
-    """Print what is left to print while a failure can still be told.
+    """Flush stdout while a failure can still be reported.
 
     Raises:
         OSError: stdout cannot be written, on a full disk for one.

@@ -19,8 +19,8 @@ def annotate(
 ) -> None:
     """Write what each node costs into a copy.
 
-    Predicted cost, treatment and break-even pruning ratio of each node go into its metadata, where viewers
-    such as Netron show them.
+    Predicted cost, compression option and break-even pruning ratio of each node go into its metadata, where
+    viewers such as Netron show them.
 
     \b
       onnx-admm annotate net.onnx annotated.onnx

@@ -51,7 +51,7 @@ def compress(
         list[str] | None,
         typer.Option(
             "--budget",
-            metavar="FIGURE=Nx",
+            metavar="QUANTITY=Nx",
             help="What may be left on the target: latency=0.5x, energy=0.3x, size=20x, macs=0.2x, "
             "macbits=0.1x or weights=10x; needs --cost-model. Repeated: all of them hold.",
         ),
@@ -164,7 +164,7 @@ def compress(
     The result is reloaded, checked, run and compared with IN before it is put in place.
 
     \b
-    Without data: each layer rounded as far as the outputs bear it on made-up inputs.
+    Without data: each layer rounded as far as the outputs tolerate on made-up inputs.
       onnx-admm compress net.onnx small.onnx
     A few hundred samples, no labels, no training: each layer is rebuilt so that its outputs stay.
       onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune

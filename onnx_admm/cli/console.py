@@ -1,4 +1,4 @@
-"""Where commands speak: results on stdout, progress on stderr."""
+"""Console output of commands: results on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnx_admm.contracts import Progress
 
 _PIPE_WIDTH = 160
-"""Columns where neither a terminal nor ``COLUMNS`` says how wide the reader is: tables are not cut."""
+"""Columns where neither a terminal nor ``COLUMNS`` gives a width: tables are not cut."""
 
 
 def show(parts: Iterable[RenderableType]) -> None:
@@ -42,7 +42,7 @@ def _is_terminal() -> bool:
 
 
 def progress_bars(*, quiet: bool = False) -> Progress:
-    """Bars on stderr, at a terminal only."""
+    """Return progress bars on stderr, at a terminal only."""
     from rich.console import Console
 
     from onnx_admm.cli.progress_bars import open_progress

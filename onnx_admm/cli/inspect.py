@@ -19,10 +19,10 @@ def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model.")],
     cost_model: Annotated[str | None, COST_MODEL] = None,
     bind: Annotated[list[str] | None, BIND] = None,
-    figure: Annotated[
+    quantity: Annotated[
         str | None,
         typer.Option(
-            "--figure",
+            "--quantity",
             metavar="F",
             help="What break-even ratios and gains are in: latency_s, energy_j, bytes, macs or mac_bits; "
             "else what the cost model is about.",
@@ -48,11 +48,11 @@ def inspect(
         from onnx_admm.config.registry import cost_model as find
 
         _show_costs(
-            inspect_costs(model, find(cost_model), parse_bindings(bind or ()), figure), as_json=as_json
+            inspect_costs(model, find(cost_model), parse_bindings(bind or ()), quantity), as_json=as_json
         )
         return
-    if bind or figure:
-        raise UsageError("--bind and --figure are for costs, and there is no --cost-model")
+    if bind or quantity:
+        raise UsageError("--bind and --quantity are for costs, and there is no --cost-model")
     from onnx_admm.api import inspect_model
 
     facts = inspect_model(model)

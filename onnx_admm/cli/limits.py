@@ -1,4 +1,4 @@
-"""``--max-memory`` and ``--timeout``: limits that every command which does work takes."""
+"""``--max-memory`` and ``--timeout``: limits of every command that does work."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _TIMEOUT = typer.Option(
     help="Most seconds of the whole run: it ends with exit code 1 when they are over. Default: none.",
 )
 _WORKER_MODULES = ("onnx_admm.model.loading.native_checks",)
-"""What the worker imports while this process imports what the command needs."""
+"""Modules that the worker imports while this process imports those of the command."""
 
 _OPTIONS = {"max_memory": Annotated[int | None, _MAX_MEMORY], "timeout": Annotated[float | None, _TIMEOUT]}
 
 
 def with_limits(command: Callable[..., None], abandon: Callable[[LimitReached], None]) -> Callable[..., None]:
-    """Give a command the options of limits, and run it under them.
+    """Add the options of limits to a command, and run it under them.
 
     Args:
         command: a command; its parameters stay.

@@ -28,7 +28,7 @@ class _Bar:
 
 
 class TerminalProgress:
-    """Bars that live while their work does, one beneath another when work is nested."""
+    """Progress bars that are shown while their work runs, nested work below."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -64,5 +64,5 @@ class TerminalProgress:
 
 
 def open_progress(console: Console, *, quiet: bool = False) -> Progress:
-    """Bars where ``console`` is a terminal and nobody asked for quiet; silence elsewhere."""
+    """Return progress bars where ``console`` is a terminal and not quiet; else silent progress."""
     return TerminalProgress(console) if console.is_terminal and not quiet else SilentProgress()

@@ -29,10 +29,10 @@ def sweep(
         Path | None,
         typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
     ] = None,
-    figure: Annotated[
+    quantity: Annotated[
         str | None,
         typer.Option(
-            "--figure",
+            "--quantity",
             metavar="F",
             help="What the budgets are for: latency, energy, size, macs, macbits or weights; by default what "
             "the cost model is about.",
@@ -58,8 +58,8 @@ def sweep(
     """Compress a model under several budgets.
 
     A file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The layers
-    are measured once. A budget that no treatment reaches ends the sweep. A file that misses a promise (the
-    outputs change too much, for one) is not written; the table has its figures.
+    are measured once. A budget that no compression option reaches ends the sweep. A file that misses a
+    promise (the outputs change too much, for one) is not written; the table has its figures.
 
     \b
       onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep
@@ -85,7 +85,7 @@ def sweep(
     budgets: tuple[float, ...] = SHARES
     if shares is not None:
         budgets = tuple(parse_share(share, "--shares") for share in shares.split(","))
-    done = Sweep(job=job, figure=figure, shares=budgets, plot=plot).run(source, out)
+    done = Sweep(job=job, quantity=quantity, shares=budgets, plot=plot).run(source, out)
     if not quiet:
         from onnx_admm.report.tables import sweep_table
 

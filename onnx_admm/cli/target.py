@@ -1,4 +1,4 @@
-"""Flags that name the target: what prices the layers, and for which extents."""
+"""Flags of the target: the cost model and extents of open axes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METRIC: Any = typer.Option(
 
 
 def read_max_drop(text: str) -> float:
-    """Read percentage points: a function of its own, since old releases of typer want its name."""
+    """Read percentage points; a named function, since old releases of typer need its name."""
     return parse_points(text, "--max-drop")
 
 
@@ -44,7 +44,7 @@ BIND: Any = typer.Option(
 
 
 def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
-    """``["N=1,T=8", "x[1]=160"]`` as a table.
+    """Return bindings such as ``["N=1,T=8", "x[1]=160"]`` as a table.
 
     Raises:
         UsageError: not of that form.
@@ -61,7 +61,7 @@ def parse_bindings(texts: Iterable[str]) -> dict[str, int]:
 
 
 def _several(text: str) -> list[str]:
-    """Cut at commas between bindings; a comma in the name of an axis stays."""
+    """Split at commas between bindings; a comma in the name of an axis stays."""
     parts: list[str] = []
     for piece in text.split(","):
         if parts and "=" not in parts[-1]:

@@ -4,15 +4,15 @@ fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
 freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
 keep_docs = true           # optional: keep doc strings and exporters' notes, which no runtime reads
-cost_model = "storage"     # optional: what prices the layers, as --cost-model takes it
+cost_model = "storage"     # optional: prices the layers, as --cost-model takes it
 
-[bind]                     # optional: extents of open axes that costs are for
+[bind]                     # optional: extents of open axes for costs
 N = 1
 
-[preprocessing]            # optional: how stored samples become model inputs
+[preprocessing]            # optional: from stored samples to model inputs
 scale = 0.00392156862745098
 
-[training]                 # optional: how fine-tuning runs
+[training]                 # optional: settings of fine-tuning
 batch_size = 64
 
 [[pass]]                   # in order; every other key is a field of the pass
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _STEPS, _MOST_EPOCHS = 4000, 60
 
 _MOSTLY_GRAPH = 0.5
-"""Share of a result that nodes, names and shapes take where they outweigh the weights."""
+"""Share of nodes, names and shapes in a result from which on they outweigh the weights."""
 
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
@@ -53,19 +53,19 @@ _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITC
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to run and how: ``Recipe.parse(r.dump()) == r``.
+    """A pipeline and its settings: ``Recipe.parse(r.dump()) == r``.
 
     Attributes:
         passes: the pipeline, in order.
-        training: how fine-tuning runs.
-        preprocessing: how stored samples become model inputs; None takes them as they are.
+        training: settings of fine-tuning.
+        preprocessing: from stored samples to model inputs; None leaves them unchanged.
         fine_tune: train where there is data; without it passes take the nearest feasible weights.
         provenance: write the names of the passes into the model's metadata.
         freeze_defaults: whether initializers that are listed as inputs (IR version 4 and newer) become
             constants; None: where nine tenths of them are listed or more.
         keep_docs: keep doc strings and exporters' notes on nodes, which no runtime reads.
-        cost_model: what prices the layers, as `registry.cost_model` reads it; None: no target.
-        bind: extents of open axes that costs are for, by symbol or place.
+        cost_model: cost model of the target, as `registry.cost_model` reads it; None: no target.
+        bind: extents of open axes for costs, by symbol or place.
     """
 
     passes: tuple[Pass, ...]
@@ -89,7 +89,7 @@ class Recipe:
 
     @classmethod
     def parse(cls, content: str | Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-        """A recipe from TOML text, or from the table it stands for; raises as `load`."""
+        """Return a recipe from TOML text, or from its table; raises as `load`."""
         table = parse_toml(content, source) if isinstance(content, str) else content
         check_keys(table, _TOP_LEVEL, source)
         steps = table.get("pass", [])
@@ -109,7 +109,7 @@ class Recipe:
         )
 
     def table(self) -> dict[str, Any]:
-        """The recipe as plain values, every setting written out so that later defaults cannot change it."""
+        """Return the recipe as plain values, with all defaults, so that later defaults cannot change it."""
         switches = {key: getattr(self, key) for key in _SWITCHES}
         tables: dict[str, Any] = {key: value for key, value in switches.items() if value is not None}
         if self.cost_model is not None:
@@ -123,28 +123,28 @@ class Recipe:
         return tables
 
     def dump(self) -> str:
-        """The recipe as TOML."""
+        """Return the recipe as TOML."""
         return tomli_w.dumps(self.table())
 
     def pipeline(self) -> Pipeline:
-        """The passes, ready to run."""
+        """Return the passes, ready to run."""
         return Pipeline(self.passes, self.provenance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """What the command line asks for where there is no recipe.
+    """Settings of the command line without a recipe.
 
     Attributes:
         prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
-        bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune``
-            is None too).
-        budget: what may be left on the target, such as ``latency=0.5x``; in place of ``prune`` and ``bits``.
-        format: how the result is written.
+        bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune`` is None
+            too).
+        budget: limits on the target, such as ``latency=0.5x``; in place of ``prune`` and ``bits``.
+        format: form in which weights are stored.
         epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
-        samples: training samples, where they are known: what `default_epochs` goes by.
-        fine_tune: train at all.
-        include, exclude: patterns of layer names or operators; every other layer is left as it is.
+        samples: number of training samples, where known; `default_epochs` depends on it.
+        fine_tune: whether to train.
+        include, exclude: patterns of layer names or operators; other layers are left unchanged.
         keep_docs: keep doc strings and exporters' notes.
     """
 
@@ -161,12 +161,12 @@ class Flags:
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
-    """The recipe that the flags stand for: fold, prune, quantise, drop what died, encode.
+    """Return the recipe for the flags: fold, prune, quantise, remove dead channels, encode.
 
-    Without fine-tuning, layers are pruned and quantised in one go by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs bear, no training; with ``prune``
-    alone the weights that are kept are rounded so, compared with the pruned model. With a budget,
-    density and bits of each layer by what they cost on the target; trained only where ``epochs`` says so.
+    Without fine-tuning, layers are pruned and quantised together by reconstruction. With neither ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
+    alone the remaining weights are rounded so, compared with the pruned model. With a budget: density and
+    bits of each layer by their cost on the target; trained only where ``epochs`` is given.
 
     Raises:
         RecipeError: an impossible value; names the flag.
@@ -213,7 +213,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
 
 
 def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]:
-    """Pruning and quantising by fine-tuning."""
+    """Return the passes that prune and quantise by fine-tuning."""
     steps: list[dict[str, Any]] = []
     if prune is not None:
         tuned = _tuned("admm_prune", flags)
@@ -225,12 +225,12 @@ def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]
 
 
 def default_epochs(samples: int, least: int) -> int:
-    """ADMM epochs of a pass where nobody says how many: what about 4,000 optimizer steps take.
+    """Return the default of ADMM epochs of a pass: as many as take about 4,000 optimizer steps.
 
     ``ceil(4000 / ceil(samples / batch size))``, no fewer than ``least`` and no more than 60.
 
     Args:
-        samples: of the training data.
+        samples: number of training samples.
         least: the pass's own default.
     """
     steps_per_epoch = max(1, ceil(samples / TrainingSettings().batch_size))
@@ -238,7 +238,7 @@ def default_epochs(samples: int, least: int) -> int:
 
 
 def _tuned(name: str, flags: Flags) -> dict[str, int]:
-    """The pass's key ``epochs``; nothing where it is left to the pass."""
+    """Return the pass's key ``epochs``; nothing where the pass decides."""
     if flags.epochs is not None:
         return {"epochs": flags.epochs}
     if flags.samples is None or not flags.fine_tune:
@@ -247,7 +247,7 @@ def _tuned(name: str, flags: Flags) -> dict[str, int]:
 
 
 def parse_prune(text: str) -> dict[str, Any]:
-    """What ``--prune`` asks for, as keys of a pruning pass: ``ratio``, ``keep`` or ``pattern``.
+    """Return ``--prune`` as keys of a pruning pass: ``ratio``, ``keep`` or ``pattern``.
 
     Raises:
         RecipeError: not a ratio above 1x, a share strictly between 0 and 1, or N:M with 0 < N < M.

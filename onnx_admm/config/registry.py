@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -16,15 +16,18 @@ from onnx_admm.errors import STOPS, OnnxAdmmError, RecipeError, UsageError, loca
 from onnx_admm.settings.tables import build, did_you_mean, merge, parse_toml, read_toml, required_keys
 
 FORMER_NAMES = {"choose_treatments": "auto_quantize", "shorten_names": "minify"}
-"""Passes that had another name in earlier versions, with their present one."""
+"""Passes with another name in earlier versions, and their present one."""
+
+FORMER_MEMBERS = {"figures": "quantities"}
+"""Attributes of plug-ins with another name in earlier versions, and their present one."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlugIn:
     """One registered class, as ``onnx-admm plugins`` shows it.
 
-    ``problem`` is the sentence to show where the class cannot be loaded, else None; ``profiles`` are the tags
-    of those that come with it.
+    ``problem`` is the error where the class cannot be loaded, else None; ``profiles`` are the tags of the
+    profiles shipped with it.
     """
 
     kind: str
@@ -38,12 +41,12 @@ class PlugIn:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The classes behind one entry-point group; built-in and third-party ones are found in the same way.
+    """The classes of one entry-point group, built-in and third-party alike.
 
     Args:
         group: entry-point group.
-        kind: what its members are called in sentences.
-        members: attributes a class must have to be one.
+        kind: name of its members in messages.
+        members: attributes that a class must have.
     """
 
     group: str
@@ -51,15 +54,15 @@ class Registry:
     members: tuple[str, ...]
 
     def names(self) -> tuple[str, ...]:
-        """Registered names, sorted."""
+        """Return the registered names, sorted."""
         return tuple(sorted({entry.name for entry in entry_points(group=self.group)}))
 
     def get(self, name: str) -> Any:
-        """The class of that name.
+        """Return the class of that name.
 
         Raises:
-            RecipeError: nobody registers the name, or two packages do.
-            UsageError: the plug-in cannot be loaded, or is no such thing.
+            RecipeError: no package registers the name, or two packages do.
+            UsageError: the plug-in cannot be loaded, or lacks members.
         """
         entries = [entry for entry in entry_points(group=self.group) if entry.name == name]
         if not entries:
@@ -78,7 +81,7 @@ class Registry:
         return self._load(entries[0])
 
     def plugins(self) -> tuple[PlugIn, ...]:
-        """Every registered class; a broken one is listed with its problem."""
+        """Return every registered class; a broken one is listed with its problem."""
         return tuple(
             self._describe(entry)
             for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name)
@@ -107,17 +110,18 @@ class Registry:
                 where=place,
                 got=f"{entry.value} without {', '.join(missing)}" if missing else entry.value,
                 expected=f"a class with {', '.join(self.members)}",
+                hint=_renamed(loaded, missing),
             )
         return loaded
 
 
 PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
-COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "figures", "estimate"))
+COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "quantities", "estimate"))
 
 
 @contextmanager
 def _plugin_code(place: str, what: str = "the plug-in cannot be loaded") -> Iterator[None]:
-    """Turn whatever code of a plug-in raises into a sentence; one that ends the program too.
+    """Turn any exception from a plug-in's code into an error, exits of the program included.
 
     Raises:
         UsageError: names the plug-in and what it raised.
@@ -145,16 +149,16 @@ def build_plugin(cls: type, settings: object, place: str) -> Any:
 
 
 def pass_class(name: str) -> type[Pass]:
-    """The pass registered under ``name``; see `Registry.get`."""
+    """Return the pass registered under ``name``; see `Registry.get`."""
     found: type[Pass] = PASSES.get(name)
     return found
 
 
 def cost_model(spec: str) -> CostModel:
-    """A cost model from what users write: ``NAME[:PROFILE][,KEY=VALUE...]``, or a profile's tag alone.
+    """Return a cost model from its spec: ``NAME[:PROFILE][,KEY=VALUE...]``, or a profile's tag alone.
 
-    The profile is a TOML file, or the tag of one that the cost model brings: ``NAME.TAG.toml`` beside its
-    module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` has the last word.
+    The profile is a TOML file, or the tag of a shipped one: ``NAME.TAG.toml`` in the folder of the cost
+    model's module. Its keys are the fields of the cost model's class; ``KEY=VALUE`` overrides them.
 
     Raises:
         RecipeError: no such cost model or profile; an unknown or missing key, an impossible value.
@@ -179,7 +183,7 @@ def cost_model(spec: str) -> CostModel:
 
 
 def _by_tag(tag: str) -> tuple[str, str]:
-    """Return cost model and profile where a profile's tag stands alone; else the text as a name.
+    """Return cost model and profile where the spec is a profile's tag; else the spec as a name.
 
     Raises:
         RecipeError: several cost models bring a profile of that tag.
@@ -192,13 +196,13 @@ def _by_tag(tag: str) -> tuple[str, str]:
 
 
 def profile_file(spec: str) -> Path | None:
-    """The profile that a cost model's spec names as a file; None for one that is shipped, or none at all."""
+    """Return the file of the profile in a cost model's spec; None for a shipped one, or none."""
     profile = spec.split(",")[0].partition(":")[2].strip()
     return Path(profile) if profile.endswith(".toml") else None
 
 
 def shipped_profiles(cls: type) -> dict[str, Path]:
-    """Profiles that come with a cost model's class, by tag."""
+    """Return the profiles shipped with a cost model's class, by tag."""
     prefix = f"{getattr(cls, 'name', '')}."
     files = sorted(Path(inspect.getfile(cls)).parent.glob(f"{prefix}*.toml"))
     return {file.stem.removeprefix(prefix): file for file in files}
@@ -218,7 +222,7 @@ def _profile(cls: type, name: str, profile: str) -> dict[str, Any]:
 
 
 def _override(text: str, spec: str) -> dict[str, Any]:
-    """``key=value`` as a table; a value that is no TOML is a text."""
+    """Return ``key=value`` as a table; a value that is no TOML is a text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RecipeError("not a setting", where=f"cost model '{spec}'", got=repr(text), expected="KEY=VALUE")
@@ -230,6 +234,12 @@ def _override(text: str, spec: str) -> dict[str, Any]:
 
 def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unnamed package"
+
+
+def _renamed(loaded: Any, missing: Sequence[str]) -> str | None:
+    """Return the sentence for a class with missing attributes under their former names, else None."""
+    pairs = [pair for pair in FORMER_MEMBERS.items() if pair[1] in missing and hasattr(loaded, pair[0])]
+    return " ".join(f"'{former}' is called '{now}' now." for former, now in pairs) or None
 
 
 def _summary(loaded: type) -> str:

@@ -1,4 +1,4 @@
-"""Recipes that come with the package, by name."""
+"""Recipes shipped with the package, by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Given = TypeVar("Given")
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the files of the recipes that come with the package, by name."""
+    """Return the files of the shipped recipes, by name."""
     folder = Path(str(importlib.resources.files("onnx_admm.recipes")))
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
 def recipe_file(given: Given) -> Given | Path:
-    """Return the file of a recipe that is named; what is no bare name, or a file, stays as it is.
+    """Return the file of a recipe that is given by name; any other value is returned as it is.
 
     Args:
         given: a path, a name such as ``lenet5-85x``, a `Recipe`, or None.

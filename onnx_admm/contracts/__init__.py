@@ -1,13 +1,13 @@
-"""The doors: what a pass, cost model, trainer and dataset promise, and the frozen data between them."""
+"""Interfaces of passes, cost models, trainers and datasets, and the frozen data they exchange."""
 
 from onnx_admm.contracts.costs import (
-    FIGURE_OF,
-    FIGURES,
+    QUANTITIES,
+    QUANTITY_OF,
     STRUCTURES,
     Composition,
+    CompressionOption,
     Cost,
     CostModel,
-    Treatment,
     WholeModel,
 )
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
@@ -17,14 +17,15 @@ from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
 from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSite
 
 __all__ = [
-    "FIGURES",
-    "FIGURE_OF",
     "IGNORED",
+    "QUANTITIES",
+    "QUANTITY_OF",
     "STRUCTURES",
     "Array",
     "Batch",
     "Blocks",
     "Composition",
+    "CompressionOption",
     "Cost",
     "CostModel",
     "Dataset",
@@ -44,7 +45,6 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "TrainingSettings",
-    "Treatment",
     "WeightSite",
     "WholeModel",
 ]

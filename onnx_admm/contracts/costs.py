@@ -1,4 +1,4 @@
-"""What a cost model promises: the price of each row, under each treatment."""
+"""Cost models: the interface that prices each layer of a model under a compression option."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from onnx_admm.model import LayerProfile, ModelView
 from onnx_admm.settings.ranges import parse_pattern
 
 STRUCTURES = ("unstructured", "block", "channel")
-"""How zeros may lie, beside patterns such as ``2:4``."""
+"""Structures of zeros, in addition to patterns such as ``2:4``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Treatment:
-    """How a layer's weights are stored.
+class CompressionOption:
+    """How a layer's weights are stored: density, bits and structure of the zeros.
 
     Attributes:
         density: nonzeros over weights, 0 to 1.
-        bits: of a weight, 1 to 64.
+        bits: bits of a weight, 1 to 64.
         structure: how the zeros lie: anywhere (``unstructured``), in blocks (``block``), as whole output
             channels (``channel``), or at most N nonzeros in every M weights (``N:M``).
 
     Raises:
-        UsageError: at birth, where one of them is impossible.
+        UsageError: an impossible density, number of bits or structure.
     """
 
     density: float = 1.0
@@ -43,23 +43,22 @@ class Treatment:
 
     @property
     def pattern(self) -> tuple[int, int] | None:
-        """N and M where the structure is N:M."""
+        """N and M where the structure is ``N:M``, else None."""
         return parse_pattern(self.structure)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one row of a price list costs; None where the cost model does not say, never 0 for unknown.
+    """Cost of one row of a price list; None where the cost model gives no value, never 0 for unknown.
 
     Attributes:
-        bytes: of weights in the file, or moved; the cost model's ``assumes`` says which.
-        macs: multiply-accumulates that are carried out; with weights that are zero only where the target
-            carries those out too.
+        bytes: bytes of weights in the file, or moved; the cost model's ``assumes`` says which.
+        macs: multiply-accumulates that are carried out; zeros are left out only where the target skips them.
         latency_s: seconds of one run.
         energy_j: joules of one run.
         mac_bits: multiply-accumulates times the bits of their weight.
-        uncertainty: how far latency and energy may be off, as a share: 0.25 for a quarter up or down; None
-            where the figures are exact.
+        uncertainty: relative uncertainty of latency and energy: 0.25 for a quarter up or down; None where the
+            quantities are exact.
     """
 
     bytes: float | None = None
@@ -70,44 +69,44 @@ class Cost:
     uncertainty: float | None = None
 
 
-FIGURES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
-"""The figures of a `Cost`."""
+QUANTITIES = ("latency_s", "energy_j", "bytes", "macs", "mac_bits")
+"""Names of the quantities of a `Cost`."""
 
-FIGURE_OF = {
+QUANTITY_OF = {
     "latency": "latency_s",
     "energy": "energy_j",
     "size": "bytes",
     "macs": "macs",
     "macbits": "mac_bits",
 }
-"""Figures of a `Cost` by what users call them."""
+"""Quantities of a `Cost` by their names in commands and recipes."""
 
 
 @runtime_checkable
 class CostModel(Protocol):
-    """Prices rows: a frozen dataclass whose fields are the keys of its profile.
+    """Interface of cost models: a frozen dataclass whose fields are the keys of its profile.
 
-    What a model costs is the sum of its rows; a cost model that composes them otherwise also has the members
-    of `Composition`. One that is about the machine it runs on has a member ``is_this_machine`` that is True:
-    a result with a budget for its latency must then not be slower than the original when it is timed.
+    The cost of a model is the sum of its rows, unless the cost model also has the members of `Composition`. A
+    cost model of the machine it runs on has a member ``is_this_machine`` that is True: a result with a
+    latency budget must then not be slower than the original when both are timed.
     """
 
     name: ClassVar[str]
 
     @property
     def assumes(self) -> str:
-        """What its figures take for granted, as a sentence."""
+        """Assumptions behind the quantities, as a sentence."""
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """Which of `FIGURES` it gives for every row that it prices; first the one it is about."""
+    def quantities(self) -> tuple[str, ...]:
+        """Members of `QUANTITIES` that are given for every row; the main one first."""
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        """The row's cost if its weights were treated so; a row without weights costs what it costs.
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        """Return the cost of a row stored as ``option``; a row without weights ignores ``option``.
 
         Raises:
-            UnknownExtent: the cost depends on an open axis; `LayerProfile.known_macs` and others say so.
-            UnpricedOperator: no idea what this operator costs.
+            UnknownExtent: the cost depends on an open axis (raised by `LayerProfile.known_macs` and others).
+            UnpricedOperator: the cost of this operator is unknown.
         """
 
 
@@ -120,12 +119,12 @@ class Composition(Protocol):
         """How rows become a total, as a phrase: ``the sum of the rows and 12 us for the call``."""
 
     def compose(self, rows: Sequence[Cost]) -> Cost:
-        """The total."""
+        """Return the total cost of all rows."""
 
 
 @runtime_checkable
 class WholeModel(Protocol):
-    """A cost model that prices rows better where it has seen the model they are of."""
+    """A cost model that prices rows more precisely once it knows the model they belong to."""
 
     def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
-        """One for the rows of ``view``, with these extents of open axes."""
+        """Return a cost model for the rows of ``view``, with these extents of open axes."""

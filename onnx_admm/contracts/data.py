@@ -1,4 +1,4 @@
-"""What data promises: samples for a model, streamed."""
+"""Datasets: the interface of samples that are streamed to a model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Blocks = dict[str, npt.NDArray[np.floating[Any]]]
 """Weights by site name."""
 
 IGNORED = -1
-"""A label that is ignored: no loss, no accuracy."""
+"""Label of a place that counts neither for the loss nor for the accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some samples: one array per graph input, first axis the sample, and their labels if known.
+    """A batch of samples: one array for each graph input, first axis the sample, and labels if known.
 
     Attributes:
         feeds: array by input name, (n, ...).
-        labels: integers, (n,): the class of each sample; or (n, ...): of each of its places (pixels, tokens),
-            in the order of the model's predictions. A negative one, such as ``IGNORED``, is ignored.
+        labels: integers, (n,): the class of each sample; or (n, ...): the class of each place (pixel, token),
+            in the order of the model's predictions. Negative labels, such as ``IGNORED``, are ignored.
     """
 
     feeds: Feeds
@@ -37,21 +37,21 @@ class Batch:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Samples for a model, streamed; never all in memory unless they are few."""
+    """Samples for a model, streamed; in memory only where they are few."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Graph inputs the data feeds."""
+        """Names of the graph inputs that the data feeds."""
 
     @property
     def has_labels(self) -> bool:
         """Whether batches carry labels."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """All samples once, ``size`` at a time (the last may be short); shuffled when a seed is given."""
+        """Yield all samples once, ``size`` at a time (the last batch may be short); shuffle with a seed."""
 
     def select(self, indices: Array) -> Dataset:
-        """The samples at ``indices``, in that order."""
+        """Return the samples at ``indices``, in that order."""

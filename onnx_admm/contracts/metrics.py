@@ -1,4 +1,4 @@
-"""What a metric promises: a number for a model's outputs, higher is better."""
+"""Metrics: the interface of a number that judges a model's outputs, higher is better."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class MetricState(Protocol):
     """Sums over the runs of one evaluation."""
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in.
+        """Add the outputs of one run.
 
         Args:
-            outputs: arrays by output name, first axis the sample where the output has one; the first entry is
-                the output that predictions are read from.
-            labels: of these samples, (n,) or (n, ...); None where the data has none.
+            outputs: arrays by output name, first axis the sample where the output has one; predictions are
+                read from the first entry.
+            labels: labels of these samples, (n,) or (n, ...); None where the data has none.
             reference: the original model's outputs for the same samples.
-            samples: how many; outputs may have another first axis, such as detections.
+            samples: number of samples; outputs may have another first axis, such as detections.
         """
 
     def compute(self) -> float:
@@ -29,12 +29,12 @@ class MetricState(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of quality that takes the place of accuracy.
+    """A measure of quality that replaces accuracy.
 
-    Drops are told in points, hundredths of its value, as of an accuracy between 0 and 1.
+    Drops are given in points, hundredths of its value, as for an accuracy between 0 and 1.
 
     Attributes:
-        name: what reports call it.
+        name: name in reports.
         start: makes the state of one evaluation.
     """
 
@@ -44,14 +44,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class ScoredDataset:
-    """A dataset that says which metric its samples are judged by."""
+    """A dataset that names the metric its samples are judged by."""
 
     data: Dataset
     metric: Metric
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Graph inputs the data feeds."""
+        """Names of the graph inputs that the data feeds."""
         return self.data.input_names
 
     @property

@@ -1,4 +1,4 @@
-"""What a pass promises, what it may use, and what it reports."""
+"""Passes: their interface, their context and their report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What a pass did to one layer."""
+    """What a pass changed in one layer."""
 
     layer: str
     what: str
@@ -27,7 +27,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Why a pass left one layer alone."""
+    """The reason why a pass left one layer unchanged."""
 
     layer: str
     why: str
@@ -35,10 +35,10 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What a pass did. ``changed`` is true to fact; ``figures`` is JSON-ready.
+    """Result of a pass. ``changed`` is true to fact; ``figures`` can be written as JSON.
 
-    ``unmet`` is the sentence of a budget the pass could not meet: the best found is in the model, and the run
-    ends as one over budget.
+    ``unmet`` is the sentence for a budget that the pass could not meet: the model then holds the best result
+    found, and the run ends as over budget.
     """
 
     changed: bool
@@ -50,21 +50,21 @@ class PassReport:
 
 @dataclass(frozen=True, kw_only=True)
 class PassContext:
-    """Everything a pass may use beside the model.
+    """All that a pass may use in addition to the model.
 
     Attributes:
-        reference: the user's original: teacher of a distillation, target of a reconstruction.
+        reference: the user's original model: teacher of a distillation, target of a reconstruction.
         train: samples to tune on.
-        validation: samples to choose by; disjoint from ``train``.
+        validation: samples for decisions; disjoint from ``train``.
         trainer: opens fine-tuning sessions; None when fine-tuning is off.
-        settings: how fine-tuning runs.
+        settings: settings of fine-tuning.
         seed: seeds every random choice.
-        progress: where long work tells how far it is.
-        max_drop: accuracy the result may lose against ``reference``, in percentage points.
-        memory_bytes: what statistics of layers looked at together may take.
-        executor: where layers that do not depend on one another are worked on; None: one after another.
-        cost_model: prices what passes choose between, on the target; None where no target was named.
-        bindings: extents of open axes that costs are for, by symbol (``N``) or place (``x[1]``).
+        progress: receives the progress of long work.
+        max_drop: accuracy that the result may lose against ``reference``, in percentage points.
+        memory_bytes: memory that statistics of layers computed together may take, in bytes.
+        executor: runs work on independent layers; None: one after another.
+        cost_model: prices the options that passes choose from; None where no target was named.
+        bindings: extents of open axes for costs, by symbol (``N``) or place (``x[1]``).
     """
 
     reference: ModelView
@@ -81,16 +81,16 @@ class PassContext:
     bindings: Mapping[str, int] = field(default_factory=dict)
 
     def map(self, work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-        """``work`` of each item, in order, on the executor where there is one."""
+        """Yield ``work`` of each item, in order, on the executor where there is one."""
         return map(work, items) if self.executor is None else self.executor.map(work, items)
 
 
 @runtime_checkable
 class Pass(Protocol):
-    """One step of a pipeline: a frozen dataclass whose fields are its recipe keys.
+    """Interface of one step of a pipeline: a frozen dataclass whose fields are its recipe keys.
 
-    ``idempotent``: a second run changes nothing. ``exact``: outputs stay equal up to rounding, which the
-    pipeline checks by running the model before and after; a property where it depends on the settings.
+    ``idempotent``: a second run changes nothing. ``exact``: outputs stay equal up to rounding; the pipeline
+    checks this by running the model before and after. It is a property where it depends on the settings.
     """
 
     name: ClassVar[str]
@@ -98,14 +98,14 @@ class Pass(Protocol):
 
     @property
     def exact(self) -> bool:
-        """See above; a class attribute will do."""
+        """Whether outputs stay equal up to rounding; a class attribute is enough."""
 
     def requires(self, model: ModelView, context: PassContext) -> None:
-        """Refuse early.
+        """Refuse a model or context that the pass cannot work with, before anything is changed.
 
         Raises:
             PassRefused: the model is not one for this pass, or the context lacks something.
         """
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
-        """Change ``model`` in place; the pipeline hands over a fork."""
+        """Change ``model`` in place; the pipeline passes a fork."""

@@ -1,4 +1,4 @@
-"""Where long work tells how far it is."""
+"""Progress: the interface through which long work reports how far it is."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One bar."""
+    """Progress of one piece of work."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on by ``steps``; ``note`` is shown beside the bar."""
+        """Advance by ``steps``; ``note`` is shown beside the bar."""
 
 
 class Progress(Protocol):
-    """Where long work tells how far it is."""
+    """Display of the progress of long work."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Task]:
-        """Open a bar of ``total`` steps."""
+        """Open a progress bar of ``total`` steps."""
 
 
 class _SilentTask:
@@ -26,8 +26,8 @@ class _SilentTask:
 
 
 class SilentProgress:
-    """Says nothing."""
+    """A progress display that shows nothing."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Task]:
-        """A bar nobody sees."""
+        """Return a task whose progress is not shown."""
         return nullcontext(_SilentTask())

@@ -1,4 +1,4 @@
-"""What fine-tuning promises: sessions over one model, and how they run."""
+"""Fine-tuning: the interface of training sessions, and their settings."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from onnx_admm.settings.ranges import NonNegative, Positive, Rounds, Samples, Sh
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How fine-tuning runs.
+    """Settings of fine-tuning.
 
     Attributes:
-        loss: ``auto`` (cross-entropy and distillation with labels, distillation without),
-            ``cross_entropy``, ``distillation`` or ``mse`` (against the original's outputs).
+        loss: ``auto`` (cross-entropy and distillation with labels, distillation without), ``cross_entropy``,
+            ``distillation`` or ``mse`` (against the original's outputs).
         distillation_weight: share of the distillation term where labels are used too, 0 to 1.
         temperature: softmax temperature of the distillation term (Hinton et al., arXiv 1503.02531).
-        batch_size: samples per step.
-        epoch_samples: samples an epoch draws, another random part of the data each time; None: all.
+        batch_size: samples in a step.
+        epoch_samples: samples in an epoch, a different random part of the data each time; None: all.
         weight_decay: AdamW's decoupled weight decay.
         augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
-        average_epochs: a retraining keeps the mean of the weights after so many epochs, the last ones
-            (Izmailov et al., arXiv 1803.05407); 1: the weights themselves.
-        threads: Threadsra-op threads; 0 lets the runtime choose.
+        average_epochs: number of last epochs whose mean weights a retraining keeps (Izmailov et al., arXiv
+            1803.05407); 1: the weights themselves.
+        threads: intra-op threads of the runtime; 0 lets the runtime choose.
 
     Raises:
-        RecipeError: a setting that no training can run with.
+        RecipeError: an impossible setting.
     """
 
     loss: str = "auto"
@@ -57,42 +57,42 @@ class TrainingSettings:
 
 
 class TrainingRun(Protocol):
-    """One open training session over one model; a context manager."""
+    """An open training session over one model; a context manager."""
 
     def __enter__(self) -> TrainingRun: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def weights(self) -> Blocks:
-        """Effective weights of the trained sites: ``W * free + fixed``."""
+        """Return the effective weights of the trained sites: ``W * free + fixed``."""
 
     def load(self, weights: Blocks) -> None:
-        """Set the sites' weights; the optimizer's state stays."""
+        """Set the weights of the sites; the optimizer's state stays."""
 
-    def pull(self, targets: Blocks, rho: Mapping[str, float]) -> None:
-        """Add ``sum rho/2 ||W - target||^2`` to the loss; rho 0 switches a site's term off."""
+    def set_proximal_term(self, targets: Blocks, rho: Mapping[str, float]) -> None:
+        """Add ``sum rho/2 ||W - target||^2`` to the loss; a rho of 0 removes a site's term."""
 
     def freeze(self, free: Blocks, fixed: Blocks) -> None:
         """Train ``W * free + fixed``: where ``free`` is 0 the weight stays at ``fixed``."""
 
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
-        """One pass over the data, learning rate moving linearly; the mean loss.
+        """Train for one epoch, with a learning rate that changes linearly; return the mean loss.
 
         Raises:
             TrainingError: the loss is not finite.
         """
 
     def tensors(self) -> Mapping[str, Array]:
-        """Every trained tensor, weights (effective) and biases, by its name in the model."""
+        """Return every trained tensor by its name in the model: effective weights and biases."""
 
     def export(self) -> ModelView:
-        """A fork of the model with ``tensors()`` written back."""
+        """Return a fork of the model with ``tensors()`` written into it."""
 
     def snapshot(self) -> Mapping[str, Array]:
-        """Every trained tensor by name (raw, before freeze), to go back to."""
+        """Return a copy of every trained tensor by name (before ``freeze`` is applied), for `restore`."""
 
     def restore(self, snapshot: Mapping[str, Array]) -> None:
-        """Go back to a snapshot."""
+        """Set the trained tensors to a snapshot."""
 
 
 class Trainer(Protocol):
@@ -106,8 +106,8 @@ class Trainer(Protocol):
         settings: TrainingSettings,
         reference: ModelView,
     ) -> TrainingRun:
-        """Prepare gradients of ``model``'s weights and biases; ``reference`` is the teacher.
+        """Build gradients of ``model``'s weights and biases; ``reference`` is the teacher.
 
         Raises:
-            TrainingError: an operator has no gradient; names it and its node.
+            TrainingError: an operator has no gradient; the error names it and its node.
         """

@@ -1,1 +1,1 @@
-"""What a model costs under a cost model."""
+"""Costs of a model under a cost model."""

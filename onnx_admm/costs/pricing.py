@@ -1,4 +1,4 @@
-"""Price lists: what a model costs under a cost model, row by row, and from where on pruning pays."""
+"""Price lists: costs of a model row by row, and the break-even pruning ratio."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import (
-    FIGURE_OF,
-    FIGURES,
+    QUANTITIES,
+    QUANTITY_OF,
     Composition,
+    CompressionOption,
     Cost,
     CostModel,
     LayerProfile,
     ModelView,
-    Treatment,
     WholeModel,
 )
 from onnx_admm.errors import UnpricedOperator, UsageError
@@ -25,10 +25,10 @@ from onnx_admm.model import node_profiles
 SUM = "the sum of the rows"
 
 _RATIOS = 64
-"""Pruning ratios tried of a layer, evenly spread by their logarithm, before the place is narrowed down."""
+"""Pruning ratios tried of a layer, evenly spread by their logarithm, before bisection."""
 
 _LESS = 1 - 1e-9
-"""Costs that differ by less are the same but for rounding."""
+"""Relative difference below which costs count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class CostRow:
     """One priced row: a node with one of its weights, or a node without."""
 
     layer: LayerProfile
-    treatment: Treatment
+    option: CompressionOption
     cost: Cost
 
 
@@ -52,11 +52,11 @@ class Unpriced:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """What a model costs.
+    """Costs of a model.
 
     Attributes:
-        rows: in graph order.
-        total: of the rows, composed as ``composition`` says; what is in ``unpriced`` is not in it.
+        rows: rows in graph order.
+        total: total of the rows, composed as ``composition`` says; without ``unpriced``.
         composition: how rows become a total, as a phrase.
         unpriced: nodes without a price.
     """
@@ -70,45 +70,45 @@ class CostTable:
 def price(
     view: ModelView,
     cost_model: CostModel,
-    treatments: Mapping[str, Treatment] | None = None,
+    options: Mapping[str, CompressionOption] | None = None,
     bindings: Mapping[str, int] | None = None,
 ) -> CostTable:
-    """What the model costs, with some weights treated otherwise than they are.
+    """Return the costs of a model, with some weights stored under other options.
 
     Args:
         view: the model.
         cost_model: prices each row.
-        treatments: by name of the weight's site; a weight that is not among them is taken as it is stored.
+        options: options by name of the weight's site; other weights count as they are stored.
         bindings: extents of open axes, by symbol or place.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: a binding or a treatment for something the model does not have.
+        UsageError: a binding or a compression option for something the model does not have.
     """
     layers = node_profiles(view, bindings)
     named = {layer.weight for layer in layers}
-    for weight in treatments or {}:
+    for weight in options or {}:
         if weight not in named:
-            raise UsageError("a treatment for a weight that the model does not have", where=weight)
-    return price_layers(layers, for_model(cost_model, view, bindings), treatments)
+            raise UsageError("a compression option for a weight that the model does not have", where=weight)
+    return price_layers(layers, for_model(cost_model, view, bindings), options)
 
 
 def for_model(cost_model: CostModel, view: ModelView, bindings: Mapping[str, int] | None = None) -> CostModel:
-    """The cost model for the rows of this model: one that has seen it, where that makes a difference."""
+    """Return the cost model for the rows of this model: one that knows the model, where it has one."""
     return cost_model.for_model(view, bindings or {}) if isinstance(cost_model, WholeModel) else cost_model
 
 
 def price_layers(
     layers: Sequence[LayerProfile],
     cost_model: CostModel,
-    treatments: Mapping[str, Treatment] | None = None,
+    options: Mapping[str, CompressionOption] | None = None,
 ) -> CostTable:
-    """`price` of profiles that are at hand already."""
+    """Return the costs of given profiles; see `price`."""
     rows, unpriced = [], []
     for layer in layers:
-        treatment = (treatments or {}).get(layer.weight) or as_stored(layer)
+        option = (options or {}).get(layer.weight) or as_stored(layer)
         try:
-            rows.append(CostRow(layer, treatment, cost_model.estimate(layer, treatment)))
+            rows.append(CostRow(layer, option, cost_model.estimate(layer, option)))
         except UnpricedOperator as error:
             unpriced.append(Unpriced(layer.node, layer.scope, layer.op_type, error.what))
     costs = [row.cost for row in rows]
@@ -117,17 +117,17 @@ def price_layers(
     return CostTable(tuple(rows), add_costs(costs), SUM, tuple(unpriced))
 
 
-def as_stored(layer: LayerProfile) -> Treatment:
-    """The treatment that the layer's weight has had; zeros count as unstructured."""
-    return Treatment(layer.density, layer.bits)
+def as_stored(layer: LayerProfile) -> CompressionOption:
+    """Return the compression option of a layer as it is stored; zeros count as unstructured."""
+    return CompressionOption(layer.density, layer.bits)
 
 
 def add_costs(costs: Sequence[Cost]) -> Cost:
-    """Sum figure by figure; None where a row does not say. As uncertain as the most uncertain row."""
+    """Sum each quantity; None where a row gives none. Take the largest uncertainty."""
     sums: dict[str, float | None] = {}
-    for name in FIGURES:
-        figures = [getattr(cost, name) for cost in costs]
-        sums[name] = None if None in figures or not figures else float(sum(figures))
+    for name in QUANTITIES:
+        quantities = [getattr(cost, name) for cost in costs]
+        sums[name] = None if None in quantities or not quantities else float(sum(quantities))
     doubts = [cost.uncertainty for cost in costs if cost.uncertainty is not None]
     return Cost(**sums, uncertainty=max(doubts, default=None))
 
@@ -137,36 +137,36 @@ def break_even(
     layer: LayerProfile | Sequence[LayerProfile],
     bits: int | None = None,
     structure: str = "unstructured",
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> float:
-    """Least pruning ratio (weights over nonzeros) at which a layer costs less than the dense one.
+    """Return the least pruning ratio (weights over nonzeros) at which a layer costs less than the dense one.
 
-    Where cost falls continuously, this is where both cost the same: the break-even pruning ratio of Ren et
-    al., arXiv 1812.11677, section 5.2. 1 where any pruning pays, inf where none does. Found on the cost
-    model's own curve: ratios from 1 to all weights but one, and the first that pays narrowed down to one
-    weight (channel) less.
+    Where cost falls continuously, both cost the same there: the break-even pruning ratio of Ren et al., arXiv
+    1812.11677, section 5.2. 1 where any pruning pays, inf where none does. It is found on the cost model's
+    own curve: ratios from 1 to all weights but one are tried, and the first that pays is refined to one
+    weight (channel).
 
     Args:
-        cost_model: whose curve it is.
+        cost_model: the cost model.
         layer: a row, or all rows of one weight that is used several times.
-        bits: of a weight, dense and pruned; None: as stored.
+        bits: bits of a weight, dense and pruned; None: as stored.
         structure: how the zeros lie. A pattern N:M has one ratio, M / N.
-        figure: which of the cost model's figures; None: the first.
+        quantity: which of the cost model's quantities; None: the first.
 
     Raises:
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
         UnknownExtent, UnpricedOperator: from the cost model.
     """
     uses = (layer,) if isinstance(layer, LayerProfile) else tuple(layer)
-    figure = chosen_figure(cost_model, figure)
+    quantity = chosen_quantity(cost_model, quantity)
     width = uses[0].bits if bits is None else bits
 
     def cost(density: float) -> float:
-        treatment = Treatment(density, width, structure)
-        return float(sum(getattr(cost_model.estimate(use, treatment), figure) for use in uses))
+        option = CompressionOption(density, width, structure)
+        return float(sum(getattr(cost_model.estimate(use, option), quantity) for use in uses))
 
     dense = cost(1.0)
-    pattern = Treatment(1.0, width, structure).pattern
+    pattern = CompressionOption(1.0, width, structure).pattern
     if pattern is not None:
         kept, of = pattern
         return of / kept if cost(kept / of) < dense * _LESS else math.inf
@@ -178,27 +178,27 @@ def break_even(
     return _least_ratio(units, pays)
 
 
-def chosen_figure(cost_model: CostModel, figure: str | None) -> str:
-    """The figure asked for (``latency`` or ``latency_s``), else the one the cost model is about.
+def chosen_quantity(cost_model: CostModel, quantity: str | None) -> str:
+    """Return the requested quantity (``latency`` or ``latency_s``), else the cost model's main one.
 
     Raises:
         UsageError: the cost model does not give it.
     """
-    if figure is None:
-        return cost_model.figures[0]
-    figure = FIGURE_OF.get(figure, figure)
-    if figure not in cost_model.figures:
+    if quantity is None:
+        return cost_model.quantities[0]
+    quantity = QUANTITY_OF.get(quantity, quantity)
+    if quantity not in cost_model.quantities:
         raise UsageError(
-            "the cost model does not give that figure",
+            "the cost model does not give that quantity",
             where=cost_model.name,
-            got=figure,
-            expected=f"one of {', '.join(cost_model.figures)}",
+            got=quantity,
+            expected=f"one of {', '.join(cost_model.quantities)}",
         )
-    return figure
+    return quantity
 
 
 def _least_ratio(units: int, pays: Callable[[int], bool]) -> float:
-    """``units`` over the most kept units that pay, by trying some and then halving."""
+    """Return ``units`` over the most kept units that pay, by trying some and then bisecting."""
     if units < 2:
         return math.inf
     if pays(units - 1):

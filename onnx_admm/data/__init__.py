@@ -1,6 +1,6 @@
-"""Readers of the data users have."""
+"""Readers of sample data."""
 
-from onnx_admm.data.compute_budget import affordable, cost_of_sample
+from onnx_admm.data.compute_budget import cost_of_sample, limit_samples
 from onnx_admm.data.feeds import from_iterable
 from onnx_admm.data.fitting import fit_dataset
 from onnx_admm.data.opening import open_dataset
@@ -12,13 +12,13 @@ from onnx_admm.data.synthetic.dataset import synthetic_dataset
 __all__ = [
     "Preprocessing",
     "SampleSet",
-    "affordable",
     "as_preprocessing",
     "cost_of_sample",
     "data_files",
     "fit_dataset",
     "from_arrays",
     "from_iterable",
+    "limit_samples",
     "open_dataset",
     "split_dataset",
     "synthetic_dataset",

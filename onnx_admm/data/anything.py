@@ -1,4 +1,4 @@
-"""Samples in whatever form Python has them: paths, arrays, dicts, iterables, readers, loaders."""
+"""Samples in any Python form: paths, arrays, dicts, iterables, readers, loaders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DataLike: TypeAlias = (
     | CalibrationReader
     | Iterable[Any]
 )
-"""What `as_dataset` makes samples of."""
+"""Types that `as_dataset` accepts."""
 
 
 def as_dataset(
@@ -45,21 +45,21 @@ def as_dataset(
     - an array: the samples of a model with one input;
     - an iterable, generator or loader, read to its end: dicts by input name, arrays, or tuples with one entry
       for each input in order and then the labels, if there is one more;
-    - a ``CalibrationDataReader``: what its ``get_next`` gives.
+    - a ``CalibrationDataReader``: the results of its ``get_next``.
 
-    Items may be batches; anything that numpy makes an array of will do, tensors of other libraries too. What
-    an iterable gives is kept in memory; more than fits is better given as an ``.npz`` file, which stays on
+    Items may be batches of anything that numpy converts to an array, tensors of other libraries included.
+    Items of an iterable are kept in memory; data that does not fit should be an ``.npz`` file, which stays on
     disk.
 
     Args:
         data: the samples.
-        model: whose inputs they feed.
+        model: the model whose inputs they feed.
         preprocessing: from stored samples to inputs, for files.
         label: name of the labels among arrays; None: ``labels``.
-        part: which one, where a path has train, validation and test data side by side.
+        part: which part, where a path has train, validation and test data.
 
     Raises:
-        DataError: nothing readable, or data that does not fit the model; says which.
+        DataError: nothing readable, or data that does not fit the model; names the entry.
     """
     names = [port.name for port in model.signature().inputs]
     if isinstance(data, str | os.PathLike):
@@ -84,7 +84,7 @@ def as_dataset(
 
 
 def _named(items: Iterable[Any], names: list[str], label: str) -> Iterator[Mapping[str, npt.ArrayLike]]:
-    """Each item as a dict by input name."""
+    """Yield each item as a dict by input name."""
     for item in items:
         if isinstance(item, Mapping):
             yield item

@@ -1,4 +1,4 @@
-"""What a run over samples takes, in multiply-accumulates and bytes: how many samples may be measured.
+"""Cost of a run over samples, in multiply-accumulates and bytes, and the number of samples it allows.
 
 Counted and not timed, so that the same model and data give the same answer on any machine.
 """
@@ -18,21 +18,21 @@ from onnx_admm.model.graph_state import GraphState
 _IMAGES = 4  # axes
 _MOST_INPUT_BYTES = 64 << 20
 _MOST_VALUE_BYTES = 1 << 30
-"""Of the largest value that a run over all samples computes."""
+"""Most bytes of the largest value that a run over all samples computes."""
 
 _MOST_OUTPUT_BYTES = 128 << 20
-"""Of what a run over all samples gives: outputs of two models are held at once, and compared in float64."""
+"""Most bytes of the outputs of a run over all samples: those of two models are in memory, in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleCost:
-    """What a run on one sample takes.
+    """Cost of a run on one sample.
 
     Attributes:
         macs: multiply-accumulates of the layers, at least 1.
-        input_bytes: of all inputs.
-        value_bytes: of the largest value that a node computes; 0 where no shape is known.
-        output_bytes: of all outputs whose shapes are known.
+        input_bytes: bytes of all inputs.
+        value_bytes: bytes of the largest value that a node computes; 0 where no shape is known.
+        output_bytes: bytes of all outputs whose shapes are known.
     """
 
     macs: int
@@ -42,7 +42,7 @@ class SampleCost:
 
     @property
     def most_samples(self) -> int:
-        """How many samples may be held and run together; at least 1."""
+        """Number of samples that may be in memory and run together; at least 1."""
         limits = (
             _MOST_INPUT_BYTES // max(1, self.input_bytes),
             _MOST_VALUE_BYTES // max(1, self.value_bytes),
@@ -52,23 +52,23 @@ class SampleCost:
 
 
 def cost_of_sample(model: ModelView, data: Dataset) -> SampleCost:
-    """Multiply-accumulates and bytes of a run on one sample.
+    """Return multiply-accumulates and bytes of a run on one sample.
 
-    Where shapes behind operators that inference does not know hide a layer's, it is taken to work at every
-    pixel of the largest image that goes in, or once.
+    Where shape inference does not know a layer's extents, the layer is assumed to work at every pixel of the
+    largest input image, or once.
     """
     feeds = next(data.select(np.arange(1)).batches(1)).feeds
     shapes = tuple((name, array.shape, str(array.dtype)) for name, array in sorted(feeds.items()))
     known = _known.get(model)
     if known is None or known[0] != shapes or not model.is_still(known[1]):
-        _known.pop(model, None)  # its state keeps the weights it saw
+        _known.pop(model, None)  # the state of an earlier version would keep its weights in memory
         known = shapes, model.state(), _cost(model, feeds)
         _known[model] = known
     return known[2]
 
 
 _known: WeakKeyDictionary[ModelView, tuple[object, GraphState, SampleCost]] = WeakKeyDictionary()
-"""What was found out last about each model, as long as it is the same: several measurements ask."""
+"""Last result for each model while it is unchanged: several measurements need it."""
 
 
 def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
@@ -82,14 +82,14 @@ def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     return SampleCost(max(1, macs), inputs, max(sizes.values(), default=0), outputs)
 
 
-def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
+def limit_samples(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:
     """Return the first samples that take at most ``most_macs``, 64 MiB of inputs and 128 MiB of outputs.
 
     Args:
-        model: what is to be run.
+        model: the model to run.
         data: the samples.
         most_macs: multiply-accumulates of all runs together.
-        least: samples that are returned, where there are as many, whatever they take.
+        least: number of samples that are returned in any case, where there are as many.
     """
     cost = cost_of_sample(model, data)
     count = max(least, min(most_macs // cost.macs, cost.most_samples))
@@ -97,14 +97,14 @@ def affordable(model: ModelView, data: Dataset, most_macs: int, least: int = 2) 
 
 
 def _nbytes(value: Operand) -> int:
-    """Bytes of a value; 0 where its shape is not known."""
+    """Return the bytes of a value; 0 where its shape is not known."""
     if value.shape is None or None in value.shape:
         return 0
     return prod(extent or 0 for extent in value.shape) * value.bits // 8
 
 
 def _open_extents(model: ModelView, feeds: Feeds) -> dict[str, int]:
-    """What a sample makes of the inputs' open extents."""
+    """Return the inputs' open extents for one sample."""
     bindings: dict[str, int] = {}
     for port in model.signature().inputs:
         stated = port.shape or ()

@@ -1,4 +1,4 @@
-"""Whole feeds, one dict per run, gathered into a dataset: iterables, calibration readers, ONNX test sets."""
+"""Datasets from whole feeds, one dict for each run: iterables, calibration readers, ONNX test sets."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from onnx_admm.model.files.tensor_files import read_tensor
 T = TypeVar("T")
 
 LABELS = "labels"
-"""Key of the labels where nobody names another."""
+"""Default key of the labels."""
 
 _LABEL_ROWS = ""
-"""Where labels stand among the inputs' arrays: no input has that name."""
+"""Key of the labels among the inputs' arrays: no input has that name."""
 
 
 @runtime_checkable
 class CalibrationReader(Protocol):
-    """What ONNX Runtime's ``CalibrationDataReader`` promises."""
+    """Interface of ONNX Runtime's ``CalibrationDataReader``."""
 
     def get_next(self) -> Mapping[str, Any] | None:
-        """The next feed, or None at the end."""
+        """Return the next feed, or None at the end."""
 
 
 def from_iterable(
@@ -39,13 +39,13 @@ def from_iterable(
     *,
     label: str | None = None,
 ) -> SampleSet | RaggedSamples:
-    """A dataset from dicts by input name, or from any ``CalibrationDataReader``; read to its end, once.
+    """Return a dataset from dicts by input name, or from a ``CalibrationDataReader``, read once.
 
     A dict whose arrays all have the model's rank and one length along the first axis is that many samples;
     any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``label``, or
     ``labels`` unless the model has an input of that name, holds classes. Samples may differ in shape where
-    the model leaves it open, as texts do in length: they need no padding, and neighbours of one shape are run
-    together.
+    the model leaves it open, such as texts in length: they need no padding, and neighbours of one shape are
+    run together.
 
     Raises:
         DataError: nothing in it, or a name, shape or type that does not fit the model.
@@ -79,15 +79,15 @@ def from_iterable(
 
 
 def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None) -> T | None:
-    """Take the labels out of named arrays; None where there are none.
+    """Remove the labels from named arrays and return them; None where there are none.
 
     Args:
-        arrays: by name; changed in place.
+        arrays: arrays by name; changed in place.
         inputs: names of the model's inputs.
-        label: name of the labels; None: ``labels``, unless an input is called so.
+        label: name of the labels; None: ``labels``, unless an input has that name.
 
     Raises:
-        DataError: the name that was given is an input's, or another array than that is no input.
+        DataError: the name belongs to an input, or another array is no input.
     """
     if label is None:
         return None if LABELS in inputs else arrays.pop(LABELS, None)
@@ -106,16 +106,16 @@ def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None)
 
 
 def _fitted(rows: Mapping[str, list[Array]], model: ModelView) -> SampleSet:
-    """Samples of one shape."""
+    """Return samples of one shape."""
     joined = {name: _joined(name, parts) for name, parts in rows.items()}
     labels = joined.pop(_LABEL_ROWS, None)
     return fit_samples(from_arrays(joined, labels), model)
 
 
 def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet | RaggedSamples:
-    """The inputs of an ONNX backend test: ``test_data_set_*/input_*.pb``, each set one feed.
+    """Return the inputs of an ONNX backend test: ``test_data_set_*/input_*.pb``, each set one feed.
 
-    A tensor goes to the input it is named for, or to the one at its number.
+    A tensor feeds the input of its name, or the one with its number.
 
     Raises:
         DataError: a file that is no tensor, or that does not fit the model.
@@ -125,7 +125,7 @@ def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet | RaggedSam
 
 
 def has_test_data_sets(folder: Path) -> bool:
-    """Whether a folder is or holds ONNX test data sets."""
+    """Return whether a folder is or holds ONNX test data sets."""
     return any(folder.glob("input_*.pb")) or any(folder.glob("test_data_set_*/input_*.pb"))
 
 

@@ -1,4 +1,4 @@
-"""Fitting data to a model: names, shapes, types and finiteness, each with its own sentence."""
+"""Fits data to a model: names, shapes, types and finiteness, each with its own error."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError
 
 CHECKED_AT_OPENING_BYTES = 256 * 2**20
-"""Floats up to this size are read once when opened, so that a NaN is found before work begins."""
+"""Size up to which floats are read once when opened, so that a NaN is found before work begins."""
 
 
 def fit_dataset(dataset: Dataset, model: ModelView) -> Dataset:
-    """The dataset as the model takes it: a ``SampleSet`` is fitted, another kind checked by its names.
+    """Return the dataset as the model takes it: fit a ``SampleSet``, check the names of other kinds.
 
     Raises:
-        DataError: a name, shape, type or value that does not fit; says which.
+        DataError: a name, shape, type or value that does not fit; names it.
     """
     if isinstance(dataset, SampleSet):
         return fit_samples(dataset, model)
@@ -34,7 +34,7 @@ def fit_dataset(dataset: Dataset, model: ModelView) -> Dataset:
 
 
 def fit_samples(samples: SampleSet, model: ModelView) -> SampleSet:
-    """The samples in the model's types, inputs in its order; shapes and values checked.
+    """Return the samples in the model's types, inputs in its order; shapes and values checked.
 
     Raises:
         DataError: as ``fit_dataset``.
@@ -47,7 +47,7 @@ def fit_samples(samples: SampleSet, model: ModelView) -> SampleSet:
 
 
 def check_names(names: tuple[str, ...], ports: Mapping[str, PortSpec]) -> None:
-    """Every input fed, and nothing else.
+    """Check that every input is fed, and nothing else.
 
     Raises:
         DataError: a missing or an unexpected name.
@@ -72,10 +72,10 @@ def check_names(names: tuple[str, ...], ports: Mapping[str, PortSpec]) -> None:
 
 
 def fit_source(source: Source, port: PortSpec) -> Source:
-    """The source with the port's dtype, its shape and values checked.
+    """Return the source with the port's dtype, its shape and values checked.
 
     Raises:
-        DataError: another shape, a type that would lose its meaning, NaN or infinity.
+        DataError: another shape, a type whose conversion loses values, NaN or infinity.
     """
     check_shape(source.sample_shape, port)
     fitted = _cast(source, port)
@@ -92,10 +92,10 @@ def fit_source(source: Source, port: PortSpec) -> Source:
 
 
 def check_shape(sample: tuple[int, ...], port: PortSpec, hint: str | None = None) -> None:
-    """A sample is a row of the input (its shape without the first axis) or one whole feed.
+    """Check that a sample is a row of the input (its shape without the first axis) or one whole feed.
 
     Raises:
-        DataError: neither.
+        DataError: it is neither.
     """
     if port.shape is None or _matches(sample, port.shape):
         return
@@ -111,7 +111,7 @@ def check_shape(sample: tuple[int, ...], port: PortSpec, hint: str | None = None
 
 
 def _layout_hint(sample: tuple[int, ...], shape: tuple[int | str | None, ...]) -> str | None:
-    """Say how to turn samples whose channels stand at the other end; None where that is not the matter."""
+    """Return how to transpose samples with channels at the other end; None for other errors."""
     if len(sample) != len(shape) - 1 or len(sample) < 2:
         return None
     last = len(sample)
@@ -123,11 +123,11 @@ def _layout_hint(sample: tuple[int, ...], shape: tuple[int | str | None, ...]) -
 
 
 class _Converted:
-    """Another source whose samples are converted or checked as they are taken.
+    """A source whose samples are converted or checked when they are read.
 
     Args:
-        source: where they come from.
-        name: of the graph input, for errors.
+        source: the original source.
+        name: name of the graph input, for errors.
     """
 
     def __init__(self, source: Source, name: str) -> None:
@@ -153,7 +153,7 @@ class _Converted:
 
 
 class CastSource(_Converted):
-    """Another source in another dtype; integers are checked to survive a narrower one."""
+    """A source in another dtype; integers are checked against the range of a narrower type."""
 
     def __init__(self, source: Source, dtype: np.dtype[np.generic], name: str) -> None:
         super().__init__(source, name)
@@ -161,6 +161,7 @@ class CastSource(_Converted):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._dtype
 
     def _convert(self, array: Array, index: Index) -> Array:
@@ -177,10 +178,11 @@ class CastSource(_Converted):
 
 
 class DecodedSource(_Converted):
-    """Another source, of bytes, as the texts that they are in UTF-8."""
+    """A source of bytes, decoded from UTF-8."""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return np.dtype(f"U{self._source.dtype.itemsize}")
 
     def _convert(self, array: Array, index: Index) -> Array:
@@ -192,7 +194,7 @@ class DecodedSource(_Converted):
 
 
 class FiniteSource(_Converted):
-    """Another source whose every sample is checked for NaN and infinity."""
+    """A source whose samples are checked for NaN and infinity."""
 
     def _convert(self, array: Array, index: Index) -> Array:
         finite = np.isfinite(array)
@@ -210,24 +212,27 @@ def _ports(model: ModelView) -> dict[str, PortSpec]:
 
 
 def _cast(source: Source, port: PortSpec) -> Source:
-    """Same kind or safer (``uint8``, ``float64`` to ``float32``; ``int64`` to ``int32``), else an error."""
+    """Return the source cast to the same kind or a safer one, else raise an error.
+
+    Safe are ``uint8`` or ``float64`` to ``float32``, and ``int64`` to ``int32``.
+    """
     try:
-        wanted = np.dtype(port.dtype)
+        target = np.dtype(port.dtype)
     except TypeError as error:
         raise DataError("the input has a type no array holds", where=port.name, got=port.dtype) from error
-    if wanted.kind == "U":
+    if target.kind == "U":
         return _texts(source, port)
-    if source.dtype == wanted:
+    if source.dtype == target:
         return source
-    if not np.issubdtype(wanted, np.number) or not _is_safe(source.dtype, wanted):
+    if not np.issubdtype(target, np.number) or not _is_safe(source.dtype, target):
         raise DataError(
-            "data of another type than the input", where=port.name, got=source.dtype, expected=wanted
+            "data of another type than the input", where=port.name, got=source.dtype, expected=target
         )
-    return CastSource(source, wanted, port.name)
+    return CastSource(source, target, port.name)
 
 
 def _texts(source: Source, port: PortSpec) -> Source:
-    """Texts as they are; bytes are decoded."""
+    """Return texts as they are; bytes are decoded."""
     if source.dtype.kind == "U":
         return source
     if source.dtype.kind == "S":
@@ -241,10 +246,10 @@ def _texts(source: Source, port: PortSpec) -> Source:
     )
 
 
-def _is_safe(given: np.dtype[np.generic], wanted: np.dtype[np.generic]) -> bool:
+def _is_safe(given: np.dtype[np.generic], target: np.dtype[np.generic]) -> bool:
     if np.issubdtype(given, np.integer):
         return True
-    return np.issubdtype(given, np.floating) and np.issubdtype(wanted, np.floating)
+    return np.issubdtype(given, np.floating) and np.issubdtype(target, np.floating)
 
 
 def _matches(sample: tuple[int, ...], shape: tuple[int | str | None, ...]) -> bool:

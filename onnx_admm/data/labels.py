@@ -10,11 +10,11 @@ from onnx_admm.data.sources import Index
 from onnx_admm.errors import DataError
 
 IGNORED_WHERE_DENSE = (-1, -100)
-"""What common training code writes where a pixel or token has no class."""
+"""Values that common training code uses where a pixel or token has no class."""
 
 
 class Labels:
-    """Class numbers, checked once, and taken as int64 with ``IGNORED`` for those that are ignored.
+    """Class numbers, checked once, and read as int64 with ``IGNORED`` for those that are ignored.
 
     Args:
         array: integers of shape (n,) or (n, 1): the class of each sample; or (n, ...): of each of its places.
@@ -49,23 +49,23 @@ class Labels:
 
     @property
     def dense(self) -> bool:
-        """Whether there is one for each place of a sample."""
+        """Whether there is a label for each place of a sample."""
         return self._array.ndim > 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all of them, (n, ...)."""
+        """Shape of all labels, (n, ...)."""
         return self._array.shape
 
     def take(self, index: Index) -> npt.NDArray[np.int64]:
-        """The labels at ``index``, (len(index), ...)."""
+        """Return the labels at ``index``, (len(index), ...)."""
         taken = self._array[index].astype(np.int64)
         taken[np.isin(taken, list(self._ignored))] = IGNORED
         return taken
 
 
 def check_labels(labels: Labels, model: ModelView) -> None:
-    """Refuse labels of more axes than the model has predictions for, such as one-hot ones.
+    """Refuse labels with more axes than the model's predictions, such as one-hot labels.
 
     Raises:
         DataError: states both shapes.

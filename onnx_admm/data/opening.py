@@ -32,30 +32,30 @@ def open_dataset(
     part: Part = "train",
     label: str | None = None,
 ) -> Dataset:
-    """Samples for a model, from whatever lies at ``path``.
+    """Return samples for a model, from the file or folder at ``path``.
 
     | at ``path`` | read as |
     |---|---|
     | ``.npy`` | the samples of a model with one input |
     | ``.npz``, or a folder of ``.npy`` | one array per graph input, and ``labels`` if there are some |
-    | ``*-images-idx3-ubyte[.gz]``, or a folder of them | images, with the ``labels`` file beside |
+    | ``*-images-idx3-ubyte[.gz]``, or a folder of them | images, with the ``labels`` file next to it |
     | a folder or ``.zip`` of ``class/name.jpg`` | images; class = index of the folder, alphabetically |
     | a folder of ``test_data_set_*/input_*.pb`` | one feed per set |
     | ``.toml`` | ``path`` (from the file's folder), ``part``, and the keys of ``Preprocessing`` |
 
-    Everything is read as it is asked for, except compressed ``.npz`` members and idx files.
+    Everything is read on demand, except compressed ``.npz`` members and idx files.
 
     Args:
         path: file or folder.
-        model: whose inputs are to be fed.
-        preprocessing: from pixels to input; images for a float input must come with one. Applied to
-            ``uint8`` arrays too; arrays of floats are taken as they are.
-        part: which one, where train, validation and test data lie side by side.
+        model: the model whose inputs are fed.
+        preprocessing: from pixels to input; images for a float input need one. Applied to ``uint8`` arrays
+            too; arrays of floats are taken as they are.
+        part: which part, where train, validation and test data are found together.
         label: name of the labels among arrays; None: ``labels``. Images and idx files have their own.
 
     Raises:
-        DataError: nothing there, nothing readable, or data that does not fit the model; says which.
-        RecipeError: a key or value of the ``.toml`` that makes no sense.
+        DataError: nothing there, nothing readable, or data that does not fit the model; names it.
+        RecipeError: an unknown key or impossible value of the ``.toml``.
     """
     place = Path(path)
     if not place.exists():
@@ -171,7 +171,7 @@ def _open_images(path: Path, model: ModelView, preprocessing: Preprocessing | No
 
 
 def _image_port(model: ModelView, preprocessing: Preprocessing | None, where: Path) -> PortSpec:
-    """The one input that images can feed."""
+    """Return the only input that images can feed."""
     ports = model.signature().inputs
     if len(ports) != 1:
         raise DataError(

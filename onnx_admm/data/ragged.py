@@ -1,4 +1,4 @@
-"""Samples of different shapes: texts of different lengths, steps of a decoder with and without a past."""
+"""Samples of different shapes: texts of different lengths, decoder steps with and without a past."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class RaggedSamples:
     """Several sets of samples as one dataset; within a set all samples have one shape.
 
     A batch holds samples of one set, since arrays have one shape. Without a seed the samples keep their
-    order, so that neighbours of different shape are batches of their own; with one, each batch's worth of
-    shuffled samples is put in order of its sets first.
+    order, so that neighbours of different shape are separate batches; with a seed, samples are shuffled and
+    those of each batch sorted by set first.
 
     Args:
-        sets: with the same inputs; all with labels or all without.
-        places: of each sample in view, its set and its number there, (n, 2); None: all, set by set.
+        sets: sets with the same inputs; all with labels or all without.
+        places: set and number in the set of each sample in view, (n, 2); None: all, set by set.
 
     Raises:
         DataError: no set, sets of different inputs, or some of them without labels.
@@ -47,7 +47,7 @@ class RaggedSamples:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Graph inputs the data feeds."""
+        """Names of the graph inputs that the data feeds."""
         return self._sets[0].input_names
 
     @property
@@ -57,19 +57,19 @@ class RaggedSamples:
 
     @property
     def sets(self) -> tuple[SampleSet, ...]:
-        """The sets, every sample in them."""
+        """The sets, with all their samples."""
         return self._sets
 
     @property
     def places(self) -> Places:
-        """Of each sample in view, its set and its number there, (n, 2)."""
+        """Set and number in the set of each sample in view, (n, 2)."""
         return self._places
 
     def __len__(self) -> int:
         return len(self._places)
 
     def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """All samples once, at most ``size`` at a time; shuffled when a seed is given."""
+        """Yield all samples once, at most ``size`` at a time; shuffled when a seed is given."""
         places = self._places if seed is None else np.random.default_rng(seed).permutation(self._places)
         for start in range(0, len(places), size):
             part = places[start : start + size]
@@ -80,7 +80,7 @@ class RaggedSamples:
                 yield from self._sets[run[0, 0]].select(run[:, 1]).batches(len(run))
 
     def select(self, indices: Array) -> RaggedSamples:
-        """A view of the samples at ``indices``, in that order; nothing is read.
+        """Return a view of the samples at ``indices``, in that order; nothing is read.
 
         Raises:
             DataError: no indices, or one out of range.
@@ -92,7 +92,7 @@ class RaggedSamples:
 
 
 def in_turns(sets: Sequence[SampleSet]) -> SampleSet | RaggedSamples:
-    """Samples of several sets of one length, taking turns: sample ``i`` is of set ``i`` modulo their number.
+    """Return the samples of several sets of one length in turns: ``i`` is of set ``i`` modulo their number.
 
     Number ``i`` of the result is number ``i`` of its set, so a longer dataset begins with a shorter one.
     """

@@ -1,4 +1,4 @@
-"""SampleSet: the one dataset every reader ends in, and how it is cut in two."""
+"""SampleSet: the dataset that every reader returns, and its split in two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_admm.data.sources import ArraySource, Index, Source
 from onnx_admm.errors import DataError
 
 _MOST_EMPTY = 2**24
-"""Samples are numbered in memory, so a file of no size must not state any number of them."""
+"""Most samples of a file without data: samples are numbered in memory."""
 
 
 class SampleSet:
@@ -43,7 +43,7 @@ class SampleSet:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Graph inputs the data feeds."""
+        """Names of the graph inputs that the data feeds."""
         return tuple(self._sources)
 
     @property
@@ -53,7 +53,7 @@ class SampleSet:
 
     @property
     def sources(self) -> dict[str, Source]:
-        """Source by input name, every sample in it; ``index`` says which are in view."""
+        """Source by input name, with all its samples; ``index`` says which are in view."""
         return dict(self._sources)
 
     @property
@@ -70,7 +70,7 @@ class SampleSet:
         return len(self._index)
 
     def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """All samples once, ``size`` at a time (the last may be short); shuffled when a seed is given."""
+        """Yield all samples once, ``size`` at a time (the last may be short); shuffle with a seed."""
         order = self._index if seed is None else np.random.default_rng(seed).permutation(self._index)
         for start in range(0, len(order), size):
             part = order[start : start + size]
@@ -78,7 +78,7 @@ class SampleSet:
             yield Batch(feeds, None if self._labels is None else self._labels.take(part))
 
     def select(self, indices: Array) -> SampleSet:
-        """A view of the samples at ``indices``, in that order; nothing is read.
+        """Return a view of the samples at ``indices``, in that order; nothing is read.
 
         Raises:
             DataError: no indices, or one out of range.
@@ -87,12 +87,12 @@ class SampleSet:
         return SampleSet(self._sources, self._labels, index=self._index[chosen])
 
     def over(self, sources: Mapping[str, Source]) -> SampleSet:
-        """The same samples and labels, read from other sources."""
+        """Return the same samples and labels, read from other sources."""
         return SampleSet(sources, self._labels, index=self._index)
 
 
 def checked_indices(indices: Array, count: int) -> Index:
-    """Return indices of samples as integers.
+    """Return the indices of samples as integers.
 
     Raises:
         DataError: one lies out of range.
@@ -110,14 +110,14 @@ def from_arrays(
     *,
     ignore_label: int | None = None,
 ) -> SampleSet:
-    """A dataset from arrays in memory.
+    """Return a dataset from arrays in memory.
 
     Args:
-        feeds: one array per graph input name, first axis the sample; one whole feed per sample
-            (shape ``(n, *input shape)``) where the input has no sample axis.
+        feeds: one array per graph input name, first axis the sample; one whole feed per sample (shape ``(n,
+            *input shape)``) where the input has no sample axis.
         labels: class of each sample, integers of shape (n,); or of each place of each sample, (n, ...).
-        ignore_label: a label that is ignored; in dense labels -1, -100 and, where the model has no
-            such class, 255 are too.
+        ignore_label: a label that is ignored; in dense labels -1, -100 and, where the model has no such
+            class, 255 are too.
 
     Raises:
         DataError: as ``SampleSet``.
@@ -135,21 +135,20 @@ def from_arrays(
 
 
 def _plain(array: Array) -> Array:
-    """Python objects that are all texts as an array of texts; anything else as it is."""
+    """Return Python objects that are all texts as an array of texts; anything else as it is."""
     if array.dtype == object and array.size and all(isinstance(item, str) for item in array.flat):
         return array.astype(str)
     return array
 
 
 def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Cut a dataset in two disjoint views that cover it: (train, validation).
+    """Split a dataset into two disjoint views that cover it: (train, validation).
 
-    Validation gets ``round(fraction * n)`` samples, at least one, and train keeps at least one. Where
-    labels are at hand without reading samples, one a sample, each class gives its share (largest remainders
-    first).
+    Validation gets ``round(fraction * n)`` samples, at least one, and train keeps at least one. Where labels,
+    one a sample, are known without reading samples, each class gives its share (largest remainders first).
 
     Args:
-        dataset: what to cut; nothing of it is read.
+        dataset: the dataset; no sample is read.
         fraction: share of the samples for validation, between 0 and 1.
         seed: decides which samples.
 
@@ -160,16 +159,16 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
         raise DataError("an impossible share of samples", got=fraction, expected="between 0 and 1")
     if len(dataset) < 2:
         raise DataError("too few samples to hold some back", got=len(dataset), expected="at least 2")
-    wanted = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
+    validation_count = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
     known = dataset.all_labels if isinstance(dataset, SampleSet) else None
     labels = dataset.labels if isinstance(dataset, SampleSet) and known and not known.dense else None
     groups = np.zeros(len(dataset), dtype=np.int64) if labels is None else labels
-    held = _stratified(groups, wanted, np.random.default_rng(seed))
-    return dataset.select(np.flatnonzero(~held)), dataset.select(np.flatnonzero(held))
+    is_validation = _stratified(groups, validation_count, np.random.default_rng(seed))
+    return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
 
 
 def check_has_samples(name: str, array: Array) -> None:
-    """An array counts samples along its first axis.
+    """Check that an array has a first axis, which counts samples.
 
     Raises:
         DataError: it has no axis.
@@ -193,16 +192,16 @@ def _common_length(sources: Mapping[str, Source]) -> int:
     return count
 
 
-def _stratified(groups: Array, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A mask of ``wanted`` members, each group's share by largest remainder."""
+def _stratified(groups: Array, validation_count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return a mask of ``validation_count`` members, each group's share by largest remainder."""
     order = rng.permutation(len(groups))
     _, members = np.unique(groups, return_inverse=True)
     sizes = np.bincount(members)
-    exact = sizes * (wanted / len(groups))
+    exact = sizes * (validation_count / len(groups))
     quota = np.floor(exact).astype(np.int64)
     remainders = np.argsort(quota - exact, kind="stable")
-    quota[remainders[: wanted - int(quota.sum())]] += 1
-    held = np.zeros(len(groups), dtype=np.bool_)
+    quota[remainders[: validation_count - int(quota.sum())]] += 1
+    is_validation = np.zeros(len(groups), dtype=np.bool_)
     for group, share in enumerate(quota):
-        held[order[members[order] == group][:share]] = True
-    return held
+        is_validation[order[members[order] == group][:share]] = True
+    return is_validation

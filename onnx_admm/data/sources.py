@@ -1,4 +1,4 @@
-"""Sources: the samples of one graph input, read as they are asked for."""
+"""Sources: the samples of one graph input, read on demand."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Index = npt.NDArray[np.int64]
 
 
 class Source(Protocol):
-    """Samples of one input; ``take`` is the only way to them."""
+    """Samples of one input, read by ``take``."""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Of what ``take`` gives."""
+        """Type of the samples that ``take`` returns."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample: what ``take`` gives without its first axis."""
+        """Shape of one sample: that of ``take``'s result without its first axis."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     def take(self, index: Index) -> Array:
-        """The samples at ``index``, stacked along a first axis."""
+        """Return the samples at ``index``, stacked along a first axis."""
 
 
 class ArraySource:
@@ -38,14 +38,17 @@ class ArraySource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._array.dtype
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._array.shape[1:]
 
     def __len__(self) -> int:
         return len(self._array)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         return np.asarray(self._array[index])

@@ -1,6 +1,6 @@
-"""Arrays that stay in their file: rows are read as they are asked for.
+"""Arrays that stay in their file: rows are read on demand.
 
-A mapped file would do the same, but the process dies (SIGBUS) when another one makes the file shorter.
+A mapped file would do the same, but the process dies (SIGBUS) when another process truncates the file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class StoredRows:
     """An array in a file, in C order; the first axis counts samples. A `Source`.
 
     Args:
-        path: the file; it is held open.
-        offset: of the first element, in bytes.
-        dtype: of an element.
-        shape: of the array, at least one axis.
+        path: the file; it stays open.
+        offset: offset of the first element, in bytes.
+        dtype: type of an element.
+        shape: shape of the array, at least one axis.
 
     Raises:
         OSError: the file cannot be opened.
@@ -39,7 +39,7 @@ class StoredRows:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Of an element."""
+        """Type of an element."""
         return self._dtype
 
     @property
@@ -54,18 +54,18 @@ class StoredRows:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         return self._shape[1:]
 
     def __len__(self) -> int:
         return self._shape[0]
 
     def take(self, index: Index) -> Array:
-        """Read the rows at ``index``; runs of neighbours in one piece.
+        """Read the rows at ``index``; read neighbours together.
 
         Raises:
             DataError: the file has become shorter, or cannot be read.
-            IndexError: a row that is not there.
+            IndexError: a row out of range.
         """
         rows = np.arange(len(self))[index]
         out = np.empty((len(rows), *self.sample_shape), self._dtype)

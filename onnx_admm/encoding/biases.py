@@ -1,7 +1,7 @@
-"""Which constants are biases of layers, and which of them may be rounded.
+"""Biases of layers among the constants, and those that may be rounded.
 
 A bias is one number for each output channel of a layer, added right behind it. An attention mask, a position
-table or a constant that something else reads too is none, whatever its size: it keeps its values.
+table or a constant that another node reads too is not a bias, whatever its size: it keeps its values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import biased_operators
 
 BIAS_SLOTS = biased_operators()
-"""Operators with a bias of their own: the input it stands at."""
+"""Operators with a bias of their own, and its input index."""
 
 MOST_ROUNDING = 0.1
-"""Share of itself by which half of a bias's numbers may change at most; a bias that loses more stays."""
+"""Relative change that half of a bias's numbers may exceed; a bias that changes more stays."""
 
 
 def added_constants(node: NodeRef) -> Iterator[ValueRef]:
-    """What a node of the main graph adds: a layer's own bias, or the operands of an Add."""
+    """Yield the constants that a node of the main graph adds: a layer's own bias, or operands of an Add."""
     if node.scope:
         return
     if node.op_type in BIAS_SLOTS:
@@ -37,7 +37,7 @@ def added_constants(node: NodeRef) -> Iterator[ValueRef]:
 
 
 def layer_biases(view: ModelView) -> frozenset[str]:
-    """Names of the constants of the main graph that are biases wherever they are read."""
+    """Return the names of the constants of the main graph that only serve as biases."""
     found = {value: None for node in view.nodes() for value in added_constants(node)}
     return frozenset(
         value.name
@@ -68,12 +68,12 @@ def _adds_per_channel(reader: NodeRef, value: ValueRef, array: Array) -> bool:
 
 
 def _is_row(array: Array, count: int, behind: int = 0) -> bool:
-    """Whether the array has that many numbers, all along the axis that so many others stand behind."""
+    """Return whether the array has ``count`` numbers, all along the axis with ``behind`` axes after it."""
     return array.ndim > behind and array.size == array.shape[-1 - behind] == count
 
 
 def _channels(layer: NodeRef) -> tuple[int, int] | None:
-    """Output channels of a layer with a stored weight, and how many axes stand behind theirs."""
+    """Return the output channels of a layer with a stored weight, and the number of axes after theirs."""
     weight = layer.input(1)
     array = None if weight is None else weight.constant()
     if array is None or array.ndim < 2:
@@ -96,12 +96,12 @@ def _channels(layer: NodeRef) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class RoundedBiases:
-    """What became of the biases that were to be rounded.
+    """Result of rounding biases.
 
     Attributes:
-        rounded: with their new values, all of them held by one row of the type.
-        left: as they were.
-        skipped: why, for each that is left.
+        rounded: biases with their new values, all in one row of the type.
+        left: unchanged biases.
+        skipped: the reason for each unchanged bias.
     """
 
     rounded: tuple[Weight, ...]
@@ -110,11 +110,11 @@ class RoundedBiases:
 
 
 def round_biases(biases: Sequence[Weight], stored: BiasType) -> RoundedBiases:
-    """Round the biases to ``stored``, but for those that would lose what they say.
+    """Round the biases to ``stored``, except those that would change too much.
 
     A bias is left where half of its nonzero numbers would change by more than `MOST_ROUNDING` of themselves.
     int8 has one scale for all: of the largest numbers that the scale can be made for, the one is taken with
-    which the most numbers can be rounded, so that a single large one does not wreck the others.
+    which the most numbers can be rounded, so that a single large one does not spoil the others.
     """
     finite = [bias for bias in biases if np.isfinite(bias.flat).all()]
     groups = [finite]
@@ -132,7 +132,7 @@ def round_biases(biases: Sequence[Weight], stored: BiasType) -> RoundedBiases:
 
 
 def _kept(group: Sequence[Weight], stored: BiasType) -> dict[str, Weight]:
-    """Those of the group whose rounded values are close, by name."""
+    """Return those of the group whose rounded values are close, by name."""
     pairs = zip(group, round_vectors(group, stored), strict=True)
     return {new.name: new for old, new in pairs if _is_close(old, new, stored)}
 

@@ -1,9 +1,9 @@
-"""The plan that gives the fewest bytes in the file.
+"""Choice of the storage plan of fewest bytes.
 
-Every decoder has a price of its own (its nodes and constants) and one for each weight it holds (codes, gaps,
-shape). Given which decoders are open each weight takes the cheapest, so the plan is a facility location
-problem: decoders are opened, closed and exchanged while that helps. The few best plans are then written out
-and measured, for estimates leave out what they share.
+Every decoder has a cost of its own (its nodes and constants) and one for each weight it decodes (codes, gaps,
+shape). For a given set of decoders each weight takes the cheapest, so the plan is a facility location
+problem: decoders are added, removed and exchanged while that helps. The few best plans are then written and
+measured, since estimates omit what plans share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx_admm.encoding.coders.accounting import gaps_price
 from onnx_admm.encoding.coders.bits import MOST_LOW_BITS
 from onnx_admm.encoding.coders.codebook import MOST_LEVELS, Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
-from onnx_admm.encoding.coders.per_tensor_coder import plain_coders
+from onnx_admm.encoding.coders.per_tensor_coder import per_tensor_coders
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
 from onnx_admm.encoding.coders.unpack import EncodedTensor, full_member, unpack
 from onnx_admm.encoding.coders.vector_coder import exact_vector_coders
@@ -29,7 +29,7 @@ from onnx_admm.model.rewrite.fragment import Fragment, tensor_bytes
 _SINGLES_MEASURED = 4
 _MOST_ALPHABETS = 16
 _PIECE_BYTES = 5
-"""One more output of a Split and its length."""
+"""Bytes of one more output of a Split and its length."""
 
 Alphabet = tuple[float, ...]
 """Nonzero levels, rising."""
@@ -38,8 +38,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """A decoder, the weights it can hold, what each would take (inf where it cannot), and its own bytes."""
+class _Candidate:
+    """A decoder, its weights, the bytes of each (inf where it cannot decode it), and its own bytes."""
 
     coder: GroupCoder
     members: list[EncodedTensor | None]
@@ -50,37 +50,41 @@ class _Offer:
 def choose_plan(
     weights: Sequence[Weight], vectors: Sequence[Weight], opset: int, alone: Sequence[Weight] = ()
 ) -> StoragePlan:
-    """How to store ``weights`` and the small fp32 ``vectors`` (biases) exactly, in the fewest bytes.
+    """Return the plan that stores ``weights`` and the small fp32 ``vectors`` (biases) in the fewest bytes.
 
     Args:
-        weights: those that are not exact are left as they are.
-        vectors: share one decoder, or have one each.
-        opset: no operator or type that is younger is used.
+        weights: the weights; those that are not exact are left unchanged.
+        vectors: vectors that share one decoder, or have one each.
+        opset: newest opset of operators and types.
         alone: vectors that have a decoder of their own each, where that is smaller.
     """
-    market = _Market([weight for weight in weights if weight.is_exact], opset)
-    pools: list[SharedVector | None] = [None]
+    search_space = _SearchSpace([weight for weight in weights if weight.is_exact], opset)
+    shared_vectors: list[SharedVector | None] = [None]
     if vectors:
         tried = [SharedVector(coder, tuple(vectors)) for coder in exact_vector_coders(vectors, opset)]
-        pools += [pool for pool in tried if _is_known(StoragePlan(pool=pool), opset)]
+        shared_vectors += [
+            shared_vector
+            for shared_vector in tried
+            if _is_known(StoragePlan(shared_vector=shared_vector), opset)
+        ]
     plain_vectors, plain_alone = _plain_forms(vectors, opset), _plain_forms(alone, opset)
     plans = []
-    for plan in market.plans():
-        for pool in pools:
-            plain = plain_alone if pool is not None else (*plain_vectors, *plain_alone)
-            plans.append(StoragePlan(plan.groups, (*plan.plain, *plain), pool))
+    for plan in search_space.plans():
+        for shared_vector in shared_vectors:
+            plain = plain_alone if shared_vector is not None else (*plain_vectors, *plain_alone)
+            plans.append(StoragePlan(plan.groups, (*plan.plain, *plain), shared_vector))
     everything = (*weights, *vectors, *alone)
     return min(plans, key=lambda plan: plan_bytes(plan, everything, opset) + _loading_price(plan))
 
 
 def _price(coder: GroupCoder, member: EncodedTensor) -> float:
-    """Bytes of a weight behind a decoder, and what these must save where kept weights take long to place."""
+    """Return the bytes of a weight behind a decoder, plus a penalty for slow loading."""
     size = (coder.data_bits(member) + coder.index_bits(member)) / 8
     return size * gaps_price(member.weight.size) if isinstance(coder, SparseCoder) else size
 
 
 def _loading_price(plan: StoragePlan) -> float:
-    """The part of the prices that is no bytes."""
+    """Return the part of the price that stands for loading time."""
     members = ((group.coder, member) for group in plan.groups for member in group.members)
     return sum(
         _price(coder, member) - (coder.data_bits(member) + coder.index_bits(member)) / 8
@@ -89,20 +93,20 @@ def _loading_price(plan: StoragePlan) -> float:
 
 
 def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
-    """Of those that are smaller so than as they stand."""
+    """Return the vectors that are smaller in a form of their own, with that form."""
     return tuple(item for vector in vectors if (item := _best_plain(vector, opset)) is not None)
 
 
 def plan_bytes(plan: StoragePlan, everything: Sequence[Weight], opset: int) -> int:
-    """Bytes of the decoders and of what stays as it is."""
+    """Return the bytes of the decoders and of unchanged weights."""
     fragment, outputs = plan.emit(opset)
     left = (weight.values for weight in everything if weight.name not in outputs)
     return fragment.file_bytes + sum(map(tensor_bytes, left))
 
 
 def _best_plain(weight: Weight, opset: int) -> Plain | None:
-    """The cheapest way to store one weight by itself; None where that is as it stands."""
-    items = [Plain(coder, weight) for coder in plain_coders(weight)]
+    """Return the cheapest way to store one weight by itself; None where that is unchanged."""
+    items = [Plain(coder, weight) for coder in per_tensor_coders(weight)]
     choices = [item for item in items if _is_known(StoragePlan(plain=(item,)), opset)]
     best = min(choices, key=lambda item: _plain_bytes(item, opset), default=None)
     if best is None or _plain_bytes(best, opset) >= tensor_bytes(weight.values):
@@ -115,12 +119,12 @@ def _plain_bytes(item: Plain, opset: int) -> int:
 
 
 def _is_known(plan: StoragePlan, opset: int) -> bool:
-    """Whether the opset has all that the plan's decoders use."""
+    """Return whether the opset has all that the plan's decoders use."""
     return plan.emit(opset)[0].oldest_opset <= opset
 
 
-class _Market:
-    """Prices of every decoder for every weight."""
+class _SearchSpace:
+    """Costs of every decoder for every weight."""
 
     def __init__(self, weights: Sequence[Weight], opset: int) -> None:
         self._weights = weights
@@ -133,16 +137,18 @@ class _Market:
             ],
             float,
         )
-        offers = [offer for alphabet in _alphabets(weights) for offer in self._offers(alphabet)]
-        self._coders = [offer.coder for offer in offers]
-        self._members = [offer.members for offer in offers]
-        self._fixed: Floats = np.array([offer.fixed for offer in offers], float)
-        self._prices: Floats = np.array([offer.prices for offer in offers], float).reshape(
-            len(offers), len(weights)
+        candidates = [
+            candidate for alphabet in _alphabets(weights) for candidate in self._candidates(alphabet)
+        ]
+        self._coders = [candidate.coder for candidate in candidates]
+        self._members = [candidate.members for candidate in candidates]
+        self._fixed: Floats = np.array([candidate.fixed for candidate in candidates], float)
+        self._prices: Floats = np.array([candidate.prices for candidate in candidates], float).reshape(
+            len(candidates), len(weights)
         )
 
     def plans(self) -> Iterator[StoragePlan]:
-        """The plan found best, those of single decoders, and none at all."""
+        """Yield the plan found best, those of single decoders, and none at all."""
         yield self._plan(frozenset())
         if not self._coders:
             return
@@ -153,22 +159,22 @@ class _Market:
 
     # -- prices --------------------------------------------------------------------------------
 
-    def _offers(self, alphabet: Alphabet) -> Iterator[_Offer]:
+    def _candidates(self, alphabet: Alphabet) -> Iterator[_Candidate]:
         members = [as_member(weight, alphabet) for weight in self._weights]
         handing = [0.0 if member is None else self._handing_bytes(member) for member in members]
         full = [None if m is None else full_member(m) for m in members]
         some = [m if m is not None and len(m.weight.positions) else None for m in members]
         for word_bits in WORD_BITS:
             if len(alphabet) < 1 << word_bits:
-                yield from self._offer(DenseCoder((*alphabet, 0.0), word_bits), members, handing)
+                yield from self._candidate(DenseCoder((*alphabet, 0.0), word_bits), members, handing)
             if len(alphabet) > 1:
-                yield from self._offer(DenseCoder(alphabet, word_bits), full, handing)
+                yield from self._candidate(DenseCoder(alphabet, word_bits), full, handing)
         for low_bits in range(MOST_LOW_BITS + 1):
-            yield from self._offer(SparseCoder(alphabet, low_bits), some, handing)
+            yield from self._candidate(SparseCoder(alphabet, low_bits), some, handing)
 
-    def _offer(
+    def _candidate(
         self, coder: GroupCoder, members: list[EncodedTensor | None], handing: list[float]
-    ) -> Iterator[_Offer]:
+    ) -> Iterator[_Candidate]:
         prices = [
             np.inf if member is None else _price(coder, member) + extra
             for member, extra in zip(members, handing, strict=True)
@@ -180,7 +186,7 @@ class _Market:
         if probe is not None:
             coder.emit(fragment, [probe])
             if fragment.oldest_opset <= self._opset:
-                yield _Offer(coder, members, prices, fragment.file_bytes - prices[column])
+                yield _Candidate(coder, members, prices, fragment.file_bytes - prices[column])
 
     def _handing_bytes(self, member: EncodedTensor) -> float:
         scratch = Fragment(self._opset)
@@ -206,22 +212,22 @@ class _Market:
             chosen, total = best, self._total(best)
 
     def _plan(self, chosen: frozenset[int]) -> StoragePlan:
-        held: dict[int, list[EncodedTensor]] = {i: [] for i in sorted(chosen)}
+        members_of: dict[int, list[EncodedTensor]] = {i: [] for i in sorted(chosen)}
         plain = []
         for column, item in enumerate(self._plain):
-            best = min(held, key=lambda i: float(self._prices[i, column]), default=None)
+            best = min(members_of, key=lambda i: float(self._prices[i, column]), default=None)
             if best is not None and self._prices[best, column] < self._alone[column]:
                 member = self._members[best][column]
                 if member is not None:
-                    held[best].append(member)
+                    members_of[best].append(member)
             elif item is not None:
                 plain.append(item)
-        groups = tuple(Group(self._coders[i], tuple(members)) for i, members in held.items() if members)
+        groups = tuple(Group(self._coders[i], tuple(members)) for i, members in members_of.items() if members)
         return StoragePlan(groups, tuple(plain))
 
 
 def as_member(weight: Weight, alphabet: Alphabet) -> EncodedTensor | None:
-    """The weight as a decoder of these levels sees it: its values, else its grid's steps; None if neither."""
+    """Return the weight as a decoder of these levels sees it: values or steps of its grid; else None."""
     known = np.array(alphabet, np.float32)
     if weight.levels is not None and np.isin(weight.levels, known).all():
         return EncodedTensor(weight, weight.flat)
@@ -232,7 +238,7 @@ def as_member(weight: Weight, alphabet: Alphabet) -> EncodedTensor | None:
 
 
 def _alphabets(weights: Sequence[Weight]) -> list[Alphabet]:
-    """Sets of nonzero levels worth a decoder: the commonest values and steps of a weight, and all."""
+    """Return sets of nonzero levels worth a decoder: the most common values and steps, and all of them."""
     values = [_alphabet(weight.levels) for weight in weights if weight.levels is not None]
     steps = [
         _alphabet(grid.levels) for weight in weights for grid in (weight.grid, weight.channel_grid) if grid

@@ -1,8 +1,8 @@
-"""Ways to make a weight take fewer bytes: half floats, few levels, zeros; what each costs and may spoil.
+"""Compression options of a weight: half floats, few levels, zeros; their bytes and expected errors.
 
-The numbers of levels are those that the packed form holds without waste: its digits fill words of 8 or 16
-bits. How much a treatment spoils is measured elsewhere, by running the model; ``expected_error`` is the guess
-that says which are worth running.
+The numbers of levels are those that the packed form stores without waste: its digits fill words of 8 or 16
+bits. The error of an option is measured elsewhere, by running the model; ``expected_error`` is the estimate
+that decides which options are worth running.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from onnx_admm.contracts import Array
 from onnx_admm.encoding.coders.accounting import digit_bits, gap_bits, packed_bytes
 
 _SCALE_BITS = 11
-"""Those of float16, in which scales are then stored."""
+"""Significant bits of float16, in which scales are stored."""
 
 _SCALE_BYTES = 2
 _FRAME_BYTES = 80
-"""What hands a decoded piece to its layer: cut, shape, product with the scales."""
+"""Bytes that connect a decoded piece to its layer: split, shape, product with the scales."""
 
 _FINE_FRAME_BYTES = 240
-"""A decoder of its own, that puts high and low bits together."""
+"""Bytes of a decoder of its own that combines high and low bits."""
 
 _CAST_BYTES = 24
 
 _GAPS_FRAME_BYTES = 600
-"""A decoder of its own, that puts kept values in their places."""
+"""Bytes of a decoder of its own that puts kept values in their places."""
 
 _HALF_ERROR = 2.0**-24
 
 _GUESSED_FROM = 1 << 18
-"""Elements, at most, that tell how much energy the small ones have."""
+"""Elements, at most, from which the energy of small ones is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """What becomes of a weight.
+    """A rounding of a weight.
 
     Attributes:
-        levels: how many values there are, evenly spaced, a scale for each output channel; None: half floats.
+        levels: number of values, evenly spaced, a scale for each output channel; None: half floats.
         density: share of the weights that stay, the largest, none of them 0; the others become 0.
     """
 
@@ -53,7 +53,7 @@ class Rounding:
     density: float = 1.0
 
     def code_ranges(self) -> tuple[CodeRange, ...]:
-        """The ways to place them: about 0, which an odd number holds; half a step beside it where even."""
+        """Return the placements of levels: centred on 0 for odd numbers; half a step aside for even ones."""
         levels = self.levels or 0
         if self.density < 1:
             return (CodeRange(1, levels // 2),)
@@ -69,10 +69,10 @@ HALF = Rounding(None)
 BYTES = Rounding(255)
 NIBBLES = Rounding(16)
 DENSE = (BYTES, Rounding(39), NIBBLES, Rounding(9), Rounding(6), Rounding(4), Rounding(3))
-"""8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits a weight."""
+"""Numbers of levels of 8, 5.3, 4, 3.2, 2.7, 2 and 1.6 bits a weight."""
 
 FINE = {Rounding(4095): 12, Rounding(1023): 10}
-"""Between bytes and half floats, with the bits that a weight takes."""
+"""Roundings between bytes and half floats, with the bits of a weight."""
 
 SPARSE = tuple(
     Rounding(levels, density)
@@ -82,16 +82,16 @@ SPARSE = tuple(
 
 
 KEPT = tuple(Rounding(2**bits + 1) for bits in (7, 6, 5, 4))
-"""Further ones for weights with zeros: as many levels beside 0 as codes of so many bits have."""
+"""Further roundings for weights with zeros: as many nonzero levels as codes of so many bits."""
 
 
 @dataclass(frozen=True)
 class Treated:
-    """One weight and what can be done to it.
+    """One weight and its compression options.
 
     Attributes:
         values: dense, finite.
-        axis: of the output channels, which have a scale each; None for one scale.
+        axis: axis of the output channels, which have a scale each; None for one scale.
     """
 
     values: Array = field(repr=False)
@@ -101,16 +101,17 @@ class Treated:
     )
 
     def apply(self, rounding: Rounding) -> Array:
-        """The weight as it would be; same shape and type.
+        """Return the rounded weight; same shape and type.
 
-        The scales are found once and kept: they are a few bytes a channel, and all that takes long.
+        The scales are found once and kept: they are a few bytes a channel, and their search takes all the
+        time.
         """
         if rounding.levels is None:
             return self.values.astype(np.float16).astype(self.values.dtype)
         mask = None if rounding.density >= 1 else largest(np.abs(self.values), self._kept(rounding))
         if rounding not in self._fitted:
             ranges = rounding.code_ranges()
-            if mask is None and self._has_lone_zeros:  # beside levels without 0 they would take one more
+            if mask is None and self._has_lone_zeros:  # with levels without 0 they would need one more
                 ranges = tuple(codes for codes in ranges if codes.lowest == 0) or ranges
             fits = [(self._scales(mask, codes), codes) for codes in ranges]
             self._fitted[rounding] = min(fits, key=lambda fit: fit[0].error)
@@ -118,9 +119,9 @@ class Treated:
         return on_levels(self.values, mask, codes, self.axis, found.scales)
 
     def stored_bytes(self, rounding: Rounding | None) -> float:
-        """What it takes in the file, codes, gaps, scales and frame; None: as it is.
+        """Return the bytes in the file: codes, gaps, scales and frame; None: unchanged.
 
-        Of a weight with zeros only the others are stored, and where they stand, if that is smaller.
+        Of a weight with zeros only the nonzeros and their positions are stored, if that is smaller.
         """
         if rounding is None:
             return min(float(self.values.nbytes), self._gaps_and_values(self.values.dtype.itemsize))
@@ -140,11 +141,11 @@ class Treated:
 
     @property
     def further(self) -> tuple[Rounding, ...]:
-        """Roundings to try of this weight beside those that are tried of all."""
+        """Roundings to try for this weight in addition to the common ones."""
         return KEPT if self._has_lone_zeros else ()
 
     def _gaps_and_values(self, value_bytes: int) -> float:
-        """Bytes of the values that are not 0, as they are, and of their places; inf where all are kept."""
+        """Return the bytes of nonzero values, unchanged, and their positions; inf where all are kept."""
         kept, size = self._nonzeros, self.values.size
         if kept in (0, size):
             return float("inf")
@@ -155,7 +156,7 @@ class Treated:
         return int(np.count_nonzero(self.values))
 
     def expected_error(self, rounding: Rounding | None) -> float:
-        """A guess of ``||change||^2 / ||weight||^2``: the energy that is zeroed, and a uniform quantiser's.
+        """Return an estimate of ``||change||^2 / ||weight||^2``: zeroed energy and quantisation error.
 
         For L levels on normal values ``1.3 ln(L) / L^2``, within a third from 3 levels to 255.
         """
@@ -177,7 +178,7 @@ class Treated:
 
     @cached_property
     def _has_lone_zeros(self) -> bool:
-        """Whether zeros stand in channels that have other values too."""
+        """Whether zeros lie in channels that have other values too."""
         if self._nonzeros == self.values.size:
             return False
         rows = slices_of(self.values, self.axis)
@@ -186,9 +187,9 @@ class Treated:
 
     @cached_property
     def _energy_below(self) -> Array:
-        """Share of the energy in the smallest magnitudes: an even share of them for each place, from 0 to 1.
+        """Share of the energy in the smallest magnitudes, at evenly spaced shares of them from 0 to 1.
 
-        Of a large weight an even sample tells.
+        For a large weight an even sample is used.
         """
         sample = self.values.reshape(-1)[:: max(1, self.values.size // _GUESSED_FROM)]
         squares = np.sort(np.square(sample, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""What of a model can be encoded: its weights and its biases, and why the rest stays."""
+"""Weights and biases of a model that can be encoded, and reasons for the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
 from onnx_admm.encoding.coders.codebook import Grid, Weight
-from onnx_admm.model.rewrite.weight_storage import HeldWeight, held_weights
+from onnx_admm.model.rewrite.weight_storage import StoredWeight, stored_weights
 
 LARGE = 1 << 16
 """Elements from which on a weight counts as large: not kept in memory, nor compared with others."""
@@ -22,12 +22,13 @@ _LARGEST_BIAS = 1 << 16
 
 @dataclass(frozen=True)
 class Contents:
-    """What can be encoded, dense.
+    """Weights and biases that can be encoded, dense.
 
     Attributes:
-        weights: of compressible sites, in graph order; a function sees no decoder, so those inside are left.
-        biases: small fp32 constants of the main graph that something adds.
-        roundable: names of those that are biases of layers (see ``biases``).
+        weights: weights of compressible sites, in graph order; those inside functions are left, since a
+            function sees no decoder.
+        biases: small fp32 constants of the main graph that a node adds.
+        roundable: names of the biases of layers (see ``biases``).
         skipped: sites that stay, and why.
     """
 
@@ -38,51 +39,51 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class StoredWeight:
-    """A weight in its model (``codebook.Stored``)."""
+class WeightContent:
+    """The content of a weight in its model (``codebook.Stored``)."""
 
-    held: HeldWeight
+    stored: StoredWeight
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.held.shape
+        """Shape of the weight."""
+        return self.stored.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Its element type."""
-        return self.held.dtype
+        """Element type of the weight."""
+        return self.stored.dtype
 
     @property
     def memo(self) -> MutableMapping[str, Any]:
-        """What was found out about its values, by whoever looked."""
-        return self.held.memo
+        """Notes on the values, shared by all readers."""
+        return self.stored.memo
 
     def read(self) -> Array:
-        """Its values."""
-        return self.held.read()
+        """Return the values."""
+        return self.stored.read()
 
     def grid(self) -> Grid | None:
-        """The grid that the model holds it on."""
-        grid = self.held.byte_grid()
+        """Return the grid that the model stores it on, else None."""
+        grid = self.stored.byte_grid()
         return None if grid is None else Grid(grid.codes, grid.scales)
 
 
 def read_contents(view: ModelView) -> Contents:
-    """The weights and biases of ``view``; large weights are read when they are looked at."""
+    """Return the weights and biases of ``view``; large weights are read on demand."""
     weights, skipped = [], []
     functions = view.function_scopes()
-    held = {weight.site: weight for weight in held_weights(view)}
+    stored = {weight.site: weight for weight in stored_weights(view)}
     for site in view.sites():
-        if site not in held:
+        if site not in stored:
             skipped.append(Skip(site.name, site.fixed or "already encoded"))
         elif site.scope in functions:
             skipped.append(Skip(site.name, f"stands in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:
-            stored = StoredWeight(held[site])
-            weights.append(Weight(site.name, stored if site.size >= LARGE else stored.read()))
+            content = WeightContent(stored[site])
+            weights.append(Weight(site.name, content if site.size >= LARGE else content.read()))
     names = {weight.name for weight in weights}
     found = {value.name: value for node in view.nodes() for value in added_constants(node)}
     biases = [
@@ -98,7 +99,7 @@ def read_contents(view: ModelView) -> Contents:
 
 
 def zero_biases(contents: Contents, view: ModelView) -> list[str]:
-    """Names of biases that are all zero and stand only where an operator does without one."""
+    """Return the names of biases that are all zero and are optional inputs."""
     optional = {name for name, slot in BIAS_SLOTS.items() if name != "Gemm" or view.opset >= 11}
     free = []
     for bias in contents.biases:

@@ -1,9 +1,9 @@
-"""Large weights: encoded one at a time, without a look at the rest of the model.
+"""Encodes large weights one at a time, independent of the rest of the model.
 
-A decoder costs some hundred bytes, and a weight that takes a hundred times more has nothing to gain from a
-shared one. So there is nothing to compare, and one weight at a time is all that is ever in memory; it has its
-own Rice parameter, and where one scale is enough its codebook holds the values themselves, which saves the
-runtime a multiplication of the whole.
+A decoder costs some hundred bytes, and a weight that takes a hundred times more gains nothing from a shared
+one. So no plans are compared, and only one weight is in memory at a time; it has its own Rice parameter, and
+where one scale is enough its codebook contains the values themselves, which saves the runtime a
+multiplication of the whole.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from onnx_admm.encoding.contents import LARGE
 from onnx_admm.model.opsets.convert_opset import raise_opset
 from onnx_admm.model.rewrite.fragment import Fragment
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
-from onnx_admm.model.rewrite.weight_storage import settle
+from onnx_admm.model.rewrite.weight_storage import spill_to_disk
 
 _LEAST_BYTES = 1 << 15
-"""Codes and gaps beside which a decoder of its own is two hundredths at most."""
+"""Bytes of codes and gaps from which on a decoder of its own is at most two hundredths."""
 
 _FOLDED_BYTES = 1 << 30
-"""Most that recent runtimes let one operator give where they fold constants (ONNX Runtime 1.28)."""
+"""Largest result of one operator that recent runtimes fold (ONNX Runtime 1.28)."""
 
 _PIECE = 1 << 20
 
 _FEW_LEVELS = 3
-"""Values up to which steps of scales are not looked for: they would hardly be fewer."""
+"""Number of values up to which steps of scales are not searched: they would hardly be fewer."""
 
 
 @dataclass(frozen=True)
 class EncodedLarge:
-    """Large weights that were encoded.
+    """Result of encoding large weights.
 
     Attributes:
-        rows: what each takes.
-        content_bytes: of the constants that decode them.
-        oldest_opset: that can decode them.
+        rows: report of each.
+        content_bytes: bytes of the constants that decode them.
+        oldest_opset: oldest opset that can decode them.
         opset_kept: why the model's opset could not be raised where a decoder needs it; None where it could.
     """
 
@@ -85,11 +85,12 @@ class Alone:
     """A form of one weight.
 
     Attributes:
-        row: what it takes.
-        emit: appends its decoder; name of the weight it gives.
-        has_gaps: whether kept weights are put where they belong: it takes a runtime several times as long as
-            decoding digits, and more memory.
-        lookups: that decode it; of two forms of as many bits, the one of fewer loads faster.
+        row: its report.
+        emit: appends its decoder; returns the name of the weight.
+        has_gaps: whether kept weights are scattered to their positions: it takes a runtime several times as
+            long as decoding digits, and more memory.
+        lookups: number of look-ups that decode it; of two forms of as many bits, the one of fewer loads
+            faster.
     """
 
     row: TensorEncoding
@@ -99,24 +100,24 @@ class Alone:
 
     @property
     def bits(self) -> int:
-        """Of codes and index."""
+        """Bits of codes and index."""
         return self.row.data_bits + self.row.index_bits
 
     @property
     def price(self) -> float:
-        """Bits, and what they must save to be worth the time to load."""
+        """Bits, with a penalty for slow loading."""
         return self.bits * (GAPS_MUST_SAVE if self.has_gaps else 1)
 
 
 def encode_large(
     view: ModelView, weights: Iterable[Weight], choose: Callable[[Weight], Alone | None]
 ) -> EncodedLarge:
-    """Encode those of the weights that are large and have a form by themselves.
+    """Encode the large weights that have a form by themselves.
 
     Args:
         view: the model; its opset is raised as far as a decoder needs. A weight is left where it cannot be.
-        weights: of its main graph.
-        choose: the form of a large weight; None leaves it.
+        weights: weights of its main graph.
+        choose: returns the form of a large weight; None leaves it.
     """
     rows, content, opset, why = list[TensorEncoding](), 0, 1, None
     for weight in weights:
@@ -130,7 +131,7 @@ def encode_large(
                 continue
             fragment.opset = view.opset
             insert_fragment(view, fragment, {weight.name: output})
-            settle(view)
+            spill_to_disk(view)
             rows.append(form.row)
             content += fragment.content_bytes
             opset = max(opset, fragment.oldest_opset)
@@ -141,7 +142,7 @@ def encode_large(
 
 
 def packed_alone(weight: Weight) -> Alone | None:
-    """The smallest packed form of a large weight; None where it has none, or is small in the file."""
+    """Return the smallest packed form of a large weight; None where it has none or is small in the file."""
     on_bytes = on_byte_grid(weight)
     if on_bytes is not None:
         row = stored_row(on_bytes, ByteCoder.label, ByteCoder.bits)
@@ -153,11 +154,11 @@ def packed_alone(weight: Weight) -> Alone | None:
 
 
 def _by_levels(weight: Weight) -> Iterator[EncodedTensor]:
-    """The weight as values, or steps of scales, of which there are few.
+    """Yield the weight as values, or steps of scales, where these are few.
 
-    A weight of few channels may have few values all in all and fewer steps in each channel.
+    A weight of few channels may have few values in total and fewer steps in each channel.
     """
-    if weight.held_grid is None and (levels := weight.levels) is not None:
+    if weight.stored_grid is None and (levels := weight.levels) is not None:
         if not np.isfinite(levels).all():
             return
         yield EncodedTensor(weight, weight.flat)
@@ -170,7 +171,7 @@ def _by_levels(weight: Weight) -> Iterator[EncodedTensor]:
 
 
 def _forms(member: EncodedTensor) -> Iterator[Alone]:
-    """Digits of words of each width, and gaps and codes where these may be smaller."""
+    """Yield digits of words of each width, and gaps and codes where these may be smaller."""
     kept = member.units[member.units != 0]
     count = len(kept)
     if count == 0:
@@ -191,7 +192,7 @@ def _forms(member: EncodedTensor) -> Iterator[Alone]:
 
 
 def _gaps(member: EncodedTensor, levels: Array) -> Iterator[Alone]:
-    """Gaps and codes, where no runtime refuses what decodes them."""
+    """Yield gaps and codes, unless decoding them takes more memory than runtimes allow."""
     weight, positions = member.weight, np.flatnonzero(member.units)
     low_bits, index_bits = best_low_bits(positions)
     coder, count = LargeSparseCoder(tuple(map(float, levels)), low_bits), len(positions)
@@ -201,7 +202,7 @@ def _gaps(member: EncodedTensor, levels: Array) -> Iterator[Alone]:
 
 
 def _kept_values(weight: Weight) -> Iterator[Alone]:
-    """Codes of 10 or 12 bits, and gaps with the values as they are: for more values than a codebook has."""
+    """Yield codes of 10 or 12 bits, and gaps with unchanged values, for more values than a codebook has."""
     fine = fine_coder(weight)
     if fine is not None:
         row = stored_row(weight, fine.label, fine.bits)
@@ -219,7 +220,7 @@ def _digits(member: EncodedTensor, count: int, coder: DenseCoder) -> Alone:
 
 
 def on_byte_grid(weight: Weight) -> Weight | None:
-    """The weight on its grid, if it lies on one of so many levels that no other form is smaller."""
+    """Return the weight on its grid, if that has so many levels that no other form is smaller."""
     if not weight.is_exact or _has_fewer_bits(weight):
         return None
     grid = weight.grid or weight.channel_grid
@@ -236,15 +237,15 @@ def on_byte_grid(weight: Weight) -> Weight | None:
 
 
 def _has_fewer_bits(weight: Weight) -> bool:
-    """Whether a weight that is known by its values alone has so few that a byte for each is too much."""
-    levels = weight.levels if weight.held_grid is None else None
+    """Return whether a weight without a known grid has so few values that bytes would be too large."""
+    levels = weight.levels if weight.stored_grid is None else None
     if levels is None:
         return False
     return packed_bytes(weight.size, weight.nonzeros, len(levels)) * GAPS_MUST_SAVE < weight.size
 
 
 def _coarsest(codes: Array, scale: Array) -> tuple[Array, Array]:
-    """The same values with the coarsest scales: those that would be found from the values."""
+    """Return the same values with the coarsest scales: those that a search on the values would find."""
     axes = tuple(axis for axis in range(codes.ndim) if scale.ndim == 0 or scale.shape[axis] == 1)
     has_one = (np.abs(codes) == 1).any(axis=axes, keepdims=True)
     if has_one.all():

@@ -18,19 +18,19 @@ from onnx_admm.model.rewrite.insert_fragment import clear_input, insert_fragment
 from onnx_admm.model.rewrite.late_lookups import decode_behind_lookups
 
 _PLANNED_FOR = 11
-"""Decoders are planned for this opset where the model's is older; only what they use is then asked for."""
+"""Opset that decoders are planned for where the model's is older; only what they use is then required."""
 
 
 def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: bool = True) -> EncodingReport:
-    """Store weights and biases packed, in place; outputs stay equal but for rounded biases.
+    """Store weights and biases packed, in place; outputs stay equal except for rounded biases.
 
-    Where anything is, shapes of inner values that follow from the graph are no longer stored either.
+    Where anything is packed, inner shapes that follow from the graph are removed.
 
     Args:
         view: dense; its opset is raised only as far as the decoders need. Where it cannot be raised, decoders
             are chosen among those it has.
         bias_type: round biases of layers to this type, where that saves bytes; None keeps their values.
-        late: decode large tables behind the lookups of their rows: a runtime never holds them as floats.
+        late: decode large tables behind the look-ups of their rows: a runtime never keeps them as floats.
     """
     for name in zero_biases(read_contents(view), view):
         clear_input(view, name, BIAS_SLOTS)
@@ -69,7 +69,7 @@ def encode_packed(view: ModelView, bias_type: BiasType | None = None, *, late: b
 
 
 def _rounded(contents: Contents, bias_type: BiasType | None) -> RoundedBiases:
-    """The biases as they are to be stored: together, or each by itself."""
+    """Return the biases as they are to be stored: together, or each by itself."""
     if bias_type is None:
         return RoundedBiases(contents.biases, (), ())
     roundable = [bias for bias in contents.biases if bias.name in contents.roundable]

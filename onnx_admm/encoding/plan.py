@@ -1,4 +1,4 @@
-"""Which weights share which decoder, and how each of the others is stored."""
+"""Storage plans: which weights share which decoder, and how each of the others is stored."""
 
 from __future__ import annotations
 
@@ -41,50 +41,55 @@ class SharedVector:
 
     @property
     def members(self) -> tuple[EncodedTensor, ...]:
-        """The vectors as a decoder's row delivers them."""
+        """The vectors as pieces of a decoder's row."""
         return tuple(EncodedTensor(vector, vector.flat) for vector in self.vectors)
 
 
 @dataclass(frozen=True)
 class StoragePlan:
-    """How weights are stored; one that stands nowhere stays as it is."""
+    """A plan of how weights are stored; weights that are not in it stay unchanged."""
 
     groups: tuple[Group, ...] = ()
     plain: tuple[Plain, ...] = ()
-    pool: SharedVector | None = None
+    shared_vector: SharedVector | None = None
 
     def emit(self, opset: int) -> tuple[Fragment, dict[str, str]]:
-        """The decoders, and weight name -> value name in them.
+        """Return the decoders, and value names by weight name.
 
-        The pool lies in front of the first sparse group's row, which costs less than a row of its own.
+        The shared vector is placed in front of the first sparse group's row, which costs less than a row of
+        its own.
         """
         fragment, outputs = Fragment(opset), dict[str, str]()
-        pool = self.pool
+        shared_vector = self.shared_vector
         for group in self.groups:
             if isinstance(group.coder, SparseCoder):
-                head = None if pool is None else (pool.coder.emit(fragment, pool.vectors), pool.members)
+                head = (
+                    None
+                    if shared_vector is None
+                    else (shared_vector.coder.emit(fragment, shared_vector.vectors), shared_vector.members)
+                )
                 outputs |= group.coder.emit(fragment, group.members, head)
-                pool = None
+                shared_vector = None
             else:
                 outputs |= group.coder.emit(fragment, group.members)
-        if pool is not None:
-            row, members = pool.coder.emit(fragment, pool.vectors), pool.members
+        if shared_vector is not None:
+            row, members = shared_vector.coder.emit(fragment, shared_vector.vectors), shared_vector.members
             outputs |= unpack(fragment, row, members, [len(member.units) for member in members])
         for item in self.plain:
             outputs[item.weight.name] = item.coder.emit(fragment, item.weight)
         return fragment, outputs
 
     def rows(self) -> tuple[TensorEncoding, ...]:
-        """How each weight is stored."""
+        """Return the report of each weight."""
         grouped = [_member_row(group.coder, member) for group in self.groups for member in group.members]
         plain = [plain_row(item.coder, item.weight) for item in self.plain]
-        if self.pool is None:
+        if self.shared_vector is None:
             return (*grouped, *plain)
-        coder = self.pool.coder
+        coder = self.shared_vector.coder
         return (
             *grouped,
             *plain,
-            *(stored_row(vector, coder.label, coder.bits) for vector in self.pool.vectors),
+            *(stored_row(vector, coder.label, coder.bits) for vector in self.shared_vector.vectors),
         )
 
 

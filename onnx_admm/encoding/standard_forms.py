@@ -28,14 +28,14 @@ _INT4_CODES = (-8, 7)
 _QDQ_TYPES = ("float32",)
 
 _LEAST_GAIN, _LEAST_GAIN_BYTES = 0.01, 1024
-"""What sparse initializers must save to be chosen unasked: tools that check files in full refuse them."""
+"""Savings from which on sparse initializers are chosen by default: full checkers refuse them."""
 
 
 def encode_qdq(view: ModelView) -> EncodingReport:
     """Store every weight that lies on an 8-bit grid as DequantizeLinear, int4 where its codes allow.
 
-    The opset is raised to 13 for scales per channel and to 21 for int4. A weight of few levels that becomes
-    int8 all the same has a line that says why.
+    The opset is raised to 13 for scales per channel and to 21 for int4. A weight of few levels that still
+    becomes int8 has a line with the reason.
 
     The zero point is always written: without one, released runtimes compute int8 weights wrongly behind a
     Reshape. Note that runtimes do not fold DequantizeLinear at load: where it is not fused it runs each time.
@@ -76,7 +76,7 @@ def encode_qdq(view: ModelView) -> EncodingReport:
 
 
 def encode_sparse(view: ModelView) -> EncodingReport:
-    """Have every weight written as ``sparse_initializer`` where that is smaller than its dense form."""
+    """Mark every weight to be written as ``sparse_initializer`` where that is smaller than its dense form."""
     contents = read_contents(view)
     possible = initializer_names(view)
     chosen = {w.name for w in contents.weights if w.name in possible and _is_smaller_sparse(w)}
@@ -87,14 +87,14 @@ def encode_sparse(view: ModelView) -> EncodingReport:
         if w.name not in chosen
     ]
     mark_sparse(view, chosen)
-    outcome = keep_forms(view)
+    outcome = measure_only(view)
     return replace(outcome, format="sparse", skipped=(*outcome.skipped, *skipped))
 
 
 def encode_sound_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
-    """As ``encode_rest`` where that saves a hundredth of the file and onnx's full check still passes.
+    """Apply ``encode_rest`` where it saves a hundredth of the file and onnx's full check still passes.
 
-    A file that was read with sparse initializers does not pass anyway; there the saving decides.
+    A file that was read with sparse initializers does not pass in any case; there the saving decides.
     """
     fork = view.fork()
     encoded, dense_bytes = encode_rest(fork, outcome), model_bytes(view)
@@ -108,7 +108,7 @@ def encode_sound_rest(view: ModelView, outcome: EncodingReport) -> EncodingRepor
 
 
 def encode_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
-    """Have what another encoding left dense written as ``sparse_initializer`` where that is smaller."""
+    """Mark weights that another encoding left dense for ``sparse_initializer`` where that is smaller."""
     rest = {row.layer: row for row in encode_sparse(view).rows if row.is_encoded}
     rows = tuple(rest.get(row.layer, row) for row in outcome.rows)
     bits = (sum(row.data_bits + row.index_bits for row in each) for each in (outcome.rows, rows))
@@ -121,13 +121,13 @@ def encode_rest(view: ModelView, outcome: EncodingReport) -> EncodingReport:
 
 
 def encode_dense(view: ModelView) -> EncodingReport:
-    """Have every weight written dense, also where it was read from a sparse initializer."""
+    """Mark every weight to be written dense, also where it was read from a sparse initializer."""
     mark_dense(view)
-    return keep_forms(view)
+    return measure_only(view)
 
 
-def keep_forms(view: ModelView) -> EncodingReport:
-    """Leave everything as it is, and say what it takes."""
+def measure_only(view: ModelView) -> EncodingReport:
+    """Return the report of the model as it is, without a change."""
     contents, sparse = read_contents(view), marked_sparse(view)
     sizes = {w.name: _sparse_sizes(w) for w in contents.weights if w.name in sparse}
     rows = [_sparse_row(w, sizes[w.name]) if w.name in sizes else dense_row(w) for w in contents.weights]
@@ -159,7 +159,7 @@ def _raise_for_grids(view: ModelView, weights: Iterable[Weight]) -> str | None:
     """Raise the opset as far as the weights' grids need it; return why it is too old for int4, if it is.
 
     Raises:
-        UnsupportedModel: there are grids, and not even scales per channel can be had.
+        UnsupportedModel: there are grids, and not even scales per channel are possible.
     """
     grids = [grid for weight in weights if (grid := _grid(weight)) is not None]
     if grids and view.opset < _CHANNELS_SINCE:
@@ -170,7 +170,7 @@ def _raise_for_grids(view: ModelView, weights: Iterable[Weight]) -> str | None:
 
 
 def _beyond_int4(grid: Grid) -> str | None:
-    """Return why int4 does not hold the codes of a grid, as a sentence's end; None where it does."""
+    """Return why int4 cannot represent the codes of a grid, as a sentence's end; None where it can."""
     least, most = int(grid.codes.min(initial=0)), int(grid.codes.max(initial=0))
     lowest, highest = _INT4_CODES
     if lowest <= least and most <= highest:
@@ -206,14 +206,14 @@ def _dequantize(fragment: Fragment, weight: Weight, grid: Grid, bits: int) -> st
 
 
 def _is_smaller_sparse(weight: Weight) -> bool:
-    """An index takes a byte at least, which settles most cases without a look at the indices."""
+    """Return whether the sparse form is smaller; counts decide most cases without the indices."""
     return (weight.dtype.itemsize + 1) * weight.nonzeros < weight.nbytes and sum(
         _sparse_sizes(weight)
     ) < weight.nbytes
 
 
 def _sparse_sizes(weight: Weight) -> tuple[int, int]:
-    """Bytes of the values and of the indices."""
+    """Return the bytes of the values and of the indices."""
     return weight.dtype.itemsize * weight.nonzeros, index_bytes(weight.flat)
 
 

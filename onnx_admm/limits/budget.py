@@ -1,7 +1,7 @@
-"""What one run may take of memory and time: the limits, and the budget that counts against them.
+"""Memory and time of one run: the limits, and the budget that counts against them.
 
-Everything that a small file can ask for without storing it (decoded weights, folded constants, sparse tensors
-made dense, made-up samples) draws on the budget of the run, so that limits hold for the sum of all of it.
+Everything that a small file can request without storing it (decoded weights, folded constants, sparse tensors
+made dense, made-up samples) counts against the budget of the run, so that limits apply to the sum of it.
 ``docs/security.md`` states the figures.
 """
 
@@ -17,22 +17,22 @@ from onnx_admm.errors import LimitReached, UsageError
 from onnx_admm.limits.memory import machine_bytes, resident_bytes
 
 MOST_NODES = 200_000
-"""Nodes, initializers and other values of one model, functions written out in place of their calls."""
+"""Most nodes, initializers and other values of one model, with functions in place of their calls."""
 
 NODES_PER_MIB = 180
-"""The same, where the run states a memory limit: a node takes about 5 kB."""
+"""The same for each MiB of a stated memory limit: a node takes about 5 kB."""
 
 FREE_BYTES = 128 << 20
-"""Bytes that a run may hold of what is computed from stored constants, whatever the size of the file."""
+"""Bytes of values computed from stored constants that any run may keep."""
 
 BYTES_PER_STORED_BYTE = 4000
-"""More of them, for each byte of the files that the run loads."""
+"""Further bytes for each byte of the files that the run loads."""
 
 FREE_OPERATIONS = 1 << 30
-"""Elements that a run may compute from stored constants, whatever the size of the file."""
+"""Elements that any run may compute from stored constants."""
 
 OPERATIONS_PER_STORED_BYTE = 1 << 16
-"""More of them, for each byte of the files that the run loads."""
+"""Further elements for each byte of the files that the run loads."""
 
 _UNLIMITED = 1 << 62
 
@@ -52,11 +52,11 @@ T = TypeVar("T", bound=_Sized)
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What a run may take.
+    """Limits of a run.
 
     Attributes:
         max_memory_mb: MiB of resident memory of this process and its worker together; None for half of the
-            machine's, and for stricter defaults where a small file asks for much.
+            machine's, and for stricter defaults where a small file requests much.
         timeout_s: seconds; None for no limit on the run, and for defaults on its single steps.
 
     Raises:
@@ -73,17 +73,17 @@ class RunLimits:
 
 
 _LOOK_EVERY_S = 0.01
-"""How often the system is asked for the memory in use: small steps are checked far more often."""
+"""Seconds between two queries of the memory in use: small steps are checked far more often."""
 
 
 class RunBudget:
-    """What one run has taken, counted against its limits. Threads of the run share it.
+    """Memory, time and operations of one run, counted against its limits. Threads of the run share it.
 
     Args:
-        limits: of the run.
-        outer: the budget of a run that this one is a part of; its deadline holds too.
-        in_proportion: whether what is computed from stored constants must be in proportion to them; only
-            where the budget counts the files that are loaded.
+        limits: limits of the run.
+        outer: the budget of an enclosing run; its deadline applies too.
+        in_proportion: whether values computed from stored constants must be in proportion to them; only where
+            the budget counts the files that are loaded.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class RunBudget:
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes of resident memory that the run may take; None where the machine does not tell its own."""
+        """Most bytes of resident memory of the run; None where the machine's memory is unknown."""
         return self._memory_limit
 
     @property
     def keep_limit(self) -> int:
-        """Most bytes of what is computed from stored constants at any moment."""
+        """Most bytes of values computed from stored constants at any moment."""
         limit = _UNLIMITED if self.memory_limit is None else self.memory_limit
         if self.limits.max_memory_mb is not None or not self._in_proportion:
             return limit
@@ -142,18 +142,18 @@ class RunBudget:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes held of what was computed from stored constants."""
+        """Bytes of values computed from stored constants that are kept now."""
         return self._kept
 
     @property
     def operations(self) -> int:
-        """Elements computed from stored constants so far."""
+        """Number of elements computed from stored constants so far."""
         return self._operations
 
     # -- counting --------------------------------------------------------------------------
 
     def add_stored(self, nbytes: int) -> None:
-        """Count the bytes of a file that is loaded: they decide what may be computed from it.
+        """Count the bytes of a loaded file: they raise the limits of what is computed from it.
 
         Raises:
             LimitReached: a limit of the run is reached.
@@ -163,26 +163,26 @@ class RunBudget:
         self.check()
 
     def keep(self, array: T, what: str) -> T:
-        """Count an array until it is gone.
+        """Count an array until it is freed; return it.
 
         Raises:
-            LimitReached: more than the run may hold.
+            LimitReached: more than the run may keep.
         """
         self.reserve(array.nbytes, what)
         self.keep_with(array, array.nbytes)
         return array
 
     def keep_with(self, owner: object, nbytes: int) -> None:
-        """Count bytes that live as long as ``owner``; `reserve` them before they are taken."""
+        """Count bytes that live as long as ``owner``; `reserve` them before."""
         with self._lock:
             self._kept += nbytes
         weakref.finalize(owner, self._release, nbytes).atexit = False
 
     def reserve(self, nbytes: int, what: str) -> None:
-        """Refuse bytes that the run may not hold beside those it holds already; call before they are taken.
+        """Refuse bytes that the run may not keep in addition; call before they are allocated.
 
         Raises:
-            LimitReached: more than the run may hold.
+            LimitReached: more than the run may keep.
         """
         kept = self._kept
         if kept + nbytes > self.keep_limit:
@@ -195,7 +195,7 @@ class RunBudget:
         self.check(nbytes)
 
     def operate(self, elements: int, what: str) -> None:
-        """Count elements about to be computed from stored constants.
+        """Count elements that will be computed from stored constants.
 
         Raises:
             LimitReached: more than the run may compute.
@@ -215,7 +215,7 @@ class RunBudget:
         """Check the clock and the memory of the process.
 
         Args:
-            coming: bytes about to be taken.
+            coming: bytes about to be allocated.
 
         Raises:
             LimitReached: a limit of the run is reached.
@@ -225,7 +225,7 @@ class RunBudget:
             raise reached
 
     def reached(self, coming: int = 0) -> LimitReached | None:
-        """The limit that the run has reached, or that ``coming`` more bytes would reach."""
+        """Return the limit that the run has reached, or that ``coming`` more bytes would reach."""
         remaining = self.remaining_s
         if remaining is not None and remaining < 0:
             return LimitReached(
@@ -258,7 +258,7 @@ def _memory_limit(limits: RunLimits) -> int | None:
 
 
 def process_bytes() -> int | None:
-    """Resident memory of this process and of the workers it keeps; None where the system does not tell."""
+    """Return the resident memory of this process and its workers; None where unknown."""
     own = resident_bytes()
     if own is None:
         return None
@@ -270,7 +270,7 @@ worker_pids: set[int] = set()
 
 
 def refused_memory(error: MemoryError) -> LimitReached:
-    """The sentence for memory that the system refused."""
+    """Return the error for memory that the system refused."""
     detail = f" ({error})" if str(error) else ""
     return LimitReached(
         f"the system refuses more memory{detail}",

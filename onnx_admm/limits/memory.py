@@ -1,4 +1,4 @@
-"""Memory of processes and of the machine, in bytes, as far as the system tells."""
+"""Memory of processes and of the machine, in bytes, as far as the system reports it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _CONTROL_GROUPS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Where a container's limit stands, by version of control groups."""
+"""Files with a container's limit, by version of control groups."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def resident_bytes(pid: int | None = None) -> int | None:
-    """Resident memory of a process; None where the system does not tell (no ``/proc``) or it has ended.
+    """Return the resident memory of a process; None without ``/proc``, or once it has ended.
 
     Args:
         pid: its number; None for this process.
@@ -31,9 +31,9 @@ def resident_bytes(pid: int | None = None) -> int | None:
 
 
 def return_freed() -> None:
-    """Give back to the system what was freed and the C library keeps for later (glibc; else nothing).
+    """Return freed memory that the C library keeps to the system (glibc; elsewhere do nothing).
 
-    Between steps that take much memory each, what one has freed in pieces is of little use to the next.
+    Between steps that take much memory each, the fragments that one has freed are of little use to the next.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -41,7 +41,7 @@ def return_freed() -> None:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the machine, or of the container this process runs in; None where nobody tells."""
+    """Return the memory of the machine, or of the container of this process; None where unknown."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * _PAGE
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A run under limits: the budget of the run under way, and the thread that watches clock and memory."""
+"""A run under limits: the budget of the current run, and the thread that watches clock and memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ R = TypeVar("R")
 
 _current: ContextVar[RunBudget | None] = ContextVar("onnx_admm_run_budget", default=None)
 _running: list[RunBudget] = []
-"""Budgets of the runs under way, for threads that have no context of their own."""
+"""Budgets of the current runs, for threads without a context of their own."""
 
 _WATCHED_EVERY_S = 0.05
 _GRACE_S = 10.0
 _STEPS = 100
-"""Of a loop, far more than pass between two places where CPython raises what another thread asked for."""
+"""Steps of a loop, far more than between two places where CPython raises an exception from another thread."""
 
 _TOLD_AGAIN_S = 2.0
 _GROWN_BYTES = 256 << 20
-"""Bytes, or a quarter, beyond what was in use at the limit, from where on there is no more waiting."""
+"""Bytes, or a quarter, above the memory at the limit, from which on the run is ended without waiting."""
 
 _interrupts: set[Callable[[], None]] = set()
 
@@ -38,7 +38,7 @@ class _Stopped(RunStopped):
 
 
 def current_budget() -> RunBudget:
-    """The budget of the run under way; a new one that only minds the machine's memory where there is none."""
+    """Return the budget of the current run; without one, a new one with the machine's memory as limit."""
     return _current.get() or (_running[-1] if _running else RunBudget(in_proportion=False))
 
 
@@ -46,10 +46,10 @@ def current_budget() -> RunBudget:
 def run_within(
     limits: RunLimits | None = None, *, abandon: Callable[[LimitReached], None] | None = None
 ) -> Iterator[RunBudget]:
-    """Run the body under limits. Inside another such run and without limits of its own it is a part of that.
+    """Run the body under limits; without limits of its own, as a part of an enclosing run.
 
     Args:
-        limits: of the run.
+        limits: limits of the run.
         abandon: called in another thread where the run does not end by itself within 10 s, or goes on to take
             memory, because code outside Python does not return; it ends the process.
 
@@ -85,7 +85,7 @@ def run_within(
 
 
 def in_a_run(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a function run under the default limits, or as a part of the run it is called in."""
+    """Wrap a function to run under the default limits, or as a part of the run that calls it."""
 
     @functools.wraps(function)
     def limited(*args: P.args, **options: P.kwargs) -> R:
@@ -97,7 +97,7 @@ def in_a_run(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Have ``interrupt`` called, in another thread, when a limit is reached: it ends work outside Python."""
+    """Call ``interrupt`` in another thread when a limit is reached, to end work outside Python."""
     _interrupts.add(interrupt)
     try:
         yield
@@ -106,7 +106,7 @@ def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 class _Watch:
-    """A thread that stops the thread it was made in when a limit is reached."""
+    """A thread that stops its creating thread when a limit is reached."""
 
     def __init__(self, budget: RunBudget, abandon: Callable[[LimitReached], None] | None) -> None:
         self.reached: LimitReached | None = None
@@ -121,17 +121,17 @@ class _Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the watch; an exception that is on its way comes up here and goes no further.
+        """End the watch; a pending exception is raised and caught here.
 
-        To take it back instead (a null pointer in its place) leaves CPython 3.11 looking for one for good:
-        under a tracer or a profiler the process then hangs.
+        To revoke it instead (by a null pointer) leaves CPython 3.11 looking for one forever: under a tracer
+        or a profiler the process then hangs.
         """
         is_over = False
         while not is_over:
             try:
                 with self._lock:
                     self._over.set()
-                for _ in range(_STEPS):  # what is on its way is raised at one of them
+                for _ in range(_STEPS):  # a pending exception is raised at one of them
                     pass
                 is_over = True
             except _Stopped:
@@ -142,7 +142,7 @@ class _Watch:
     def _run(self) -> None:
         """Watch until the run is over; this thread is not traced.
 
-        In CPython 3.11 a traced thread stands still while an exception for another one is on its way.
+        In CPython 3.11 a traced thread stops while an exception for another one is pending.
         """
         sys.settrace(None)
         sys.setprofile(None)
@@ -157,7 +157,7 @@ class _Watch:
                 interrupt()
         waited, taken = 0.0, process_bytes() or 0
         while not self._over.is_set():
-            if waited % _TOLD_AGAIN_S < _WATCHED_EVERY_S:  # it may have come up in a callback, and be lost
+            if waited % _TOLD_AGAIN_S < _WATCHED_EVERY_S:  # it may have been raised in a callback, and lost
                 with self._lock:
                     if not self._over.is_set():
                         _raise_in(self._watched, _Stopped)
@@ -169,5 +169,5 @@ class _Watch:
 
 
 def _raise_in(thread: int, error: type[BaseException]) -> None:
-    """Have a thread raise ``error`` at its next step in Python."""
+    """Raise ``error`` in a thread at its next step in Python."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))

@@ -25,7 +25,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any
     """Write an uncompressed ``.npz`` file that ``np.load`` and ``read_npz`` read, under exactly this path.
 
     Args:
-        path: what to write; replaced where it exists. No suffix is added.
+        path: path of the file; replaced where it exists. No suffix is added.
         arrays: arrays of any shape and of any dtype but ``object``, by any name: empty, with slashes or dots,
             or one that is a parameter of ``np.savez``. Names are never used as paths.
 

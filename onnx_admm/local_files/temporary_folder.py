@@ -1,4 +1,4 @@
-"""Temporary folders for intermediate files; those that killed runs left behind are removed."""
+"""Temporary folders for intermediate files; those of killed runs are removed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from onnx_admm.local_files.file_lock import try_lock
 
 _PREFIX = "onnx-admm-"
 _LOCK = ".onnx-admm-lock"
-"""Only a folder with this file in it was made here: one that only looks so by its name is a user's."""
+"""Lock file in folders made here: a folder with a similar name but without it belongs to a user."""
 
 
 class TemporaryFolder(tempfile.TemporaryDirectory[str]):
     """A temporary folder whose lock this process holds until it removes the folder.
 
-    The first one of a process removes what killed runs of the same user have left behind.
+    The first one of a process removes folders that killed runs of the same user left.
 
     Example:
         >>> with TemporaryFolder() as name:
@@ -36,7 +36,7 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
             try_lock(self._lock.handle)
 
     def cleanup(self) -> None:
-        """Drop the lock and remove the folder."""
+        """Release the lock and remove the folder."""
         self._lock.close()
         super().cleanup()
 
@@ -68,7 +68,7 @@ def remove_leftovers(parent: str) -> None:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Whether a folder was made here, by this user, and no living process holds it."""
+    """Return whether a folder was made here, by this user, and no living process holds its lock."""
     try:
         state = folder.lstat()
         if not stat.S_ISDIR(state.st_mode) or (hasattr(os, "getuid") and state.st_uid != os.getuid()):

@@ -1,1 +1,1 @@
-"""What the outputs say when weights or graphs are exchanged."""
+"""Measurement of output changes when weights or graphs are exchanged."""

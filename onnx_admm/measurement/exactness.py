@@ -1,4 +1,4 @@
-"""Comparison of the models before and after a pass that says ``exact``, on a few samples."""
+"""Comparison of the models before and after a pass that claims to be ``exact``, on a few samples."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SAMPLES, ENOUGH_MACS = 2, 1 << 31
 """Samples, as long as they take no more multiply-accumulates; one where a single one takes more."""
 
 MOST_MACS = 1 << 36
-"""Multiply-accumulates of one sample up to which a model is run between passes: some ten seconds."""
+"""Multiply-accumulates of one sample up to which a model is run between passes: about ten seconds."""
 
 OWN_PROCESS_BYTES, MOST_BYTES = 1 << 26, 1 << 30
 """Bytes of weights from which on a model is run in a process of its own, and up to which it is run at all."""
 
 
 class NotComparable(Exception):
-    """Why a model cannot be run between passes; its text becomes a line of the report."""
+    """The reason why a model cannot be run between passes; its text becomes a line of the report."""
 
 
 @dataclass
 class ExactnessCheck:
-    """Compares the models before and after the passes of one run; what is known of one is kept for the next.
+    """Compares the models before and after the passes of one run; keeps outputs for the next pass.
 
     Args:
-        context: real samples are taken from where there are some.
+        context: real samples are taken from it where there are some.
     """
 
     context: PassContext
@@ -40,10 +40,10 @@ class ExactnessCheck:
     _outputs: list[tuple[ModelView, list[Feeds]]] = field(default_factory=list)
 
     def difference(self, before: ModelView, after: ModelView) -> Difference | None:
-        """Where the two part; None where they agree.
+        """Return the difference of two models; None where they agree.
 
         Raises:
-            NotComparable: they cannot be run here; says why.
+            NotComparable: they cannot be run here; states the reason.
         """
         for model in (before, after):
             if (size := stored_weight_bytes(model)) > MOST_BYTES:

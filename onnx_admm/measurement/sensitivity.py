@@ -1,18 +1,18 @@
-"""What the outputs suffer when weights are exchanged, measured by running the model.
+"""Sensitivity of the outputs to exchanged weights, measured by running the model.
 
-The damage of an exchange is, for each output by itself,
+The relative error of an exchange is, for each output by itself,
 
     sum ||y' - y||^2 / sum ||y||^2        (one over the signal-to-noise ratio)
 
-and for the model their sum over the outputs, so that none can hide behind a larger one. What goes into a
-closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one does not move whatever
-happens before it. What an output only compares, rounds or counts is taken in its place. One that is all but
-zero moves by a multiple of itself for nothing, so what stands behind such an operator counts as a thousandth
-at least. Where no output is a float, it is the share of elements that differ.
+and for the model their sum over the outputs, so that small outputs count as much as large ones. The input of
+a closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one hides changes before it.
+Values that an output only compares, rounds or counts are used in its place. An output that is nearly zero
+changes by a multiple of itself easily, so values behind such an operator count as a thousandth at least.
+Where no output is a float, it is the share of elements that differ.
 
-A squared error is the signal to allocate by. Errors of layers that are changed one at a time add up, being
-nearly uncorrelated, which a share of changed decisions does not; it needs no labels; and it is not flat where
-a few samples change no decision. Agreement is measured beside it, to be held at the end.
+The squared error is the measure for allocation. Errors of layers that are changed one at a time add up, since
+they are nearly uncorrelated, unlike a share of changed decisions; it needs no labels; and it is not flat
+where a few samples change no decision. Agreement is measured too, for the final check.
 
 Weights are inputs of sessions that stay open: an exchange costs one run over the samples, from the layer on
 (see ``staged_session``), and nothing is loaded again.
@@ -39,15 +39,15 @@ from onnx_admm.runtime.sessions import open_session
 _LEAST_SQUASHED = 1e-3
 
 _BATCH = 16
-"""Samples run together: what is computed in between must fit the memory."""
+"""Samples in a run: intermediate values must fit the memory."""
 
 _MOST_TRACE_BYTES = 1 << 27
-"""Of what is kept between the runs over one set of samples."""
+"""Bytes kept between the runs over one set of samples."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What an exchange of weights does to the outputs.
+    """Effect of exchanged weights on the outputs.
 
     Attributes:
         by_output: relative error of each output and score.
@@ -58,20 +58,20 @@ class Effect:
     agreement: float | None
 
     @property
-    def damage(self) -> float:
-        """The relative errors' sum; inf where an output is not finite any more."""
+    def relative_error(self) -> float:
+        """Sum of the relative errors; inf where an output is not finite."""
         return sum(self.by_output.values())
 
 
 class OutputProbe:
-    """A model whose weights can be exchanged, and the outputs that count as right.
+    """A model with exchangeable weights, and its reference outputs.
 
     Args:
         model: the model; it is not changed.
         names: sites whose weights will be exchanged.
-        samples: what to run; kept in memory with the outputs.
+        samples: samples to run; kept in memory with the outputs.
         reference: the model whose outputs count as right; None: the model itself.
-        own: the model's own weights by site, where they are in memory already.
+        own: the model's weights by site, where they are in memory already.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
@@ -97,10 +97,11 @@ class OutputProbe:
         self._runs = self._prepare(samples)
 
     def effect(self, weights: Mapping[str, Array]) -> Effect:
-        """What the outputs suffer from these weights in place of the model's.
+        """Return the effect of these weights in place of the model's.
 
         Args:
-            weights: by site name; of the sites named at the start, or of others, which takes a new session.
+            weights: weights by site name; of the sites named at the start, or of others, which takes a new
+                session.
         """
         run_again = self._exchanged(weights)
         sums: dict[str, _Sums] = {}
@@ -115,12 +116,12 @@ class OutputProbe:
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
 
-    def damage(self, weights: Mapping[str, Array]) -> float:
-        """The damage alone."""
-        return self.effect(weights).damage
+    def relative_error(self, weights: Mapping[str, Array]) -> float:
+        """Return the relative error alone."""
+        return self.effect(weights).relative_error
 
     def on(self, samples: Dataset) -> OutputProbe:
-        """The same session with other samples."""
+        """Return the same session with other samples."""
         other = object.__new__(OutputProbe)
         other.__dict__.update(self.__dict__)
         other._runs = other._prepare(samples)
@@ -143,7 +144,7 @@ class OutputProbe:
         return runs
 
     def _exchanged(self, weights: Mapping[str, Array]) -> Callable[[_Run], Feeds]:
-        """What runs the samples with other weights."""
+        """Return a function that runs the samples with other weights."""
         session = self._session
         if all(name in session.inputs for name in weights):
             if len(weights) == 1 and session.is_late(*weights):
@@ -156,7 +157,7 @@ class OutputProbe:
         return lambda run: other.run(run.feed)
 
     def _trace(self) -> None:
-        """Keep what runs after an exchange of one weight can begin with."""
+        """Keep the values that a run after an exchange of one weight can begin with."""
         for run in self._runs:
             if run.trace is None:
                 run.trace = self._session.trace(run.feed, _MOST_TRACE_BYTES / len(self._runs))
@@ -167,7 +168,7 @@ class OutputProbe:
 
 @dataclass(frozen=True)
 class _Expected:
-    """One output of one run as it should be, and how much of it there is to lose: what is finite."""
+    """Expected values of one output of one run, and their energy; only finite values count."""
 
     array: Array
     whole: float
@@ -181,7 +182,7 @@ class _Expected:
         return cls(array, max(float(np.vdot(finite, finite)), least))
 
     def loss(self, got: Array) -> float:
-        """Squared error, or the number of elements that differ; all there is where the shape differs."""
+        """Return the squared error, or the number of differing elements; all where the shape differs."""
         if got.shape != self.array.shape:
             return self.whole
         if not _is_float(got):
@@ -239,7 +240,7 @@ class _Agreement:
 
 
 def _cut(got: Array, expected: Array) -> Array:
-    """Without the samples that fill up a run."""
+    """Return the output without samples that only pad a run."""
     return got[: len(expected)] if got.ndim and got.ndim == expected.ndim else got
 
 

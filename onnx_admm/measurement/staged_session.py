@@ -100,7 +100,7 @@ class StagedSession:
         return {name: values[name] for name in self.output_names}
 
     def is_late(self, name: str) -> bool:
-        """Whether a weight is read behind the first part, so that a trace saves time."""
+        """Return whether a weight is read behind the first part, so that a trace saves time."""
         return self._first_reader([self.inputs[name]]) > 0
 
     def trace(self, feeds: Feeds, most_bytes: float) -> Trace:
@@ -124,7 +124,7 @@ class StagedSession:
         return {self.inputs[name]: np.ascontiguousarray(array) for name, array in weights.items()}
 
     def _first_reader(self, inputs: Iterable[str]) -> int:
-        """The first part that reads one of the inputs."""
+        """Return the number of the first part that reads one of the inputs."""
         numbers = (i for i, part in enumerate(self._parts) if not part.weights.isdisjoint(inputs))
         return next(numbers, 0)
 
@@ -136,7 +136,7 @@ class StagedSession:
         return values
 
     def _opened(self, view: ModelView, samples: Feeds, threads: int) -> list[_OpenedPart]:
-        """The model in parts; whole where it cannot be cut."""
+        """Open the model in parts; whole where it cannot be cut."""
         weights = frozenset(self.inputs.values())
         parts = () if view.has_maps else cut_into_parts(view, weights, max(1, min(_PARTS, len(weights))))
         if len(parts) > 1:
@@ -149,7 +149,7 @@ class StagedSession:
     def _opened_parts(
         self, view: ModelView, parts: Sequence[Part], samples: Feeds, threads: int
     ) -> list[_OpenedPart]:
-        """Each part opened after a run of those before it: the types of what it reads are known then."""
+        """Open each part after a run of those before it, which shows the types of what it reads."""
         weights, opened = frozenset(self.inputs.values()), list[_OpenedPart]()
         values = next(feeds_of_runs(self.input_shapes, samples))
         for part in parts:
@@ -162,7 +162,7 @@ class StagedSession:
 
 
 def _open_shape(shape: Shape | None) -> Shape:
-    """The shape as a session gives it: nothing is known of a negative extent, nor of an unknown rank."""
+    """Return the shape as a session states it: None for a negative extent, () for an unknown rank."""
     return tuple(None if isinstance(extent, int) and extent < 0 else extent for extent in shape or ())
 
 

@@ -1,4 +1,4 @@
-"""Measures of quality in place of accuracy: built-in ones by name, and the user's own."""
+"""Metrics in place of accuracy: built-in ones by name, and the user's own."""
 
 from onnx_admm.metrics.naming import BUILT_IN, MetricLike, as_metric, scored_by
 

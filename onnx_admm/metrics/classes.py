@@ -1,4 +1,4 @@
-"""Metrics of scores of classes against labels."""
+"""Metrics of class scores against labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_admm.errors import DataError
 class TopK:
     """Share of labels that are among the ``k`` highest scores, 0 to 1.
 
-    A label whose score equals others counts as found where fewer than ``k`` are higher.
+    A label counts as found where fewer than ``k`` scores are higher than its own.
 
     Args:
         k: at least 1.
@@ -25,7 +25,7 @@ class TopK:
         self._found = self._labelled = 0
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in; see `MetricState.update`."""
+        """Add the outputs of one run; see `MetricState.update`."""
         scores, known = scores_and_labels(outputs, labels, f"top-{self._k}")
         own = np.take_along_axis(scores, known[:, None], axis=1)
         self._found += int(np.count_nonzero(np.count_nonzero(scores > own, axis=1) < self._k))
@@ -41,7 +41,7 @@ class TopK:
 class MeanIoU:
     """Mean over classes of intersection over union, 0 to 1.
 
-    Classes that neither labels nor predictions have are left out, and so are places whose label is negative.
+    Classes that neither labels nor predictions have are left out, and so are places with a negative label.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class MeanIoU:
         self._either: Counter[int] = Counter()
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in; see `MetricState.update`."""
+        """Add the outputs of one run; see `MetricState.update`."""
         output = _first(outputs)
         if labels is not None and np.issubdtype(output.dtype, np.integer) and output.size == labels.size:
             flat = labels.reshape(-1)
@@ -72,15 +72,15 @@ class MeanIoU:
 class LogLikelihood:
     """Mean log-likelihood of the labels, in nats; perplexity is ``exp(-value)``.
 
-    Scores that are no probabilities go through a softmax. For a language model the label of each position is
-    the token that follows, negative where none counts.
+    Scores that are not probabilities go through a softmax. For a language model the label of each position is
+    the next token, negative where none counts.
     """
 
     def __init__(self) -> None:
         self._sum, self._labelled = 0.0, 0
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in; see `MetricState.update`."""
+        """Add the outputs of one run; see `MetricState.update`."""
         scores, known = scores_and_labels(outputs, labels, "log-likelihood")
         rows = scores.astype(np.float64)
         if rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
@@ -99,10 +99,10 @@ class LogLikelihood:
 
 
 def scores_and_labels(outputs: Feeds, labels: Array | None, what: str) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Return scores (places, classes) of the first output and the labels (places,) that count.
+    """Return the scores (places, classes) of the first output and the labels (places,) that count.
 
-    The axis of the classes is the one without which the output has the labels' shape, counted from the
-    second; axes of size 1 are left out where they are in the way.
+    The axis of the classes is the one without which the output has the labels' shape, searched from the
+    second axis on; axes of size 1 are dropped where needed.
 
     Raises:
         DataError: no labels, no such axis, or a label without a class.

@@ -1,4 +1,4 @@
-"""From what users write to a metric: a name, ``module:function``, or a callable."""
+"""Metrics from users' notation: a name, ``module:function``, or a callable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx_admm.metrics.outputs import Cosine, RelativeFidelity
 from onnx_admm.metrics.own import own_metric
 
 MetricLike: TypeAlias = Metric | str | Callable[..., Any]
-"""What `as_metric` makes a metric of."""
+"""Types that `as_metric` accepts."""
 
 BUILT_IN = {
     "top-1": "share of labels that have the highest score; top-5 and the like: one of the highest",
@@ -27,7 +27,7 @@ BUILT_IN = {
     "cosine": "mean cosine of the first output with the original's; needs no labels",
     "sqnr": "1 - 10^(-SQNR / 20) of the outputs with the original's; 40 dB lose 1 point; needs no labels",
 }
-"""Built-in metrics by name, and what they measure."""
+"""Built-in metrics by name, with a description."""
 
 _TOP = re.compile(r"top-?([1-9]\d{0,5})$")
 _STATES: dict[str, Callable[[], MetricState]] = {
@@ -42,7 +42,7 @@ def as_metric(given: MetricLike) -> Metric:
     """Return a metric.
 
     Args:
-        given: a name of ``BUILT_IN``; ``module:function`` of the user's, found in the current folder too; a
+        given: a name of ``BUILT_IN``; the user's ``module:function``, found in the current folder too; a
             callable ``(outputs, labels) -> float``, or a class with ``update(outputs, labels)`` and
             ``compute()``. Higher is better.
 
@@ -108,7 +108,7 @@ def _imported(module: str, name: str) -> Any:
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Let modules in the current folder be found, as ``python -m`` does."""
+    """Add the current folder to the module path, as ``python -m`` does."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:

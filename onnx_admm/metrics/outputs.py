@@ -1,4 +1,4 @@
-"""Metrics of outputs against the original model's; they need no labels."""
+"""Metrics of outputs against the original model's, without labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Cosine:
         self._sum, self._samples = 0.0, 0
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in; see `MetricState.update`."""
+        """Add the outputs of one run; see `MetricState.update`."""
         name = _float_names(outputs)[0]
         got, expected = (_rows(side[name]) for side in (outputs, reference))
         if got.shape != expected.shape:
-            self._samples += len(expected)  # an output of another shape has nothing in common
+            self._samples += len(expected)  # an output of another shape counts as 0
             return
         dots = np.einsum("nd,nd->n", got, expected)
         lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
@@ -45,7 +45,7 @@ class RelativeFidelity:
         self._signal = self._noise = 0.0
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
-        """Take one run in; see `MetricState.update`."""
+        """Add the outputs of one run; see `MetricState.update`."""
         for name in _float_names(outputs):
             got, expected = (_rows(side[name]) for side in (outputs, reference))
             if got.shape != expected.shape:

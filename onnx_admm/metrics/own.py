@@ -1,4 +1,4 @@
-"""The user's own metric: a function of all outputs, or a class that is fed run by run."""
+"""The user's own metric: a function of all outputs, or a class that is updated run by run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from onnx_admm.errors import STOPS, OnnxAdmmError, UsageError
 def own_metric(given: Callable[..., Any], name: str) -> Metric:
     """Return the metric of a user's callable.
 
-    A class with ``update(outputs, labels)`` and ``compute()`` is made anew for each evaluation and fed run by
-    run; any other callable is called once with everything: ``given(outputs, labels)``. ``outputs`` is an
+    A class with ``update(outputs, labels)`` and ``compute()`` is created for each evaluation and updated run
+    by run; any other callable is called once with everything: ``given(outputs, labels)``. ``outputs`` is an
     array for a model with one output, else a dict by name; arrays of all samples, or lists with one array a
     run where outputs of different samples cannot be stacked.
     """
@@ -28,7 +28,7 @@ def own_metric(given: Callable[..., Any], name: str) -> Metric:
 
 
 class _Fed:
-    """A user's object, fed run by run."""
+    """A user's object, updated run by run."""
 
     def __init__(self, kind: type, name: str) -> None:
         self._name = name
@@ -46,7 +46,7 @@ class _Fed:
 
 
 class _Collected:
-    """Everything that a user's function is called with, kept until the end."""
+    """All arguments of a user's function, collected until the end."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self._function, self._name = function, name
@@ -74,7 +74,7 @@ class _Collected:
 
 
 def checked_value(found: Any, name: str) -> float:
-    """Return what a metric gave as a number.
+    """Return the result of a metric as a number.
 
     Raises:
         UsageError: it is no finite number.
@@ -90,10 +90,10 @@ def checked_value(found: Any, name: str) -> float:
 
 @contextmanager
 def _user_code(name: str) -> Iterator[None]:
-    """Turn whatever a user's metric raises into a sentence.
+    """Turn any exception of a user's metric into an error.
 
     Raises:
-        UsageError: names the metric and what it raised.
+        UsageError: names the metric and the exception.
     """
     try:
         yield

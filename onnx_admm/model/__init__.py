@@ -1,6 +1,6 @@
 """The only package that touches ONNX protobufs and the ONNX IR.
 
-What it exports is imported on first use: the worker process runs one of its modules and needs no other.
+Its exports are imported on first use: the worker process runs one of its modules and needs no other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Constants of a graph, whether initializers or Constant nodes: read and replace, and which must stay.
+"""Constants of a graph, in initializers or Constant nodes: read, replace, and which must stay.
 
-Two kinds of stored tensors belong to the contract with the model's users. A *default*, an initializer that
-doubles as a graph input (IR version 4 and newer), may be overridden by a caller: it is no constant. A
-constant that is an output may be read for whatever is computed from it, but its own values must stay.
+Two kinds of stored tensors belong to the contract with the model's users. A *default*, an initializer that is
+also a graph input (IR version 4 and newer), may be overridden by a caller: it is no constant. A constant that
+is an output may be used in computations, but its own values must stay.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ import onnx_ir as ir
 from onnx_admm.model.operators import Trait, operators_with
 
 _HANDING_ON = operators_with(Trait.REARRANGES, Trait.CASTS)
-"""Operators that hand their first input on, value by value."""
+"""Operators that pass their first input on, value by value."""
 
 
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    """The tensor behind an initializer or a Constant node's output; None for defaults and anything else."""
+    """Return the tensor of an initializer or a Constant node's output; None for any other value.
+
+    None for defaults of inputs too.
+    """
     return None if is_default(value) else stored_tensor(value)
 
 
 def is_default(value: ir.Value) -> bool:
-    """Whether it is an input with a stored default, which a caller may override."""
+    """Return whether it is an input with a stored default, which a caller may override."""
     return value.is_graph_input() and value.is_initializer()
 
 
 def why_fixed(value: ir.Value) -> str | None:
-    """Why the values of a stored tensor must stay ("is an output of the model"); None where they need not.
+    """Return why the values of a stored tensor must stay ("is an output of the model"), else None.
 
-    An output counts also where operators that only reshape or cast stand between.
+    An output also counts where operators that only reshape or cast stand between.
     """
     if is_default(value):
         return "is a default that a caller may override"
@@ -49,7 +52,7 @@ def why_fixed(value: ir.Value) -> str | None:
 
 
 def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    """The tensor behind an initializer or a Constant node's output; None for anything else."""
+    """Return the tensor behind an initializer or a Constant node's output; None for anything else."""
     if value.is_initializer():
         return value.const_value
     producer = value.producer()
@@ -74,7 +77,7 @@ def replace_constant(value: ir.Value, array: npt.NDArray[np.generic]) -> None:
         value.const_value = None
     else:
         value.const_value = tensor
-    # What the file does not state about a Constant node's output stays unstated.
+    # Properties of a Constant node's output that the file does not state stay unstated.
     if producer is None or value.shape is not None:
         value.shape = ir.Shape(array.shape)
     if producer is None or value.dtype is not None:

@@ -1,7 +1,7 @@
 """Handles on nodes and values, and the few general edits that passes make of a graph.
 
 A handle stands for one node or value of one model; it stays valid while that node or value is in the graph.
-Only ``ModelView`` carries edits out: passes look through handles and call its methods.
+Only ``ModelView`` applies edits: passes read through handles and call its methods.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ValueRef:
 
     @property
     def name(self) -> str:
-        """Its name in the graph."""
+        """Name in the graph."""
         return self.ir_value.name or ""
 
     @property
     def shape(self) -> tuple[int | str | None, ...] | None:
-        """Stored shape with symbols; None where the file does not say."""
+        """Stored shape with symbols; None where the file does not state it."""
         return stored_shape(self.ir_value)
 
     @property
@@ -52,22 +52,22 @@ class ValueRef:
 
     @property
     def constant_shape(self) -> tuple[int, ...] | None:
-        """Shape of the constant it holds, which is not read; None where it holds none."""
+        """Shape of the constant, which is not read; None where there is none."""
         tensor = constant_tensor(self.ir_value)
         return None if tensor is None else tuple(tensor.shape.numpy())
 
     def constant(self) -> Array | None:
-        """A copy of the constant it holds, from an initializer or a Constant node; else None."""
+        """Return a copy of the constant of an initializer or a Constant node; else None."""
         tensor = constant_tensor(self.ir_value)
         return None if tensor is None else np.array(tensor.numpy())
 
     def producer(self) -> NodeRef | None:
-        """The node that computes it; None for inputs and initializers."""
+        """Return the node that computes it; None for inputs and initializers."""
         node = self.ir_value.producer()
         return None if node is None else NodeRef(node)
 
     def uses(self) -> tuple[NodeRef, ...]:
-        """The nodes that read it, once for each input that does, subgraphs included."""
+        """Return the nodes that read it, once for each input, subgraphs included."""
         return tuple(NodeRef(use.node) for use in self.ir_value.uses())
 
 
@@ -80,51 +80,51 @@ class NodeRef:
 
     @property
     def name(self) -> str:
-        """Its name, else its first output's."""
+        """Name of the node, else of its first output."""
         return label(self.ir_node)
 
     @property
     def op_type(self) -> str:
-        """Its operator; one outside the default domain is prefixed by it."""
+        """Operator; one outside the default domain is prefixed by it."""
         domain = self.ir_node.domain
         return self.ir_node.op_type if domain in ("", "ai.onnx") else f"{domain}::{self.ir_node.op_type}"
 
     @property
     def inputs(self) -> tuple[ValueRef | None, ...]:
-        """What it reads; None where an optional input is left out."""
+        """Input values; None where an optional input is left out."""
         return tuple(None if value is None else ValueRef(value) for value in self.ir_node.inputs)
 
     @property
     def outputs(self) -> tuple[ValueRef, ...]:
-        """What it computes; outputs left out have an empty name."""
+        """Output values; outputs left out have an empty name."""
         return tuple(ValueRef(value) for value in self.ir_node.outputs)
 
     def input(self, index: int) -> ValueRef | None:
-        """Input ``index``, None where it is left out."""
+        """Return input ``index``, None where it is left out."""
         return self.inputs[index] if index < len(self.ir_node.inputs) else None
 
     def shares_graph(self, other: NodeRef) -> bool:
-        """Whether both stand in the same graph, not one in a subgraph of the other's."""
+        """Return whether both nodes are in the same graph, not one in a subgraph of the other's."""
         return self.ir_node.graph is other.ir_node.graph
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute's value (a number, text, or a sequence of them)."""
+        """Return an attribute's value (a number, text, or a sequence of them)."""
         attribute = self.ir_node.attributes.get(name)
         return default if attribute is None or attribute.is_ref() else attribute.value
 
 
 def stored_shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
-    """The value's shape with symbols, None where unknown."""
+    """Return the value's shape with symbols, None where unknown."""
     if value.shape is None:
         return None
     return tuple(extent if isinstance(extent, int) else extent.value for extent in value.shape)
 
 
 def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name: str) -> ir.Value:
-    """Give ``node`` a new constant as input ``index``: an initializer where there can be one, else a node.
+    """Give ``node`` a new constant as input ``index``: an initializer where possible, else a node.
 
-    Functions have no initializers, and before IR version 4 every initializer is a graph input too when it is
-    written, of which a subgraph has none to spare.
+    Functions have no initializers, and before IR version 4 every written initializer is a graph input too,
+    which a subgraph cannot have.
     """
     graph = node.graph
     if graph is None:
@@ -147,7 +147,7 @@ def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name:
 
 
 def taken_names(model: ir.Model) -> set[str | None]:
-    """Names of all values of all graphs: one of a subgraph must not hide an outer one."""
+    """Return the names of all values of all graphs: an inner name must not hide an outer one."""
     taken: set[str | None] = set()
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
@@ -157,7 +157,7 @@ def taken_names(model: ir.Model) -> set[str | None]:
 
 
 def free_name(name: str, taken: set[str | None]) -> str:
-    """``name``, with a number where it is taken; it is taken from then on."""
+    """Return ``name``, with a number if it is taken, and mark it as taken."""
     free, number = name, 0
     while free in taken:
         number += 1
@@ -167,15 +167,15 @@ def free_name(name: str, taken: set[str | None]) -> str:
 
 
 def raise_ir_version(model: ir.Model, version: int) -> None:
-    """State at least that IR version."""
+    """Raise the stated IR version to at least ``version``."""
     model.ir_version = max(model.ir_version, version)
 
 
 def bypass(node: ir.Node, replacement: ir.Value) -> None:
-    """Remove ``node``; whatever read its first output reads ``replacement``.
+    """Remove ``node``; readers of its first output read ``replacement``.
 
-    A graph output keeps its name, type and shape; where the replacement has a name of its own to keep (an
-    input, an initializer, another output), an Identity stays between them.
+    A graph output keeps its name, type and shape; where the replacement must keep its own name (an input, an
+    initializer, another output), an Identity stays between them.
     """
     old, graph = node.outputs[0], node.graph
     if graph is None:
@@ -195,7 +195,7 @@ def bypass(node: ir.Node, replacement: ir.Value) -> None:
 def replace_node(
     node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]
 ) -> ir.Node:
-    """Put another operator in the place of a node with one output; the output's value stays."""
+    """Replace a node with one output by another operator; the output's value stays."""
     graph = node.graph
     if graph is None:
         raise UsageError("the node is in no graph any more", where=label(node))

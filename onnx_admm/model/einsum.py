@@ -1,4 +1,4 @@
-"""Einsum as a layer: which axes of an operand are output and input channels, and its multiply-accumulates.
+"""Einsum as a layer: axes of an operand that are output and input channels, and multiply-accumulates.
 
 Source: ONNX operator Einsum (opset 12); a letter that the output lacks is summed over.
 """
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 
 def terms_of(node: ir.Node) -> tuple[tuple[str, ...], str] | None:
-    """The letters of every operand and of the output; None where "..." stands for axes without letters."""
+    """Return the letters of every operand and of the output; None where "..." stands for axes."""
     equation = node.attributes.get_string("equation", "") or ""
     left, arrow, right = equation.replace(" ", "").partition("->")
     if "." in equation:
@@ -26,7 +26,7 @@ def terms_of(node: ir.Node) -> tuple[tuple[str, ...], str] | None:
 
 
 def channel_axes(node: ir.Node, index: int) -> tuple[int | None, int | None]:
-    """The last axis of an operand that the output has, and the first that is summed over; None if none."""
+    """Return an operand's last axis that the output has, and its first that is summed over; None if none."""
     terms = terms_of(node)
     if terms is None or index >= len(terms[0]):
         return None, None
@@ -37,7 +37,7 @@ def channel_axes(node: ir.Node, index: int) -> tuple[int | None, int | None]:
 
 
 def einsum_macs(node: ir.Node, shapes: Sequence[tuple[int, ...] | None]) -> int | None:
-    """Products that are summed: one for each combination of letters; None where an extent is unknown."""
+    """Return the number of products, one for each combination of letters; None where an extent is unknown."""
     terms = terms_of(node)
     if terms is None or len(terms[0]) != len(shapes):
         return None

@@ -1,4 +1,4 @@
-"""Whether a model still is what it was when something was found out about it."""
+"""State of a model, to detect whether it has changed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import onnx_ir as ir
 
 
 class GraphState:
-    """What a model consists of at one moment, down to nodes, values, attributes and tensors.
+    """Content of a model at one moment, down to nodes, values, attributes and tensors.
 
-    Nodes and values are compared by identity (this object keeps them, so none is taken for another), names
+    Nodes and values are compared by identity (this object keeps them, so none is mistaken for another), names
     and operators by their text. Attributes and tensors are replaced when they change, never written to. So
-    what was found out about a model holds as long as its state is equal, whoever edits the graph and by which
-    way: there is no counter that an edit could leave alone.
+    results about a model are valid as long as its state is equal, whoever edits the graph in any way: there
+    is no counter that an edit could forget.
 
     Args:
-        model: looked at once, now.
+        model: its state is taken once, at construction.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self._parts = list(_parts(model))
 
     def holds_for(self, model: ir.Model) -> bool:
-        """Whether the model is still the same."""
+        """Return whether the model is still the same."""
         parts, known = _parts(model), iter(self._parts)
         for one, other in zip(known, parts, strict=False):
             if one is not other and not (type(one) is type(other) is str and one == other):

@@ -1,9 +1,9 @@
-"""Tables that are stored as small integers and decoded behind the lookup: only the rows that are asked for.
+"""Tables that are stored as small integers and decoded behind the lookup, only for the rows requested.
 
     Gather (Cast (codes) * scale, i)  =  Cast (Gather (codes, i)) * Gather (scale, i)
 
-value by value, for both sides do the same arithmetic. A runtime that folds the left one holds the table as
-floats; of the right one it holds the codes.
+value by value, since both sides do the same arithmetic. A runtime that folds the left side keeps the table as
+floats; with the right side it keeps the codes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Lookup:
     Attributes:
         codes: integers, (rows, ...); constant.
         scale: floats that broadcast over the codes, one for each row or one for all; None for 1.
-        dtype: of the decoded table.
+        dtype: element type of the decoded table.
     """
 
     codes: ir.Value
@@ -39,7 +39,7 @@ class Lookup:
     dtype: np.dtype[np.generic]
 
     def decoded(self, codes: npt.NDArray[np.generic], scale: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-        """Return the table that these codes and scales stand for."""
+        """Return the table of these codes and scales."""
         table = codes.astype(np.float32)
         return (table if scale is None else table * scale).astype(self.dtype, copy=False)
 
@@ -50,7 +50,7 @@ def gathers_rows(node: ir.Node) -> bool:
 
 
 def find_lookup(node: ir.Node, is_constant: Callable[[ir.Value], bool]) -> Lookup | None:
-    """Return the table of integers that a Gather takes rows of to decode them; None where it does not."""
+    """Return the table of integers whose rows a Gather takes to be decoded; else None."""
     codes, rows = node.inputs[0], node.outputs[0]
     cast = _only_reader(rows, "Cast")
     if not gathers_rows(node) or codes is None or cast is None or not is_constant(codes):
@@ -98,7 +98,7 @@ def cast_type(node: ir.Node) -> ir.DataType:
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The one node that reads a value, if it is of that operator."""
+    """Return the one node that reads a value, if it is of that operator."""
     uses = tuple(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return None

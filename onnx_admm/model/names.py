@@ -6,12 +6,12 @@ import onnx_ir as ir
 
 
 def label(node: ir.Node) -> str:
-    """How a node is called: its name, else its first output's, else its operator."""
+    """Return the name of a node, else of its first output, else its operator."""
     return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """``name``, numbered from ``#2`` on where it is taken; it is taken from then on."""
+    """Return ``name``, numbered from ``#2`` on if it is taken, and mark it as taken."""
     free, number = name, 1
     while free in taken:
         number += 1

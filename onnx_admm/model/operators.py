@@ -1,9 +1,8 @@
-"""What each operator is: one record for each operator that the tool knows something about.
+"""The table of operators: one record for each operator that the tool knows.
 
-A record says where weights and a bias stand, which products count as multiply-accumulates, and what the
-operator does to the elements of its first input, as traits. Everything that asks such a question asks this
-table. To add an operator, add a record;
-``tests/model/graph/test_operators.py`` holds it against the schema of onnx.
+A record states where weights and a bias are, which products count as multiply-accumulates, and the operator's
+effect on the elements of its first input, as traits. All code that needs such facts uses this table. To add
+an operator, add a record; ``tests/model/graph/test_operators.py`` checks it against the schema of onnx.
 
 Source: https://onnx.ai/onnx/operators for the default domain; ONNX Runtime's ``ContribOperators.md`` for
 ``com.microsoft``.
@@ -24,7 +23,7 @@ MICROSOFT = "com.microsoft"
 
 
 class Trait(Enum):
-    """What an operator does; of its first input where nothing else is said."""
+    """An effect of an operator; on its first input unless stated otherwise."""
 
     REARRANGES = auto()  # gives every element once, in another shape or order
     VIEWS = auto()  # gives the same elements in the same order: no work for a runtime
@@ -43,7 +42,7 @@ class Trait(Enum):
     KEEPS_CHANNELS = auto()  # gives the channels of its first input, other extents along space
     SQUASHES = auto()  # saturates, so that differences in front of it may vanish
     CHOOSES = auto()  # gives or compares scores of classes along an axis
-    COMPARES = auto()  # says only on which side of something a value was
+    COMPARES = auto()  # gives only the result of a comparison
     DISCRETE = auto()  # gives numbers or truth values that no gradient passes
     NORMALISES = auto()  # divides by statistics, and has a scale for each channel
     POOLS = auto()  # maximum or mean over places
@@ -74,7 +73,7 @@ class Macs(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WeightInput:
-    """Where an operator takes a weight: the input, and the weight's axes of output and input channels."""
+    """A weight of an operator: the input, and the weight's axes of output and input channels."""
 
     index: int
     out_axis: int | None
@@ -83,17 +82,17 @@ class WeightInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """What is known of one operator.
+    """Facts of one operator.
 
     Attributes:
-        name: the operator's.
+        name: name of the operator.
         since: the first opset of its domain that has it.
         domain: its domain; empty for the default one.
-        weights: where weights stand that the tool compresses; of Gemm as it is without transposition.
+        weights: inputs with weights that the tool compresses; of Gemm without transposition.
         bias: the input with one number for each output channel; None without.
         products: inputs that the data are multiplied by, weights or not.
         macs: how these products count.
-        traits: what it does.
+        traits: its effects.
     """
 
     name: str
@@ -107,7 +106,7 @@ class Operator:
 
 
 def _all(traits: tuple[Trait, ...], since: Mapping[str, int]) -> list[Operator]:
-    """Records of operators that differ by name and opset alone."""
+    """Return the records of operators that differ by name and opset alone."""
     return [Operator(name=name, since=opset, traits=frozenset(traits)) for name, opset in since.items()]
 
 
@@ -341,7 +340,7 @@ def operator_of(node: ir.Node) -> Operator | None:
 
 
 def has_trait(node: ir.Node, *traits: Trait) -> bool:
-    """Whether a node's operator has one of the traits; an unknown operator has none."""
+    """Return whether a node's operator has one of the traits; an unknown operator has none."""
     found = operator_of(node)
     return found is not None and not found.traits.isdisjoint(traits)
 
@@ -359,7 +358,7 @@ def operators_with(*traits: Trait) -> frozenset[str]:
 
 
 def biased_operators() -> Mapping[str, int]:
-    """Return the input at which operators of the default domain that the tool compresses have their bias."""
+    """Return the bias input of each compressed operator of the default domain, by name."""
     return {
         entry.name: entry.bias
         for entry in OPERATORS.values()
@@ -368,7 +367,7 @@ def biased_operators() -> Mapping[str, int]:
 
 
 def second_operands(trait: Trait) -> dict[str, int]:
-    """Return the input that the data are multiplied by, of the operators of the default domain with a trait.
+    """Return the input that the data are multiplied by, by operator of the default domain with a trait.
 
     Example:
         >>> second_operands(Trait.CONVOLVES)["QLinearConv"]

@@ -1,8 +1,8 @@
-"""Names for the places where nodes stand: the main graph, subgraphs and functions, each named once.
+"""Scopes: unique names for the main graph, subgraphs and functions.
 
-A subgraph is named by the node and the attribute that hold it (``choice.then_branch``), behind the scope
-of that node; a function by its name. Two of one name are told apart: functions by domain and overload,
-whatever is left (nodes of one name, or of none) by a number, ``#2`` for the second in graph order.
+A subgraph is named by the node and the attribute that hold it (``choice.then_branch``), behind the scope of
+that node; a function by its name. Equal names are distinguished: functions by domain and overload, others
+(nodes of one name, or of none) by a number, ``#2`` for the second in graph order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Body = ir.Graph | ir.Function
 
 
 def named_scopes(model: ir.Model) -> Iterator[tuple[str, Body]]:
-    """Every graph and function of a model with its scope, the main graph ("") first."""
+    """Yield every graph and function of a model with its scope, the main graph ("") first."""
     taken = {""}
     yield "", model.graph
     yield from _inside("", model.graph, taken)
@@ -29,7 +29,7 @@ def named_scopes(model: ir.Model) -> Iterator[tuple[str, Body]]:
 
 
 def function_scopes(model: ir.Model) -> frozenset[str]:
-    """The scopes of functions and of the subgraphs in them, which see nothing of the main graph."""
+    """Return the scopes of functions and of the subgraphs in them, which see nothing of the main graph."""
     inner = {id(function) for function in model.functions.values()}
     found, is_inside = set(), False
     for scope, body in named_scopes(model):  # functions come behind the main graph, each before what is in it
@@ -40,7 +40,7 @@ def function_scopes(model: ir.Model) -> frozenset[str]:
 
 
 def _functions(model: ir.Model) -> Iterator[tuple[str, ir.Function]]:
-    """Functions by name; with domain and overload where the name alone does not tell them apart."""
+    """Yield the functions by name; with domain and overload where the name is not unique."""
     functions = list(model.functions.values())
     names = Counter(function.name for function in functions)
     in_domain = Counter((function.domain, function.name) for function in functions)
@@ -54,7 +54,7 @@ def _functions(model: ir.Model) -> Iterator[tuple[str, ir.Function]]:
 
 
 def _inside(scope: str, body: Body, taken: set[str]) -> Iterator[tuple[str, ir.Graph]]:
-    """Subgraphs of a graph's nodes, each before those in it; a stack, for they may be nested deeply."""
+    """Yield the subgraphs of a graph's nodes, each before its own; iterative, since they may nest deeply."""
     pending = [iter(_subgraphs(scope, body))]
     while pending:
         found = next(pending[-1], None)

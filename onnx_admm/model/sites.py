@@ -1,4 +1,4 @@
-"""Weight sites: the places in a graph where compressible weights stand."""
+"""Weight sites: the places in a graph with compressible weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
-from onnx_admm.model.folding.decoder import Decoder, Workspace, cone_of
+from onnx_admm.model.folding.decoder import Decoder, Workspace, subgraph_of
 from onnx_admm.model.lookups import LOOKED_UP, Lookup, find_lookup, looks_up_scales
 from onnx_admm.model.names import label, unique
 from onnx_admm.model.operators import (
@@ -27,7 +27,7 @@ from onnx_admm.model.tables import decodes, is_table, stored_table
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = operators_with(Trait.REARRANGES)
 _MOVING = operators_with(Trait.REARRANGES, Trait.CUTS, Trait.JOINS)
-"""Operators that only move elements: by them exporters put recurrent weights into ONNX's order of gates."""
+"""Operators that only move elements: exporters use them to reorder the gates of recurrent weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class WeightSite:
 
     @property
     def is_table(self) -> bool:
-        """Whether it is added to what flows by: positions, perhaps, and no matrix."""
+        """Whether it is added to the data: possibly positions, and no matrix."""
         return self.op_type == "Add"
 
     @property
@@ -75,7 +75,7 @@ class WeightSite:
 
 
 def weight_slots(node: ir.Node) -> tuple[WeightInput, ...]:
-    """Where the operator takes weights; empty for operators without."""
+    """Return the weight inputs of the operator; empty for operators without."""
     known = operator_of(node)
     if known is None:
         return ()
@@ -87,17 +87,17 @@ def weight_slots(node: ir.Node) -> tuple[WeightInput, ...]:
 
 
 def _turned(node: ir.Node, slot: WeightInput) -> WeightInput:
-    """The axes of an operand that the node may transpose."""
+    """Return the axes of an operand that the node may transpose."""
     is_turned = node.attributes.get_int("transB" if slot.index else "transA", 0)
     return WeightInput(slot.index, slot.in_axis, slot.out_axis) if is_turned else slot
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSite:
-    """A site, the value that holds it (or is computed to it), and who reads it: nodes and input indices.
+    """A site, its value (stored or computed), and its readers: nodes and input indices.
 
-    ``stored_name`` is the value's name when the site was found. Of a table that is decoded behind its lookups
-    (``lookup``) the value holds the codes.
+    ``stored_name`` is the value's name when the site was found. For a table that is decoded behind its
+    lookups (``lookup``) the value holds the codes.
     """
 
     site: WeightSite
@@ -120,10 +120,10 @@ class SiteFinder:
         self._before: dict[ir.Value, ir.Value] = {}
 
     def find(self, scopes: Iterator[tuple[str, ir.Graph | ir.Function]]) -> dict[str, FoundSite]:
-        """Every compressible weight of the graphs in ``scopes``, in graph order, tied weights once.
+        """Return every compressible weight of the graphs in ``scopes``, in graph order, tied weights once.
 
         The main graph comes first. Its weights keep their names, which no weight of another graph gets, nor
-        that of any other value there.
+        any other value there.
         """
         names: set[str] = set()
         for scope, graph in scopes:
@@ -143,7 +143,7 @@ class SiteFinder:
         return {found.site.name: found for found in self._found.values()}
 
     def _may_hold_weight(self, node: ir.Node, slot: WeightInput, operand: ir.Value) -> bool:
-        """Whether the operand may be a weight, and is no codebook, bias or part of a formula of constants."""
+        """Return whether the operand may be a weight, and is no codebook, bias or formula of constants."""
         if node.op_type == "Add":
             return not self._is_constant(node.inputs[1 - slot.index])
         if node.op_type != "Gather":
@@ -153,10 +153,10 @@ class SiteFinder:
         return stored_table(stored_source(operand)[0]) and self._reaches_data(node)
 
     def _is_constant(self, value: ir.Value | None) -> bool:
-        return value is not None and cone_of(value, self._workspace) is not None
+        return value is not None and subgraph_of(value, self._workspace) is not None
 
     def _reaches_data(self, node: ir.Node) -> bool:
-        """Whether what a node makes of constants meets data other than as a weight, which it then decodes."""
+        """Return whether a node's result from constants meets data other than as a weight."""
         pending, seen, meets_data = [node], {node}, False
         while pending:
             for output in pending.pop().outputs:
@@ -209,18 +209,18 @@ class SiteFinder:
             self._before.update(dict.fromkeys(_chain(value), value))
 
     def _tied(self, value: ir.Value) -> ir.Value | None:
-        """The weight found before that ``value`` is a rearrangement of, or that is one of ``value``."""
+        """Return an earlier weight that ``value`` is a rearrangement of, or that is one of ``value``."""
         chain = (link for link in (value, *_chain(value)) if link in self._found)
         return next(chain, self._before.get(value))
 
     def _tie(self, node: ir.Node, slot: WeightInput, value: ir.Value) -> None:
-        """Note another use of a weight."""
+        """Record another use of a weight."""
         known = self._found[value]
         site = replace(known.site, users=(*known.site.users, label(node)))
         self._found[value] = replace(known, site=site, uses=(*known.uses, (node, slot.index)))
 
     def _visit_lookup(self, node: ir.Node, slot: WeightInput, codes: ir.Value, scope: str) -> None:
-        """Add the table that a Gather looks up as integers, if what reads the rows decodes them."""
+        """Add the table that a Gather looks up as integers, if readers of the rows decode them."""
         lookup = find_lookup(node, self._is_constant) if node.op_type == "Gather" else None
         form = None if lookup is None else self._decoder.form(codes, self._opset, self._workspace)
         if lookup is not None and form is not None and len(form[0]) >= 2:
@@ -229,17 +229,25 @@ class SiteFinder:
             self._found[codes] = replace(self._found[codes], lookup=lookup)
 
     def _is_decoded(self, value: ir.Value) -> bool:
-        """Whether a table is computed from codes, and not from another table of floats."""
-        cone = cone_of(value, self._workspace)
-        return cone is not None and decodes(cone.nodes) and not any(map(stored_table, cone.leaves))
+        """Return whether a table is computed from codes, and not from another table of floats."""
+        subgraph = subgraph_of(value, self._workspace)
+        return (
+            subgraph is not None
+            and decodes(subgraph.nodes)
+            and not any(map(stored_table, subgraph.constants))
+        )
 
     def _rearranged(self, value: ir.Value) -> ir.Value | None:
-        """The one stored matrix whose elements, each once, make up ``value``."""
-        cone = cone_of(value, self._workspace)
-        if cone is None or not all(node.op_type in _MOVING for node in cone.nodes):
+        """Return the one stored matrix whose elements, each once, make up ``value``."""
+        subgraph = subgraph_of(value, self._workspace)
+        if subgraph is None or not all(node.op_type in _MOVING for node in subgraph.nodes):
             return None
-        stored = {leaf: tensor for leaf in cone.leaves if (tensor := constant_tensor(leaf)) is not None}
-        floats = [leaf for leaf, tensor in stored.items() if tensor.dtype in _FLOATS]
+        stored = {
+            constant: tensor
+            for constant in subgraph.constants
+            if (tensor := constant_tensor(constant)) is not None
+        }
+        floats = [constant for constant, tensor in stored.items() if tensor.dtype in _FLOATS]
         if len(floats) != 1 or len(stored[floats[0]].shape) < 2:
             return None
         array = self._decoder.decode(value, self._opset, self._workspace)
@@ -270,7 +278,7 @@ class SiteFinder:
 
 
 def unchanged_state(node: ir.Node) -> dict[ir.Value, ir.Value]:
-    """What a Loop or Scan carries without a change: the input of its body, and what that begins with.
+    """Return the values that a Loop or Scan passes on unchanged: input of its body, and initial value.
 
     Source: operators Loop (inputs: turns, condition, states) and Scan (states, then what is scanned).
     """
@@ -298,7 +306,7 @@ def _behind_identities(value: ir.Value) -> ir.Value:
 
 
 def _chain(value: ir.Value) -> Iterator[ir.Value]:
-    """The values behind a value, as long as operators only give their elements another shape or order."""
+    """Yield the values behind a value, as long as operators only change shape or order."""
     while (node := value.producer()) is not None and has_trait(node, Trait.REARRANGES):
         if node.inputs[0] is None:
             return
@@ -307,7 +315,7 @@ def _chain(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def _values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:
-    """Inputs, initializers and results of one graph."""
+    """Yield the inputs, initializers and results of one graph."""
     yield from graph.inputs
     if isinstance(graph, ir.Graph):
         yield from graph.initializers.values()
@@ -328,7 +336,7 @@ class _Form:
 
 
 def stored_source(value: ir.Value) -> tuple[ir.Value, bool]:
-    """The stored constant behind a chain of reshapes, and whether there was one."""
+    """Return the stored constant behind a chain of reshapes, and whether there was one."""
     reshaped = False
     while stored_tensor(value) is None:
         producer = value.producer()

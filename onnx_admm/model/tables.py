@@ -1,6 +1,6 @@
-"""Tables that are added or looked up at fixed places: positions that were learned, and what only looks alike.
+"""Tables that are added or looked up: learned positions, and constants that only look similar.
 
-A bias has one number for each channel; a table has two axes or more, and enough elements to be worth a line.
+A bias has one number for each channel; a table has two axes or more, and a minimum number of elements.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DECODING = operators_with(Trait.DECODES)
 
 
 def is_table(shape: Sequence[int]) -> bool:
-    """Whether a constant of that shape may be a table, and no bias."""
+    """Return whether a constant of that shape may be a table, and no bias."""
     size = 1
     for extent in shape:
         size *= extent
@@ -25,11 +25,11 @@ def is_table(shape: Sequence[int]) -> bool:
 
 
 def decodes(nodes: Sequence[ir.Node]) -> bool:
-    """Whether constants that these nodes compute were encoded, and not only moved or made up by a formula."""
+    """Return whether constants of these nodes were encoded, and not only moved or made by a formula."""
     return any(node.op_type in _DECODING for node in nodes)
 
 
 def stored_table(value: ir.Value) -> bool:
-    """Whether a value is a stored constant of floats and of a table's shape."""
+    """Return whether a value is a stored constant of floats and of a table's shape."""
     tensor = stored_tensor(value)
     return tensor is not None and tensor.dtype.is_floating_point() and is_table(tuple(tensor.shape.numpy()))

@@ -46,8 +46,8 @@ class Signature:
     """The user's contract: inputs and outputs, in order. No pass changes it.
 
     Attributes:
-        inputs: what a caller must give.
-        outputs: what is given back.
+        inputs: inputs that a caller gives.
+        outputs: outputs of the model.
         defaults: inputs with a stored default, which a caller may override (IR version 4 and newer).
     """
 
@@ -57,7 +57,7 @@ class Signature:
 
 
 class ModelView:
-    """One ONNX model: load, look at, edit, fork, save."""
+    """One ONNX model: load, inspect, edit, fork, save."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
@@ -88,7 +88,7 @@ class ModelView:
             return cls(model_files.parse_model(data))
 
     def to_bytes(self, *, maps: bool = True) -> bytes:
-        """Serialise, weights included.
+        """Serialise the model, weights included.
 
         Args:
             maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
@@ -96,20 +96,20 @@ class ModelView:
         return model_files.serialize_model(self._model, maps=maps)
 
     def save(self, path: str | os.PathLike[str], *, inputs: Collection[Path] = ()) -> int:
-        """Check and write atomically; returns the bytes on disk, external data included.
+        """Check and write atomically; return the bytes on disk, external data included.
 
         Args:
-            path: where to.
-            inputs: files that must stay, whatever they are called.
+            path: target path.
+            inputs: files that must stay, by any name.
 
         Raises:
             OutputError: the checker refuses the model, or the disk does.
-            UsageError: another run writes the file, or no regular file stands there.
+            UsageError: another run writes the file, or the target is no regular file.
         """
         return saving.save_model(self._model, path, inputs=inputs)
 
     def write_files(self, output: OutputFile, inputs: Collection[Path] = ()) -> ModelFiles:
-        """Check and write into the folder of an output, which the caller puts in place.
+        """Check and write into the folder of an output; the caller moves the files in place.
 
         Raises:
             OutputError: the checker refuses the model, or the disk does.
@@ -117,18 +117,18 @@ class ModelView:
         return saving.write_model(self._model, output, inputs)
 
     def fork(self) -> ModelView:
-        """An independent copy; weights are shared until one side replaces them."""
+        """Return an independent copy; weights are shared until one side replaces them."""
         return ModelView(self._model.clone())
 
     def become(self, other: ModelView) -> None:
-        """Hold the model ``other`` holds: the way back from a conversion that was made on a copy."""
+        """Replace the content by that of ``other``, for instance after a conversion on a copy."""
         self.__init__(other.graph_ir)  # type: ignore[misc]
 
     # -- looking ---------------------------------------------------------------------------
 
     @property
     def graph_ir(self) -> ir.Model:
-        """The IR itself, for the files of ``model/`` alone; other rooms use the methods."""
+        """The IR itself, for the files of ``model/`` alone; other packages use the methods."""
         return self._model
 
     @property
@@ -148,9 +148,9 @@ class ModelView:
         return self._model.metadata_props
 
     def signature(self) -> Signature:
-        """What a caller must give, what is given back, and which inputs have defaults.
+        """Return the inputs that a caller gives, the outputs, and which inputs have defaults.
 
-        Outputs that are maps are named at their place, with what they are for a dtype.
+        Outputs that are maps are listed at their place, with a description in place of a dtype.
         """
         graph = self._model.graph
         required = tuple(_port(value) for value in graph.inputs if not value.is_initializer())
@@ -164,15 +164,15 @@ class ModelView:
 
     @property
     def has_maps(self) -> bool:
-        """Whether the file has outputs that are maps; in memory the tensors behind them are outputs."""
+        """Whether the file has outputs that are maps; in memory their tensors are outputs."""
         return tail_of(self._model) is not None
 
     def sites(self) -> tuple[WeightSite, ...]:
-        """Every compressible weight, in graph order, subgraphs and functions included."""
+        """Return every compressible weight, in graph order, subgraphs and functions included."""
         return tuple(found.site for found in self.found_sites().values())
 
     def site(self, name: str) -> WeightSite:
-        """The site of that name.
+        """Return the site of that name.
 
         Raises:
             UsageError: there is none.
@@ -181,20 +181,20 @@ class ModelView:
         return self._find(name).site
 
     def read(self, site: WeightSite | str) -> npt.NDArray[np.floating]:
-        """A copy of the site's weights, in their dense shape and dtype (an encoded weight is decoded)."""
+        """Return a copy of the site's weights, dense, in their dtype (an encoded weight is decoded)."""
         return self.read_found(self._find(site))
 
     def weights(self) -> Iterator[tuple[WeightSite, npt.NDArray[np.floating]]]:
-        """Every site with what ``read`` gives, in graph order, one at a time."""
+        """Yield every site with the result of ``read``, in graph order, one at a time."""
         for found in self.found_sites().values():
             yield found.site, self.read_found(found)
 
     def decoded(self, site: WeightSite | str) -> Decoded:
-        """The site's dense weight, and what it is stored as."""
+        """Return the site's dense weight, and its stored size."""
         return self.decoded_found(self._find(site))
 
     def nodes(self, op_type: str | None = None) -> tuple[NodeRef, ...]:
-        """Every node in graph order, subgraphs and functions included; of one operator when named."""
+        """Return every node in graph order, subgraphs and functions included; of one operator if named."""
         return tuple(
             NodeRef(node, scope)
             for scope, graph in scopes.named_scopes(self._model)
@@ -203,15 +203,15 @@ class ModelView:
         )
 
     def function_scopes(self) -> frozenset[str]:
-        """Scopes inside model-local functions, which see nothing of the main graph."""
+        """Return the scopes inside model-local functions, which see nothing of the main graph."""
         return scopes.function_scopes(self._model)
 
     def state(self) -> GraphState:
-        """What the model consists of now: for whoever keeps what was found out about it."""
+        """Return the present state, for callers that keep results about the model."""
         return GraphState(self._model)
 
     def is_still(self, state: GraphState) -> bool:
-        """Whether nothing has changed since ``state`` was taken."""
+        """Return whether nothing has changed since ``state`` was taken."""
         return state.holds_for(self._model)
 
     # -- editing ---------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class ModelView:
         replace_constant(value.ir_value, array)
 
     def add_constant(self, node: NodeRef, index: int, array: npt.NDArray[np.generic], name: str) -> ValueRef:
-        """Give a node a new constant as input ``index``; ``name`` gets a number where it is taken."""
+        """Give a node a new constant as input ``index``; ``name`` gets a number if it is taken."""
         return ValueRef(edit.add_constant(self._model, node.ir_node, index, array, name))
 
     def set_attribute(self, node: NodeRef, name: str, value: int | float | str) -> None:
@@ -274,7 +274,7 @@ class ModelView:
         node.ir_node.attributes.add(ir.convenience.convert_attribute(name, value))
 
     def bypass(self, node: NodeRef, replacement: ValueRef) -> None:
-        """Remove a node; whatever read its first output reads ``replacement``, outputs keep their names."""
+        """Remove a node; readers of its first output read ``replacement``, outputs keep their names."""
         edit.bypass(node.ir_node, replacement.ir_value)
 
     def replace_node(
@@ -284,40 +284,40 @@ class ModelView:
         inputs: Sequence[ValueRef],
         attributes: Mapping[str, Any] | None = None,
     ) -> NodeRef:
-        """Put another operator in the place of a node with one output; the output's value stays."""
+        """Replace a node with one output by another operator; the output's value stays."""
         values = [value.ir_value for value in inputs]
         return NodeRef(edit.replace_node(node.ir_node, op_type, values, attributes or {}), node.scope)
 
     @property
     def lists_by_habit(self) -> bool:
-        """Whether nine tenths or more of the initializers are listed as inputs: an exporter's habit."""
+        """Whether nine tenths or more of the initializers are listed as inputs, by the exporter."""
         return listed_by_habit(self._model)
 
     def freeze_defaults(self) -> tuple[str, ...]:
-        """Make constants of all defaults: no caller can override them any more; their names."""
+        """Turn all defaults into constants that no caller can override; return their names."""
         return unlist(self._model)
 
     def strip_unused(self) -> bool:
-        """Remove nodes and constants that nothing reads; whether there were any."""
+        """Remove nodes and constants that nothing reads; return whether there were any."""
         return edit.strip_unused(self._model)
 
     # -- inside ----------------------------------------------------------------------------
 
     def found_sites(self) -> dict[str, FoundSite]:
-        """Every site by name with its IR, for the files of ``model/`` alone; kept until the graph changes."""
+        """Return every site by name with its IR, for ``model/`` alone; kept until the graph changes."""
         if self._state is None or not self._state.holds_for(self._model):
-            self._state = None  # what it keeps alive may be large
+            self._state = None  # it may keep large weights in memory
             self._last = SiteFinder(self._decoder, self.opset).find(scopes.named_scopes(self._model))
             self._state = GraphState(self._model)
         return self._last
 
     def read_found(self, found: FoundSite) -> npt.NDArray[np.floating]:
-        """What ``read`` gives of a site that was just found, for the files of ``model/`` alone."""
+        """Return the result of ``read`` for a site that was just found, for ``model/`` alone."""
         tensor = stored_tensor(found.value) if found.lookup is None else None
         return np.array(tensor.numpy()) if tensor is not None else self.decoded_found(found).array
 
     def decoded_found(self, found: FoundSite) -> Decoded:
-        """What ``decoded`` gives of a site that was just found, for the files of ``model/`` alone."""
+        """Return the result of ``decoded`` for a site that was just found, for ``model/`` alone."""
         decoded, lookup = self._decoder.describe(found.value, self.opset), found.lookup
         if lookup is None:
             return decoded
@@ -327,7 +327,7 @@ class ModelView:
         return replace(decoded, array=array, stored_bytes=own)
 
     def _find(self, site: WeightSite | str) -> FoundSite:
-        """The named site, from the last sweep where its value still is what it was."""
+        """Return the named site, from the last sweep where its value is unchanged."""
         name = site if isinstance(site, str) else site.name
         last = self._last.get(name)
         if last is not None and last.site.editable and _still_stored(last):
@@ -346,7 +346,7 @@ def _still_stored(found: FoundSite) -> bool:
 
 
 def _check_free(value: ir.Value) -> None:
-    """Refuse to write what belongs to the contract with the model's users."""
+    """Refuse to write a value of the contract with the model's users."""
     fixed = why_fixed(value)
     if fixed is not None:
         raise UsageError(f"its values must stay: it {fixed}", where=value.name)

@@ -1,4 +1,4 @@
-"""What happened, as data; JSON, Markdown and the terminal are views of it."""
+"""Reports as data, with JSON, Markdown and terminal views."""
 
 from onnx_admm.report.comparison import Comparison
 from onnx_admm.report.compression import Report

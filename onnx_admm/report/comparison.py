@@ -1,4 +1,4 @@
-"""Two models side by side: figures, rows of a table, Markdown and HTML."""
+"""Comparison of two models: figures, rows of a table, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Comparison(Document):
 
     Attributes:
         before, after: facts of the two files.
-        quality: what was measured on samples; the first set is the one that promises are judged on.
-        timing: latency of the two; None where no samples were there to run.
-        promises: what holds for the second file, and whether it is met (see ``gate``).
+        quality: quality on samples; promises are judged on the first set.
+        timing: latency of the two; None where there were no samples to run.
+        promises: promises that apply to the second file, and whether they are met (see ``gate``).
     """
 
     before: ModelFacts
@@ -127,8 +127,8 @@ def _is_scored(quality: QualityFacts) -> bool:
 def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
     title = f"{quality.data}, {quality.samples:,} samples"
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
-        said = score_text(quality)
-        yield f"{quality.metric} ({title})", *said, f"{-(quality.drop_points or 0.0):+.2f} points"
+        scores = score_text(quality)
+        yield f"{quality.metric} ({title})", *scores, f"{-(quality.drop_points or 0.0):+.2f} points"
     if quality.agreement is not None:
         yield f"same prediction ({title})", "", percent(quality.agreement), ""
     if quality.sqnr_db is not None:
@@ -148,14 +148,14 @@ def _timing_rows(timing: Timing) -> Iterator[tuple[str, ...]]:
 
 
 def score_text(quality: QualityFacts) -> tuple[str, str]:
-    """Return accuracy before and after as percentages, another metric as plain numbers."""
+    """Return the accuracy before and after as percentages, another metric as plain numbers."""
     pair = (quality.accuracy_before or 0.0, quality.accuracy_after or 0.0)
     before, after = (percent(each) if quality.metric == "accuracy" else f"{each:.4f}" for each in pair)
     return before, after
 
 
 def counts(*figures: int | None) -> tuple[str, ...]:
-    """Return numbers with separators of thousands; a dash for each that is unknown."""
+    """Return the numbers with separators of thousands; a dash for each unknown one."""
     return tuple(UNKNOWN if figure is None else f"{figure:,}" for figure in figures)
 
 

@@ -1,4 +1,4 @@
-"""The report of a compression, from end to end."""
+"""The report of a compression."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Report(Document):
         comparison: original and result; the result as reloaded from disk.
         steps: the passes.
         recipe: TOML that repeats the run, given the same data and seed.
-        seed: decided every random choice.
+        seed: seed of every random choice.
         threads: intra-op threads; 0: the runtime chose.
-        seconds: the run took.
-        versions: of the packages that decide what comes out.
+        seconds: wall-clock seconds of the run.
+        versions: versions of the packages that affect the result.
         written: whether the result is at its place.
         notes: what a user should know.
         frozen_defaults: initializers that the original lists as inputs and the result does not.
         inputs: digest of each file that was read, ``sha256:`` and what ``sha256sum`` says; of a folder one of
             all its files.
         outputs: the same of the result and of the file that holds its weights, if there is one.
-        schema_version: of the JSON.
+        schema_version: version of the JSON.
 
     As JSON it ends in ``digest``, the SHA-256 of all that stands before, with keys sorted and no spaces.
 

@@ -1,4 +1,4 @@
-"""The terminal's view of a price list."""
+"""Terminal tables of a price list."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SCALES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 
 def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
-    """Layer by layer, other nodes by operator, the total, and what to know of it."""
+    """Yield a table of layers, other nodes by operator, the total, and notes."""
     yield costs_table(facts)
-    title = _TITLES[facts.figure]
+    title = _TITLES[facts.quantity]
     yield line(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
     doubt = facts.total.uncertainty
     give_or_take = "" if doubt is None else f", give or take {100 * doubt:.0f} %"
@@ -38,11 +38,11 @@ def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
 
 
 def costs_table(facts: CostFacts) -> PlainTable:
-    """A row for each weight and each operator without: figures, shares, break-even ratio, gains.
+    """Return a table with a row for each weight and each operator without: costs, shares, gains.
 
-    Ratios and gains are in one figure; gains are factors on it.
+    Ratios and gains are in one quantity; gains are factors on it.
     """
-    scales = {name: _scale(facts, name) for name in facts.figures}
+    scales = {name: _scale(facts, name) for name in facts.quantities}
     gains = list(dict.fromkeys(what for row in facts.rows for what in row.gains))
     table = PlainTable()
     table.add_column("layer", overflow="fold")
@@ -54,11 +54,11 @@ def costs_table(facts: CostFacts) -> PlainTable:
         table.add_column(title, justify="right")
     for row in facts.rows:
         if row.weight:
-            figures = _figures([row], scales)
-            factors = [_factor(row.cost, row.gains.get(what), facts.figure) for what in gains]
-            table.add_row(row.weight, row.op_type, *figures, _ratio(row.break_even), *factors)
+            quantities = _quantities([row], scales)
+            factors = [_factor(row.cost, row.gains.get(what), facts.quantity) for what in gains]
+            table.add_row(row.weight, row.op_type, *quantities, _ratio(row.break_even), *factors)
     for op_type, rows in _by_operator(facts):
-        table.add_row(f"{len(rows)} without weights", op_type, *_figures(rows, scales))
+        table.add_row(f"{len(rows)} without weights", op_type, *_quantities(rows, scales))
     total = [
         cell
         for name, (scale, _) in scales.items()
@@ -69,15 +69,15 @@ def costs_table(facts: CostFacts) -> PlainTable:
 
 
 def _by_operator(facts: CostFacts) -> Iterator[tuple[str, list[CostRowFacts]]]:
-    """Rows without weights that cost anything, by operator."""
+    """Yield rows without weights that cost anything, by operator."""
     groups: dict[str, list[CostRowFacts]] = defaultdict(list)
     for row in facts.rows:
-        if not row.weight and any(getattr(row.cost, name) for name in facts.figures):
+        if not row.weight and any(getattr(row.cost, name) for name in facts.quantities):
             groups[row.op_type].append(row)
     yield from groups.items()
 
 
-def _figures(rows: Sequence[CostRowFacts], scales: dict[str, tuple[float, str]]) -> list[str]:
+def _quantities(rows: Sequence[CostRowFacts], scales: dict[str, tuple[float, str]]) -> list[str]:
     cells = []
     for name, (scale, _) in scales.items():
         shares = [row.shares[name] for row in rows]
@@ -88,7 +88,7 @@ def _figures(rows: Sequence[CostRowFacts], scales: dict[str, tuple[float, str]])
 
 
 def _scale(facts: CostFacts, name: str) -> tuple[float, str]:
-    """What figures are divided by, and the unit then."""
+    """Return the divisor of a quantity, and the resulting unit."""
     if name not in _UNITS:
         return 1.0, ""
     total = math.fsum(getattr(row.cost, name) for row in facts.rows)
@@ -96,10 +96,10 @@ def _scale(facts: CostFacts, name: str) -> tuple[float, str]:
     return scale, prefix + _UNITS[name]
 
 
-def _number(figure: float | None, scale: float) -> str:
-    if figure is None:
+def _number(quantity: float | None, scale: float) -> str:
+    if quantity is None:
         return "-"
-    return f"{figure:,.0f}" if scale == 1 and figure >= 100 else f"{figure / scale:,.4g}"
+    return f"{quantity:,.0f}" if scale == 1 and quantity >= 100 else f"{quantity / scale:,.4g}"
 
 
 def _ratio(ratio: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Where time, energy and bytes go under a cost model, and what each layer would gain, as data."""
+"""Costs of a model file under a cost model, and possible gains of each layer, as data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnx_admm.contracts import FIGURES, Cost, CostModel, LayerProfile, ModelView, Treatment
-from onnx_admm.costs.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, for_model, price
+from onnx_admm.contracts import QUANTITIES, CompressionOption, Cost, CostModel, LayerProfile, ModelView
+from onnx_admm.costs.pricing import (
+    CostRow,
+    CostTable,
+    Unpriced,
+    break_even,
+    chosen_quantity,
+    for_model,
+    price,
+)
 from onnx_admm.report.document import Document
 
 ZEROS = "90 % zeros"
@@ -22,20 +30,20 @@ class CostRowFacts:
     """One row of a price list.
 
     Attributes:
-        node, scope, op_type, weight: what it is; ``weight`` is empty for a node without.
-        treatment: what the weight has had; None without one.
-        cost: as it is.
-        shares: of the rows' sum, by figure; None where that is 0.
+        node, scope, op_type, weight: identity of the row; ``weight`` is empty for a node without.
+        option: compression option of the stored weight; None without one.
+        cost: present cost.
+        shares: share of the rows' sum, by quantity; None where that is 0.
         break_even: least pruning ratio from the dense layer on that pays; infinite where none does, None
             without a weight.
-        gains: cost of the row if its weight were treated otherwise, by what: more zeros, fewer bits.
+        gains: cost of the row under other options of its weight, by name: more zeros, fewer bits.
     """
 
     node: str
     scope: str
     op_type: str
     weight: str
-    treatment: Treatment | None
+    option: CompressionOption | None
     cost: Cost
     shares: Mapping[str, float | None]
     break_even: float | None
@@ -44,22 +52,22 @@ class CostRowFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CostFacts(Document):
-    """What a model file costs under a cost model.
+    """Costs of a model file under a cost model.
 
     Attributes:
         path: the file.
-        cost_model, assumes, figures: as the cost model says.
-        figure: the one that ratios are found in.
+        cost_model, assumes, quantities: as the cost model states them.
+        quantity: the quantity of the break-even ratios.
         bindings: extents of open axes.
-        rows: in graph order.
+        rows: rows in graph order.
         total, composition, unpriced: as in `CostTable`.
     """
 
     path: str
     cost_model: str
     assumes: str
-    figures: tuple[str, ...]
-    figure: str
+    quantities: tuple[str, ...]
+    quantity: str
     bindings: Mapping[str, int]
     rows: tuple[CostRowFacts, ...]
     total: Cost
@@ -72,32 +80,32 @@ def describe_costs(
     path: str | os.PathLike[str],
     cost_model: CostModel,
     bindings: Mapping[str, int] | None = None,
-    figure: str | None = None,
+    quantity: str | None = None,
 ) -> CostFacts:
-    """Facts of a model that was loaded from ``path``.
+    """Return the costs of a model that was loaded from ``path``.
 
     Args:
         view: the model.
-        path: where it came from.
+        path: its file.
         cost_model: prices it.
         bindings: extents of open axes, by symbol or place.
-        figure: what break-even ratios are found in; None: the cost model's first.
+        quantity: the quantity of break-even ratios; None: the cost model's first.
 
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
-        UsageError: the cost model does not give that figure.
+        UsageError: the cost model does not give that quantity.
     """
-    figure = chosen_figure(cost_model, figure)
+    quantity = chosen_quantity(cost_model, quantity)
     cost_model = for_model(cost_model, view, bindings)
     table = price(view, cost_model, bindings=bindings)
     sums = _sums(table, cost_model)
-    ratios = _break_even_ratios(table, cost_model, figure)
+    ratios = _break_even_ratios(table, cost_model, quantity)
     return CostFacts(
         path=os.fspath(path),
         cost_model=cost_model.name,
         assumes=cost_model.assumes,
-        figures=cost_model.figures,
-        figure=figure,
+        quantities=cost_model.quantities,
+        quantity=quantity,
         bindings=dict(bindings or {}),
         rows=tuple(_row(row, cost_model, sums, ratios) for row in table.rows),
         total=table.total,
@@ -115,7 +123,7 @@ def _row(
         scope=layer.scope,
         op_type=layer.op_type,
         weight=layer.weight,
-        treatment=row.treatment if layer.weight else None,
+        option=row.option if layer.weight else None,
         cost=row.cost,
         shares={name: getattr(row.cost, name) / total if total else None for name, total in sums.items()},
         break_even=ratios.get(layer.weight),
@@ -123,11 +131,11 @@ def _row(
     )
 
 
-def _alternatives(row: CostRow) -> dict[str, Treatment]:
-    """More zeros and fewer bits than the weight has."""
+def _alternatives(row: CostRow) -> dict[str, CompressionOption]:
+    """Return options with more zeros and fewer bits than the weight has."""
     if not row.layer.weight:
         return {}
-    have = row.treatment
+    have = row.option
     others = {ZEROS: replace(have, density=_DENSITY)} if have.density > _DENSITY else {}
     return others | {f"{bits} bits": replace(have, bits=bits) for bits in _NARROW if have.bits > bits}
 
@@ -135,15 +143,15 @@ def _alternatives(row: CostRow) -> dict[str, Treatment]:
 def _sums(table: CostTable, cost_model: CostModel) -> dict[str, float]:
     return {
         name: math.fsum(getattr(row.cost, name) for row in table.rows)
-        for name in FIGURES
-        if name in cost_model.figures
+        for name in QUANTITIES
+        if name in cost_model.quantities
     }
 
 
-def _break_even_ratios(table: CostTable, cost_model: CostModel, figure: str) -> dict[str, float]:
-    """By weight, all its uses together, at the bits it is stored in."""
+def _break_even_ratios(table: CostTable, cost_model: CostModel, quantity: str) -> dict[str, float]:
+    """Return break-even ratios by weight, all its uses together, at its stored bits."""
     uses: dict[str, list[LayerProfile]] = defaultdict(list)
     for row in table.rows:
         if row.layer.weight:
             uses[row.layer.weight].append(row.layer)
-    return {weight: break_even(cost_model, layers, figure=figure) for weight, layers in uses.items()}
+    return {weight: break_even(cost_model, layers, quantity=quantity) for weight, layers in uses.items()}

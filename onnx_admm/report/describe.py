@@ -1,4 +1,4 @@
-"""From a model file to its facts: everything is read back from what the file stores."""
+"""Facts of a model file, all read from what the file stores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
 
 _LEVELS = 256
-"""A weight of more distinct values than this is not quantised."""
+"""Number of distinct values above which a weight is not quantised."""
 
 
 def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
-    """Facts of a model that was loaded from ``path``."""
+    """Return the facts of a model that was loaded from ``path``."""
     constants = stored_constants(view)
     profiles: dict[str, list[LayerProfile]] = defaultdict(list)
     for profile in layer_profiles(view):
@@ -71,7 +71,7 @@ def _layer(
     profiles: list[LayerProfile],
     constants: dict[StoredConstant, int],
 ) -> LayerFacts:
-    """Facts of one weight; ``constants`` are those behind it, with the nonzeros of all weights they feed."""
+    """Return the facts of one weight; ``constants`` are those behind it, with the nonzeros that they feed."""
     shares = {
         c: (nonzeros / total if total else 1.0 / len(c.weights)) * c.bytes for c, total in constants.items()
     }
@@ -94,7 +94,7 @@ def _layer(
 
 
 def _is_payload(constant: StoredConstant, size: int) -> bool:
-    """Whether a constant behind a weight of ``size`` holds codes or gaps, not a codebook, scales or shapes.
+    """Return whether a constant behind a weight of ``size`` holds codes or gaps, not scales or the like.
 
     The weight itself is payload, and so is a tensor it is cut from; streams are integers of at most 32 bits.
     """
@@ -104,7 +104,7 @@ def _is_payload(constant: StoredConstant, size: int) -> bool:
 
 
 def _bits(site: WeightSite, array: Array, constants: list[StoredConstant]) -> int:
-    """Bits of one weight: of the stored elements where there is one each, else what its levels need."""
+    """Return the bits of one weight: those of its stored elements, one each, else those of its levels."""
     for constant in constants:
         if constant.elements == site.size:
             streams = [

@@ -1,4 +1,4 @@
-"""Documents of facts: as a dict, as JSON with a version and a digest."""
+"""Documents of facts: as a dict, and as JSON with a version and a digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 1
-"""Rises whenever a field of the JSON changes its meaning or goes away."""
+"""Version of the JSON; it rises whenever a field changes its meaning or is removed."""
 
 
 class Document:
@@ -31,19 +31,19 @@ class Document:
 
 
 def to_json(facts: Document) -> str:
-    """Return facts as JSON; see `Document.to_json`."""
+    """Return the facts as JSON; see `Document.to_json`."""
     return facts.to_json()
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """Return the digest of a document: the SHA-256 of its JSON, keys sorted, no spaces, itself left out."""
+    """Return the digest of a document: SHA-256 of its JSON, keys sorted, without spaces and digest."""
     told = {key: value for key, value in content.items() if key != "digest"}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def derived_fields(kind: type) -> list[str]:
-    """Return the names of a dataclass's properties, which JSON has beside its fields."""
+    """Return the names of a dataclass's properties, which JSON has in addition to its fields."""
     return [name for name, member in vars(kind).items() if isinstance(member, property)]
 
 

@@ -15,7 +15,7 @@ class Sizes:
 
     Attributes:
         data: codes of the kept weights alone, ``ceil(nonzeros * bits / 8)``; cannot be decoded alone.
-        data_index: what is stored of codes and of where they stand.
+        data_index: codes and the index of their positions.
         decode: every stored constant: also codebooks, scales, biases, tables.
         file: the whole file, external data included; None for one layer.
     """
@@ -34,7 +34,7 @@ class LayerFacts:
         weight: its name.
         node: the first node that uses it.
         macs: multiply-accumulates for one sample of all nodes that use it; None where a shape is unknown.
-        bits: of one kept weight.
+        bits: bits of one kept weight.
     """
 
     weight: str
@@ -55,7 +55,7 @@ class ModelFacts(Document):
     Attributes:
         parameters: elements of all weights, biases left out.
         nonzeros: those that are not zero.
-        macs: of one sample; None where a shape is unknown.
+        macs: multiply-accumulates of one sample; None where a shape is unknown.
         opset: oldest operator set a runtime must know.
         provenance: passes that made it.
     """
@@ -88,7 +88,7 @@ class QualityFacts:
 
     Attributes:
         data: ``validation``, ``test``, ``data`` or ``synthetic``.
-        metric: what ``accuracy_before`` and ``accuracy_after`` are: ``accuracy``, or what was asked for.
+        metric: what ``accuracy_before`` and ``accuracy_after`` are: ``accuracy``, or the requested metric.
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
         agreement: share of samples on which both predict the same class; None where there are none.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.

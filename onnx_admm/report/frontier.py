@@ -1,4 +1,4 @@
-"""The frontier of size, cost and accuracy: which files of a sweep no other one beats."""
+"""The frontier of size, cost and accuracy: the files of a sweep that no other one dominates."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class Point:
 
     Attributes:
         file: its name in the folder.
-        figure: what the budget was for.
+        quantity: quantity of the budget.
         asked: share of the original's cost that the budget left.
         reached: share that the cost model predicts for the file.
         cost: the same in the cost model's unit.
-        file_bytes: of the file.
+        file_bytes: bytes of the file.
         pruning_ratio: weights over nonzeros.
         accuracy: on the validation samples; None without labels.
         drop_points: accuracy lost, in points; without labels the share of changed predictions; None without
             classes.
-        sqnr_db: of the outputs.
+        sqnr_db: signal-to-noise ratio of the outputs, in dB.
         latency_ratio: measured here, over the original's.
         missed: the sentence of a promise that the file misses (see ``gate``), so that it was not written.
         on_frontier: whether no other file is as small, as cheap and as accurate.
     """
 
     file: str
-    figure: str
+    quantity: str
     asked: float
     reached: float
     cost: float
@@ -45,7 +45,7 @@ class Point:
 
 
 def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points, each marked by whether it is on the frontier of size, cost and accuracy.
+    """Return the points, each marked by whether it is on the frontier of size, cost and accuracy.
 
     Files that were not written are on no frontier.
     """
@@ -60,7 +60,7 @@ def with_frontier(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _beats(one: Point, other: Point) -> bool:
-    """Whether ``one`` is as small, as cheap and as accurate, and better in one of them."""
+    """Return whether ``one`` is as small, as cheap and as accurate, and better in one of them."""
     left, right = _merits(one), _merits(other)
     return left != right and all(a <= b for a, b in zip(left, right, strict=True))
 
@@ -73,7 +73,7 @@ def _merits(point: Point) -> tuple[float, float, float]:
 
 
 def to_csv(points: Iterable[Point]) -> str:
-    """A line for each point; an unknown figure is empty."""
+    """Return a CSV with a line for each point; an unknown quantity is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [entry.name for entry in fields(Point)], lineterminator="\n")
     writer.writeheader()

@@ -1,15 +1,15 @@
-"""The gate that every result passes: which promises hold for it, and which of them are met.
+"""The gate of every result: which promises apply, and which are met.
 
-- A stated bound (``max_drop``, ``min_ratio``, a budget) always holds.
-- With labels, or with a stated drop, nothing else is asked of the outputs: their error is only reported.
+- A stated bound (``max_drop``, ``min_ratio``, a budget) always applies.
+- With labels, or with a stated drop, outputs have no other bound: their error is only reported.
 - Without, the outputs must keep a signal-to-noise ratio, and a classifier its predictions: at least
-  `WRECKED`, and `ROUNDED` where nothing was asked for beside a smaller file (``docs/defaults.md``).
-- The file must not be larger than the original, nor slower where less latency on this machine was asked for.
+  `WRECKED`, and `ROUNDED` where only a smaller file was requested (``docs/defaults.md``).
+- The file must not be larger than the original, nor slower where less latency on this machine was requested.
 
-The error of an output is judged with a floor (`QualityFacts.judged_db`): values near zero change by a
-multiple of themselves for nothing. An output whose shape changes with the data has no error; most samples
-must keep its shape. Predictions count for themselves where the model ends in Softmax or ArgMax. Other outputs
-of that form may be scores or figures: there, predictions may change where the outputs hardly do.
+The error of an output is judged with a floor (`QualityFacts.judged_db`), since values near zero change by a
+multiple of themselves easily. An output whose shape depends on the data has no error; most samples must keep
+its shape. Predictions count where the model ends in Softmax or ArgMax. Other outputs of that form may be
+scores or figures: there, predictions may change where the outputs hardly do.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from onnx_admm.report.promises import Promise
 _logger = logging.getLogger(__name__)
 
 HARDLY_CHANGED_DB = 20.0
-"""Outputs this close are the same for what is not known to be a classifier."""
+"""Ratio, in dB, above which outputs count as unchanged where no classifier is known."""
 
 _LEAST_SHAPES = 0.5
 _FEWEST_PREDICTIONS = 4
-"""One or two predictions say nothing about a share."""
+"""Least number of predictions for a share: one or two say nothing."""
 
 _ROUNDING = 1e-3
-"""Accuracies are quotients of counts: a thousandth of a point forgives their rounding alone."""
+"""Points by which a quotient of counts may miss a bound through rounding."""
 
 SLOWDOWN = 1.1
-"""Times the original's latency that count as not slower: what timing in turns is off by on a busy machine."""
+"""Ratio of latencies that counts as not slower: the error of interleaved timing on a busy machine."""
 
 _LESS = "Ask for less, or give "
 _CHANGED_HINTS = {
@@ -47,12 +47,12 @@ _CHANGED_HINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """What is asked of outputs where no label tells how good they are.
+    """Requirements on outputs where no label shows their quality.
 
     Attributes:
-        least_db: signal-to-noise ratio of each output.
+        least_db: signal-to-noise ratio of each output, in dB.
         least_agreement: share of the top-1 predictions that stay.
-        either: one of the two is enough.
+        either: whether one of the two is enough.
     """
 
     least_db: float
@@ -61,23 +61,23 @@ class Floor:
 
 
 WRECKED = Floor(least_db=10.0, least_agreement=0.5)
-"""Below this a result is of no use, whatever was asked for."""
+"""Floor below which a result is useless for any request."""
 
 ROUNDED = Floor(least_db=20.0, least_agreement=0.99, either=True)
-"""What ``docs/defaults.md`` promises of a run that was asked for nothing but a smaller file."""
+"""Floor of ``docs/defaults.md`` for a run that requests only a smaller file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What is asked of a result.
+    """Requirements on a result.
 
     Attributes:
         max_drop: percentage points of accuracy that may be lost.
         min_ratio: how many times smaller the file must be.
-        floor: what is asked of the outputs where there are no labels; None: nothing.
+        floor: requirements on outputs without labels; None: none.
         larger: whether the file may be larger than the original.
-        naming: bytes by which it may be, since the name of its data file is longer.
-        slower: whether it may be slower; False where less latency on this machine was asked for.
+        naming: bytes by which it may be larger, for the longer name of its data file.
+        slower: whether it may be slower; False where less latency on this machine was requested.
     """
 
     max_drop: float | None = None
@@ -88,10 +88,10 @@ class Gate:
     slower: bool = True
 
     def judge(self, comparison: Comparison) -> tuple[Promise, ...]:
-        """Every promise that holds for the result, judged on the first of its samples.
+        """Return every promise that applies to the result, judged on the first of its samples.
 
         Raises:
-            DataError: no sample tells what the drop is.
+            DataError: no sample shows the drop.
         """
         return tuple(self._promises(comparison))
 
@@ -138,7 +138,7 @@ class Gate:
 
 
 def log_promises(comparison: Comparison) -> None:
-    """Log the result in one line, and each promise with what was measured."""
+    """Log the result in one line, and each promise with its measurement."""
     _logger.info("result: %s", comparison.summary())
     for promise in comparison.promises:
         verdict = "met" if promise.met else "missed"
@@ -210,12 +210,12 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
 
 
 def _least_agreement(floor: Floor, samples: int) -> float:
-    """Return the share of predictions that must stay; of few samples one may change, which tells nothing."""
+    """Return the share of predictions that must stay; of few samples one may change."""
     return min(floor.least_agreement, 1 - 1 / samples) if samples else floor.least_agreement
 
 
 def _elements(quality: QualityFacts, floor: Floor) -> Promise:
-    """For a model without float outputs whose whole numbers are no classes either: label maps, indices."""
+    """Return the promise on equal elements, for models without float outputs or classes."""
     worst = min(quality.same_elements, key=lambda name: quality.same_elements[name])
     share = quality.same_elements[worst]
     return Promise(

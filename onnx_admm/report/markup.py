@@ -1,4 +1,4 @@
-"""A table of texts as Markdown and as HTML."""
+"""Tables of texts as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def html_list(items: Sequence[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return a text for one line of Markdown: what would be markup is escaped."""
+    """Return a text for one line of Markdown, with markup characters escaped."""
     for sign in "\\|`*_<[":
         text = text.replace(sign, f"\\{sign}")
     return printable(text)

@@ -1,4 +1,4 @@
-"""Tables and lines for the terminal that take text as it is: no markup, no control characters."""
+"""Tables and lines for the terminal with plain text: no markup, no control characters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_admm.printable import printable
 
 
 def line(text: str) -> Text:
-    """Return one line of text to print: brackets are brackets, control characters are escaped."""
+    """Return one line of text to print: brackets are no markup, control characters are escaped."""
     return Text(printable(text))
 
 

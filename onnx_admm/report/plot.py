@@ -1,4 +1,4 @@
-"""A sweep as a picture: accuracy lost against cost, a file's size as that of its mark."""
+"""Plot of a sweep: accuracy lost against cost, with marks of the files' sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 400.0
 
 
 def require_plots(target: str | os.PathLike[str]) -> None:
-    """Refuse a plot that cannot be drawn, before any work is done for it.
+    """Refuse a plot that cannot be drawn, before any work is done.
 
     Raises:
         UsageError: another kind of file, or matplotlib is not installed.
@@ -33,10 +33,10 @@ def require_plots(target: str | os.PathLike[str]) -> None:
 
 
 def draw(points: Sequence[Point], kind: str) -> bytes:
-    """The picture; the frontier as a line.
+    """Return the image of a plot; the frontier is a line.
 
     Args:
-        points: of one sweep, at least one.
+        points: points of one sweep, at least one.
         kind: one of ``KINDS``.
     """
     from matplotlib.figure import Figure
@@ -59,8 +59,8 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
             fontsize=8,
         )
     axes.margins(0.15)  # keeps the labels of the outermost marks inside
-    axes.set_title(f"Accuracy against {points[0].figure}; the line is the frontier")
-    axes.set_xlabel(f"predicted {points[0].figure}, share of the original's")
+    axes.set_title(f"Accuracy against {points[0].quantity}; the line is the frontier")
+    axes.set_xlabel(f"predicted {points[0].quantity}, share of the original's")
     axes.set_ylabel("accuracy lost, points" if is_accuracy else "output noise, dB")
     content = io.BytesIO()
     figure.savefig(content, format=kind.lstrip(".").lower())

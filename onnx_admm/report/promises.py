@@ -10,19 +10,19 @@ from onnx_admm.errors import BudgetExceeded, PromiseMissed
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """One promise and what became of it.
+    """One promise and whether it is met.
 
     Attributes:
         name: ``max_drop``, ``min_ratio``, ``budget``, ``latency``, ``size``, ``sqnr_db``, ``agreement``,
             ``elements`` or ``shape``.
         what: the sentence of its miss, without figures.
         required: the bound; None where ``what`` states it.
-        got: what was measured, in the same unit; None where ``what`` states it.
-        unit: of both.
-        bound: which side of ``required`` is allowed.
+        got: measured value, in the same unit; None where ``what`` states it.
+        unit: unit of both.
+        bound: allowed side of ``required``.
         met: whether it holds.
         stated: whether the user stated it; else it is a default.
-        hint: what the user can do about a miss.
+        hint: advice for a miss.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Promise:
     hint: str | None = None
 
     def error(self, hint: str | None = None) -> PromiseMissed:
-        """The miss as an error; ``hint`` comes after the promise's own."""
+        """Return the miss as an error; ``hint`` comes after the promise's own."""
         kind = BudgetExceeded if self.stated else PromiseMissed
         return kind(
             self.what,

@@ -46,7 +46,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _complete(part: dict[str, Any], kind: type, parts: dict[str, Any]) -> None:
-    """Add what follows from the fields, and what the docstring says of each."""
+    """Add the derived properties, and the descriptions from docstrings."""
     properties = part["properties"]
     for name in derived_fields(kind):
         member = vars(kind)[name]
@@ -88,7 +88,7 @@ def _leaves(hint: Any) -> Iterator[Any]:
 
 
 def _open_numbers(schema: Any) -> None:
-    """Let null take the place of every number that need not be finite."""
+    """Allow null for every number that need not be finite."""
     if isinstance(schema, dict):
         if schema.get("additionalProperties") is True:  # the default, which newer pydantic states
             del schema["additionalProperties"]

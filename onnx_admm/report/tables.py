@@ -1,4 +1,4 @@
-"""The terminal's view of the report."""
+"""Terminal tables of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_admm.report.plain_table import PlainTable, line
 
 
 def report_view(report: Report, *, verbose: bool = False) -> Iterator[RenderableType]:
-    """A compression: the comparison, the passes, and what a user should know."""
+    """Yield the comparison, the passes, and the notes of a compression."""
     yield from comparison_view(report.comparison)
     if verbose:
         yield model_table(report.comparison.after, _names(report.comparison))
@@ -27,7 +27,7 @@ def report_view(report: Report, *, verbose: bool = False) -> Iterator[Renderable
 
 
 def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
-    """Two models side by side."""
+    """Yield the comparison of two models."""
     table = PlainTable("", "before", "after", "")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -37,7 +37,7 @@ def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> PlainTable:
-    """Layer by layer, and the sum; ``names`` to call the layers by instead of their own."""
+    """Return a table of layers and their sum; ``names`` replace the layers' own names."""
     table = PlainTable()
     table.add_column("layer", overflow="fold")
     for name in ("op", "shape"):
@@ -67,7 +67,7 @@ def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> PlainT
 
 
 def steps_table(steps: Iterable[StepFacts]) -> PlainTable:
-    """Pass by pass: what changed, what was left alone and why; ``budget_table`` has budgets."""
+    """Return a table of passes: changed and unchanged layers with reasons; see also ``budget_table``."""
     table = PlainTable("pass", "layer", "what happened")
     for step in steps:
         outcome = "changed the model" if step.changed else "changed nothing"
@@ -79,7 +79,7 @@ def steps_table(steps: Iterable[StepFacts]) -> PlainTable:
 
 
 def sweep_table(points: Sequence[Point]) -> PlainTable:
-    """File by file: the budget, what was reached, and whether another file beats it."""
+    """Return a table of files: budget, result, and whether another file dominates it."""
     table = PlainTable()
     table.add_column("file", overflow="fold")
     for name in ("asked", "reached", "bytes", "weights", "accuracy", "lost", "SQNR", "latency", "frontier"):
@@ -105,18 +105,18 @@ def _has_budget(step: StepFacts) -> bool:
 
 
 def budget_table(step: StepFacts) -> PlainTable:
-    """Layer by layer what a pass with a budget made of it, at what price, and why."""
+    """Return a table of layers of a pass with a budget: option, cost and reason."""
     layers, budget = step.figures["layers"], step.figures["budget"]
     table = PlainTable()
     table.add_column("layer", overflow="fold")
-    for name in ("kept", "bits", *(f"{figure}, % of all" for figure in budget), "break-even"):
+    for name in ("kept", "bits", *(f"{quantity}, % of all" for quantity in budget), "break-even"):
         table.add_column(name, justify="right")
     table.add_column("why", overflow="fold")
     for name, row in layers.items():
         shares = [
-            f"{100 * row['dense_cost'][figure] / whole['original']:.2f} -> "
-            f"{100 * row['cost'][figure] / whole['original']:.2f}"
-            for figure, whole in budget.items()
+            f"{100 * row['dense_cost'][quantity] / whole['original']:.2f} -> "
+            f"{100 * row['cost'][quantity] / whole['original']:.2f}"
+            for quantity, whole in budget.items()
         ]
         ratio = row["break_even"]
         table.add_row(
@@ -131,7 +131,7 @@ def budget_table(step: StepFacts) -> PlainTable:
 
 
 def _names(comparison: Comparison) -> list[str] | None:
-    """The original's layer names for the result's layers, where each still has its counterpart."""
+    """Return the original's layer names for the result's layers, where each has a counterpart."""
     before, after = comparison.before.layers, comparison.after.layers
     if [layer.op_type for layer in before] != [layer.op_type for layer in after]:
         return None

@@ -1,1 +1,1 @@
-"""Running models in ONNX Runtime: sessions, accuracy, output error, latency."""
+"""Models in ONNX Runtime: sessions, accuracy, output error, latency."""

@@ -1,4 +1,4 @@
-"""Which clock a run is timed by."""
+"""Choice of the clock for timed runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]
-"""Gives nanoseconds since some moment."""
+"""Returns nanoseconds since a fixed moment."""
 
 
 def clock_for(threads: int) -> Clock:
-    """Processor time of this thread where it does all the work and that clock is fine; else time by the wall.
+    """Return the thread's processor time where one thread does all work; else wall-clock time.
 
     Args:
         threads: intra-op threads of the session; with one, the calling thread runs the kernels.

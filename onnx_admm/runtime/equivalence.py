@@ -1,8 +1,8 @@
-"""Whether two models compute the same outputs, and if not, at which node they part.
+"""Comparison of two models' outputs, and the first node where they differ.
 
 Both are run without graph optimisation, so that one model's fusions do not count. Rounding of reordered sums
-is allowed for: `TOLERANCE`, or ten times what the first model itself answers to a change of its inputs in the
-last digits and to the runtime's own optimisations.
+is tolerated: `TOLERANCE`, or ten times the first model's own response to a change of its inputs in the last
+digits and to the runtime's optimisations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.model import NodeRef
-from onnx_admm.model.rewrite.expose_values import tapped
+from onnx_admm.model.rewrite.expose_values import expose_values
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
 
@@ -24,7 +24,7 @@ TOLERANCE, TOLERANCE_16 = 1e-4, 1e-2
 """Norm of the error over the norm of the output; the second for weights of 16 bits."""
 
 _TOLERANCE_OF_WHOLE_NUMBERS = 0.01
-"""Share of the numbers that may differ."""
+"""Share of whole numbers that may differ."""
 
 _LEAST_RMS = 1e-6
 _LAST_DIGITS = 1e-6
@@ -32,26 +32,26 @@ _NOISE = 10.0
 _MOST_EXPOSED = 4000
 
 Outputs = Sequence[Feeds]
-"""Of several runs, by name each."""
+"""Outputs of several runs, by name each."""
 
 
 class Runner(Protocol):
-    """Computes what a model makes of a batch of samples; raises OnnxAdmmError where it cannot."""
+    """Computes a model's outputs for a batch of samples; raises OnnxAdmmError where it cannot."""
 
     def __call__(
         self, model: ModelView, feeds: Mapping[str, Array], *, optimize: bool = False
     ) -> list[Feeds]:
-        """One item for each run."""
+        """Return one item for each run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two models part.
+    """The difference of two models.
 
     Attributes:
         output: the output that differs most; empty where the second model cannot be run.
         share: norm of its error over its norm; infinite where shapes or infinities differ.
-        node: the first node that computes something else; None where that cannot be told.
+        node: the first node with different outputs; None where unknown.
         op_type: its operator; empty without a node.
         failure: why the second model cannot be run, where it cannot.
     """
@@ -71,7 +71,7 @@ class Difference:
 
 
 def outputs_of(model: ModelView, feeds: Mapping[str, Array], *, optimize: bool = False) -> list[Feeds]:
-    """What a model computes of a batch of samples, one item for each run.
+    """Return the outputs of a batch of samples, one item for each run.
 
     Raises:
         OnnxAdmmError: the runtime refuses the model or fails.
@@ -88,13 +88,15 @@ def find_difference(
     got: Outputs,
     run: Runner = outputs_of,
 ) -> Difference | None:
-    """Where ``after`` computes something else than ``before``; None where both agree.
+    """Return where ``after`` differs from ``before``; None where both agree.
 
     Args:
-        before, after: the models.
+        before: the first model.
+        after: the second model.
         feeds: the samples.
-        expected, got: their outputs.
-        run: what computed them.
+        expected: outputs of the first model.
+        got: outputs of the second model.
+        run: the function that computed them.
     """
     shares = _shares(expected, got)
     suspects = {name: share for name, share in shares.items() if share > _tolerance(before, expected, name)}
@@ -121,7 +123,7 @@ def _tolerance(model: ModelView, expected: Outputs, name: str) -> float:
 
 
 def _shares(expected: Outputs, got: Outputs) -> dict[str, float]:
-    """Error of each output."""
+    """Return the error of each output."""
     names = expected[0].keys() & got[0].keys() if expected and got else set()
     return {
         name: max(_share(one[name], other[name]) for one, other in zip(expected, got, strict=True))
@@ -148,7 +150,7 @@ def _share(expected: Array, got: Array) -> float:
 def _own_noise(
     model: ModelView, feeds: Mapping[str, Array], expected: Outputs, run: Runner
 ) -> dict[str, float]:
-    """What the model itself makes of changes in the last digits."""
+    """Return the model's response to changes of its inputs in the last digits."""
     rng = np.random.default_rng(0)
     moved = {
         name: (array * (1 + _LAST_DIGITS * rng.choice([-1, 1], array.shape))).astype(array.dtype)
@@ -172,11 +174,11 @@ def _own_noise(
 def _first_that_differs(
     before: ModelView, after: ModelView, feeds: Mapping[str, Array], output: str, run: Runner
 ) -> NodeRef | None:
-    """The node behind which what leads to ``output`` differs, while all that it reads does not."""
+    """Return the first node towards ``output`` whose outputs differ while its inputs agree."""
     computed = [_computed(model) for model in (before, after)]
     names = [name for name in computed[1] if name in computed[0]][:_MOST_EXPOSED]
     try:
-        one, other = (run(tapped(model, names), feeds) for model in (before, after))
+        one, other = (run(expose_values(model, names), feeds) for model in (before, after))
     except OnnxAdmmError:
         return None
     shares = _shares(one, other)
@@ -198,7 +200,7 @@ def _first_that_differs(
 
 
 def _computed(model: ModelView) -> dict[str, NodeRef]:
-    """Nodes of the main graph that compute more than constants, by the names of their outputs."""
+    """Return the nodes of the main graph that compute more than constants, by the names of their outputs."""
     return {
         output.name: node
         for node in model.nodes()

@@ -1,4 +1,4 @@
-"""How good a model is on data: accuracy, agreement with a reference, output error."""
+"""Quality of a model on data: accuracy, agreement with a reference, output error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx_admm.runtime.predictions import Classes, class_count, predictions, sam
 from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 
 SQNR_LIMIT_DB = 200.0
-"""Identical outputs have no noise; their ratio is stated as this, and its negative bounds the other end."""
+"""Ratio that is stated for identical outputs, which have no noise; its negative is the lower bound."""
 
 LEAST_RMS, LEAST_SQUASHED_RMS = 1e-6, 1e-3
 """Root mean square that an output counts as at least where it is judged: smaller values change by a multiple
@@ -29,22 +29,22 @@ of themselves for nothing. The second is for outputs of a Softmax, a Sigmoid and
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What was measured.
+    """Measured quality.
 
     Attributes:
-        accuracy: share of labels that are predicted, 0 to 1; None without labels or classes. A label is for
-            a sample, or for a place of a sample (pixel, token); ignored ones are left out.
-            Where the data has a metric, that metric.
-        agreement: share of predictions that are the reference's, 0 to 1; None without reference or classes.
+        accuracy: share of labels that are predicted, 0 to 1; None without labels or classes. A label is for a
+            sample, or for a place of a sample (pixel, token); ignored ones are left out. Where the data has a
+            metric, that metric.
+        agreement: share of predictions equal to the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
         sqnr_by_output: the same for each float output by itself.
-        samples: how many were run.
-        judged_db: as ``sqnr_by_output``, but no signal is taken for less than its floor, and samples whose
-            output has another shape than the reference's are left out.
+        samples: number of samples.
+        judged_db: as ``sqnr_by_output``, but a signal counts as its floor at least, and samples whose output
+            has another shape than the reference's are left out.
         same_shape: share of the samples whose output has the reference's shape; outputs for which that is
             always so are left out.
-        same_elements: share of the elements of each output that is no float that are the reference's.
+        same_elements: share of equal elements of each output that is no float.
     """
 
     accuracy: float | None
@@ -66,27 +66,27 @@ def evaluate(
     batch_size: int = 256,
     threads: int = 0,
 ) -> Quality:
-    """Run ``data`` through a model, and through a reference beside it, a batch at a time.
+    """Run ``data`` through a model, and through a reference, a batch at a time.
 
-    Padding, where an attention mask tells of some, does not count in comparisons with the reference.
+    Padding, as an attention mask marks it, does not count in comparisons with the reference.
 
-    Where the data has a metric (`ScoredDataset`), that takes the place of accuracy.
+    Where the data has a metric (`ScoredDataset`), it replaces accuracy.
 
     Predictions are read from the first output, or from the one that ``roles`` names (see ``predictions``).
 
     Args:
-        model: what to measure; an open session is used as it is.
+        model: the model; an open session is used as it is.
         data: samples; labels are used where there are some.
         reference: the model whose predictions and outputs count as right.
-        roles: where the classes are, and which outputs have a floor of their own, as ``output_roles`` reads
-            it off the graph.
-        batch_size: samples held in memory at once.
+        roles: the output with the classes, and outputs with a floor of their own, as ``output_roles`` reads
+            them off the graph.
+        batch_size: samples in memory at once.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:
         DataError: no samples, a label the model has no class for, dense labels of another shape than the
             predictions, or labels that are all ignored.
-        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+        OnnxAdmmError: from ``open_session`` and ``Session.run``.
     """
     roles = OutputRoles() if roles is None else roles
     classes = roles.classes
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def _declared(outputs: Feeds, first: str) -> list[str]:
-    """Return names of the outputs that the model declares, the one with the predictions first."""
+    """Return the names of the model's outputs, the one with the predictions first."""
     return [first, *(name for name in outputs if name != first and scored_output(name) is None)]
 
 
@@ -131,12 +131,12 @@ def predicted_classes(
     batch_size: int = 64,
     threads: int = 0,
 ) -> Classes | None:
-    """What a model takes samples for, (n,), read as in ``evaluate``.
+    """Return the predicted classes of samples, (n,), read as in ``evaluate``.
 
-    None where it is no classifier, or predicts more than one class for a sample.
+    None where the model is no classifier, or predicts more than one class for a sample.
 
     Raises:
-        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+        OnnxAdmmError: from ``open_session`` and ``Session.run``.
     """
     session = _session(model, threads)
     output = session.output_names[0] if classes is None else classes.name
@@ -168,10 +168,10 @@ class _Tally:
     classifies: bool = True
     fits_labels: bool = True
     errors: dict[str, _OutputError] = field(default_factory=dict)
-    """Of each float output."""
+    """Error of each float output."""
 
     equal: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of each other output: how many elements are the reference's, and how many there are."""
+    """Equal elements and all elements of each other output."""
 
     _found: Classes | None = field(default=None, repr=False)
     _labels: tuple[int, ...] | None = None
@@ -242,7 +242,7 @@ class _OutputError:
 
     Attributes:
         signal, noise: energies over all runs.
-        compared, runs: how many runs gave the reference's shape, and how many there were.
+        compared, runs: runs with the reference's shape, and all runs.
         same_signal, same_noise, elements: energies and number of the values of those alone.
     """
 
@@ -271,21 +271,21 @@ class _OutputError:
 
 
 def _energies(expected: Array, got: Array) -> tuple[float, float]:
-    """Signal and noise; values that are not finite count as noise unless both sides hold the same."""
+    """Return signal and noise energy; non-finite values count as noise unless both are the same."""
     if expected.shape != got.shape:
         return 0.0, math.inf
-    wanted, met = expected.astype(np.float64), got.astype(np.float64)
-    equal = (wanted == met) | (np.isnan(wanted) & np.isnan(met))
-    finite = np.isfinite(wanted) & np.isfinite(met)
+    before, after = expected.astype(np.float64), got.astype(np.float64)
+    equal = (before == after) | (np.isnan(before) & np.isnan(after))
+    finite = np.isfinite(before) & np.isfinite(after)
     if not np.all(equal | finite):
         return 0.0, math.inf
-    difference = np.where(equal, 0.0, np.where(finite, wanted, 0.0) - np.where(finite, met, 0.0))
-    kept = np.where(finite, wanted, 0.0)
+    difference = np.where(equal, 0.0, np.where(finite, before, 0.0) - np.where(finite, after, 0.0))
+    kept = np.where(finite, before, 0.0)
     return float(np.vdot(kept, kept)), float(np.vdot(difference, difference))
 
 
 def _equal_elements(expected: Array, got: Array) -> int:
-    """How many elements are the same; none where the shape is another."""
+    """Return the number of equal elements; 0 where the shape differs."""
     return int(np.count_nonzero(expected == got)) if expected.shape == got.shape else 0
 
 

@@ -1,4 +1,4 @@
-"""Cutting a batch of samples into runs that a model's input shapes allow."""
+"""Splits a batch of samples into runs that a model's input shapes allow."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Runs(Protocol):
 
     @property
     def input_shapes(self) -> Mapping[str, Shape]:
-        """Shape by input name; a symbolic dimension is a string or None."""
+        """Return the shape by input name; a symbolic dimension is a string or None."""
 
     def run(self, feeds: Feeds, /) -> Feeds:
-        """Outputs of one run by name."""
+        """Return the outputs of one run by name."""
 
 
 _MOST_BYTES = 1 << 22
-"""Of the inputs of a run: what a network computes in between takes some hundred times as much."""
+"""Bytes of the inputs of a run: intermediate values take some hundred times as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def run_samples(session: Runs, feeds: Mapping[str, Array]) -> Iterator[Run]:
     The first axis of every array counts samples. An array of the input's own rank is a stack along the
     input's first axis; an array of one rank more holds one whole feed per sample (recurrent state of shape
     ``[2, 1, 128]``, a scalar rate). Samples run together where every input is stacked: as many as make up a
-    few megabytes if that axis is dynamic, else as many as it says, the last run padded with its last sample.
-    Otherwise one at a time. Outputs that have the run's samples along their first axis are cut to the real
-    ones.
+    few megabytes if that axis is dynamic, else as many as it states, the last run padded with its last
+    sample. Otherwise one at a time. Outputs that have the run's samples along their first axis are cut to the
+    real ones.
 
     Raises:
         DataError: inputs whose first axes are fixed at different numbers.
@@ -64,10 +64,10 @@ def run_samples(session: Runs, feeds: Mapping[str, Array]) -> Iterator[Run]:
 
 
 def feeds_of_runs(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> Iterator[Feeds]:
-    """What each run takes of a batch of samples (see ``run_samples``), where nothing needs to be run.
+    """Yield the feeds of each run of a batch (see ``run_samples``), without running anything.
 
     Args:
-        shapes: of the model's inputs, by name.
+        shapes: shapes of the model's inputs, by name.
         feeds: arrays by input, samples along the first axis.
     """
     count, step = len(next(iter(feeds.values()))), _step(shapes, feeds)
@@ -76,16 +76,16 @@ def feeds_of_runs(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> It
 
 
 def feed_at(session: Runs, feeds: Mapping[str, Array], start: int = 0) -> Feeds:
-    """What one run takes of a batch of samples, from sample ``start`` on (see ``run_samples``)."""
+    """Return the feeds of one run of a batch, from sample ``start`` on (see ``run_samples``)."""
     shapes = session.input_shapes
     return feed_of(shapes, feeds, start, _step(shapes, feeds))
 
 
 def feed_of(shapes: Mapping[str, Shape], feeds: Mapping[str, Array], start: int, step: int) -> Feeds:
-    """What one run takes of a batch: ``step`` samples from ``start`` on, the last repeated if need be.
+    """Return the feeds of one run: ``step`` samples from ``start`` on, the last repeated if need be.
 
     Args:
-        shapes: of the model's inputs, by name.
+        shapes: shapes of the model's inputs, by name.
         feeds: the batch.
         start: first sample.
         step: samples in a run.
@@ -98,10 +98,10 @@ def feed_of(shapes: Mapping[str, Shape], feeds: Mapping[str, Array], start: int,
 
 
 def fixed_step(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int | None:
-    """Samples in each run where the model's input shapes fix that; None where any number goes.
+    """Return the samples in each run where input shapes fix their number; None where any number fits.
 
     Args:
-        shapes: of the model's inputs, by name.
+        shapes: shapes of the model's inputs, by name.
         feeds: some samples.
 
     Raises:
@@ -125,7 +125,7 @@ def _whole_feeds(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> set
 
 
 def _step(shapes: Mapping[str, Shape], feeds: Mapping[str, Array]) -> int:
-    """Samples in each run: as many as fixed, or as make up a few megabytes."""
+    """Return the samples in each run: a fixed number, or as many as make up a few megabytes."""
     fixed = fixed_step(shapes, feeds)
     if fixed is not None:
         return fixed

@@ -1,4 +1,4 @@
-"""Which ONNX Runtime is installed: none, one, or two that overwrite one another."""
+"""The installed ONNX Runtime: none, one, or two that overwrite one another."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _quiet = False
 
 
 def quiet_default_logger() -> None:
-    """Keep the runtime's default logger from writing to stderr, in this whole process, once it is imported.
+    """Stop the runtime's default logger from writing to stderr, in this process, once imported.
 
-    For programs that own their process, as the command line does. Sessions are quiet without it.
+    For programs that own their process, such as the command line. Sessions are quiet without it.
     """
     global _quiet
     _quiet = True
@@ -34,7 +34,7 @@ def quiet_default_logger() -> None:
 
 @functools.cache
 def installed_runtimes() -> dict[str, str]:
-    """Version by name of every distribution that writes into the package folder ``onnxruntime/``.
+    """Return the version by name of every distribution that writes into the package folder ``onnxruntime/``.
 
     Builds for other hardware (``onnxruntime-gpu``, ``-openvino``, ...) are runtimes too.
     """
@@ -43,7 +43,7 @@ def installed_runtimes() -> dict[str, str]:
 
 
 def require_runtime() -> ModuleType:
-    """The module ``onnxruntime``, imported on first need.
+    """Return the module ``onnxruntime``, imported on first need.
 
     Raises:
         RuntimeMissing: no runtime, or more than one in the same folder.
@@ -62,7 +62,7 @@ def require_runtime() -> ModuleType:
 
 
 def require_training() -> ModuleType:
-    """The module ``onnxruntime`` of a build that can train.
+    """Return the module ``onnxruntime`` of a build that can train.
 
     Raises:
         RuntimeMissing: as ``require_runtime``, or the runtime is an inference-only one.
@@ -81,7 +81,7 @@ def require_training() -> ModuleType:
 
 
 def runtime_versions() -> dict[str, str]:
-    """Versions of the runtime and of the libraries that decide the figures; no runtime is fine here."""
+    """Return the versions of the runtime and of libraries that affect results; a runtime may be missing."""
     libraries = ("onnx-admm", "onnx", "onnx-ir", "numpy", "scipy")
     versions = {name: importlib.metadata.version(name) for name in libraries if _is_installed(name)}
     return {"python": sys.version.split()[0], **versions, **installed_runtimes()}

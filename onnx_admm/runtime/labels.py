@@ -1,4 +1,4 @@
-"""Labels as losses and accuracies take them: class numbers, and places that are ignored."""
+"""Labels for losses and accuracies: class numbers, and ignored places."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from onnx_admm.contracts import IGNORED, Array
 from onnx_admm.errors import DataError
 
 VOID = 255
-"""The label of pixels without a class in common segmentation masks (8-bit images)."""
+"""Label of pixels without a class in common segmentation masks (8-bit images)."""
 
 
 def known_labels(labels: Array, classes: int | None) -> npt.NDArray[np.int64]:
-    """Labels as int64, ignored ones as ``IGNORED``.
+    """Return the labels as int64, ignored ones as ``IGNORED``.
 
     These are negative labels, and in dense labels (one for each place of a sample) ``VOID`` too, unless the
     model has a class of that number.
 
     Args:
         labels: integers of shape (n,), or (n, ...) for dense ones.
-        classes: how many the model has; None: not known.
+        classes: number of the model's classes; None: unknown.
 
     Raises:
         DataError: a label the model has no class for.

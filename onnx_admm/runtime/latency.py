@@ -1,4 +1,4 @@
-"""Latency of two models, measured side by side in one process."""
+"""Latency of two models, measured interleaved in one process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from onnx_admm.runtime.clock import Clock, clock_for
 from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 
-_LOADS = 4  # the first does not count: it finds cold caches
-_ENOUGH_LOADING_US = 1e6  # from here on the second of each has to do
+_LOADS = 4  # the first does not count: caches are cold
+_ENOUGH_LOADING_US = 1e6  # above this the second of each is enough
 _WARM_UP_RUNS = 3
 _ROUND_US = 500.0  # a round repeats short runs until the clock's own cost no longer shows
 _TOTAL_US = 2e6
@@ -49,24 +49,24 @@ def compare_latency(
     rounds: int = 101,
     progress: Progress | None = None,
 ) -> Latency:
-    """Time two models on the same feeds, in turns, the first to go changing every round.
+    """Time two models on the same feeds, in turns, alternating which goes first.
 
-    With one thread the processor time of that thread counts, which a busy machine does not disturb; with more
-    the time by the wall.
+    With one thread, the processor time of that thread counts, which a busy machine does not disturb; with
+    more, wall-clock time.
 
     A round repeats runs shorter than half a millisecond; slow models get fewer rounds (never under 5), so
     that the whole takes a few seconds.
 
     Args:
         before: a model.
-        after: the model to hold against it.
+        after: the model to compare with it.
         feeds: samples as in a ``Batch``; those of one run are used: one sample gives the latency of one.
         threads: intra-op threads.
-        rounds: at most so many rounds.
-        progress: where to tell how far it is.
+        rounds: rounds at most.
+        progress: receives the progress.
 
     Raises:
-        OnnxAdmmError: whatever ``open_session`` and ``Session.run`` raise.
+        OnnxAdmmError: from ``open_session`` and ``Session.run``.
     """
     clock = clock_for(threads)
     models = tuple(
@@ -77,7 +77,7 @@ def compare_latency(
     return_freed()
     for number in range(_LOADS):
         opened.clear()
-        for which in (1, 0):  # one that is decoded takes most while it is opened: then nothing else is open
+        for which in (1, 0):  # opening a decoded model takes most memory: nothing else is open then
             started = time.perf_counter_ns()
             opened[which] = open_session(models[which], threads=threads)
             loads_us[which].append((time.perf_counter_ns() - started) / 1e3)

@@ -1,4 +1,4 @@
-"""Places of a batch that only fill it up, as an attention mask tells: they do not count in comparisons."""
+"""Padding in a batch, as an attention mask marks it: it does not count in comparisons."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _MASK = re.compile(r"^(attention|input|padding|pad|token|src|text)_?mask$|^mask$
 
 
 def real_places(feeds: Mapping[str, Array]) -> Places | None:
-    """Which places of which samples are no padding, (n, t); None where no mask says that some are.
+    """Return a mask of places that are not padding, (n, t); None where no input marks padding.
 
     Args:
-        feeds: of one run; a mask is an input named so, (n, t), of ones at tokens and zeros at padding.
+        feeds: feeds of one run; a mask is an input with such a name, (n, t), of ones at tokens and zeros at
+            padding.
     """
     for name, array in feeds.items():
         if _MASK.search(name) and array.ndim == 2:
@@ -30,10 +31,10 @@ def real_places(feeds: Mapping[str, Array]) -> Places | None:
 
 
 def without_padding(outputs: Mapping[str, Array], places: Places | None) -> Feeds:
-    """Outputs of a run with nothing at padding: zeros where an output has an item for each place.
+    """Return the outputs of a run with zeros at padding, where an output has an item for each place.
 
     Args:
-        outputs: by name; those of shape (n, t, ...) have items for places.
+        outputs: outputs by name; those of shape (n, t, ...) have items for places.
         places: as ``real_places``.
     """
     return {name: _hidden(array, places) for name, array in outputs.items()}
@@ -46,5 +47,5 @@ def _hidden(array: Array, places: Places | None) -> Array:
 
 
 def counted(predictions: Array, places: Places | None) -> Array:
-    """Predictions at real places, (k,); all where they are not one for each place."""
+    """Return the predictions at real places, (k,); all where there is not one for each place."""
     return predictions if places is None or predictions.shape != places.shape else predictions[places]

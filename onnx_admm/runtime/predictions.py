@@ -1,4 +1,4 @@
-"""Predictions: the class that a model takes each sample, or each place of a sample, for."""
+"""Predictions: the class of each sample, or of each place of a sample."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Classes = npt.NDArray[np.int64]
 def predictions(
     output: Array, classes: ClassAxis | None = None, labels: Sequence[int] | None = None
 ) -> Classes | None:
-    """The class of each sample (n,), or of each of its places (n, ...); None where the output tells none.
+    """Return the class of each sample (n,), or of each place (n, ...); None where there are no classes.
 
-    Where the graph says which axis has the classes (``classes``), scores are compared along it, and class
-    numbers are what they are. Without, labels say it by their shape (``model.class_axis``). Without either:
-    scores ``(n, c)`` with ``c >= 2``, trailing axes of size 1 dropped, are compared over ``c``, and integers
-    ``(n,)`` or ``(n, 1)`` are class numbers. Of equal scores the first counts.
+    Where the graph determines the axis of the classes (``classes``), scores are compared along it, and class
+    numbers are used directly. Otherwise the shape of labels determines it (``model.class_axis``). Without
+    either: scores ``(n, c)`` with ``c >= 2``, trailing axes of size 1 dropped, are compared over ``c``, and
+    integers ``(n,)`` or ``(n, 1)`` are class numbers. Of equal scores the first counts.
 
     Args:
-        output: of one run, first axis the sample.
-        classes: what the graph tells.
+        output: output of one run, first axis the sample.
+        classes: what the graph determines.
         labels: shape of the labels of this run.
     """
     if classes is not None and classes.gives == "nothing":
@@ -43,7 +43,7 @@ def predictions(
 
 
 def class_count(output: Array, classes: ClassAxis | None, labels: Sequence[int] | None) -> int | None:
-    """How many classes an output has scores for; of class numbers what the graph tells, or None."""
+    """Return the number of classes that an output has scores for; for class numbers the graph's, or None."""
     if np.issubdtype(output.dtype, np.integer) or (classes is not None and classes.gives != "scores"):
         return None if classes is None else classes.classes
     rows, axis = _scores(output, classes, labels)
@@ -51,7 +51,7 @@ def class_count(output: Array, classes: ClassAxis | None, labels: Sequence[int] 
 
 
 def same_places(labels: Array, found: Classes) -> Array | None:
-    """Labels in the shape of the predictions; None where they are (n,) and the predictions are dense.
+    """Return the labels in the shape of the predictions; None where they are (n,) and predictions dense.
 
     Raises:
         DataError: dense labels of another shape.
@@ -65,7 +65,7 @@ def same_places(labels: Array, found: Classes) -> Array | None:
 
 
 def labels_misfit(labels: Sequence[int], places: Sequence[int]) -> DataError:
-    """The error about labels of another shape than the predictions; shapes without the axis of samples."""
+    """Return the error for labels and predictions of different shapes, stated without the sample axis."""
     return DataError(
         "labels of another shape than the predictions",
         where="labels",
@@ -78,7 +78,7 @@ def labels_misfit(labels: Sequence[int], places: Sequence[int]) -> DataError:
 def _scores(
     output: Array, classes: ClassAxis | None, labels: Sequence[int] | None
 ) -> tuple[Array, int | None]:
-    """Scores, and their class axis; None where there is none."""
+    """Return the scores, and their class axis; None where there is none."""
     axis = _stated(output, classes)
     if classes is not None and axis is not None:
         return (output.reshape(*output.shape[:axis], -1) if classes.joint else output), axis
@@ -91,7 +91,7 @@ def _scores(
 
 
 def _stated(output: Array, classes: ClassAxis | None) -> int | None:
-    """The axis that the graph tells, not negative; None where the output has no such axis."""
+    """Return the axis that the graph determines, not negative; None where the output has no such axis."""
     if classes is None or classes.output is None or not -output.ndim <= classes.output < output.ndim:
         return None
     return classes.output % output.ndim

@@ -1,4 +1,4 @@
-"""Opening and running a model in the installed ONNX Runtime."""
+"""Opens and runs a model in the installed ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from onnx_admm.runtime.installed import (
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 
 _LARGE_BYTES = 1 << 22
-_SILENT = 4  # what the runtime would log as an error it also raises
+_SILENT = 4  # errors that the runtime logs are also raised
 _IR_LIMIT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET_LIMIT = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
 _UNKNOWN_OPERATOR = ("is not a registered function/op", "No Op registered for", "NOT_IMPLEMENTED")
@@ -51,8 +51,8 @@ class Session:
     Args:
         source: a serialised model, or the path of one.
         options: how to open it.
-        again: gives the source once more; None keeps it. The bytes of a large model would lie beside what the
-            runtime makes of them for as long as the session is open.
+        again: returns the source again; None keeps it. The bytes of a large model would stay in memory for as
+            long as the session is open.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Session:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs that must be fed, in order."""
+        """Names of the inputs that must be fed, in order."""
         return tuple(port.name for port in self._session.get_inputs())
 
     @property
@@ -79,7 +79,7 @@ class Session:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Outputs that are tensors, in order; sequences and maps are left out.
+        """Names of the outputs that are tensors, in order; sequences and maps are left out.
 
         Raises:
             UnsupportedModel: there is none, so nothing can be compared.
@@ -89,16 +89,16 @@ class Session:
         return tuple(self._outputs)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Feeds:
-        """One run; arrays by output name.
+        """Run the model once; return arrays by output name.
 
         Args:
             feeds: one array per input name, dtype and shape as the model states them.
-            outputs: names wanted; all tensors by default.
+            outputs: names of the outputs to return; all tensors by default.
 
         Raises:
             DataError: a feed the model does not take.
             WorkError: an operator failed.
-            LimitReached: a limit of the run under way is reached.
+            LimitReached: a limit of the current run is reached.
         """
         names = list(self._outputs if outputs is None else outputs)
         try:
@@ -115,7 +115,7 @@ class Session:
         return dict(zip(names, arrays, strict=bool(names)))
 
     def _run(self, names: list[str], feeds: Feeds) -> Any:
-        """Run; a limit of the run under way that is reached meanwhile ends it after the operator it is at."""
+        """Run the model; a limit of the current run that is reached ends it after the present operator."""
         settings = require_runtime().RunOptions()
         with interruptible(lambda: setattr(settings, "terminate", True)):
             return self._session.run(names or None, feeds, settings)
@@ -126,15 +126,15 @@ def open_session(
 ) -> Session:
     """Open a model on the CPU provider.
 
-    A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the
-    newest one it reads, where there is such a copy. Where the runtime fails because shapes stored in the
-    model are wrong, it is opened again without them.
+    A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the newest
+    one it reads, where there is such a copy. Where the runtime fails because shapes stored in the model are
+    wrong, it is opened again without them.
 
-    Random operators of a view give the same numbers in every run (``model.fixed_draws``); a file runs as
-    it is.
+    Random operators of a view give the same numbers in every run (``model.fixed_draws``); a file runs
+    unchanged.
 
     Args:
-        model: a view, a serialised model, or a file (external data beside it).
+        model: a view, a serialised model, or a file (with its external data).
         threads: intra-op threads; 0 lets the runtime choose.
         optimize: all graph optimisations, or none.
         keeps_arena: keep the memory of a run for the next one. Without, runs take up to a fifth longer, and
@@ -158,7 +158,7 @@ def open_session(
 
 
 def optimised_model(model: bytes) -> bytes:
-    """What the runtime makes of a model before it runs it, with operators of its own.
+    """Return the model as the runtime optimises it, with operators of its own.
 
     Raises:
         OnnxAdmmError: as ``open_session``.
@@ -213,7 +213,7 @@ def _open(source: bytes | str, options: _Options) -> Any:
 
 
 def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
-    """Open, from a lowered copy where only the versions the model states are too new for the runtime."""
+    """Open the source, or a lowered copy where only its stated versions are too new for the runtime."""
     try:
         return runtime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:
@@ -232,7 +232,7 @@ def _without_tensors(ports: Sequence[Any]) -> UnsupportedModel:
 
 
 def _without_shapes(source: bytes | str) -> bytes:
-    """A copy that states no shapes but those of inputs and outputs."""
+    """Return a copy without inner shapes."""
     view = _view(source).fork()
     forget_shapes(view)
     return view.to_bytes(maps=False)
@@ -243,7 +243,7 @@ def _view(source: bytes | str) -> ModelView:
 
 
 def _lowered(source: bytes | str, complaint: str) -> bytes | None:
-    """A copy at the newest IR version or opset that the complaint allows; None where there is none."""
+    """Return a copy at the newest IR version or opset that the complaint allows; None where there is none."""
     if (limit := _IR_LIMIT.search(complaint)) is not None:
         return lower_ir_version(source, int(limit.group(2)))
     if (limit := _OPSET_LIMIT.search(complaint)) is None:
@@ -256,7 +256,7 @@ def _lowered(source: bytes | str, complaint: str) -> bytes | None:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What the runtime raises: its status codes are direct children of Exception."""
+    """Return the exceptions of the runtime: its status codes are direct children of Exception."""
     require_runtime()
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
@@ -288,7 +288,7 @@ def _run_error(error: Exception) -> OnnxAdmmError:
 
 
 def _status(text: str) -> str:
-    """The runtime's message on one line, without its status code, cut where it rambles."""
+    """Return the runtime's message on one line, without its status code, shortened."""
     message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
     return message if len(message) <= 400 else f"{message[:397]}..."
 

@@ -16,9 +16,9 @@ from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.sessions import Session, open_session
 
 _GROUP, _GROUP_BYTES = 32, 64 << 20  # kernels timed in turns, and of their constants
-_LONG_NS = 200_000.0  # what the copies of a kernel should take together
+_LONG_NS = 200_000.0  # target time of a kernel's copies together
 _MOST_COPIES = 16
-_SLOW_NS = 1e6  # from here on a run finds its caches as it left them
+_SLOW_NS = 1e6  # above this, caches do not change between runs
 _KERNEL_NS = 30e6  # spent on each kernel
 _LEAST_ROUNDS, _MOST_ROUNDS = 16, 200
 
@@ -55,11 +55,11 @@ class KernelTime:
 
 
 def time_kernels(kernels: Sequence[Kernel | None], threads: int = 1) -> list[KernelTime | None]:
-    """Seconds that each kernel adds to a session that runs it; None for one that does not run alone.
+    """Return the seconds that each kernel adds to a session; None for one that does not run alone.
 
-    A kernel's time is what further copies of it add to a session with one: the call itself and the copying
-    of inputs cancel out. Sessions are timed in turns, many times, and the least times count, since
-    whatever else the machine does only adds to them. On one thread it is processor time.
+    A kernel's time is the time that further copies of it add to a session with one: the call itself and the
+    copying of inputs cancel out. Sessions are timed in turns, many times, and the least times count, since
+    other load on the machine only adds to them. On one thread it is processor time.
     """
     timings: list[KernelTime | None] = []
     for group in _groups(kernels):
@@ -70,7 +70,7 @@ def time_kernels(kernels: Sequence[Kernel | None], threads: int = 1) -> list[Ker
 
 
 def time_call(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int = 1) -> KernelTime:
-    """Seconds of a call that computes nothing: such inputs are handed over, such outputs handed back."""
+    """Return the seconds of a call that computes nothing: such inputs are passed, such outputs returned."""
     watch = Stopwatch(_open(idle_model(inputs, outputs), threads), inputs, threads)
     for _ in range(_MOST_ROUNDS):
         watch.run()
@@ -78,7 +78,7 @@ def time_call(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads
 
 
 def time_switch(threads: int = 1) -> KernelTime:
-    """Seconds that a kernel takes among kernels of other kinds beyond what it takes among its own.
+    """Return the extra seconds of a kernel among kernels of other kinds.
 
     Measured on a chain of small kernels, once whole and once kernel by kernel.
     """
@@ -95,7 +95,7 @@ def time_switch(threads: int = 1) -> KernelTime:
 
 
 def every_value(model: bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays by name: what an optimised model reads in its first run on some samples, and what it computes.
+    """Return by name the inputs and all computed values of an optimised model in its first run.
 
     Raises:
         OnnxAdmmError: as ``open_session`` and ``Session.run``.
@@ -124,12 +124,12 @@ class Stopwatch:
         self.times.append(float(now() - started))
 
     def timing(self) -> KernelTime:
-        """Of one run."""
+        """Return the time of one run."""
         halves = self.low(slice(0, None, 2)), self.low(slice(1, None, 2))
         return KernelTime(self.low() / 1e9, abs(halves[0] - halves[1]) / max(halves))
 
     def low(self, part: slice = slice(None)) -> float:
-        """The least of these rounds: whatever else the machine does only adds."""
+        """Return the least of these rounds: other load on the machine only adds."""
         return min(self.times[part])
 
 
@@ -156,16 +156,16 @@ class _Bench:
 
 
 def _groups(kernels: Sequence[Kernel | None]) -> Iterator[list[Kernel | None]]:
-    """Kernels to time in turns: so many, and while their sessions fit into memory together."""
+    """Yield kernels to time in turns: a limited number, whose sessions fit into memory together."""
     group: list[Kernel | None] = []
-    held = 0
+    group_bytes = 0
     for kernel in kernels:
         size = 0 if kernel is None else kernel.constant_bytes
-        if group and (len(group) == _GROUP or held + size > _GROUP_BYTES):
+        if group and (len(group) == _GROUP or group_bytes + size > _GROUP_BYTES):
             yield group
-            group, held = [], 0
+            group, group_bytes = [], 0
         group.append(kernel)
-        held += size
+        group_bytes += size
     if group:
         yield group
 

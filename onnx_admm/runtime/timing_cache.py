@@ -18,17 +18,17 @@ from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.timing import KernelTime, time_call, time_kernels, time_switch
 
 _FORM, _MOST_FORMS = "form ", 1000
-"""How keys of models against one another begin, and how many are kept: most models come once."""
+"""Prefix of keys that compare models, and the number of them that are kept."""
 
 _MEMORY: dict[Path, dict[str, KernelTime]] = {}
-"""What was read or measured by this process, by file."""
+"""Times that this process read or measured, by file."""
 
 _USED: dict[str, dict[str, list[float]]] = {}
-"""What was asked for, by name of the file."""
+"""Times that were used, by name of the file."""
 
 
 def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[KernelTime | None]:
-    """Times of kernels, measured where they are not known; None for one that does not run alone."""
+    """Return the times of kernels, measured where unknown; None for one that does not run alone."""
     known = known_timings(threads)
     missing = {kernel.key: kernel for kernel in kernels if kernel is not None and kernel.key not in known}
     if missing:
@@ -42,18 +42,18 @@ def kernel_timings(kernels: Sequence[Kernel | None], threads: int) -> list[Kerne
 
 
 def call_timing(inputs: Mapping[str, Array], outputs: Mapping[str, Array], threads: int) -> KernelTime:
-    """What a call takes beside the kernels, with such inputs and outputs; measured where it is not known."""
+    """Return the time of a call beyond its kernels, with such inputs and outputs; measured where unknown."""
     ports = [[(str(array.dtype), array.shape) for array in side.values()] for side in (inputs, outputs)]
     return _known_or(f"call {ports}", threads, lambda: time_call(inputs, outputs, threads))
 
 
 def switch_timing(threads: int) -> KernelTime:
-    """What a kernel takes more among others than among its own; measured where it is not known."""
+    """Return the extra time of a kernel among others; measured where unknown."""
     return _known_or("switch", threads, lambda: time_switch(threads))
 
 
 def digest(content: bytes) -> str:
-    """Return what stands for a serialised model in the cache."""
+    """Return the digest that identifies a serialised model in the cache."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
@@ -66,7 +66,7 @@ def form_ratio(before: str, after: str, threads: int, measure: Callable[[], floa
         before: digest of a model.
         after: digest of the model to hold against it.
         threads: intra-op threads.
-        measure: gives the ratio.
+        measure: measures the ratio.
     """
     return _known_or(f"{_FORM}{before} {after}", threads, lambda: KernelTime(measure(), 0.0)).seconds
 
@@ -84,7 +84,7 @@ def _note_use(key: str, threads: int, timing: KernelTime) -> None:
 
 
 def used_timings() -> dict[str, dict[str, list[float]]]:
-    """Return seconds and spread by kernel, by name of the cache file, of all times asked for lately."""
+    """Return seconds and spread by kernel, by name of the cache file, of all recently used times."""
     return {name: dict(timings) for name, timings in _USED.items()}
 
 
@@ -94,7 +94,7 @@ def forget_used_timings() -> None:
 
 
 def are_current(timings: Mapping[str, Mapping[str, Sequence[float]]]) -> bool:
-    """Whether times are those that the cache has now; what it does not have counts as equal."""
+    """Return whether times equal those in the cache; missing ones count as equal."""
     for name, used in timings.items():
         known = _read(cache_folder() / "timings" / f"{name}.json") if used else {}
         for key, pair in used.items():
@@ -104,13 +104,13 @@ def are_current(timings: Mapping[str, Mapping[str, Sequence[float]]]) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches lie: ``XDG_CACHE_HOME`` where it is set, else as the system has it."""
+    """Return the folder of this user's caches: in ``XDG_CACHE_HOME`` where set, else the system's default."""
     stated = os.environ.get("XDG_CACHE_HOME")
     if stated and os.path.isabs(stated):
         return Path(stated) / "onnx-admm"
     try:
         home = Path.home()
-    except RuntimeError:  # nobody's home is known: nothing can be kept there, and every time is measured
+    except RuntimeError:  # no home folder: nothing can be kept, and every time is measured
         return Path(os.devnull) / "onnx-admm"
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "onnx-admm"
@@ -120,19 +120,19 @@ def cache_folder() -> Path:
 
 
 def environment(threads: int) -> str:
-    """What times hold for beside the kernel: runtime, processor, threads."""
+    """Return the validity of times besides the kernel: runtime, processor, threads."""
     runtimes = " ".join(f"{name} {version}" for name, version in installed_runtimes().items())
     return f"{runtimes}; {_processor()}; {threads} threads"
 
 
 def cache_file(threads: int) -> Path:
-    """The file of times that hold for this environment."""
+    """Return the file of times for this environment."""
     name = hashlib.sha256(environment(threads).encode()).hexdigest()[:16]
     return cache_folder() / "timings" / f"{name}.json"
 
 
 def known_timings(threads: int) -> dict[str, KernelTime]:
-    """Timings by kernel; what cannot be read counts as unknown."""
+    """Return the timings by kernel; unreadable ones count as unknown."""
     file = cache_file(threads)
     if file not in _MEMORY:
         _MEMORY[file] = _read(file)
@@ -140,7 +140,7 @@ def known_timings(threads: int) -> dict[str, KernelTime]:
 
 
 def keep_timings(threads: int, timings: Mapping[str, KernelTime]) -> None:
-    """Add timings, on disk too where it can be written; a file is always whole."""
+    """Add timings, on disk too where it is writable; the file is replaced as a whole."""
     file = cache_file(threads)
     known = known_timings(threads)
     known.update(timings)
@@ -158,7 +158,7 @@ def keep_timings(threads: int, timings: Mapping[str, KernelTime]) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             json.dump(content, out)
         os.replace(name, file)
-    except OSError:  # a folder nobody may write to: measured again by the next process
+    except OSError:  # the folder is not writable: the next process measures again
         return
 
 
@@ -173,7 +173,7 @@ def _read(file: Path) -> dict[str, KernelTime]:
 
 
 def _processor() -> str:
-    """Model and instruction sets: the runtime chooses its kernels by them."""
+    """Return model and instruction sets, by which the runtime chooses its kernels."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""Which layers and channels a pass works on, and which constants are no weights."""
+"""Selection of layers, channels and constants that a pass works on."""

@@ -1,8 +1,8 @@
-"""Which output channels can be pruned: those that are no outputs of the model, tied ones together.
+"""Output channels that can be pruned: those that are not outputs of the model, tied ones together.
 
-Layers whose outputs are added (residual branches) write the same channels: a channel goes only if all of them
-leave it out. Channels whose way through the model is not known (behind Concat, Split, a grouped convolution)
-or that are outputs of the model stay.
+Layers whose outputs are added (residual branches) write the same channels: a channel is removed only if all
+of them remove it. Channels whose path through the model is not known (behind Concat, Split, a grouped
+convolution) or that are outputs of the model stay.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from onnx_admm.model.analysis.channel_groups import ChannelGroup, find_channel_g
 def prunable_channels(
     model: ModelView, sites: Sequence[WeightSite]
 ) -> tuple[tuple[TiedChannels, ...], tuple[Skip, ...]]:
-    """The layers whose output channels can be pruned, tied ones together, and why the others cannot.
+    """Return the layers with prunable output channels, tied ones together, and reasons for the others.
 
     Args:
-        model: holds them.
+        model: the model.
         sites: layers to prune.
     """
     names = {site.name for site in sites}
@@ -42,7 +42,7 @@ def prunable_channels(
 
 
 def _why_kept(group: ChannelGroup, names: set[str]) -> str | None:
-    """Why the channels of a group stay; None where they can be pruned."""
+    """Return why the channels of a group stay; None where they can be pruned."""
     if group.blocked is not None:
         return group.blocked
     if not group.readers:

@@ -1,7 +1,7 @@
-"""Constants that nobody learned: transforms and filter banks, told from weights by their values.
+"""Constants that were designed, not learned: transforms and filter banks, recognised by their values.
 
-A weight may lose digits where the outputs bear it, for nothing says that its values are the right ones. A
-transform is exact on purpose, and its errors are no noise: a rounded Fourier basis leaks at fixed
+A weight may lose digits where the outputs tolerate it, since its values are not the only good ones. A
+transform is exact by design, and its errors are not noise: a rounded Fourier basis leaks at fixed
 frequencies.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _SHORTEST_WAVE = 32
-"""Of a shorter row the spectrum says too little: learned filters of a few taps are smooth too."""
+"""Least length of a row for a spectrum: short learned filters are smooth too."""
 
 _NEIGHBOURS = 2
 """Frequencies on either side of the strongest: the main lobe of the usual windows."""
@@ -27,21 +27,21 @@ _FEW_VALUES, _REPEATED = 256, 64
 _CONCENTRATED, _OF_THE_ROWS = 0.85, 0.9
 _FEWEST_ROWS = 8
 _CONSTANT = 1e-5
-"""Share of a row's largest magnitude within which it counts as constant: float32's rounding, not a wave."""
+"""Share of a row's largest magnitude within which it counts as constant: float32 rounding, no sinusoid."""
 _MOST_BAND = 0.5
 _ROWS = (16, 256)
-"""Rows, evenly spread, whose spectra are looked at: a few, and more where those are sinusoids."""
+"""Numbers of evenly spread rows whose spectra are computed: a few, and more where those are sinusoids."""
 
 
 def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
-    """What kind of transform a constant is, as a sentence's end; None for what may be a weight.
+    """Return the kind of transform of a constant, as a sentence's end; None for possible weights.
 
     Sinusoids (Fourier, constant-Q and wavelet bases, sinusoidal positions): nearly every row along some axis
     has nearly all its energy about its mean in a few neighbouring frequencies. Filter banks (mel, ERB,
-    interpolation): no negative value, mostly zeros, and what is not zero makes one run in each row and each
+    interpolation): no negative value, mostly zeros, and the nonzeros are contiguous in each row and each
     column.
 
-    Learned weights that are as regular are taken for one too; a transform of another kind for a weight.
+    Learned weights that are as regular count as transforms; transforms of other kinds count as weights.
     """
     if constant.ndim < 2 or constant.size == 0:
         return None
@@ -54,7 +54,7 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
 
 
 def pattern_in(table: npt.NDArray[np.generic]) -> str | None:
-    """What tells a table that is added from a learned one, as a sentence's end; None for what may be learned.
+    """Return the pattern of an added table that was not learned, as a sentence's end; else None.
 
     Masks and grids of coordinates repeat few values; learned numbers hardly repeat any.
     """
@@ -65,7 +65,7 @@ def pattern_in(table: npt.NDArray[np.generic]) -> str | None:
 
 
 def _rows(constant: npt.NDArray[np.generic], axis: int, most: int) -> Floats:
-    """Rows along an axis, at most so many of them."""
+    """Return rows along an axis, at most so many of them."""
     moved = np.moveaxis(constant, axis, -1)
     count = math.prod(moved.shape[:-1])
     chosen = np.unravel_index(np.arange(0, count, -(-count // most)), moved.shape[:-1])
@@ -73,7 +73,7 @@ def _rows(constant: npt.NDArray[np.generic], axis: int, most: int) -> Floats:
 
 
 def _is_sinusoidal(rows: Floats) -> bool:
-    """Whether nearly every row that is not constant is a windowed sinusoid about its mean."""
+    """Return whether nearly every row that is not constant is a windowed sinusoid about its mean."""
     if not np.isfinite(rows).all():
         return False
     largest = np.abs(rows).max(axis=1, keepdims=True)
@@ -108,7 +108,7 @@ def _is_filter_bank(constant: npt.NDArray[np.generic]) -> bool:
 
 
 def _is_one_run(there: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """For each row whether what is there stands together."""
+    """Return for each row whether its true entries are contiguous."""
     starts = there & ~np.pad(there, ((0, 0), (1, 0)))[:, :-1]
     one: npt.NDArray[np.bool_] = starts.sum(axis=1) <= 1
     return one

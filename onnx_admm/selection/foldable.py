@@ -1,4 +1,4 @@
-"""Folding what follows a linear layer into the layer: what must hold, and where its bias lies.
+"""Folding of what follows a linear layer into the layer: conditions, and the place of its bias.
 
 What follows is one number per channel, on axis 1 of the layer's output. Everything is computed in float64 and
 stored in the type of the layer's weight.
@@ -20,17 +20,17 @@ OLDEST_OPSET = 7
 
 
 class Unfoldable(Exception):
-    """Why a node stays; its text becomes the Skip's sentence."""
+    """The reason why a node stays; its text becomes the Skip's sentence."""
 
 
 # -- what must hold --------------------------------------------------------------------------
 
 
 def sole_producer(reader: NodeRef, value: ValueRef | None) -> NodeRef:
-    """The node that computes ``value`` for ``reader`` and for nobody else.
+    """Return the node that computes ``value`` for ``reader`` alone.
 
     Raises:
-        Unfoldable: something else reads it too, or no node of the same graph computes it.
+        Unfoldable: another node reads it too, or no node of the same graph computes it.
     """
     producer = None if value is None else value.producer()
     if value is None or producer is None or not producer.shares_graph(reader):
@@ -41,7 +41,7 @@ def sole_producer(reader: NodeRef, value: ValueRef | None) -> NodeRef:
 
 
 def stored(value: ValueRef | None, what: str) -> Array:
-    """The constant in float64.
+    """Return the constant in float64.
 
     Raises:
         Unfoldable: it is computed or left out; ``what`` names it.
@@ -53,7 +53,7 @@ def stored(value: ValueRef | None, what: str) -> Array:
 
 
 def per_channel(array: Array, rank: int, channels: int) -> Array:
-    """What is added to an output of ``rank`` axes, as one number per channel, (c,).
+    """Return the addend of an output of ``rank`` axes as one number per channel, (c,).
 
     Raises:
         Unfoldable: it differs within a channel, or has another number of channels.
@@ -67,7 +67,7 @@ def per_channel(array: Array, rank: int, channels: int) -> Array:
 
 
 def fitting(array: Array, like: ValueRef | None) -> Array:
-    """``array`` in the type of a stored constant.
+    """Return ``array`` in the type of a stored constant.
 
     Raises:
         Unfoldable: a value is beyond its range.
@@ -84,7 +84,7 @@ def fitting(array: Array, like: ValueRef | None) -> Array:
 
 
 def bias_of(layer: NodeRef, channels: int) -> Array:
-    """What the layer itself adds to each channel, (c,): 0 without a bias, ``beta * C`` for Gemm.
+    """Return the layer's own bias of each channel, (c,): 0 without a bias, ``beta * C`` for Gemm.
 
     Raises:
         Unfoldable: it is computed, or not one number per channel.
@@ -100,14 +100,14 @@ def bias_of(layer: NodeRef, channels: int) -> Array:
 
 
 def store_bias(model: ModelView, layer: NodeRef, bias: Array) -> None:
-    """Make ``bias``, (c,), all that the layer adds."""
+    """Make ``bias``, (c,), the whole bias of the layer."""
     store_constant(model, layer, 2, bias)
     if layer.attribute("beta", 1.0) != 1.0:
         model.set_attribute(layer, "beta", 1.0)
 
 
 def store_constant(model: ModelView, node: NodeRef, place: int, array: Array) -> None:
-    """Write a constant input of a node; a constant that others read too stays as it is for them."""
+    """Write a constant input of a node; a constant that others read too stays the same for them."""
     old = node.input(place)
     if old is not None and len(old.uses()) == 1 and not old.is_output:
         model.write(old, array)

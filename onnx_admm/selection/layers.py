@@ -1,4 +1,4 @@
-"""Which layers a pass works on, and a figure for each: by name pattern or in graph order."""
+"""Layers that a pass works on, and a number for each: by name pattern or in graph order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_admm.selection.name_patterns import matching
 from onnx_admm.selection.weight_values import why_left, why_unusable
 
 PerLayer = float | tuple[float, ...] | dict[str, float]
-"""One figure for all layers, one for each in graph order, or one for each name pattern."""
+"""One number for all layers, one for each in graph order, or one for each name pattern."""
 
 _NAMES_SHOWN = 8
 
@@ -20,11 +20,12 @@ _NAMES_SHOWN = 8
 def choose_layers(
     model: ModelView, include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-    """The layers that a pass works on, and why the others are left alone: one answer for every pass.
+    """Return the layers that a pass works on, and the reasons for the others.
 
-    Beside what ``choose_sites`` leaves, weights whose values no pass can work on are left, and constants that
-    nobody learned (see ``weight_values``); a transform that ``include`` names is worked on. Large constants
-    of operators that are no layers have a line too (see ``model.strange``).
+    In addition to those of ``choose_sites``, weights with values that no pass can work on are left, and
+    constants that were not learned (see ``weight_values``); a transform that ``include`` names is worked on.
+    Large constants of operators that are no layers have a line too (see
+    ``model.analysis.unsupported_weights``).
 
     Raises:
         PassRefused: as ``choose_sites``, or no layer is left.
@@ -41,12 +42,12 @@ def choose_layers(
 def usable_layers(
     model: ModelView, sites: Sequence[WeightSite], *, are_named: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-    """The sites whose values a pass can work on, and why the others are left alone.
+    """Return the sites whose values a pass can work on, and the reasons for the others.
 
     Args:
-        model: holds them.
-        sites: to look at.
-        are_named: whether the user asked for them by name; then transforms are worked on too.
+        model: the model.
+        sites: candidate sites.
+        are_named: whether the user named them; then transforms are worked on too.
     """
     functions, left = model.function_scopes(), dict[str, str]()
     for site in sites:
@@ -59,7 +60,7 @@ def usable_layers(
 
 
 def transforms_among(model: ModelView, sites: Sequence[WeightSite]) -> tuple[WeightSite, ...]:
-    """The sites that ``usable_layers`` leaves only because they hold a transform or a fixed pattern."""
+    """Return the sites that ``usable_layers`` leaves only because they hold a transform or pattern."""
     functions = model.function_scopes()
     return tuple(
         site
@@ -80,13 +81,13 @@ def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | No
 def choose_sites(
     sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-    """The sites to work on, and why the others are left alone.
+    """Return the sites to work on, and the reasons for the others.
 
     Args:
         sites: all of the model's.
-        include: name or operator patterns (``*`` and ``?``); empty means all. One that is the very name of a
-            layer or operator means that alone.
-        exclude: patterns that win over ``include``.
+        include: name or operator patterns (``*`` and ``?``); empty means all. A pattern that is the exact
+            name of a layer or operator means that alone.
+        exclude: patterns that override ``include``.
         subgraphs: weights inside subgraphs and functions count too; training does not reach them.
 
     Raises:
@@ -127,7 +128,7 @@ def _some_of(names: Sequence[str]) -> str:
 
 
 def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]) -> PassRefused:
-    """Why no site is left to work on, and what can be done about it."""
+    """Return the error where no site is left, with advice."""
     within_reach = [site.name for site in sites if site.editable and not site.scope]
     if within_reach:
         return PassRefused(
@@ -152,7 +153,7 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
 
 
 def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str, float]:
-    """The figure of each site; of a table, that of the very name, else of the first pattern that fits.
+    """Return the number of each site; in a table the exact name, else the first matching pattern counts.
 
     Raises:
         PassRefused: a list of another length than there are layers, a pattern that matches no layer, or a
@@ -172,7 +173,7 @@ def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str,
 
 
 def _matched(sites: Sequence[WeightSite], patterns: Sequence[str]) -> set[str]:
-    """Names of the sites that a pattern stands for: a layer of that name, else by name or operator."""
+    """Return the names of the sites that a pattern matches: the exact name, else by name or operator."""
     found: set[str] = set()
     for pattern in patterns:
         if any(site.name == pattern for site in sites):

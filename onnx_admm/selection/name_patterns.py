@@ -1,4 +1,4 @@
-"""Patterns of names: ``*`` and ``?`` alone are special, and a name spelt like the pattern comes first."""
+"""Patterns of names: only ``*`` and ``?`` are special, and an exact name takes precedence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a name fits a pattern: ``*`` stands for any text, ``?`` for one character, the rest for itself.
+    """Return whether a name fits a pattern: ``*`` matches any text, ``?`` one character, the rest itself.
 
     Brackets are characters of names (``layers[1].w``), no character classes.
     """
@@ -15,7 +15,7 @@ def fits(name: str, pattern: str) -> bool:
 
 
 def matching(pattern: str, names: Iterable[str]) -> set[str]:
-    """The names that a pattern stands for: the one spelt exactly so where there is one, else all that fit.
+    """Return the names that a pattern matches: the exact one where there is one, else all that fit.
 
     Example:
         >>> sorted(matching("w*", ["w1", "w2"]))

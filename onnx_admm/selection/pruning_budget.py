@@ -1,4 +1,4 @@
-"""How much is pruned: one figure for the whole model, one for each layer, or a pattern."""
+"""Pruning budgets: one number for the whole model, one for each layer, or a pattern."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEYS = ("ratio", "keep", "pattern", "layers")
 
 
 class Budgeted(Protocol):
-    """What a pruning pass is asked for; exactly one of the first four.
+    """Budget of a pruning pass; exactly one of the first four.
 
     Attributes:
         ratio: weights over nonzeros, over all layers.
@@ -25,21 +25,32 @@ class Budgeted(Protocol):
     """
 
     @property
-    def ratio(self) -> float | None: ...
+    def ratio(self) -> float | None:
+        """Weights over nonzeros, over all layers."""
+
     @property
-    def keep(self) -> float | None: ...
+    def keep(self) -> float | None:
+        """Share of nonzeros, 0 to 1, over all layers."""
+
     @property
-    def pattern(self) -> str | None: ...
+    def pattern(self) -> str | None:
+        """N:M along the input channels."""
+
     @property
-    def layers(self) -> PerLayer | None: ...
+    def layers(self) -> PerLayer | None:
+        """Share of nonzeros by layer."""
+
     @property
-    def include(self) -> tuple[str, ...]: ...
+    def include(self) -> tuple[str, ...]:
+        """Patterns of layers to work on."""
+
     @property
-    def exclude(self) -> tuple[str, ...]: ...
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of layers to leave."""
 
 
 def given_budgets(asked: Budgeted) -> list[str]:
-    """Keys of the budgets that are stated.
+    """Return the keys of the budgets that are stated.
 
     Raises:
         PassRefused: more than one, or an impossible one.
@@ -67,7 +78,7 @@ def require_budget(asked: Budgeted) -> None:
 
 
 def global_density(asked: Budgeted, sites: Sequence[WeightSite], reference: ModelView) -> float:
-    """Share of the weights of ``sites`` that ``ratio`` or ``keep`` leaves.
+    """Return the share of the weights of ``sites`` that ``ratio`` or ``keep`` leaves.
 
     The budget counts the weights of the reference: what earlier passes removed stays removed.
     """
@@ -85,7 +96,7 @@ def global_density(asked: Budgeted, sites: Sequence[WeightSite], reference: Mode
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:
-    """``"2:4"`` as (2, 4).
+    """Return ``"2:4"`` as (2, 4).
 
     Raises:
         PassRefused: not N:M with 0 < N < M.

@@ -1,4 +1,4 @@
-"""Which values a weight can be compressed with: one check that every pass asks before it works on one."""
+"""Values with which a weight can be compressed: one check for every pass."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from onnx_admm.admm.sets.scale import LEAST_PEAK
 from onnx_admm.selection.fixed_transforms import transform_in
 
 _SMALLEST = {name: float(np.finfo(name).tiny) for name in ("float16", "float32", "float64")}
-"""Types that are worked on, and the least magnitude of theirs that has all its digits."""
+"""Supported types, and the least magnitude with full precision of each."""
 
 _LARGEST = 1e15
-"""From here on float32 holds no square times the number of weights."""
+"""Magnitude from which on float32 cannot hold a square times the number of weights."""
 
 
 def why_unusable(values: npt.NDArray[np.generic]) -> str | None:
-    """Why no pass can work on a weight of these values, as a sentence's end; None where every pass can.
+    """Return why no pass can work on a weight of these values, as a sentence's end; else None.
 
     Types without arithmetic here, no elements, NaN and infinities, magnitudes whose squares overflow, and
-    weights of denormal numbers alone (or nearly so), whose scales no float holds with the digits they need.
+    weights of denormal numbers alone (or nearly so), whose scales cannot be represented with the digits they
+    need.
     """
     if values.dtype.name not in _SMALLEST:
         return f"{values.dtype.name} weights have no smaller form here"
@@ -36,11 +37,11 @@ def why_unusable(values: npt.NDArray[np.generic]) -> str | None:
 
 
 def why_left(values: npt.NDArray[np.generic], *, is_named: bool = False) -> str | None:
-    """Why a weight is left alone, as a sentence's end; None for one to work on.
+    """Return why a weight is left unchanged, as a sentence's end; None for one to work on.
 
     Args:
-        values: of the weight.
-        is_named: whether the user asked for it by name; then it may be a transform too (see ``transforms``).
+        values: values of the weight.
+        is_named: whether the user named it; then it may be a transform too (see ``transforms``).
     """
     why = why_unusable(values)
     return why if why is not None or is_named else transform_in(values)

@@ -1,4 +1,4 @@
-"""Amounts as users write them: ``20x``, ``0.5%``, ``N=1,T=160``."""
+"""Amounts in users' notation: ``20x``, ``0.5%``, ``N=1,T=160``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parse_share(text: str, where: str) -> float:
 
 
 def number_before_x(text: str) -> str | None:
-    """Return what stands before an ``x`` or ``X`` at the end; None for a text that does not end so."""
+    """Return the text before an ``x`` or ``X`` at the end; None where there is none."""
     plain = text.strip()
     return plain[:-1].strip() if plain[-1:] in ("x", "X", "×") else None
 

@@ -1,4 +1,4 @@
-"""Ranges of numbers that users state: in flags, in recipes and profiles, and in Python.
+"""Ranges of numbers in flags, in recipes and profiles, and in Python.
 
 A settings dataclass states them as annotations, so that `settings.build` refuses a value from a file and
 `check_ranges` one from Python. NaN lies in no range, infinity in none of these.
@@ -46,9 +46,9 @@ _RANGE_ERRORS = {
 
 
 def check_ranges(settings: object, place: str) -> None:
-    """Refuse a settings dataclass made in Python that holds a number out of its annotated range.
+    """Refuse a settings dataclass made in Python with a number out of its annotated range.
 
-    Types are not checked: a numpy number will do.
+    Types are not checked: a numpy number is accepted.
 
     Raises:
         RecipeError: names the field.

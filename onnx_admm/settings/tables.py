@@ -18,14 +18,14 @@ from onnx_admm.errors import RecipeError, located, reason_of
 _T = TypeVar("_T")
 
 MOST_BYTES = 4 * 2**20
-"""Size of a TOML file; the parser takes some hundred times as much memory."""
+"""Largest size of a TOML file; the parser takes some hundred times as much memory."""
 
 _MOST_DOTS = 100
 """Parts of a dotted key; the parser's time grows with their square."""
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a TOML file.
+    """Return the content of a TOML file.
 
     Raises:
         RecipeError: it cannot be read, or is not TOML.
@@ -46,7 +46,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_toml(text: str, place: str) -> dict[str, Any]:
-    """TOML text as a table; raises as `read_toml`."""
+    """Return TOML text as a table; raises as `read_toml`."""
     if any(part.count(".") > _MOST_DOTS for line in text.splitlines() for part in line.split(",")):
         raise RecipeError("not TOML that can be read (a key of too many parts)", where=place)
     try:
@@ -58,7 +58,7 @@ def parse_toml(text: str, place: str) -> dict[str, Any]:
 
 
 def merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put ``changes`` over ``table``, table by table; what they do not name stays."""
+    """Update ``table`` by ``changes``, table by table; other keys stay."""
     for key, value in changes.items():
         known = table.get(key)
         if isinstance(known, dict) and isinstance(value, Mapping):
@@ -68,7 +68,7 @@ def merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def build(cls: type[_T], table: object, place: str) -> _T:
-    """A dataclass from a table, strict about types (an array may become a tuple).
+    """Return a dataclass from a table, strict about types (an array may become a tuple).
 
     Raises:
         RecipeError: an unknown key, with the nearest known one; a missing key; an impossible value.
@@ -79,7 +79,7 @@ def build(cls: type[_T], table: object, place: str) -> _T:
     check_finite(table, place)
     try:
         with located(place):
-            # By way of JSON: strict about types, yet an array may become a tuple.
+            # Through JSON: strict about types, yet an array may become a tuple.
             made: _T = _adapter(cls).validate_json(json.dumps(dict(table), default=str), strict=True)
     except pydantic.ValidationError as error:
         raise _refusal(error, place) from error
@@ -103,7 +103,7 @@ def check_finite(table: object, place: str, key: str = "") -> None:
 
 
 def required_keys(cls: type) -> set[str]:
-    """Keys of a settings dataclass that have no default; none for any other class."""
+    """Return the keys of a settings dataclass that have no default; none for any other class."""
     if not dataclasses.is_dataclass(cls):
         return set()
     absent = dataclasses.MISSING
@@ -115,7 +115,7 @@ def required_keys(cls: type) -> set[str]:
 
 
 def unbuild(settings: object) -> dict[str, Any]:
-    """The table that `build` makes ``settings`` from: defaults written out, keys that are None left out."""
+    """Return the table that `build` makes ``settings`` from: with defaults, without keys that are None."""
     plain: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json", exclude_none=True)
     return plain
 
@@ -138,7 +138,7 @@ def check_keys(table: Mapping[str, Any], known: Iterable[str], place: str) -> No
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """``Did you mean 'x'?`` for a misspelt name; None where nothing is near."""
+    """Return ``Did you mean 'x'?`` for a misspelt name; None where nothing is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean '{near[0]}'?" if near else None
 

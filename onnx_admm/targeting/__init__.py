@@ -1,1 +1,1 @@
-"""How a cost budget is met: what is on offer for each layer, the rounds of the search, the reasons given."""
+"""Search for a result within a cost budget: candidates of layers, rounds, and reasons."""

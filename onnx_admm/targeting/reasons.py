@@ -1,4 +1,4 @@
-"""Why a layer is treated as it is: its alternatives and their prices, and what savings cost elsewhere."""
+"""Reasons for each layer's option: its alternatives, their costs, and the cost of savings elsewhere."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ import numpy.typing as npt
 
 from onnx_admm.allocation.allocation import FLOAT_BITS
 from onnx_admm.allocation.knapsack import Floats
-from onnx_admm.contracts import Treatment
-from onnx_admm.targeting.offers import Market, Offers
+from onnx_admm.contracts import CompressionOption
+from onnx_admm.targeting.search_space import Candidates, SearchSpace
 
 _BINDING = 0.97
-"""A budget that is used up to this share says what savings are worth; others do not count."""
+"""Share of a budget from which on it counts as binding."""
 
 _ROUNDING = 1e-12
-"""Prices, as shares of the budget, that differ by less are the same."""
+"""Difference of costs, as shares of the budget, below which they are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The move from one offer of a layer to another.
+    """The change from one candidate of a layer to another.
 
     Attributes:
-        index: of the offer it leads to.
-        saved: of the budget, as a share of it; negative for a milder offer.
-        damage: what it adds to the outputs' damage.
+        index: index of the other candidate.
+        saved: saving as a share of the budget; negative for a milder candidate.
+        relative_error: increase of the outputs' relative error.
     """
 
     index: int
     saved: float
-    damage: float
+    relative_error: float
 
     @property
     def rate(self) -> float:
-        """Damage for a hundredth of the budget."""
-        return self.damage / (100 * self.saved) if self.saved else math.inf
+        """Relative error for a hundredth of the budget."""
+        return self.relative_error / (100 * self.saved) if self.saved else math.inf
 
 
 def explain(
-    market: Market,
+    search_space: SearchSpace,
     choice: Mapping[str, int],
     *,
     shares: Sequence[float] | None = None,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """For each layer its treatment, the alternatives' prices and a sentence; JSON-ready.
+    """Return for each layer its option, the alternatives' costs and a sentence; JSON-ready.
 
     Args:
-        market: what was on offer.
-        choice: index of each layer's treatment.
-        shares: the budgets it was made for; None: the market's.
-        scales: what layers' damages are multiplied by.
+        search_space: the candidates of all layers.
+        choice: index of each layer's compression option.
+        shares: the budgets of the choice; None: the search space's.
+        scales: factors on layers' relative errors.
     """
-    limits = np.array(list(market.budgets.values()) if shares is None else shares)
-    binds = np.array(market.cost(choice)) > _BINDING * limits
+    limits = np.array(list(search_space.budgets.values()) if shares is None else shares)
+    binds = np.array(search_space.cost(choice)) > _BINDING * limits
     weights = (binds if binds.any() else np.ones(len(limits))) / limits
     lines = {
-        name: _Line(market, name, index, (scales or {}).get(name, 1.0), weights / max(1, binds.sum()))
+        name: _Line(search_space, name, index, (scales or {}).get(name, 1.0), weights / max(1, binds.sum()))
         for name, index in choice.items()
     }
     going = max((line.back.rate for line in lines.values() if line.back is not None), default=0.0)
@@ -69,124 +69,143 @@ def explain(
 
 
 class _Line:
-    """One layer's choice among its offers; prices are shares of the budgets that bind, one with another."""
+    """One layer's choice among its candidates; prices are shares of the budgets that bind, on average."""
 
-    def __init__(self, market: Market, name: str, index: int, scale: float, weights: Floats) -> None:
-        self.market, self.index = market, index
-        self.offers: Offers = market.offers[name]
+    def __init__(
+        self, search_space: SearchSpace, name: str, index: int, scale: float, weights: Floats
+    ) -> None:
+        self.search_space, self.index = search_space, index
+        self.candidates: Candidates = search_space.candidates[name]
         self.binds = weights > 0
-        self.prices: Floats = self.offers.costs @ weights
-        self.damages: Floats = self.offers.damages * scale
+        self.prices: Floats = self.candidates.costs @ weights
+        self.relative_errors: Floats = self.candidates.relative_errors * scale
         self.back, self.on = self._milder(), self._stronger()
 
     @property
-    def chosen(self) -> Treatment:
-        return self.offers.treatments[self.index]
+    def chosen(self) -> CompressionOption:
+        return self.candidates.options[self.index]
 
     def facts(self, going: float) -> dict[str, Any]:
         chosen = self.chosen
-        ratio = self.offers.break_even(chosen.bits)
+        ratio = self.candidates.break_even(chosen.bits)
         return {
             "density": chosen.density,
             "bits": chosen.bits,
-            "damage": float(self.damages[self.index]),
+            "relative_error": float(self.relative_errors[self.index]),
             "cost": self._costs(self.index),
-            "dense_cost": self._costs(self.offers.untouched),
+            "dense_cost": self._costs(self.candidates.untouched),
             "break_even": None if math.isinf(ratio) else ratio,
             "alternatives": [self._alternative(index) for index in self._alternatives()],
             "why": self.why(going),
         }
 
     def why(self, going: float) -> str:
-        """The sentence."""
+        """Return the sentence."""
         chosen = self.chosen
-        if self.index == self.offers.untouched:
+        if self.index == self.candidates.untouched:
             return f"left as it is: {self._why_dense()}{self._why_not_on(going)}"
         parts = [self.words(chosen)]
         if chosen.density == 1:
             parts.append(f"not pruned: {self._why_dense()}")
         if self.back is not None:
             parts.append(
-                f"{self.words(self.offers.treatments[self.back.index])} instead would cost "
-                f"{-100 * self.back.saved:.2g} % of the budget for {-self.back.damage:.2g} less damage"
+                f"{self.words(self.candidates.options[self.back.index])} instead would cost "
+                f"{-100 * self.back.saved:.2g} % of the budget "
+                f"for {-self.back.relative_error:.2g} less relative error"
             )
         return "; ".join(parts) + self._why_not_on(going)
 
     @staticmethod
-    def words(treatment: Treatment) -> str:
-        """``pruned 8.3x, 4 bits``."""
-        pruned = "dense" if treatment.density == 1 else f"pruned {1 / treatment.density:.3g}x"
-        return pruned if treatment.bits == FLOAT_BITS else f"{pruned}, {treatment.bits} bits"
+    def words(option: CompressionOption) -> str:
+        """Return the option as words: ``pruned 8.3x, 4 bits``."""
+        pruned = "dense" if option.density == 1 else f"pruned {1 / option.density:.3g}x"
+        return pruned if option.bits == FLOAT_BITS else f"{pruned}, {option.bits} bits"
 
     def _why_dense(self) -> str:
-        ratio = self.offers.break_even(self.chosen.bits)
+        ratio = self.candidates.break_even(self.chosen.bits)
         if math.isinf(ratio):
-            return f"zeros never pay here on '{self.market.cost_model.name}'"
+            return f"zeros never pay here on '{self.search_space.cost_model.name}'"
         if ratio > 1:
-            return f"zeros pay from {ratio:.3g}x on, and that many do more damage than they save"
-        return "zeros do more damage here than they save"
+            return f"zeros pay from {ratio:.3g}x on, and that many add more error than they save"
+        return "zeros add more error here than they save"
 
     def _why_not_on(self, going: float) -> str:
         if self.on is None:
-            return "" if self.index == self.offers.untouched else "; nothing stronger costs less"
-        what = self.words(self.offers.treatments[self.on.index])
+            return "" if self.index == self.candidates.untouched else "; nothing stronger costs less"
+        what = self.words(self.candidates.options[self.on.index])
         return (
-            f"; {what} would save {100 * self.on.saved:.2g} % of the budget at {self.on.rate:.2g} damage a "
-            f"hundredth (the marginal cost is {going:.2g})"
+            f"; {what} would save {100 * self.on.saved:.2g} % of the budget "
+            f"at {self.on.rate:.2g} relative error a hundredth (the marginal cost is {going:.2g})"
         )
 
     def _stronger(self) -> Step | None:
-        """The cheapest step to an offer that costs less, and no more of any budget that binds."""
-        costs = self.offers.costs[:, self.binds]
+        """Return the cheapest step to a candidate that costs less, and no more of any binding budget."""
+        costs = self.candidates.costs[:, self.binds]
         allowed = (costs <= costs[self.index] + _ROUNDING).all(axis=1)
         steps = self._steps(allowed & (self.prices < self.prices[self.index] - _ROUNDING))
         return min(steps, key=lambda step: step.rate, default=None)
 
     def _milder(self) -> Step | None:
-        """The step back that would give back most for what it costs."""
+        """Return the milder option that recovers most error for its cost."""
         steps = self._steps(self.prices > self.prices[self.index] + _ROUNDING)
-        gains = [step for step in steps if step.damage < 0]
+        gains = [step for step in steps if step.relative_error < 0]
         return max(gains, key=lambda step: step.rate, default=None)
 
-    def _steps(self, wanted: npt.NDArray[np.bool_]) -> list[Step]:
-        """To each of the wanted offers."""
-        saved, damage = self.prices[self.index] - self.prices, self.damages - self.damages[self.index]
-        return [Step(int(each), float(saved[each]), float(damage[each])) for each in np.flatnonzero(wanted)]
+    def _steps(self, requested: npt.NDArray[np.bool_]) -> list[Step]:
+        """Return the step to each of the requested candidates."""
+        saved, relative_error = (
+            self.prices[self.index] - self.prices,
+            self.relative_errors - self.relative_errors[self.index],
+        )
+        return [
+            Step(int(each), float(saved[each]), float(relative_error[each]))
+            for each in np.flatnonzero(requested)
+        ]
 
     def _alternatives(self) -> list[int]:
-        """The dense layer, as many bits without zeros, the next milder and the next stronger."""
+        """Return the indices of the alternatives to report.
+
+        These are the dense layer, as many bits without zeros, the next milder and the next stronger
+        candidate.
+        """
         same_bits = [
             index
-            for index, each in enumerate(self.offers.treatments)
+            for index, each in enumerate(self.candidates.options)
             if each.density == 1 and each.bits == self.chosen.bits
         ]
         steps = [step.index for step in (self.back, self.on) if step is not None]
-        wanted = dict.fromkeys([self.offers.untouched, *same_bits, *steps])
-        return [index for index in wanted if index != self.index]
+        requested = dict.fromkeys([self.candidates.untouched, *same_bits, *steps])
+        return [index for index in requested if index != self.index]
 
     def _alternative(self, index: int) -> dict[str, Any]:
-        treatment = self.offers.treatments[index]
+        option = self.candidates.options[index]
         return {
-            "density": treatment.density,
-            "bits": treatment.bits,
-            "damage": float(self.damages[index]),
+            "density": option.density,
+            "bits": option.bits,
+            "relative_error": float(self.relative_errors[index]),
             "cost": self._costs(index),
         }
 
     def _costs(self, index: int) -> dict[str, float]:
-        """In the cost model's own units."""
-        shares = self.offers.costs[index] * np.array(self.market.original)
-        return {figure: float(cost) for figure, cost in zip(self.market.budgets, shares, strict=True)}
+        """Return the costs in the cost model's own units."""
+        shares = self.candidates.costs[index] * np.array(self.search_space.original)
+        return {
+            quantity: float(cost) for quantity, cost in zip(self.search_space.budgets, shares, strict=True)
+        }
 
 
-def by_operator(market: Market, choice: Mapping[str, int]) -> dict[str, dict[str, list[float]]]:
-    """For each operator with treated weights and each budget: cost before and after."""
-    operators = {profile.weight: profile.op_type for profile in market.profiles if profile.weight}
+def by_operator(search_space: SearchSpace, choice: Mapping[str, int]) -> dict[str, dict[str, list[float]]]:
+    """Return the costs before and after for each operator with compressed weights and each budget."""
+    operators = {profile.weight: profile.op_type for profile in search_space.profiles if profile.weight}
     sums: dict[str, dict[str, list[float]]] = {}
     for name, index in choice.items():
-        offers = market.offers[name]
-        row = sums.setdefault(operators.get(name, ""), {figure: [0.0, 0.0] for figure in market.budgets})
-        for place, (figure, whole) in enumerate(zip(market.budgets, market.original, strict=True)):
-            for side, option in enumerate((offers.untouched, index)):
-                row[figure][side] += float(offers.costs[option, place]) * whole
+        candidates = search_space.candidates[name]
+        row = sums.setdefault(
+            operators.get(name, ""), {quantity: [0.0, 0.0] for quantity in search_space.budgets}
+        )
+        for place, (quantity, whole) in enumerate(
+            zip(search_space.budgets, search_space.original, strict=True)
+        ):
+            for side, option in enumerate((candidates.untouched, index)):
+                row[quantity][side] += float(candidates.costs[option, place]) * whole
     return sums

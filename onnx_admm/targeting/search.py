@@ -1,10 +1,11 @@
-"""Rounds until a budget and an accuracy hold together, or the best that can be had is known.
+"""Search in rounds until a budget and an accuracy are both met, or the best result is known.
 
-A round chooses a treatment for every layer (one knapsack over measured damages and prices), carries it out
-and measures the result. Where too much accuracy is lost the next round knows more: each layer's damages are
-multiplied by how much worse the layer turned out to be among the others than alone, and the same budget is
-split anew. When a new split brings nothing, the budget is relaxed: half way back to the dense model, then by
-bisection, so that what is reported as the best found is close to the least cost the accuracy allows.
+A round chooses a compression option for every layer (one knapsack over measured relative errors and costs),
+applies it and measures the result. Where too much accuracy is lost the next round corrects the errors: each
+layer's relative errors are multiplied by how much larger the layer's effect was together with the others than
+alone, and the same budget is allocated again. When a new allocation brings nothing, the budget is relaxed:
+half way back to the dense model, then by bisection, so that the best result found is close to the least cost
+that the accuracy allows.
 
 The loop around ADMM of Ren et al., arXiv 1812.11677, Fig. 5, with a knapsack where the paper lowers one layer
 after the other by hand.
@@ -20,32 +21,32 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from onnx_admm.allocation.knapsack import Floats
-from onnx_admm.targeting.offers import Market
+from onnx_admm.targeting.search_space import SearchSpace
 
 _logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _RESPLITS = 2
-"""Rounds that split one budget anew before it is relaxed."""
+"""Rounds that allocate one budget again before it is relaxed."""
 
 _MOST_CORRECTION = 4.0
-"""One measurement moves a layer's damages by no more than that, up or down."""
+"""Largest factor by which one measurement corrects a layer's relative errors, up or down."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult(Generic[Result]):
-    """What came of a choice.
+    """Result of a choice.
 
     Attributes:
-        result: the compressed model, or whatever stands for it.
-        drop: accuracy lost, in percentage points; None where nobody asked.
-        given_back: damage that goes away when a layer alone is put back, by site name.
+        result: the compressed model, or its substitute.
+        drop: accuracy lost, in percentage points; None where it was not measured.
+        recovered: relative error that disappears when a layer alone is restored, by site name.
     """
 
     result: Result
     drop: float | None = None
-    given_back: Mapping[str, float] = field(default_factory=dict)
+    recovered: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +55,29 @@ class Round:
 
     Attributes:
         shares: the budget of the round, as shares of the original's costs.
-        choice: index of each layer's offer.
-        cost: what the choice costs.
-        damage: that was expected of it.
+        choice: index of each layer's candidate.
+        cost: cost of the choice.
+        relative_error: expected relative error.
         drop: accuracy lost, in percentage points.
     """
 
     shares: tuple[float, ...]
     choice: Mapping[str, int]
     cost: tuple[float, ...]
-    damage: float
+    relative_error: float
     drop: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult(Generic[Result]):
-    """The end of a search.
+    """Result of a search.
 
     Attributes:
-        best: the cheapest round that keeps the accuracy; None where none did: the model as it was is all.
-        result: what came of it.
+        best: the cheapest round that keeps the accuracy; None where none did and the model stays as it was.
+        result: its result.
         is_met: whether it keeps to the budget too.
-        rounds: all of them, in order.
-        scales: what layers' damages were multiplied by in the end.
+        rounds: all rounds, in order.
+        scales: final factors on layers' relative errors.
     """
 
     best: Round | None
@@ -87,25 +88,25 @@ class SearchResult(Generic[Result]):
 
 
 def search(
-    market: Market,
+    search_space: SearchSpace,
     attempt: Callable[[Mapping[str, int]], CandidateResult[Result]],
     *,
     max_drop: float | None,
     most_rounds: int,
 ) -> SearchResult[Result]:
-    """Meet ``market.budgets`` at a drop of at most ``max_drop`` points.
+    """Meet ``search_space.budgets`` at a drop of at most ``max_drop`` points.
 
     Args:
-        market: what is on offer.
-        attempt: carries a choice out and measures it.
-        max_drop: accuracy that may be lost; None: one round, whatever is lost.
+        search_space: the candidates of all layers.
+        attempt: applies a choice and measures it.
+        max_drop: accuracy that may be lost, in percentage points; None: one round, whatever is lost.
         most_rounds: attempts at most.
 
     Raises:
         BudgetExceeded: no choice keeps to the budget, whatever the accuracy.
     """
-    target = np.array(list(market.budgets.values()))
-    scales: dict[str, float] = dict.fromkeys(market.offers, 1.0)
+    target = np.array(list(search_space.budgets.values()))
+    scales: dict[str, float] = dict.fromkeys(search_space.candidates, 1.0)
     rounds: list[Round] = []
     tried: set[tuple[int, ...]] = set()
     best: tuple[Round, Result] | None = None
@@ -113,7 +114,7 @@ def search(
     resplits = 0
     while len(rounds) < most_rounds:
         shares = target**relaxed
-        choice = market.choose([float(share) for share in shares], scales)
+        choice = search_space.choose([float(share) for share in shares], scales)
         is_new = tuple(choice.values()) not in tried
         if is_new:
             tried.add(tuple(choice.values()))
@@ -121,8 +122,8 @@ def search(
             made = Round(
                 tuple(map(float, shares)),
                 choice,
-                market.cost(choice),
-                market.damage(choice, scales),
+                search_space.cost(choice),
+                search_space.relative_error(choice, scales),
                 outcome.drop,
             )
             rounds.append(made)
@@ -133,14 +134,14 @@ def search(
                 "no" if made.drop is None else f"{made.drop:.2f}",
             )
             if max_drop is None or (outcome.drop is not None and outcome.drop <= max_drop + 1e-3):
-                if best is None or _dearness(made, target) < _dearness(best[0], target):
+                if best is None or _cost_ratio(made, target) < _cost_ratio(best[0], target):
                     best = made, outcome.result
                 if relaxed == 1.0:
                     break
                 holding = relaxed
                 resplits = _RESPLITS
             else:
-                scales = _corrected(market, choice, outcome.given_back, scales)
+                scales = _corrected(search_space, choice, outcome.recovered, scales)
                 if relaxed == 1.0 and resplits < _RESPLITS:
                     resplits += 1
                     continue
@@ -154,11 +155,13 @@ def search(
     return SearchResult(best[0] if best else None, best[1] if best else None, met, tuple(rounds), scales)
 
 
-def not_reachable(market: Market, found: SearchResult[Result], max_drop: float | None) -> str | None:
-    """The sentence for a budget that was not met; None where it was."""
+def not_reachable(
+    search_space: SearchSpace, found: SearchResult[Result], max_drop: float | None
+) -> str | None:
+    """Return the sentence for a budget that was not met; None where it was."""
     if found.is_met:
         return None
-    asked = ", ".join(f"{figure}={share:.4g}x" for figure, share in market.budgets.items())
+    asked = ", ".join(f"{quantity}={share:.4g}x" for quantity, share in search_space.budgets.items())
     limit = "" if max_drop is None else f" within a drop of {max_drop:g} points"
     tried = f"after {len(found.rounds)} round{'' if len(found.rounds) == 1 else 's'}"
     if found.best is None:
@@ -166,28 +169,32 @@ def not_reachable(market: Market, found: SearchResult[Result], max_drop: float |
         got = f"; the mildest tried lost {least.drop:.2f} points" if least.drop is not None else ""
         return f"{asked}{limit} is not reachable: the best found {tried} is the model as it was{got}"
     reached = ", ".join(
-        f"{figure}={share:.4g}x" for figure, share in zip(market.budgets, found.best.cost, strict=True)
+        f"{quantity}={share:.4g}x"
+        for quantity, share in zip(search_space.budgets, found.best.cost, strict=True)
     )
     at = "" if found.best.drop is None else f" at a drop of {found.best.drop:.2f} points"
     return f"{asked}{limit} is not reachable: the best found {tried} is {reached}{at}"
 
 
-def _dearness(made: Round, target: Floats) -> float:
+def _cost_ratio(made: Round, target: Floats) -> float:
     return float((np.array(made.cost) / target).max())
 
 
 def _corrected(
-    market: Market, choice: Mapping[str, int], given_back: Mapping[str, float], scales: Mapping[str, float]
+    search_space: SearchSpace,
+    choice: Mapping[str, int],
+    recovered: Mapping[str, float],
+    scales: Mapping[str, float],
 ) -> dict[str, float]:
-    """Scales after a measurement: what a layer gives back among the others over what it does alone.
+    """Scale each layer's error: what restoring it recovers in the model, over its error when changed alone.
 
     Only the layers' relation to one another counts, so the mean correction (of the logarithms) is taken out.
     """
     ratios: dict[str, float] = {}
     for name, index in choice.items():
-        alone = float(market.offers[name].damages[index])
-        if alone > 0 and given_back.get(name, 0.0) > 0:
-            ratios[name] = given_back[name] / alone
+        alone = float(search_space.candidates[name].relative_errors[index])
+        if alone > 0 and recovered.get(name, 0.0) > 0:
+            ratios[name] = recovered[name] / alone
     if not ratios:
         return dict(scales)
     mean = float(np.exp(np.mean(np.log(list(ratios.values())))))

@@ -1,4 +1,4 @@
-"""Contract batteries for plug-ins: call them from the tests of your own passes and cost models.
+"""Contract tests for plug-ins: call them from the tests of your own passes and cost models.
 
 from onnx_admm.testing import check_cost_model, check_pass
 

@@ -1,17 +1,17 @@
-"""The error of a battery."""
+"""The error of a contract test."""
 
 from __future__ import annotations
 
 
 class ContractBroken(AssertionError):
-    """A plug-in does not keep a promise; the sentence names the plug-in, the case and the promise."""
+    """A plug-in breaks its contract; the message names the plug-in, the case and the requirement."""
 
 
 def demand(kept: bool, subject: str, promise: str, got: object = None) -> None:
-    """Raise unless the promise was kept.
+    """Raise an error unless a requirement of the contract is met.
 
     Raises:
-        ContractBroken: it was not.
+        ContractBroken: it is not met.
     """
     if not kept:
         raise ContractBroken(f"{subject}: {promise}" + ("" if got is None else f"; got {got}"))

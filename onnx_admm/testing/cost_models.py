@@ -1,4 +1,4 @@
-"""The battery that every cost model goes through."""
+"""The contract tests of cost models."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping
 
 from onnx_admm.contracts import (
-    FIGURES,
+    QUANTITIES,
     Composition,
+    CompressionOption,
     Cost,
     CostModel,
     LayerProfile,
     ModelView,
-    Treatment,
 )
 from onnx_admm.costs.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.errors import OnnxAdmmError, UnknownExtent, UnpricedOperator
@@ -24,9 +24,9 @@ from onnx_admm.testing.contract import demand
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0)
 _BITS = (1, 2, 4, 8, 32)
 _STRUCTURES = ("unstructured", "2:4", "block", "channel")
-_TREATMENTS = (
-    *(Treatment(density, bits) for density, bits in itertools.product(_DENSITIES, _BITS)),
-    *(Treatment(0.5, bits, structure) for bits, structure in itertools.product(_BITS, _STRUCTURES)),
+_OPTIONS = (
+    *(CompressionOption(density, bits) for density, bits in itertools.product(_DENSITIES, _BITS)),
+    *(CompressionOption(0.5, bits, structure) for bits, structure in itertools.product(_BITS, _STRUCTURES)),
 )
 _BOUND = {"N": 1, "T": 7}
 _OTHERWISE = {"N": 3, "T": 11}
@@ -56,7 +56,9 @@ _KINDS = """
 
 
 def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
-    """Rows of every kind a cost model meets: convolutions, products, a recurrent layer, a lookup, the rest.
+    """Return rows of every kind that a cost model meets.
+
+    These are convolutions, products, a recurrent layer, a lookup and nodes without weights.
 
     Args:
         bindings: extents of the axes ``N`` and ``T``; by default 1 and 7.
@@ -65,30 +67,30 @@ def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...
 
 
 def check_cost_model(model: CostModel) -> None:
-    """Hold a cost model to its contract on `layers`, under all kinds of treatments.
+    """Check a cost model's contract on `layers`, under all kinds of compression options.
 
-    It says what it assumes and which figures it gives, and gives these and no others, with an uncertainty for
-    times and energies. Every figure is finite and not negative; the same question gets the same answer; a
-    figure that depends on an open axis is an `UnknownExtent` that says how to bind it; a row is priced or
-    refused with a named error that names it; what cannot be priced is listed by `price`, the total is the
-    stated composition of the rest; a break-even ratio is at least 1.
+    It states its assumptions and its quantities, and gives these and no others, with an uncertainty for times
+    and energies. Every quantity is finite and not negative; equal questions get equal answers; a quantity
+    that depends on an open axis raises `UnknownExtent`, which says how to bind it; a row is priced or refused
+    with a named error that names it; rows without a price are listed by `price`, the total is the stated
+    composition of the rest; a break-even ratio is at least 1.
 
     Raises:
-        ContractBroken: names the cost model, the layer and the promise.
+        ContractBroken: names the cost model, the layer and the requirement.
     """
     subject = getattr(model, "name", type(model).__name__)
     _check_declaration(model, subject)
     priced = 0
     rows = zip(layers(), layers(_OTHERWISE), layers({}), strict=True)
     for bound, otherwise, unbound in rows:
-        for treatment in _TREATMENTS if bound.weight else (as_stored(bound),):
-            case = f"{subject} on {bound.node} ({bound.op_type}), {_say(treatment)}"
-            cost = _estimate(model, bound, treatment, case)
+        for option in _OPTIONS if bound.weight else (as_stored(bound),):
+            case = f"{subject} on {bound.node} ({bound.op_type}), {_say(option)}"
+            cost = _estimate(model, bound, option, case)
             if cost is not None:
                 priced += 1
                 _check_cost(model, cost, case)
-                demand(model.estimate(bound, treatment) == cost, case, "answers the same question alike")
-                _check_unbound(model, (bound, otherwise, unbound), treatment, case)
+                demand(model.estimate(bound, option) == cost, case, "answers the same question alike")
+                _check_unbound(model, (bound, otherwise, unbound), option, case)
     demand(priced > 0, subject, "prices at least one row")
     _check_table(model, subject)
     _check_break_even(model, subject)
@@ -99,15 +101,15 @@ def _check_declaration(model: CostModel, subject: str) -> None:
     parameters = getattr(type(model), "__dataclass_params__", None)
     demand(parameters is not None and parameters.frozen, subject, "is a frozen dataclass")
     demand(bool(model.assumes.strip()), subject, "says what it assumes")
-    demand(bool(model.figures), subject, "gives at least one figure")
-    strange = [name for name in model.figures if name not in FIGURES]
-    demand(not strange, subject, f"gives figures among {', '.join(FIGURES)}", strange or None)
+    demand(bool(model.quantities), subject, "gives at least one quantity")
+    unknown = [name for name in model.quantities if name not in QUANTITIES]
+    demand(not unknown, subject, f"gives quantities among {', '.join(QUANTITIES)}", unknown or None)
 
 
-def _estimate(model: CostModel, layer: LayerProfile, treatment: Treatment, case: str) -> Cost | None:
-    """The cost; None where the row was refused in due form."""
+def _estimate(model: CostModel, layer: LayerProfile, option: CompressionOption, case: str) -> Cost | None:
+    """Return the cost; None where the row was refused with a named error."""
     try:
-        return model.estimate(layer, treatment)
+        return model.estimate(layer, option)
     except OnnxAdmmError as error:
         demand(layer.node in str(error), case, "names the node it cannot price", error)
         demand(not isinstance(error, UnknownExtent), case, "prices what is bound", error)
@@ -115,33 +117,33 @@ def _estimate(model: CostModel, layer: LayerProfile, treatment: Treatment, case:
 
 
 def _check_cost(model: CostModel, cost: Cost, case: str) -> None:
-    for name in FIGURES:
-        figure = getattr(cost, name)
-        promised = name in model.figures
-        demand((figure is not None) == promised, case, f"gives {name} if and only if it says so", figure)
-        sound = figure is None or (math.isfinite(figure) and figure >= 0)
-        demand(sound, case, f"gives a finite {name} of at least 0", figure)
+    for name in QUANTITIES:
+        quantity = getattr(cost, name)
+        promised = name in model.quantities
+        demand((quantity is not None) == promised, case, f"gives {name} if and only if it says so", quantity)
+        sound = quantity is None or (math.isfinite(quantity) and quantity >= 0)
+        demand(sound, case, f"gives a finite {name} of at least 0", quantity)
     doubt = cost.uncertainty
-    inexact = any(name in model.figures for name in _NEVER_EXACT)
+    inexact = any(name in model.quantities for name in _NEVER_EXACT)
     demand(doubt is not None or not inexact, case, "says how uncertain times and energies are")
     demand(doubt is None or (math.isfinite(doubt) and doubt >= 0), case, "gives an uncertainty of at least 0")
 
 
 def _check_unbound(
-    model: CostModel, layers: tuple[LayerProfile, ...], treatment: Treatment, case: str
+    model: CostModel, layers: tuple[LayerProfile, ...], option: CompressionOption, case: str
 ) -> None:
-    """A figure given though axes are open must not depend on them."""
+    """Check that a quantity given in spite of open axes does not depend on them."""
     *bound, unbound = layers
     try:
-        cost = model.estimate(unbound, treatment)
+        cost = model.estimate(unbound, option)
     except UnknownExtent as error:
         demand("--bind " in str(error), case, "says which axis to bind, and how", error)
         return
     except OnnxAdmmError as error:
         demand(False, case, "answers an open axis with UnknownExtent", error)
         return
-    same = all(model.estimate(layer, treatment) == cost for layer in bound)
-    demand(same, case, "refuses an open axis that its figures depend on", cost)
+    same = all(model.estimate(layer, option) == cost for layer in bound)
+    demand(same, case, "refuses an open axis that its quantities depend on", cost)
 
 
 def _check_table(model: CostModel, subject: str) -> None:
@@ -158,20 +160,20 @@ def _check_table(model: CostModel, subject: str) -> None:
 
 
 def _check_break_even(model: CostModel, subject: str) -> None:
-    for layer, bits, figure in itertools.product(layers(), (2, 8, 32), model.figures):
+    for layer, bits, quantity in itertools.product(layers(), (2, 8, 32), model.quantities):
         if not layer.weight:
             continue
         for structure in _STRUCTURES:
             case = f"{subject} on {layer.node} at {bits} bits, {structure}"
             try:
-                ratio = break_even(model, layer, bits, structure, figure)
+                ratio = break_even(model, layer, bits, structure, quantity)
             except UnpricedOperator:
                 continue
             demand(ratio >= 1.0, case, "breaks even at 1x or more", ratio)
 
 
-def _say(treatment: Treatment) -> str:
-    return f"density {treatment.density}, {treatment.bits} bits, {treatment.structure}"
+def _say(option: CompressionOption) -> str:
+    return f"density {option.density}, {option.bits} bits, {option.structure}"
 
 
 def _kinds() -> ModelView:

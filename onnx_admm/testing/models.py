@@ -1,4 +1,4 @@
-"""Small models that hold what compression tools trip over, one trap each."""
+"""Small models with features that compression tools often get wrong, one each."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ _FAMILY = {
 
 
 def model_family(seed: int = 0) -> dict[str, ModelView]:
-    """Every model of the family by name, with seeded weights; fresh at each call."""
+    """Return every model of the family by name, with seeded weights; new ones in each call."""
     return {
         name: parse_text(_HEADER % _IR_VERSIONS.get(name, 10) + text, seed) for name, text in _FAMILY.items()
     }

@@ -1,4 +1,4 @@
-"""The battery that every pass goes through."""
+"""The contract tests of passes."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def check_pass(
     models: Mapping[str, ModelView] | None = None,
     context: Callable[[ModelView], PassContext] | None = None,
 ) -> dict[str, str]:
-    """Hold a pass to its contract on every model of a family.
+    """Check a pass's contract on every model of a family.
 
-    The result is valid and has the same inputs and outputs; the input model stays as it was; the same seed
-    gives the same model; ``changed`` is true to fact; figures are JSON; a second run of an idempotent pass
-    changes nothing; running twice equals saving and loading between; an exact pass keeps the outputs (where
-    a runtime is installed); a refusal is a named error.
+    The result is valid and has the same inputs and outputs; the input model does not change; the same seed
+    gives the same model; ``changed`` is true to fact; figures can be written as JSON; a second run of an
+    idempotent pass changes nothing; running twice equals saving and loading in between; an exact pass keeps
+    the outputs (where a runtime is installed); a refusal is a named error.
 
     Args:
         step: the pass, with its settings.
         models: models by name; the built-in family if None.
-        context: makes the context for a model; without data and trainer if None.
+        context: returns the context for a model; without data and trainer if None.
 
     Returns:
-        By model: ``changed``, ``unchanged`` or the sentence it was refused with.
+        By model: ``changed``, ``unchanged`` or the message of its refusal.
 
     Raises:
-        ContractBroken: names the pass, the model and the promise.
+        ContractBroken: names the pass, the model and the requirement.
     """
     check_declaration(step)
     make = context or (lambda model: PassContext(reference=model))
@@ -54,10 +54,10 @@ def check_pass(
 
 
 def check_declaration(step: Pass) -> None:
-    """What a pass says of itself: a frozen dataclass with a name, a one-line description and two flags.
+    """Check a pass's declaration: a frozen dataclass with a name, a one-line description and two flags.
 
     Raises:
-        ContractBroken: names what is missing.
+        ContractBroken: names the missing part.
     """
     cls = type(step)
     subject = getattr(cls, "name", cls.__name__)
@@ -94,11 +94,11 @@ def _check(step: Pass, subject: str, model: ModelView, context: PassContext) -> 
 
 
 def _run(steps: list[Pass], subject: str, model: ModelView, context: PassContext) -> PipelineResult | str:
-    """The result, or the sentence of a refusal."""
+    """Return the result, or the message of a refusal."""
     try:
         return Pipeline(steps).run(model, context)
     except OnnxAdmmError as error:
-        # A bare WorkError is how a pipeline reports a pass that failed or broke a promise.
+        # A pipeline reports a pass that failed or broke its contract by a bare WorkError.
         demand(type(error) is not WorkError, subject, "works or refuses with a named error", error)
         demand(bool(error.what), subject, "says why it refuses")
         return f"refused: {error.what}"
@@ -135,11 +135,14 @@ def _check_cut(
 def _check_outputs(subject: str, before: ModelView, after: ModelView) -> None:
     feeds = _feeds(before)
     expected, got = (open_session(model, threads=1).run(feeds) for model in (before, after))
-    for name, wanted in expected.items():
-        room = _TOLERANCE * max(1e-6, float(np.abs(wanted).max(initial=0.0)))
-        difference = float(np.abs(wanted - got[name]).max(initial=0.0))
+    for name, expected_output in expected.items():
+        tolerance = _TOLERANCE * max(1e-6, float(np.abs(expected_output).max(initial=0.0)))
+        difference = float(np.abs(expected_output - got[name]).max(initial=0.0))
         demand(
-            difference <= room, subject, f"is exact: output {name} stays", f"a difference of {difference:g}"
+            difference <= tolerance,
+            subject,
+            f"is exact: output {name} stays",
+            f"a difference of {difference:g}",
         )
 
 

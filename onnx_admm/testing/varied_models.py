@@ -1,6 +1,6 @@
-"""Small models of many opsets, IR versions, ranks and forms, for passes that have many settings.
+"""Small models of many opsets, IR versions, ranks and forms, for passes with many settings.
 
-Their weights lie on grids and have zeros, so that what is encoded, shared or dropped is there.
+Their weights lie on grids and have zeros, so that passes find values to encode, share or remove.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from onnx_admm.model.analysis.text import parse_text
 
 @dataclass(frozen=True)
 class _Model:
-    """The text of a model behind its header, and what the header says.
+    """The text of a model without its header, and the values of the header.
 
     Attributes:
         body: the text; initializers are not declared in it.
         weights: shapes by name; values are multiples of a scale of their own, a third of them zero.
-        opset, ir_version: what the header says.
-        dtype: of all constants.
+        opset, ir_version: values of the header.
+        dtype: type of all constants.
         constants: other initializers.
         functions: text behind the graph.
-        domains: more of the header's opset imports.
+        domains: further opset imports of the header.
     """
 
     body: str
@@ -37,7 +37,7 @@ class _Model:
     domains: str = ""
 
     def view(self, seed: int) -> ModelView:
-        """The model."""
+        """Return the model."""
         rng = np.random.default_rng(seed)
         arrays: dict[str, Array] = {}
         for number, (name, shape) in enumerate(self.weights.items()):
@@ -209,5 +209,5 @@ _MODELS = {
 
 
 def varied_family(seed: int = 0) -> dict[str, ModelView]:
-    """Every model by name, with seeded weights; fresh at each call."""
+    """Return every model by name, with seeded weights; new ones in each call."""
     return {name: model.view(seed) for name, model in _MODELS.items()}

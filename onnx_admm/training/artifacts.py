@@ -1,4 +1,4 @@
-"""Training artifacts: the gradient graph and optimizer that onnxruntime-training builds from a form."""
+"""Training artifacts: the gradient graph and optimizer that onnxruntime-training builds."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _NO_GRADIENT = (
 )
 _TASK = f"{building.__name__}:build"
 _LIMITS = TaskLimits(memory_bytes=1 << 50, seconds=3600.0)
-"""Training takes the same in this process afterwards; limits that a run states hold all the same."""
+"""Limits of the worker: training needs as much in this process afterwards; stated limits apply too."""
 
 _HINT = "Use --no-fine-tune, or leave out the layers before that node (`exclude` in a recipe)."
 
 
 @dataclass(frozen=True)
 class Request:
-    """What artifacts are built for.
+    """The input of a build of artifacts.
 
     Attributes:
         form: the training graph.
         weight_decay: AdamW's.
         threads: intra-op threads.
-        feeds: of one step, by input name: the artifacts are tried with them.
+        feeds: feeds of one step, by input name: the artifacts are tried with them.
     """
 
     form: TrainingForm
@@ -52,7 +52,7 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
         RuntimeMissing: the installed runtime cannot train.
         LimitReached: it takes more time or memory than the run may.
         NoGradient: an operator has no gradient, the graph cannot be built, or the training runtime ended its
-            process on it.
+            process.
     """
     require_training()
     (folder / building.FORM).write_bytes(request.form.proto)
@@ -67,7 +67,7 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
     write_npz(folder / building.FIRST, request.feeds)
     doing = "building gradients"
     try:
-        said, _ = run_task(_TASK, {"folder": str(folder)}, limits=_LIMITS)
+        message, _ = run_task(_TASK, {"folder": str(folder)}, limits=_LIMITS)
     except TaskFailed as error:
         raise explained(str(error)) from error
     except WorkerEnded as error:
@@ -76,17 +76,17 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
             raise reached from error
         what = f"the training runtime {error.how} when it built the gradients"
         raise NoGradient(what, hint="Use --no-fine-tune.") from error
-    if said is not None:
-        raise explained(str(said))
+    if message is not None:
+        raise explained(str(message))
     return TrainingSession(folder, request.threads)
 
 
 def explained(message: str) -> NoGradient:
-    """The complaint of the training runtime as a sentence."""
+    """Return the message of the training runtime as an error."""
     missing = next((found for pattern in _NO_GRADIENT if (found := pattern.search(message))), None)
     if missing is None:
-        said = " ".join(message.split())[-300:]
-        return NoGradient("the training runtime cannot build gradients", got=said, hint=_HINT)
+        message = " ".join(message.split())[-300:]
+        return NoGradient("the training runtime cannot build gradients", got=message, hint=_HINT)
     operator, node = missing.groups()
     return NoGradient(
         f"the training runtime has no gradient for {operator}", where=f"node {node}", hint=_HINT

@@ -20,7 +20,7 @@ def shift(batch: Array, rng: np.random.Generator, pixels: int) -> Array:
 
 
 def crop(batch: Array, rng: np.random.Generator, pixels: int) -> Array:
-    """Pad with zeros by ``pixels`` and cut a random window of the original size."""
+    """Pad with zeros by ``pixels`` and crop a random window of the original size."""
     return _window(batch, rng, pixels, "constant")
 
 
@@ -40,7 +40,7 @@ def flip(batch: Array, rng: np.random.Generator) -> Array:
 
 
 def parse_augmentations(names: tuple[str, ...]) -> tuple[Augmentation, ...]:
-    """Augmentations by name: ``shift:2``, ``crop:4``, ``flip``.
+    """Return the augmentations by name: ``shift:2``, ``crop:4``, ``flip``.
 
     Raises:
         RecipeError: unknown name or no whole number behind the colon.

@@ -1,7 +1,7 @@
 """Training sessions through the compiled classes of onnxruntime-training.
 
-Its Python package ``onnxruntime.training`` imports torch when it is imported, for features that are not used
-here. The classes behind it come with the runtime itself, so this module needs nothing but ``onnxruntime``.
+Its Python package ``onnxruntime.training`` imports torch for features that are not used here. The classes
+behind it come with the runtime itself, so this module needs nothing but ``onnxruntime``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx_admm.contracts import Array
 from onnx_admm.runtime.sessions import require_training
 
 _SEVERITY = 4
-"""Fatal: what the runtime would log as an error it also raises."""
+"""Fatal: errors that the runtime logs are also raised."""
 
 
 class TrainingSession:
@@ -53,27 +53,27 @@ class TrainingSession:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What ``add_gradients`` takes."""
+        """Names of the inputs of ``add_gradients``."""
         return tuple(self._inputs)
 
     def add_gradients(self, feeds: Mapping[str, Array]) -> float:
-        """Run forward and backward, add the gradients to those there are; the loss.
+        """Run forward and backward, accumulate the gradients, and return the loss.
 
         Args:
-            feeds: contiguous arrays by input name; what the graph does not read is left out.
+            feeds: contiguous arrays by input name; inputs that the graph does not read are left out.
         """
         outputs = self._outputs()
         self._module.train_step([feeds[name] for name in self._inputs], outputs)
         return float(outputs[0].numpy())
 
     def step(self, rate: float) -> None:
-        """One optimizer step at a learning rate; the next gradients start from zero."""
+        """Make one optimizer step at a learning rate; the next gradients start from zero."""
         self._optimizer.set_learning_rate(rate)
         self._optimizer.optimizer_step()
         self._module.lazy_reset_grad()
 
     def parameter(self, name: str) -> Array:
-        """A copy of a parameter's value, float32."""
+        """Return a copy of a parameter's value, float32."""
         return np.array(self._state.get_parameter(name).data.numpy())
 
     def set_parameter(self, name: str, value: Array) -> None:

@@ -1,7 +1,7 @@
-"""Building the gradient graph: a task of the worker process.
+"""Builds the gradient graph: a task of the worker process.
 
-The training runtime ends its process on some graphs, imports torch unless it is kept from it, and configures
-the root logger; the worker process keeps all of that away from the caller.
+The training runtime ends its process on some graphs, imports torch unless that is prevented, and configures
+the root logger; the worker process isolates the caller from all of that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def build(arguments: Mapping[str, Any], content: bytes) -> tuple[str | None, byt
         content: none.
 
     Returns:
-        What the training runtime complains about, None where it does not; no bytes.
+        The error of the training runtime, None where there is none; no bytes.
     """
     try:
         _build(Path(arguments["folder"]))
@@ -62,8 +62,8 @@ def _build(folder: Path) -> None:
 def training_package() -> tuple[Any, Any]:
     """Return ``onnxruntime.training``'s ``artifacts`` and ``onnxblock``, imported without torch.
 
-    The package's ``__init__`` imports torch; a stand-in package module with the same path lets its submodules
-    load alone. It stays in ``sys.modules``, so only a program that owns its process may call this.
+    The package's ``__init__`` imports torch; a substitute package module with the same path lets its
+    submodules load alone. It stays in ``sys.modules``, so only a program that owns its process may call this.
     """
     runtime, name = require_training(), "onnxruntime.training"
     if name not in sys.modules:

@@ -1,4 +1,4 @@
-"""Feeds of a training epoch: drawn, batched, augmented, taught, and cut to what the model takes."""
+"""Feeds of a training epoch: drawn, batched, augmented, with targets, and cut to the model's input shapes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from onnx_admm.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class Targets:
-    """What a loss compares with.
+    """The targets of a loss.
 
     Attributes:
-        teacher: the original's answers; None where the loss does not need them.
-        classes: that labels may have; None where the loss needs no labels.
+        teacher: returns the original's outputs; None where the loss does not need them.
+        classes: number of classes of labels; None where the loss needs no labels.
     """
 
     teacher: Teacher | None = None
@@ -35,7 +35,7 @@ class Feeder:
 
     A model whose inputs fix the number of samples takes a batch in several runs, whose gradients add up. The
     batch is then the multiple of that number below ``batch_size``, at least the number itself; an epoch that
-    is no multiple of it takes its first samples once more.
+    is no multiple of it repeats its first samples.
 
     Raises:
         RecipeError: augmentations, and no input is a batch of images (n, channels, height, width).
@@ -60,11 +60,11 @@ class Feeder:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return math.ceil(self._samples / self._size)
 
     def epoch(self, seed: int) -> Iterator[list[Feeds]]:
-        """The batches of one epoch, each as the runs the model takes: one, or several of a fixed size."""
+        """Yield the batches of one epoch, each as the runs of the model: one, or several of a fixed size."""
         rng = np.random.default_rng(seed)
         order = np.resize(rng.permutation(len(self._data))[: self._drawn], self._samples)
         batches = self._data.select(order).batches(self._size)
@@ -73,7 +73,7 @@ class Feeder:
             yield list(self._runs(batch, indices, self._augmented(batch.feeds, rng)))
 
     def first_run(self) -> Feeds:
-        """The feeds of some run."""
+        """Return the feeds of one run, for a trial."""
         return next(self.epoch(0))[0]
 
     def _augmented(self, feeds: Feeds, rng: np.random.Generator) -> Feeds:

@@ -1,4 +1,4 @@
-"""What a model gives on one run, as a loss needs to know it: shape, class axis, and whether labels fit."""
+"""Properties of a model's output for a loss: shape, class axis, and whether labels fit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Logits:
     """The one output of a model that is cut at its logits.
 
     Attributes:
-        shape: of one run.
+        shape: shape of one run.
         class_axis: not negative; 0, the axis of the samples, stands for none.
-        is_classifier: whether the graph says that these are scores of classes.
-        by_sample: the first axis counts the samples of a run.
-        fits_labels: the data's labels have one place for each place of the output.
+        is_classifier: whether the graph shows that these are scores of classes.
+        by_sample: whether the first axis counts the samples of a run.
+        fits_labels: whether the data's labels have one place for each place of the output.
     """
 
     shape: tuple[int, ...]
@@ -38,12 +38,13 @@ class Logits:
 
 
 def look_at_logits(session: Session, data: Dataset, axis: ClassAxis | None) -> Logits:
-    """Run the first sample and see what comes out.
+    """Run the first sample and return the properties of the output.
 
     Args:
         session: the model, cut at its logits.
         data: samples; one is run.
-        axis: the class axis that the graph tells; None: labels tell it by their shape, or it is the last.
+        axis: the class axis that the graph determines; None: the shape of labels determines it, or it is the
+            last.
 
     Raises:
         DataError: dense labels (of more than one place a sample) that do not fit the output.
@@ -53,7 +54,7 @@ def look_at_logits(session: Session, data: Dataset, axis: ClassAxis | None) -> L
     fixed = fixed_step(shapes, batch.feeds)
     shape = _run(session, feed_of(shapes, batch.feeds, 0, fixed or 1))
     by_sample = bool(shape) and shape[0] == (fixed or 1)
-    if fixed is None:  # two samples must make two rows
+    if fixed is None:  # two samples must give two rows
         by_sample = by_sample and _run(session, batch.feeds)[0] == 2
     labels = None if batch.labels is None else batch.labels.shape[1:]
     found = None if labels is None or not by_sample else axis_by_labels(shape, (shape[0], *labels))
@@ -75,8 +76,8 @@ def look_at_logits(session: Session, data: Dataset, axis: ClassAxis | None) -> L
 
 
 def _run(session: Session, feeds: Feeds) -> tuple[int, ...]:
-    wanted = {name: feeds[name] for name in session.input_names}
-    output: Array = session.run(wanted)[session.output_names[0]]
+    named = {name: feeds[name] for name in session.input_names}
+    output: Array = session.run(named)[session.output_names[0]]
     return output.shape
 
 

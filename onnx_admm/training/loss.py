@@ -1,4 +1,4 @@
-"""Which terms the loss has: labels, the original's classes, or the original's outputs."""
+"""Terms of the loss: labels, the original's classes, or the original's outputs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _WITH_LABELS = ("blend", "cross_entropy")
 
 
 def loss_spec(settings: TrainingSettings, logits: Logits, *, has_labels: bool) -> LossSpec:
-    """Factors of the loss terms that ``settings.loss`` names for this data and model.
+    """Return the factors of the loss terms for ``settings.loss``, this data and model.
 
-    ``auto`` blends cross-entropy with distillation where there are labels for what the model predicts.
+    ``auto`` blends cross-entropy with distillation where there are labels for the model's predictions.
     Without labels it distils: by divergence along the class axis where the model ends in a classifier's head,
     by squared error where it does not.
 
     Args:
         settings: the loss and its factors.
-        logits: what the model gives.
+        logits: properties of the model's output.
         has_labels: whether the data has labels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Phases of fine-tuning that passes are made of: ADMM's W-step, retraining on a fixed set, scoring."""
+"""Phases of fine-tuning: ADMM's W-step, retraining on a fixed set, scoring."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from onnx_admm.runtime.evaluation import Quality, evaluate
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure on samples that were not tuned on, higher is better, and its standard error."""
+    """A score on samples that were not tuned on, higher is better, and its standard error."""
 
     value: float
     error: float = 0.0
 
 
 Score = Callable[[ModelView], Estimate]
-"""How good a model is."""
+"""Scores a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class Rates:
     end: float = 1e-5
 
     def at(self, share: float) -> float:
-        """The rate after ``share`` (0 to 1) of a retraining."""
+        """Return the rate after ``share`` (0 to 1) of a retraining."""
         return self.peak + (self.end - self.peak) * share
 
 
 @dataclass(frozen=True)
 class TrainedWStep:
-    """ADMM's W-step by gradient descent: one epoch of the loss plus the pull towards ``Z - U``."""
+    """ADMM's W-step by gradient descent: one epoch of the loss plus the proximal term towards ``Z - U``."""
 
     run: TrainingRun
     rate: float
@@ -52,40 +52,40 @@ class TrainedWStep:
     task: Task
 
     def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
-        """See ``admm.solver.WStep``."""
-        self.run.pull(targets, rho)
+        """Train one epoch and return the weights; see ``admm.solver.WStep``."""
+        self.run.set_proximal_term(targets, rho)
         loss = self.run.epoch(self.rate, self.rate, seed=self.seed + iteration)
         self.task.advance(note=f"loss {loss:.4f}")
         return self.run.weights()
 
 
 def relative_penalties(weights: Blocks) -> dict[str, float]:
-    """Factors that make one rho suit layers of any scale: ``1 / mean(w^2)`` over a layer's nonzeros.
+    """Return factors that make one rho suit layers of any scale: ``1 / mean(w^2)`` over nonzeros.
 
-    A loss that does not change when a layer is scaled up (and what follows it down) has gradients that shrink
-    as the layer grows; the penalty's must shrink alike, or large layers are torn to their set and small ones
-    never get there.
+    A loss that does not change when a layer is scaled up (and the next one down) has gradients that shrink as
+    the layer grows; the penalty's must shrink alike, or large layers move to their set too fast and small
+    ones never reach it.
     """
     squares = {name: np.square(block[block != 0], dtype=np.float64) for name, block in weights.items()}
     return {name: float(1.0 / square.mean()) if square.size else 1.0 for name, square in squares.items()}
 
 
-def hold_zeros(run: TrainingRun, weights: Blocks) -> None:
-    """Set the weights and keep their zeros at zero from here on."""
+def freeze_zeros(run: TrainingRun, weights: Blocks) -> None:
+    """Set the weights and freeze their zeros."""
     free = {name: (array != 0).astype(array.dtype) for name, array in weights.items()}
     run.load(weights)
     run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """ADMM by fine-tuning: an epoch is a W-step, zeros are held, rho rises geometrically.
+class AdmmPhase:
+    """ADMM by fine-tuning: an epoch is a W-step, zeros are frozen, rho rises geometrically.
 
     Attributes:
-        epochs: iterations.
+        epochs: number of iterations.
         rate: AdamW's learning rate.
         rho_start, rho_end: penalty in units of one over a layer's mean square.
-        seed: of the first epoch's shuffling.
+        seed: seed of the first epoch's shuffling.
     """
 
     epochs: int
@@ -94,10 +94,10 @@ class Drawing:
     rho_end: float
     seed: int
 
-    def carry_out(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
-        """Draw the run's weights to the set, then let go of them; the residuals by iteration."""
+    def run(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
+        """Move the run's weights to the set, then remove the proximal term; return the residuals."""
         weights = run.weights()
-        hold_zeros(run, weights)
+        freeze_zeros(run, weights)
         rho = RhoSchedule(
             start=self.rho_start,
             end=self.rho_end,
@@ -107,16 +107,18 @@ class Drawing:
         stopping = Stopping(max_iterations=self.epochs, eps_abs=0.0, eps_rel=0.0)
         wstep = TrainedWStep(run, self.rate, self.seed, task)
         solution = solve(wstep, constraint, weights, rho=rho, stopping=stopping)
-        run.pull(solution.z, {})
+        run.set_proximal_term(solution.z, {})
         return solution.history
 
 
 def validation_score(context: PassContext) -> Score | None:
-    """Return what scores a model on the validation samples; None without samples.
+    """Return a function that scores a model on the validation samples; None without samples.
 
-    That is their metric or the accuracy, else agreement with the reference, else SQNR, as far as known.
+    The score is their metric or the accuracy, else agreement with the reference, else SQNR, whichever is
+    known.
 
-    The standard error is that of one independent prediction a sample: those of one image's pixels are not.
+    The standard error is that of one independent prediction a sample: those of one image's pixels are not
+    independent.
     """
     validation = context.validation
     if validation is None or len(validation) == 0:
@@ -141,18 +143,18 @@ def validation_score(context: PassContext) -> Score | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """Epochs of plain training with everything the caller froze held fixed.
+    """Epochs of plain training with everything that the caller froze.
 
-    Kept is the last epoch whose score is within a standard error of the best: as the rate falls the weights
-    settle, which validation samples are too few to tell from chance. Where ``average`` says so, the mean of
-    the weights after the last few epochs is scored and kept: a rate high enough to get far ends beside a
-    minimum, and the mean of where it passes lies nearer (Izmailov et al., arXiv 1803.05407).
+    The result is the last epoch whose score is within a standard error of the best: as the rate falls the
+    weights converge, which validation samples are too few to distinguish from chance. With ``average`` above
+    1, the mean of the weights after the last few epochs is scored and kept: with a high learning rate the
+    weights end beside a minimum, and their mean lies nearer to it (Izmailov et al., arXiv 1803.05407).
 
     Attributes:
-        epochs: how many.
-        rates: from ``peak`` to ``end`` over them.
-        seed: of the first epoch's shuffling.
-        average: of how many epochs, that one and those before it, the mean is taken.
+        epochs: number of epochs.
+        rates: learning rates from ``peak`` to ``end``.
+        seed: seed of the first epoch's shuffling.
+        average: number of last epochs whose mean is taken.
     """
 
     epochs: int
@@ -160,8 +162,8 @@ class Retraining:
     seed: int
     average: int = 1
 
-    def carry_out(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
-        """Train; end in the state of the epoch kept. Returns the scores, one an epoch (none unscored)."""
+    def run(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
+        """Train; end in the state of the chosen epoch. Return the score of each epoch, if any."""
         scores: list[Estimate] = []
         kept: Mapping[str, Array] | None = None
         recent = deque[Mapping[str, Array]](maxlen=self.average)
@@ -187,7 +189,7 @@ class Retraining:
 
 
 def mean_of(states: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """The mean of snapshots, tensor by tensor; of a single one, itself."""
+    """Return the mean of snapshots, tensor by tensor."""
     if len(states) == 1:
         return states[0]
     return {

@@ -58,7 +58,7 @@ class OrtTrainingRun:
         reference: ModelView,
     ) -> None:
         self._model, self._sites, self._settings = model, sites, settings
-        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
+        # One thread by default: for models trained on a CPU, more threads mostly wait for one another.
         self._threads = settings.threads or 1
         require_training()
         cut, axis = cut_at_logits(reference)
@@ -104,8 +104,8 @@ class OrtTrainingRun:
         for name, array in weights.items():
             self._set(name, array)
 
-    def pull(self, targets: Blocks, rho: Mapping[str, float]) -> None:
-        """See ``contracts.TrainingRun.pull``."""
+    def set_proximal_term(self, targets: Blocks, rho: Mapping[str, float]) -> None:
+        """See ``contracts.TrainingRun.set_proximal_term``."""
         for name, target in targets.items():
             self._set(target_name(name), target)
             self._set(rho_name(name), np.array([rho.get(name, 0.0) / 2]))

@@ -14,17 +14,17 @@ _MOST_KEPT_BYTES = 256 * 2**20
 
 
 class Teacher:
-    """Answers with what the original gives on one run, as the loss takes it.
+    """Returns the original's outputs of one run, as targets of the loss.
 
     A divergence teaches classes, and an augmentation keeps the class: its targets are those of the sample
-    as it is, so they are kept from one epoch to the next. A squared error teaches the outputs themselves,
-    which move with the sample: those are computed anew wherever samples are augmented. Outputs whose first
-    axis does not count the samples are never kept.
+    without augmentation, so they are kept from one epoch to the next. A squared error teaches the outputs
+    themselves, which change with the sample: those are computed again wherever samples are augmented. Outputs
+    whose first axis does not count the samples are never kept.
 
     Args:
         session: the original, cut before its closing Softmax.
         samples: number of training samples.
-        loss: says which target is wanted.
+        loss: decides which target is computed.
         augmented: whether samples are augmented.
         by_sample: whether the first axis of the output counts the samples.
     """
@@ -39,12 +39,12 @@ class Teacher:
         self._kept: Array | None = None
 
     def targets(self, indices: Array, original: Mapping[str, Array], augmented: Mapping[str, Array]) -> Array:
-        """Targets of one run, of the logits' shape: teacher probabilities, or plain outputs.
+        """Return the targets of one run, of the logits' shape: teacher probabilities, or plain outputs.
 
         Args:
-            indices: (n,) which samples the run has.
-            original: the run's inputs, as the data gives them.
-            augmented: the same as the student is fed them.
+            indices: (n,), numbers of the run's samples.
+            original: inputs of the run, without augmentation.
+            augmented: inputs of the student.
         """
         if not self._keeps:
             return self._answer(original if self._fixed else augmented)

@@ -41,7 +41,7 @@ def _serve(tasks: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def _silence_stdout() -> None:
-    """Keep what C++ code prints away from the answers."""
+    """Keep output of C++ code out of the answers."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 
@@ -54,7 +54,7 @@ def _no_core_dumps() -> None:
 
 
 def _limit_processor_time(seconds: float) -> None:
-    """Have the system end this process after so much more processor time, even if the other side is gone."""
+    """Let the system end this process after so much more processor time, even without the other side."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,4 +1,4 @@
-"""Messages between this process and its worker: a head that JSON holds, and bytes."""
+"""Messages between this process and its worker: a JSON head, and bytes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""One worker process with limits on memory and time: started on first need, kept, started again when it ends.
+"""One worker process with limits on memory and time: started on first need, kept, restarted when it ends.
 
-What runs there may crash, hang or fill its memory without harm to this process. It is code of others that
-cannot be stopped otherwise: the shape inference of ``onnx`` and the first run of a model in ONNX Runtime.
+Code there may crash, hang or fill its memory without harm to this process: third-party code that cannot be
+stopped otherwise, such as the shape inference of ``onnx`` and the first run of a model in ONNX Runtime.
 
 A task is a function ``(arguments, content) -> (answer, content)`` of a module, named ``module:function``;
-arguments and answers are what JSON holds, contents are bytes. Nothing the worker answers is executed.
+arguments and answers are JSON values, contents are bytes. Nothing the worker answers is executed.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from onnx_admm.limits.memory import resident_bytes
 from onnx_admm.worker.messages import Message, read_message, write_message
 
 FREE_BYTES = 768 << 20
-"""Resident memory that a task may take, whatever it works on."""
+"""Resident memory of any task, in bytes."""
 
 BYTES_PER_BYTE = 100
-"""More of it, for each byte that it works on."""
+"""Further resident memory for each byte of its content."""
 
 FREE_S = 20.0
-"""Processor seconds that a task may take, whatever it works on."""
+"""Processor seconds of any task."""
 
 BYTES_PER_S = 1 << 20
-"""Bytes that it works on for which it may take one more second."""
+"""Bytes of its content for each further second."""
 
 _WALL = 2.0
-"""Seconds by the clock for each processor second: the machine may be busy with something else."""
+"""Wall-clock seconds for each processor second: the machine may be busy."""
 
 _POLL_S = 0.01
 _KEPT_BYTES = 512 << 20
-"""A worker that holds more than this is not kept."""
+"""Memory above which a worker is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
-    """What one task may take: resident bytes, processor seconds."""
+    """Limits of one task: resident bytes, processor seconds."""
 
     memory_bytes: int
     seconds: float
 
     @classmethod
     def for_bytes(cls, nbytes: int, *, seconds: float = FREE_S) -> TaskLimits:
-        """The defaults for a task that works on so many bytes; limits stated for the run replace them."""
+        """Return the defaults for a task on so many bytes; stated limits of the run replace them."""
         return cls(FREE_BYTES + BYTES_PER_BYTE * nbytes, seconds + nbytes / BYTES_PER_S)
 
 
@@ -66,7 +66,7 @@ class WorkerEnded(Exception):
 
     Attributes:
         kind: whether it died by itself, took too much memory, or too long.
-        how: the rest of a sentence that begins with what it was doing.
+        how: the rest of a sentence that begins with its work.
     """
 
     def __init__(self, kind: Literal["died", "memory", "time"], how: str) -> None:
@@ -75,14 +75,14 @@ class WorkerEnded(Exception):
         super().__init__(how)
 
     def as_limit(self, doing: str) -> LimitReached | None:
-        """The limit that was reached; None where the worker died by itself."""
+        """Return the limit that was reached; None where the worker died by itself."""
         if self.kind == "died":
             return None
         return LimitReached(f"{doing} {self.how}", hint=RAISE_MEMORY if self.kind == "memory" else RAISE_TIME)
 
 
 class TaskFailed(Exception):
-    """The task raised something unforeseen; the message names it."""
+    """The task raised an unexpected error; the message names it."""
 
 
 def run_task(
@@ -92,12 +92,12 @@ def run_task(
 
     Args:
         task: ``module:function``.
-        arguments: what JSON holds.
+        arguments: JSON values.
         content: bytes.
-        limits: of the task; None for the defaults for ``content``.
+        limits: limits of the task; None for the defaults for ``content``.
 
     Returns:
-        What the task returns: what JSON holds, and bytes.
+        The task's result: JSON values, and bytes.
 
     Raises:
         WorkerEnded: it crashed, or reached a limit.
@@ -202,7 +202,7 @@ atexit.register(_shared.end)
 
 
 def _stated(limits: TaskLimits, budget: RunBudget) -> TaskLimits:
-    """The limits that the run states, in place of defaults, and what is left of them."""
+    """Return the limits that the run states, in place of defaults, and what is left of them."""
     memory, seconds = limits.memory_bytes, limits.seconds
     if budget.memory_limit is not None:
         left = max(0, budget.memory_limit - (resident_bytes() or 0))
@@ -226,7 +226,7 @@ def _exchange(
 
 
 def _death(process: subprocess.Popen[bytes], limits: TaskLimits) -> WorkerEnded:
-    """How a process ended that closed its pipe."""
+    """Return the cause of a process that closed its pipe."""
     try:
         status = process.wait(timeout=5.0)
     except subprocess.TimeoutExpired:
@@ -237,7 +237,7 @@ def _death(process: subprocess.Popen[bytes], limits: TaskLimits) -> WorkerEnded:
 
 
 def cause_of_death(status: int) -> str:
-    """A child's exit status in words; a negative one is the signal that killed it."""
+    """Return a child's exit status in words; a negative one is the signal that killed it."""
     if status >= 0:
         return f"ended its process with exit code {status}"
     try:

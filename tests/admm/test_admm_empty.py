@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from onnx_admm.admm.sets.approximate_scale import near_levels
+from onnx_admm.admm.sets.approximate_scale import approximate_levels
 from onnx_admm.admm.sets.blocks import GlobalAtMostK, JointChannels, Separable, TiedChannels
 from onnx_admm.admm.sets.int8_per_channel import ByteLevels
 from onnx_admm.admm.sets.levels import Levels, SparseLevels, SupportLevels
 from onnx_admm.admm.sets.nested import Nested
 from onnx_admm.admm.sets.reshaped import Reshaped
 from onnx_admm.admm.sets.scale import CodeRange
-from onnx_admm.admm.sets.set_decomposition import cells_of, demands_of
+from onnx_admm.admm.sets.set_decomposition import decompose, exchange_groups_of
 from onnx_admm.admm.sets.shifted import ShiftedLevels
 from onnx_admm.admm.sets.supports import AtMostK, BlockK, ChannelK, ConstraintSet, NofM, Support
 
@@ -64,11 +64,11 @@ def test_nothing_goes_to_nothing(name: str, shape: Shape, data: st.DataObject) -
     nearest = constraint.project(empty)
     assert (nearest.shape, nearest.dtype) == (empty.shape, empty.dtype)
     assert constraint.contains(nearest)
-    demands = demands_of(constraint)
-    assert demands is not None
-    if demands.support is not None and demands.shape is None:
-        cells = cells_of(demands.support, shape)
-        assert cells is None or cells.shape == shape
+    decomposition = decompose(constraint)
+    assert decomposition is not None
+    if decomposition.support is not None and decomposition.shape is None:
+        exchange_groups = exchange_groups_of(decomposition.support, shape)
+        assert exchange_groups is None or exchange_groups.shape == shape
 
 
 @settings(max_examples=20)
@@ -82,7 +82,7 @@ def test_levels_by_a_few_sweeps_too(shape: Shape, data: st.DataObject) -> None:
     assert coded.values(np.dtype(np.float32)).shape == shape
     everywhere = np.ones(shape, np.bool_)
     for scales in (None, axis):
-        assert near_levels(empty, everywhere, CodeRange(0, 7), scales, 11).shape == shape
+        assert approximate_levels(empty, everywhere, CodeRange(0, 7), scales, 11).shape == shape
 
 
 def test_empty_tensors_beside_others_keep_their_place() -> None:

@@ -163,7 +163,7 @@ def test_the_search_is_not_the_obvious_guess() -> None:
     assert found < 0.9 * error_at(magnitudes, codes, refined) <= 0.9 * error_at(magnitudes, codes, span)
 
 
-# -- the law that values hold everything -------------------------------------------------------
+# -- the invariant that values hold everything -------------------------------------------------
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])

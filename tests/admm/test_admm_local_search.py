@@ -16,7 +16,7 @@ from onnx_admm.admm.reconstruction.exchange import RowSearch, exchange_entries
 from onnx_admm.admm.reconstruction.grids import better_rows, grids_of, refit, rounded
 from onnx_admm.admm.reconstruction.successive import round_successively
 from onnx_admm.admm.reconstruction.support_fit import conjugate_fit, exact_fit, fit_support
-from onnx_admm.admm.sets.set_decomposition import cells_of
+from onnx_admm.admm.sets.set_decomposition import exchange_groups_of
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -121,14 +121,14 @@ def test_exchanges_lower_the_loss_and_keep_to_the_set(
     for seed in range(4):
         problem = problem_of(seed, groups=groups)
         mask = constraint.project(problem.original) != 0
-        cells = cells_of(constraint, mask.shape)
-        assert cells is not None
-        better = exchange_entries(problem, mask, cells, rounds=8)
+        exchange_groups = exchange_groups_of(constraint, mask.shape)
+        assert exchange_groups is not None
+        better = exchange_entries(problem, mask, exchange_groups, rounds=8)
         assert constraint.contains(better.astype(np.float64))
         assert better.sum() == mask.sum()
         gained += loss_on(problem, mask) - loss_on(problem, better)
         assert loss_on(problem, better) <= loss_on(problem, mask) + 1e-12
-        again = exchange_entries(problem, better, cells, rounds=8)
+        again = exchange_entries(problem, better, exchange_groups, rounds=8)
         np.testing.assert_array_equal(again, better)
     assert gained > 0
 
@@ -144,10 +144,10 @@ def test_rows_trade_entries_only_where_they_share_a_budget() -> None:
 
 
 def test_groups_of_n_of_m_are_cells() -> None:
-    cells = cells_of(NofM(2, 4, axis=0), (6, 2))
-    assert cells is not None
-    np.testing.assert_array_equal(cells[:, 0] == cells[0, 0], [True] * 4 + [False] * 2)
-    assert not (cells[:, 0] == cells[0, 1]).any()
+    exchange_groups = exchange_groups_of(NofM(2, 4, axis=0), (6, 2))
+    assert exchange_groups is not None
+    np.testing.assert_array_equal(exchange_groups[:, 0] == exchange_groups[0, 0], [True] * 4 + [False] * 2)
+    assert not (exchange_groups[:, 0] == exchange_groups[0, 1]).any()
 
 
 # -- levels ------------------------------------------------------------------------------------

@@ -44,12 +44,12 @@ def inputs_of(seed: int, count: int, width: int) -> F64:
 
 
 def layer(x: F64, weights: Array, targets: F64 | None = None, ridge: float = 1e-2) -> LayerProblem:
-    wanted = x @ weights.T.astype(np.float64) if targets is None else targets
+    outputs = x @ weights.T.astype(np.float64) if targets is None else targets
     return LayerProblem(
         gram=(x.T @ x / len(x))[None],
-        cross=wanted.T @ x / len(x),
+        cross=outputs.T @ x / len(x),
         original=weights,
-        energy=np.square(wanted).mean(axis=0),
+        energy=np.square(outputs).mean(axis=0),
         ridge=ridge,
     )
 
@@ -158,7 +158,7 @@ SETS: list[ConstraintSet] = [
 
 @dataclass(frozen=True)
 class Cube:
-    """A stranger: entries of magnitude 1/2 at most."""
+    """An unknown set: entries of magnitude 1/2 at most."""
 
     def project(self, v: Array) -> Array:
         return np.clip(v, -0.5, 0.5)

@@ -59,7 +59,7 @@ def run(stopping: Stopping) -> tuple[Solution, list[int]]:
 
 
 def test_changes_of_the_support_are_counted_and_end_the_loop() -> None:
-    found, stood = run(Stopping(max_iterations=50, eps_abs=0, eps_rel=0, settled=4))
+    found, stood = run(Stopping(max_iterations=50, eps_abs=0, eps_rel=0, stable_iterations=4))
     assert stood == [0, 1, 2, 2, 2, 2, 2]
     assert found.state.changes == [2, 2, 2, 0, 0, 0, 0]
     assert found.status is Status.SETTLED

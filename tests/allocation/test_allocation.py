@@ -146,8 +146,8 @@ def test_a_curve_goes_through_what_was_measured_and_never_rises() -> None:
         [1.0, 0.3, 0.3, 0.01, 0.0], abs=1e-12
     )
     assert np.all(np.diff(fine) <= 0)
-    half_way = float(measured.at(np.array([0.8]))[0])
-    assert half_way == pytest.approx(0.01 / 8, rel=0.5)
+    halfway = float(measured.at(np.array([0.8]))[0])
+    assert halfway == pytest.approx(0.01 / 8, rel=0.5)
 
 
 def test_flat_and_single_point_curves_have_values() -> None:

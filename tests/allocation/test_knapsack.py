@@ -122,7 +122,7 @@ def test_every_limit_holds_and_the_error_is_least(limits: list[float], chosen: l
 
 @pytest.mark.parametrize("limits", [[1.9, 9.0], [9.0, 1.9]])
 def test_one_limit_out_of_reach_is_enough_to_refuse(limits: list[float]) -> None:
-    with pytest.raises(PassRefused, match="no choice of treatments keeps to all budgets at once"):
+    with pytest.raises(PassRefused, match="no choice of compression options keeps to all budgets at once"):
         within(limits)
 
 

@@ -29,7 +29,7 @@ def test_every_node_carries_its_cost(net: Path, tmp_path: Path) -> None:
         assert notes[f"{ADMM_NN}.uncertainty"] == "0.5"
         assert (f"{ADMM_NN}.break_even" in notes) == bool(row.weight)
     conv = noted.nodes("Conv")[1].ir_node.metadata_props
-    assert conv[f"{ADMM_NN}.treatment"] == "density 1, 32 bits, unstructured"
+    assert conv[f"{ADMM_NN}.option"] == "density 1, 32 bits, unstructured"
     assert float(conv[f"{ADMM_NN}.break_even"]) == pytest.approx(2.22, abs=0.04)
     total = sum(row.cost.latency_s or 0 for row in facts.rows)
     assert noted.metadata[f"{ADMM_NN}.latency_s.total"] == f"{total:.6g}"

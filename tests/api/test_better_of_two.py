@@ -35,7 +35,7 @@ def _kept(
         runs.append(plan)
         return plan, SimpleNamespace(model=tuned if plan.recipe.fine_tune else rebuilt)
 
-    plan, result = run_passes(job, FakePlan(job.settled_recipe(2)), run)  # type: ignore[arg-type]
+    plan, result = run_passes(job, FakePlan(job.complete_recipe(2)), run)  # type: ignore[arg-type]
     return plan, result.model, len(runs)
 
 

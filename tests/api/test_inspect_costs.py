@@ -11,7 +11,7 @@ from conftest import RunCommand
 
 from onnx_admm.api import inspect_costs
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import ModelView, Treatment
+from onnx_admm.contracts import CompressionOption, ModelView
 from onnx_admm.model.analysis.text import parse_text
 
 BOARD = "roofline:raspberry-pi-4"
@@ -23,12 +23,16 @@ def test_shares_gains_and_break_even_of_each_row(net: Path) -> None:
     assert sum(row.shares["macs"] or 0 for row in facts.rows) == pytest.approx(1.0)
     conv = rows["w2"]
     assert conv.shares["macs"] == 16 * 216 / (64 * 36 + 16 * 216 + 72)
-    assert conv.treatment == Treatment()
+    assert conv.option == CompressionOption()
     assert conv.break_even == pytest.approx(2.22, abs=0.03)
     assert set(conv.gains) == {"90 % zeros", "8 bits", "4 bits"}
     factor = (conv.gains["90 % zeros"].latency_s or 0) / (conv.cost.latency_s or 1)
     assert factor == pytest.approx(1 / 6.6)
-    assert (facts.figure, facts.composition, facts.bindings) == ("latency_s", "the sum of the rows", {"N": 1})
+    assert (facts.quantity, facts.composition, facts.bindings) == (
+        "latency_s",
+        "the sum of the rows",
+        {"N": 1},
+    )
     by_bytes = inspect_costs(net, cost_model(BOARD), {"N": 1}, "bytes")
     assert {row.break_even for row in by_bytes.rows if row.weight} == {math.inf}
 
@@ -54,7 +58,7 @@ def test_json_has_every_row_and_no_number_that_is_not_one(run: RunCommand, net: 
     ]  # fmt: skip
     assert facts["rows"][0]["break_even"] is None
     assert facts["rows"][0]["gains"]["8 bits"]["latency_s"] > 0
-    assert facts["figures"] == ["latency_s", "bytes", "macs", "mac_bits"]
+    assert facts["quantities"] == ["latency_s", "bytes", "macs", "mac_bits"]
     assert facts["total"]["latency_s"] == pytest.approx(
         sum(row["cost"]["latency_s"] for row in facts["rows"])
     )

@@ -19,7 +19,7 @@ from onnx_admm.report.plot import draw, require_plots
 def point(file_bytes: int, reached: float, drop: float | None, sqnr: float = 20.0) -> Point:
     return Point(
         file="a.onnx",
-        figure="macs",
+        quantity="macs",
         asked=reached,
         reached=reached,
         cost=1000 * reached,
@@ -107,7 +107,7 @@ def test_no_budget_in_reach_ends_with_3(run: RunCommand, net: Path, samples: Pat
     [
         (["--shares", "2"], "impossible share"),
         (["--shares", "a,b"], "--shares: not a number; got 'a'"),
-        (["--figure", "latency"], "'macs' says nothing about that; got latency"),
+        (["--quantity", "latency"], "'macs' says nothing about that; got latency"),
         (["--plot", "frontier.pdf"], "not a kind of plot; expected .png or .svg"),
     ],
 )

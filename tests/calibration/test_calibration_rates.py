@@ -1,4 +1,4 @@
-"""Measured damages by density and bits: what is measured, what follows from it, in which order it lies."""
+"""Measured relative errors by density and bits: what is measured, what follows, in which order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trial_for(model: ModelView) -> tuple[Trial, OutputProbe]:
 
 
 @pytest.mark.parametrize("are_seen", [True, False])
-def test_fewer_weights_and_fewer_levels_do_more_damage(model: ModelView, are_seen: bool) -> None:
+def test_fewer_weights_and_fewer_levels_do_more_error(model: ModelView, are_seen: bool) -> None:
     trial, _ = trial_for(model)
     sites = model.sites()
     layers = [layer for site in sites if are_seen and (layer := calibrated_layer(model, site)) is not None]
@@ -50,7 +50,7 @@ def test_fewer_weights_and_fewer_levels_do_more_damage(model: ModelView, are_see
             assert followed == pytest.approx(measured / 256)
 
 
-def test_a_damage_is_what_the_outputs_suffer(model: ModelView) -> None:
+def test_a_error_is_what_the_outputs_suffer(model: ModelView) -> None:
     """Nearest weights can be made by hand: the largest ones kept, the rest zero."""
     trial, probe = trial_for(model)
     surface = measured_surfaces(model.sites(), [], trial, densities=DENSITIES)["w3"]
@@ -59,5 +59,5 @@ def test_a_damage_is_what_the_outputs_suffer(model: ModelView) -> None:
     threshold = np.sort(np.abs(weights).ravel())[-kept]
     assert surface.rounded == {}
     assert surface.pruned.errors[1] == pytest.approx(
-        probe.damage({"w3": np.where(np.abs(weights) >= threshold, weights, 0)})
+        probe.relative_error({"w3": np.where(np.abs(weights) >= threshold, weights, 0)})
     )

@@ -108,7 +108,7 @@ def test_tied_weights_see_the_inputs_of_all_their_uses() -> None:
         "g (float[N, 4] x) => (float[N, 4] y) <float[4, 4] w> { h = MatMul(x, w)\n y = MatMul(h, w) }"
     )
     (layer,) = layers_of(model)
-    assert layer.taps == ("x", "h")
+    assert layer.exposed_values == ("x", "h")
     x = np.random.default_rng(2).normal(size=(50, 4)).astype(np.float32)
     calibration = Calibration(original=model, samples=from_arrays({"x": x}))
     moments = calibration.moments(model, [layer])["w"]

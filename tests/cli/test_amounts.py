@@ -1,4 +1,4 @@
-"""Amounts as users write them: percentages, factors, several bindings at once, both names of a figure."""
+"""Amounts as users write them: percentages, factors, several bindings at once, both names of a quantity."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from onnx_admm.cli.target import parse_bindings
 from onnx_admm.config.recipe import parse_prune
 from onnx_admm.config.registry import cost_model
-from onnx_admm.costs.pricing import chosen_figure
+from onnx_admm.costs.pricing import chosen_quantity
 from onnx_admm.errors import RecipeError, UsageError
 from onnx_admm.settings.amounts import parse_points, parse_share, parse_times
-from onnx_admm.targeting.figures import parse_budgets
+from onnx_admm.targeting.quantities import parse_budgets
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_what_is_no_number_is_refused(parse: Any, text: str) -> None:
 
 def test_budgets_as_percentages_and_by_both_names() -> None:
     assert parse_budgets(["latency_s=50%", "bytes=20X"]) == {"latency": 0.5, "size": 0.05}
-    with pytest.raises(UsageError, match="two budgets for one figure"):
+    with pytest.raises(UsageError, match="two budgets for one quantity"):
         parse_budgets(["latency_s=50%", "latency=0.5x"])
     with pytest.raises(UsageError, match="impossible budget"):
         parse_budgets(["latency=200%"])
 
 
-def test_a_figure_has_two_names() -> None:
+def test_a_quantity_has_two_names() -> None:
     macs = cost_model("macs")
-    assert chosen_figure(macs, "macbits") == chosen_figure(macs, "mac_bits") == "mac_bits"
+    assert chosen_quantity(macs, "macbits") == chosen_quantity(macs, "mac_bits") == "mac_bits"
 
 
 def test_several_bindings_in_one_flag() -> None:

@@ -63,8 +63,16 @@ from onnx_admm.runtime import installed
         ("inspect net.onnx --cost-model macs --bind N=0", r"N: an axis needs a positive extent; got 0"),
         ("inspect net.onnx --bind N=1", r"there is no --cost-model"),
         (
-            "inspect net.onnx --cost-model macs --bind N=1 --figure latency_s",
-            r"macs: the cost model does not give that figure; got latency_s; expected one of macs, mac_bits",
+            "inspect net.onnx --cost-model macs --bind N=1 --quantity latency_s",
+            r"the cost model does not give that quantity; got latency_s; expected one of macs, mac_bits",
+        ),
+        (
+            "inspect net.onnx --cost-model macs --figure macs",
+            r"unknown flag '--figure'. It is called '--quantity'",
+        ),
+        (
+            "inspect net.onnx --cost-model macs --figure=macs",
+            r"unknown flag '--figure'. It is called '--quantity'",
         ),
         ("inspect net.onnx --cost-model roofline", r"'roofline' needs a profile; .* raspberry-pi-4"),
         (

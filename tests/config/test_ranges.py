@@ -24,7 +24,7 @@ from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 from onnx_admm.pipeline import Pipeline
 from onnx_admm.settings.ranges import check_ranges, parse_pattern
 from onnx_admm.settings.tables import build, read_toml
-from onnx_admm.targeting.figures import parse_budgets
+from onnx_admm.targeting.quantities import parse_budgets
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,15 @@ def test_a_mistake_in_it_is_a_sentence(board: Path, spec: str, sentence: str) ->
     assert caught.value.exit_code == 2
 
 
+def test_a_cost_model_with_a_former_attribute_is_told_the_present_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = "class X:\n    name, assumes, figures, estimate = 'x', '', (), None\n"
+    register(monkeypatch, tmp_path, {COST_MODELS.group: {"old": "old:X"}}, distribution="old", module=source)
+    with pytest.raises(UsageError, match=r"without quantities; .* 'figures' is called 'quantities' now"):
+        COST_MODELS.get("old")
+
+
 def test_the_listing_names_the_profiles(board: Path) -> None:
     listed = {plugin.name: plugin.profiles for plugin in COST_MODELS.plugins()}
     assert listed["board"] == ("slow",)

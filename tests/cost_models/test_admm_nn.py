@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import Treatment
+from onnx_admm.contracts import CompressionOption
 from onnx_admm.cost_models.admm_nn import PUBLISHED, AdmmNnCostModel, mac_picojoules
 from onnx_admm.costs.pricing import break_even
 from onnx_admm.encoding.coders.accounting import gap_bits
@@ -29,9 +29,9 @@ def test_it_breaks_even_where_the_paper_does() -> None:
 @pytest.mark.parametrize(("pruned", "speedup"), PUBLISHED)
 def test_latency_follows_the_published_curve(pruned: float, speedup: float) -> None:
     model = AdmmNnCostModel(dense_gmac_s=2.0, dense_fallback=False)
-    dense = model.estimate(CONV, Treatment()).latency_s
+    dense = model.estimate(CONV, CompressionOption()).latency_s
     assert dense == DENSE / 2e9
-    cost = model.estimate(CONV, Treatment(1 - pruned))
+    cost = model.estimate(CONV, CompressionOption(1 - pruned))
     assert cost.latency_s == pytest.approx(DENSE / 2e9 / speedup)
 
 
@@ -50,7 +50,7 @@ def test_the_formula_fits_what_was_plotted_and_nothing_beyond() -> None:
 
 def test_bits_change_energy_and_bytes_but_not_the_time() -> None:
     model = AdmmNnCostModel()
-    eight, four = (model.estimate(CONV, Treatment(0.1, bits)) for bits in (8, 4))
+    eight, four = (model.estimate(CONV, CompressionOption(0.1, bits)) for bits in (8, 4))
     assert eight.latency_s == four.latency_s
     index = gap_bits(0.1)
     assert four.energy_j == pytest.approx(0.1 * DENSE * (0.1 + 0.1 + (4 + 8 + index) * 20 / 64) * 1e-12)
@@ -67,18 +67,18 @@ def test_energies_are_those_that_were_measured() -> None:
 
 def test_what_the_sparse_design_would_slow_down_runs_on_the_dense_one() -> None:
     for density in (0.5, 0.98):
-        assert AdmmNnCostModel().estimate(CONV, Treatment(density)) == AdmmNnCostModel().estimate(
-            CONV, Treatment()
+        assert AdmmNnCostModel().estimate(CONV, CompressionOption(density)) == AdmmNnCostModel().estimate(
+            CONV, CompressionOption()
         )
-    fast = Treatment(0.4)
+    fast = CompressionOption(0.4)
     forced = AdmmNnCostModel(dense_fallback=False)
     assert AdmmNnCostModel().estimate(CONV, fast) == forced.estimate(CONV, fast)
-    assert (forced.estimate(CONV, Treatment(0.9)).latency_s or 0) == pytest.approx(DENSE / 1e9 / 0.07)
+    assert (forced.estimate(CONV, CompressionOption(0.9)).latency_s or 0) == pytest.approx(DENSE / 1e9 / 0.07)
     assert break_even(forced, CONV) == break_even(AdmmNnCostModel(), CONV)
 
 
 def test_removed_channels_stay_on_the_dense_design() -> None:
-    half = AdmmNnCostModel().estimate(CONV, Treatment(0.5, 32, "channel"))
+    half = AdmmNnCostModel().estimate(CONV, CompressionOption(0.5, 32, "channel"))
     assert half.latency_s == pytest.approx(DENSE / 2e9)
     assert half.bytes == 4 * 1152 / 2
 

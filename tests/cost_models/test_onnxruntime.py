@@ -15,7 +15,7 @@ from made_up_times import CALL, SWITCH, MadeUpTimes, forget, shapes_asked
 
 from onnx_admm.allocation.allocation import Option, least_error
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import LayerProfile, ModelView, Treatment
+from onnx_admm.contracts import CompressionOption, LayerProfile, ModelView
 from onnx_admm.cost_models.onnxruntime import OnnxRuntimeCostModel
 from onnx_admm.costs.pricing import CostTable, break_even, for_model, price
 from onnx_admm.errors import PassRefused, UnknownExtent, UnpricedOperator, UsageError
@@ -136,9 +136,9 @@ def test_a_branch_is_timed_with_the_node_around_it(made_up_times: MadeUpTimes) -
 
 def test_an_operator_the_runtime_does_not_have_is_listed(made_up_times: MadeUpTimes) -> None:
     known = wide_layer()
-    strange = replace(known, op_type="Strange", domain="their.own")
+    unknown = replace(known, op_type="Strange", domain="their.own")
     with pytest.raises(UnpricedOperator, match=r"\(Strange\): the runtime does not run it alone"):
-        MODEL.estimate(strange, Treatment())
+        MODEL.estimate(unknown, CompressionOption())
 
 
 def test_an_open_axis_is_said_with_how_to_bind_it(tiny_conv: ModelView, made_up_times: MadeUpTimes) -> None:
@@ -159,21 +159,21 @@ def test_threads_come_from_the_command() -> None:
 @pytest.mark.parametrize("structure", ["unstructured", "2:4", "block"])
 def test_zeros_and_bits_change_nothing_and_never_pay(structure: str, made_up_times: MadeUpTimes) -> None:
     layer = wide_layer()
-    dense = MODEL.estimate(layer, Treatment())
+    dense = MODEL.estimate(layer, CompressionOption())
     for density, bits in itertools.product((0.0, 0.01, 0.5, 1.0), (2, 8, 32)):
-        assert MODEL.estimate(layer, Treatment(density, bits, structure)) == dense
+        assert MODEL.estimate(layer, CompressionOption(density, bits, structure)) == dense
     assert break_even(MODEL, layer, structure=structure) == math.inf
     assert "zeros and bits change no latency" in MODEL.assumes
 
 
 def test_a_latency_budget_never_chooses_zeros(tiny_conv: ModelView, made_up_times: MadeUpTimes) -> None:
     bound = for_model(MODEL, tiny_conv, {"N": 1})
-    treatments = [Treatment(density) for density in (1.0, 0.5, 0.1, 0.01)]
+    options = [CompressionOption(density) for density in (1.0, 0.5, 0.1, 0.01)]
     options = {
         layer.weight: [
             # Zeros that do next to no harm: only their price can speak against them.
-            Option(bound.estimate(layer, treatment).latency_s or 0.0, 1e-9 / treatment.density, treatment)
-            for treatment in treatments
+            Option(bound.estimate(layer, option).latency_s or 0.0, 1e-9 / option.density, option)
+            for option in options
         ]
         for layer in node_profiles(tiny_conv, {"N": 1})
         if layer.weight
@@ -189,7 +189,7 @@ def test_a_latency_budget_never_chooses_zeros(tiny_conv: ModelView, made_up_time
 def test_removed_channels_are_timed_at_their_real_width(made_up_times: MadeUpTimes) -> None:
     layer = wide_layer()
     costs = {
-        left: MODEL.estimate(layer, Treatment(left / 48, structure="channel")).latency_s
+        left: MODEL.estimate(layer, CompressionOption(left / 48, structure="channel")).latency_s
         for left in (48, 40, 33, 32, 17, 16, 1)
     }
     assert {shape[0] for shape in shapes_asked(made_up_times)["Gemm"]} == set(costs)
@@ -203,9 +203,10 @@ def test_removed_channels_of_a_layer_in_its_model_cost_in_proportion(made_up_tim
                       .replace("float[6,4,", "float[6,32,"))  # fmt: skip
     layer = next(row for row in node_profiles(wide, {"N": 1}) if row.weight == "w1")
     bound = for_model(MODEL, wide, {"N": 1})
-    half = Treatment(0.5, structure="channel")
+    half = CompressionOption(0.5, structure="channel")
     kept, alone = (
-        (model.estimate(layer, half).latency_s or 0) / (model.estimate(layer, Treatment()).latency_s or 1)
+        (model.estimate(layer, half).latency_s or 0)
+        / (model.estimate(layer, CompressionOption()).latency_s or 1)
         for model in (bound, MODEL)
     )
     assert kept == pytest.approx(alone)
@@ -232,12 +233,12 @@ def test_a_broken_cache_is_written_anew(
     content: str, made_up_times: MadeUpTimes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     layer = wide_layer()
-    cost = MODEL.estimate(layer, Treatment())
+    cost = MODEL.estimate(layer, CompressionOption())
     file = cache_file(1)
     whole = file.read_text()
     file.write_text(content)
     forget(tmp_path / "cache", monkeypatch)
-    assert MODEL.estimate(layer, Treatment()) == cost
+    assert MODEL.estimate(layer, CompressionOption()) == cost
     assert file.read_text() == whole
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
@@ -247,7 +248,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "taken").write_text("no folder")
     forget(tmp_path / "taken", monkeypatch)
-    assert MODEL.estimate(wide_layer(), Treatment()).latency_s
+    assert MODEL.estimate(wide_layer(), CompressionOption()).latency_s
 
 
 # -- with a clock -----------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
 def test_far_more_work_takes_more_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     forget(tmp_path, monkeypatch)
-    small, large = (MODEL.estimate(square(extent), Treatment()) for extent in (16, 256))
+    small, large = (MODEL.estimate(square(extent), CompressionOption()) for extent in (16, 256))
     assert small.latency_s is not None
     assert large.latency_s is not None
     assert 0 < 10 * small.latency_s < large.latency_s  # for 4096 times the work

@@ -13,7 +13,7 @@ import pytest
 
 from onnx_admm.api import compress
 from onnx_admm.config.recipe import Recipe
-from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile, ModelView, PassContext, PassReport
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.costs.pricing import SUM, add_costs, break_even, price, price_layers
 from onnx_admm.errors import UnknownExtent, UnpricedOperator, UsageError
@@ -27,15 +27,15 @@ class Curve:
 
     name: ClassVar[str] = "curve"
     assumes: ClassVar[str] = "nothing"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s", "macs")
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s", "macs")
 
     latency: Callable[[float], float]
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         if not layer.weight:
             raise UnpricedOperator("no curve", where=layer.node)
-        macs = layer.known_macs() * treatment.density
-        return Cost(latency_s=self.latency(treatment.density), macs=macs, uncertainty=0.5)
+        macs = layer.known_macs() * option.density
+        return Cost(latency_s=self.latency(option.density), macs=macs, uncertainty=0.5)
 
 
 class Called(Curve):
@@ -70,10 +70,12 @@ def test_a_price_list_has_a_row_for_each_use_of_a_weight_and_each_other_node(tin
 
 
 def test_weights_can_be_treated_otherwise(tiny_conv: ModelView) -> None:
-    sparse = price(tiny_conv, StorageCostModel("sparse"), {"w2": Treatment(0.25)})
+    sparse = price(tiny_conv, StorageCostModel("sparse"), {"w2": CompressionOption(0.25)})
     assert sparse.total.bytes == 7 * (36 + 54 + 72)
-    with pytest.raises(UsageError, match="w9: a treatment for a weight that the model does not have"):
-        price(tiny_conv, StorageCostModel(), {"w9": Treatment()})
+    with pytest.raises(
+        UsageError, match="w9: a compression option for a weight that the model does not have"
+    ):
+        price(tiny_conv, StorageCostModel(), {"w9": CompressionOption()})
 
 
 def test_what_cannot_be_priced_is_listed_and_not_in_the_total(tiny_conv: ModelView) -> None:
@@ -107,7 +109,7 @@ def test_unknown_stays_unknown_in_a_sum() -> None:
 
 
 def sparse_design(density: float) -> float:
-    """As a dense design of the same area: dearer a nonzero by 2.22, but for dense weights."""
+    """As a dense design of the same area: more expensive a nonzero by 2.22, but for dense weights."""
     return 1.0 if density == 1 else density / 0.45
 
 
@@ -122,7 +124,7 @@ def test_it_is_infinite_where_zeros_change_nothing() -> None:
 
 def test_it_is_one_where_any_zero_pays() -> None:
     assert break_even(Curve(lambda density: density), layer()) == 1.0
-    assert break_even(Curve(lambda density: 1.0), layer(), figure="macs") == 1.0
+    assert break_even(Curve(lambda density: 1.0), layer(), quantity="macs") == 1.0
 
 
 def test_a_kernel_that_switches_at_a_threshold_pays_from_there() -> None:
@@ -156,21 +158,21 @@ def test_a_row_without_weights_never_breaks_even() -> None:
     assert break_even(StorageCostModel(), LayerProfile(node="r", op_type="Relu")) == math.inf
 
 
-def test_a_figure_that_is_not_given_is_refused() -> None:
-    with pytest.raises(UsageError, match="curve: the cost model does not give that figure; got energy_j"):
-        break_even(Curve(lambda density: density), layer(), figure="energy_j")
+def test_a_quantity_that_is_not_given_is_refused() -> None:
+    with pytest.raises(UsageError, match="curve: the cost model does not give that quantity; got energy_j"):
+        break_even(Curve(lambda density: density), layer(), quantity="energy_j")
 
 
-# -- treatments and profiles -----------------------------------------------------------------
+# -- compression options and profiles -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "impossible",
     [{"density": 1.5}, {"density": -0.1}, {"density": math.nan}, {"bits": 0}, {"structure": "4:2"}],
 )
-def test_impossible_treatments_are_refused_at_birth(impossible: dict[str, object]) -> None:
+def test_impossible_options_are_refused_at_birth(impossible: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"^(impossible|no such) "):
-        Treatment(**impossible)  # type: ignore[arg-type]
+        CompressionOption(**impossible)  # type: ignore[arg-type]
 
 
 def test_profiles_say_what_their_nodes_are() -> None:

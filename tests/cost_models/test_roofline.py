@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnx_admm.config.registry import cost_model, shipped_profiles
-from onnx_admm.contracts import LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, LayerProfile
 from onnx_admm.cost_models.roofline import RooflineCostModel, SparseKernel
 from onnx_admm.costs.pricing import break_even, price_layers
 from onnx_admm.errors import UnpricedOperator, UsageError
@@ -44,22 +44,22 @@ def rows() -> dict[str, LayerProfile]:
 
 def test_latency_is_the_slower_roof_and_something_for_the_operator(rows: dict[str, LayerProfile]) -> None:
     macs, moved = 1600 * 72, 4 * (800 + 1600 + 1152)
-    cost = DEVICE.estimate(rows["c"], Treatment())
+    cost = DEVICE.estimate(rows["c"], CompressionOption())
     assert cost.latency_s == pytest.approx(macs / 2e9 + 3e-6)
     assert (cost.macs, cost.bytes, cost.mac_bits) == (macs, moved, 32 * macs)
     assert cost.energy_j == pytest.approx((macs * 4.6 + moved * 200) * 1e-12)
     assert cost.uncertainty == 0.5
     slow = replace(DEVICE, bandwidth_gb_s=0.01)
-    assert slow.estimate(rows["c"], Treatment()).latency_s == pytest.approx(moved / 1e7 + 3e-6)
-    assert slow.estimate(rows["s"], Treatment()).latency_s == pytest.approx(4 * 2 * 6400 / 1e7 + 3e-6)
+    assert slow.estimate(rows["c"], CompressionOption()).latency_s == pytest.approx(moved / 1e7 + 3e-6)
+    assert slow.estimate(rows["s"], CompressionOption()).latency_s == pytest.approx(4 * 2 * 6400 / 1e7 + 3e-6)
 
 
 def test_what_is_fused_costs_nothing_and_views_move_nothing(rows: dict[str, LayerProfile]) -> None:
-    relu, flatten = (DEVICE.estimate(rows[name], Treatment()) for name in ("r", "y"))
+    relu, flatten = (DEVICE.estimate(rows[name], CompressionOption()) for name in ("r", "y"))
     assert (relu.latency_s, relu.bytes, relu.energy_j) == (0, 0, 0)
     assert (flatten.latency_s, flatten.bytes) == (3e-6, 0)
     unfused = replace(DEVICE, fused=())
-    assert (unfused.estimate(rows["r"], Treatment()).bytes or 0) > 0
+    assert (unfused.estimate(rows["r"], CompressionOption()).bytes or 0) > 0
 
 
 def test_a_sum_of_two_activations_is_not_free() -> None:
@@ -89,8 +89,8 @@ def test_zeros_pay_only_where_the_profile_has_a_kernel(rows: dict[str, LayerProf
     assert break_even(sparse, rows["q"]) == pytest.approx(3.0, rel=0.01)
     assert break_even(sparse, rows["c"]) == math.inf  # 3x3
     assert break_even(sparse, rows["q"], structure="2:4") == math.inf
-    dense = sparse.estimate(rows["q"], Treatment())
-    tenth = sparse.estimate(rows["q"], Treatment(0.1))
+    dense = sparse.estimate(rows["q"], CompressionOption())
+    tenth = sparse.estimate(rows["q"], CompressionOption(0.1))
     arithmetic = [(cost.latency_s or 0) - 3e-6 for cost in (dense, tenth)]
     assert arithmetic[0] == pytest.approx(3 * arithmetic[1])
     assert (tenth.macs or 0) == pytest.approx((dense.macs or 0) / 10)
@@ -104,13 +104,13 @@ def test_a_pattern_pays_on_a_device_that_knows_it(rows: dict[str, LayerProfile])
 
 
 def test_removed_channels_always_pay(rows: dict[str, LayerProfile]) -> None:
-    half = DEVICE.estimate(rows["c"], Treatment(0.5, 32, "channel"))
+    half = DEVICE.estimate(rows["c"], CompressionOption(0.5, 32, "channel"))
     assert half.latency_s == pytest.approx(800 * 72 / 2e9 + 3e-6)
     assert break_even(DEVICE, rows["c"], structure="channel") == 1.0
 
 
 def test_narrow_weights_are_read_as_the_next_width_there_is(rows: dict[str, LayerProfile]) -> None:
-    by_bits = {bits: DEVICE.estimate(rows["c"], Treatment(1.0, bits)).bytes for bits in (3, 8, 9, 32)}
+    by_bits = {bits: DEVICE.estimate(rows["c"], CompressionOption(1.0, bits)).bytes for bits in (3, 8, 9, 32)}
     activations = 4 * 2400
     assert by_bits == {
         3: activations + 1152,
@@ -133,20 +133,20 @@ def test_arithmetic_in_a_type_without_a_peak_is_unpriced() -> None:
         g (float16[3,4] x, float16[4,5] z) => (float16[3,5] y) { y = MatMul (x, z) }""")
     (product,) = node_profiles(view)
     with pytest.raises(UnpricedOperator, match=r"y \(MatMul\): the device has no peak in float16"):
-        DEVICE.estimate(product, Treatment())
+        DEVICE.estimate(product, CompressionOption())
     assert price_layers([product], DEVICE).unpriced[0].why == "the device has no peak in float16"
 
 
 def test_energy_is_given_where_it_is_known() -> None:
-    assert "energy_j" in DEVICE.figures
-    assert "energy_j" not in replace(DEVICE, energy_pj_byte=None).figures
+    assert "energy_j" in DEVICE.quantities
+    assert "energy_j" not in replace(DEVICE, energy_pj_byte=None).quantities
 
 
 def test_devices_name_their_sources() -> None:
     tags = shipped_profiles(RooflineCostModel)
     assert {"raspberry-pi-4", "jetson-nano", "a100-sxm-40gb"} <= set(tags)
     for tag, file in tags.items():
-        assert cost_model(f"roofline:{tag}").figures[0] == "latency_s"
+        assert cost_model(f"roofline:{tag}").quantities[0] == "latency_s"
         text = file.read_text(encoding="utf-8")
         for key in ("peak_gmac_s", "bandwidth_gb_s"):
             before = text[: text.index(f"\n{key}")].splitlines()

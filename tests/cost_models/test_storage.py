@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import CostModel, LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, CostModel, LayerProfile
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.costs.pricing import break_even
 from onnx_admm.encoding.coders.bits import rice_bits
@@ -35,7 +35,7 @@ FC1 = gemm("fc1", 500, 800)
 
 
 def price(format: str, density: float = 1.0, bits: int = 32, structure: str = "unstructured") -> float:
-    cost = StorageCostModel(format).estimate(FC1, Treatment(density, bits, structure)).bytes  # type: ignore[arg-type]
+    cost = StorageCostModel(format).estimate(FC1, CompressionOption(density, bits, structure)).bytes  # type: ignore[arg-type]
     assert cost is not None
     return cost
 
@@ -103,7 +103,7 @@ def test_zeros_save_nothing_where_they_are_stored() -> None:
 
 def test_a_layer_without_weights_takes_no_bytes() -> None:
     relu = LayerProfile(node="r", op_type="Relu")
-    assert StorageCostModel().estimate(relu, Treatment()).bytes == 0
+    assert StorageCostModel().estimate(relu, CompressionOption()).bytes == 0
 
 
 def test_double_weights_take_eight_bytes() -> None:

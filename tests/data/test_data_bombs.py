@@ -144,7 +144,7 @@ IDX_BOMB = b"\0\0\x08\x03" + struct.pack(">3L", 2**31, 28, 28)
         ("c", IDX_BOMB, r"c: compressed data that would expand out of proportion"),
         ("d", b"\0\0\x08\xff" + bytes(1020), r"d: an idx file of too many axes; got 255"),
     ],
-    ids=["stated", "held", "stored", "axes"],
+    ids=["stated", "kept", "stored", "axes"],
 )
 def test_idx_files(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     (tmp_path / name).write_bytes(content)

@@ -117,7 +117,7 @@ def test_a_folder_of_npy_files_reads_as_npz(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "target"),
     [
         ("uint8", "float"),
         ("float64", "float"),
@@ -126,11 +126,11 @@ def test_a_folder_of_npy_files_reads_as_npz(tmp_path: Path) -> None:
         ("uint8", "int64"),
     ],
 )
-def test_types_that_lose_nothing_that_matters_are_cast(tmp_path: Path, given: str, wanted: str) -> None:
+def test_types_that_lose_nothing_that_matters_are_cast(tmp_path: Path, given: str, target: str) -> None:
     values = np.array([[0, 7], [200, 31]]).astype(given)
     np.savez(tmp_path / "d.npz", x=values)
-    fed = everything(open_dataset(tmp_path / "d.npz", model_of(f"{wanted}[N,2] x"))).feeds["x"]
-    assert fed.dtype == np.dtype("float32" if wanted == "float" else wanted)
+    fed = everything(open_dataset(tmp_path / "d.npz", model_of(f"{target}[N,2] x"))).feeds["x"]
+    assert fed.dtype == np.dtype("float32" if target == "float" else target)
     np.testing.assert_array_equal(fed, values)
 
 

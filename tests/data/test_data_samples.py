@@ -77,10 +77,10 @@ def test_split_is_disjoint_complete_and_of_the_size_asked_for(
     assert sorted(numbers(train) + numbers(validation)) == list(range(n))
     assert len(validation) == min(max(round(fraction * n), 1), n - 1)
     assert numbers(split_dataset(data, fraction, seed)[1]) == numbers(validation)
-    held = np.array([labels[i] for i in numbers(validation)])
+    validation_labels = np.array([labels[i] for i in numbers(validation)])
     for label in set(labels):
         share = len(validation) / n * labels.count(label)
-        assert abs(np.count_nonzero(held == label) - share) < 1
+        assert abs(np.count_nonzero(validation_labels == label) - share) < 1
 
 
 def test_split_differs_by_seed_and_reads_nothing() -> None:

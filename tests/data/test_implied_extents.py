@@ -124,9 +124,9 @@ def test_a_sample_that_the_model_fixes_too_large_is_a_sentence() -> None:
 
 
 def test_large_samples_are_fewer() -> None:
-    from onnx_admm.data import affordable
+    from onnx_admm.data import limit_samples
 
     view = parse_text(f"{HEAD} g (float[b,3,h,w] x) => (float[b,3,h,w] y) {{ y = Relu (x) }}")
     data = synthetic_dataset(view, 100, 0, sizes={"h": 1024, "w": 1024})
-    assert len(affordable(view, data, 1 << 40)) == (64 << 20) // (3 << 22)
+    assert len(limit_samples(view, data, 1 << 40)) == (64 << 20) // (3 << 22)
     assert np.isfinite(next(data.batches(1)).feeds["x"]).all()

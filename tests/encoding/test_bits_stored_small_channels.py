@@ -110,7 +110,7 @@ def stored_bits(values: npt.NDArray[np.floating]) -> tuple[float, str]:
 
 @pytest.mark.parametrize("shape", [(96, 160), (160, 512)])  # by itself from 65,536 elements on
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_every_treatment_is_stored_as_it_is_priced(dtype: str, shape: tuple[int, int]) -> None:
+def test_every_option_is_stored_as_it_is_priced(dtype: str, shape: tuple[int, int]) -> None:
     values = np.random.default_rng(2).normal(size=shape)
     values[3] = 0
     for channel, magnitude in enumerate(TINY[dtype], start=5):

@@ -1,4 +1,4 @@
-"""Plans of decoders: priced as they are written, no dearer than a single decoder, within the opset."""
+"""Plans of decoders: priced as written, no more expensive than a single decoder, within the opset."""
 
 from __future__ import annotations
 

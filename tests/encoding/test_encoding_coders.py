@@ -33,8 +33,10 @@ def test_sparse_decoders_give_the_weights_back(
     known = tuple(float(code) * 0.125 for code in range(-levels, levels + 1) if code)
     if members:
         vectors = (Weight("b1", np.arange(5, dtype=np.float32)), Weight("b2", -np.ones(3, np.float32)))
-        pool = SharedVector(VectorCoder("int8", np.float32(1.0)), vectors) if head else None
-        _assert_decodes(StoragePlan((Group(SparseCoder(known, low_bits), members),), pool=pool), opset)
+        shared_vector = SharedVector(VectorCoder("int8", np.float32(1.0)), vectors) if head else None
+        _assert_decodes(
+            StoragePlan((Group(SparseCoder(known, low_bits), members),), shared_vector=shared_vector), opset
+        )
 
 
 @given(levels=st.integers(1, 20), word_bits=st.sampled_from([8, 16]), seed=st.integers(0, 99))
@@ -117,7 +119,7 @@ def _members(seed: int, density: float, levels: int) -> tuple[EncodedTensor, ...
 def _assert_decodes(plan: StoragePlan, opset: int) -> None:
     fragment, outputs = plan.emit(opset)
     values = evaluate(fragment)
-    pooled = plan.pool.vectors if plan.pool else ()
+    pooled = plan.shared_vector.vectors if plan.shared_vector else ()
     assert plan.groups[0].members or pooled
     for weight in (*(member.weight for member in plan.groups[0].members), *pooled):
         decoded = values[outputs[weight.name]]

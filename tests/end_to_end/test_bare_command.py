@@ -18,7 +18,7 @@ from test_real_models import MODELS
 from onnx_admm.api import compress
 from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.data import affordable, from_arrays, synthetic_dataset
+from onnx_admm.data import from_arrays, limit_samples, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
@@ -76,7 +76,7 @@ def original_of(path: Path) -> ModelView:
 
 
 def unseen(view: ModelView, seed: int = 77) -> Dataset:
-    return affordable(view, synthetic_dataset(view, 24, seed), 1 << 35)
+    return limit_samples(view, synthetic_dataset(view, 24, seed), 1 << 35)
 
 
 def quality(before: ModelView, after: Path, data: Dataset) -> Quality:

@@ -1,4 +1,4 @@
-"""The door is open: complete third-party packages, installed as such, are found and keep the contracts."""
+"""Complete third-party packages, installed as such, are found and keep the contracts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ for command in {plain!r}:
 
 
 def test_their_own_tests_pass(run_with_plugins: Run, sources: Path) -> None:
-    """Among them the batteries of ``onnx_admm.testing``."""
+    """Among them the contract tests of ``onnx_admm.testing``."""
     tests = [sources / package / "tests" for package in PACKAGES]
     out = run_with_plugins("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", sources, *tests)
     assert "6 passed" in out

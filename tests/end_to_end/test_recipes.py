@@ -31,7 +31,7 @@ def test_a_shipped_recipe_reads_and_writes_back(repository: Path, name: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_is_found_by_its_name(repository: Path, name: str) -> None:
     recipe = Recipe.load(repository / "recipes" / f"{name}.toml")
-    assert Compression(recipe=name, data="d.npz").settled_recipe() == recipe
+    assert Compression(recipe=name, data="d.npz").complete_recipe() == recipe
 
 
 def test_a_misspelt_name_is_told(net: Path, run: RunCommand) -> None:
@@ -44,7 +44,7 @@ def test_a_misspelt_name_is_told(net: Path, run: RunCommand) -> None:
 def test_a_file_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("lenet5-85x").write_text('[[pass]]\nname = "encode"\n')
-    assert len(Compression(recipe="lenet5-85x").settled_recipe().passes) == 1
+    assert len(Compression(recipe="lenet5-85x").complete_recipe().passes) == 1
 
 
 def test_no_recipe_is_shipped_unseen(repository: Path) -> None:

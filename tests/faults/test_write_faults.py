@@ -31,7 +31,7 @@ class Scene:
 
     folder: Path
     start: Path
-    wanted: dict[str, bytes]
+    expected_files: dict[str, bytes]
     arguments: tuple[str, ...]
 
     def restore(self) -> None:
@@ -109,7 +109,7 @@ def verdicts(scene: Scene, ending: Ending, fault: str, call: str) -> Iterator[st
         json.loads(told)
     is_told, differs = (
         told != before.get("reports/r.json"),
-        before.get("out.onnx") != scene.wanted["out.onnx"],
+        before.get("out.onnx") != scene.expected_files["out.onnx"],
     )
     if is_told and differs and not is_new:
         yield "a report of a result that is not there"
@@ -117,11 +117,11 @@ def verdicts(scene: Scene, ending: Ending, fault: str, call: str) -> Iterator[st
         yield f"no sentence: {ending.stderr}"
     yield from false_sentences(ending, is_new=is_new, fault=fault)
     if fault != "KILL":
-        expected = {*before, *scene.wanted} if is_new else {*before, "reports/r.json"}
+        expected = {*before, *scene.expected_files} if is_new else {*before, "reports/r.json"}
         left = [name for name in after if name not in expected and not is_own_data(name, after)]
-        strange = [name for name in left if not (call.startswith("os.r") and ".onnx-admm/" in name)]
-        if strange:
-            yield f"left behind: {strange}"
+        unexpected = [name for name in left if not (call.startswith("os.r") and ".onnx-admm/" in name)]
+        if unexpected:
+            yield f"left behind: {unexpected}"
 
 
 def is_own_data(name: str, files: dict[str, bytes]) -> bool:
@@ -168,7 +168,7 @@ def check(scene: Scene, fault: str, at: int, call: str) -> list[str]:
         left = [
             name
             for name in files_below(scene.folder)
-            if name not in scene.wanted and not is_own_data(name, files_below(scene.folder))
+            if name not in scene.expected_files and not is_own_data(name, files_below(scene.folder))
         ]
         if again.status or left:
             found.append(f"the next run: exit {again.status}, left {left}: {again.stderr}")

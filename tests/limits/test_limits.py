@@ -83,17 +83,17 @@ def test_a_memory_limit_ends_a_run_that_takes_more() -> None:
     taken = process_bytes()
     assert taken is not None
     limit = (taken >> 20) + 64
-    held: list[np.ndarray] = []
+    blocks: list[np.ndarray] = []
 
     def take() -> None:
         for _ in range(2000):
-            held.append(np.ones(1 << 17))
+            blocks.append(np.ones(1 << 17))
             time.sleep(0.01)
 
     sentence = rf"the memory limit of {limit} MiB is reached; got \d+ MiB in use"
     with pytest.raises(LimitReached, match=sentence), run_within(RunLimits(max_memory_mb=limit)):
         take()
-    assert len(held) < 400
+    assert len(blocks) < 400
 
 
 def test_a_run_that_is_over_its_limits_does_not_begin() -> None:

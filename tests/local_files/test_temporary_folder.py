@@ -44,15 +44,15 @@ def test_what_a_killed_run_left_goes_and_what_a_living_run_has_stays(parent: Pat
         [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=environment
     ) as run:
         assert run.stdout is not None
-        held = Path(run.stdout.readline().strip())
+        folder = Path(run.stdout.readline().strip())
         try:
             remove_leftovers(str(parent))
-            assert held.is_dir()
+            assert folder.is_dir()
         finally:
             run.kill()
-    assert held.is_dir()
+    assert folder.is_dir()
     with TemporaryFolder() as name:  # looked once in this process, with a living run there
-        assert held.is_dir()
+        assert folder.is_dir()
     remove_leftovers.cache_clear()
     with TemporaryFolder() as name:
         assert sorted(parent.iterdir()) == [Path(name)]

@@ -49,14 +49,14 @@ def shaken(model: ModelView, name: str, share: float = 0.1) -> Array:
     return (weights + share * weights.std() * noise).astype(weights.dtype)
 
 
-def test_damage_is_noise_over_signal() -> None:
+def test_error_is_noise_over_signal() -> None:
     model, x = parse_text(LINEAR), inputs()
     probe, other = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1), shaken(model, "w")
     expected, got = x @ model.read("w"), x @ other
     by_hand = np.square(got - expected).sum() / np.square(expected).sum()
-    assert probe.damage({"w": other}) == pytest.approx(by_hand, rel=1e-4)
-    assert probe.damage({}) == 0.0
-    assert probe.damage({"w": np.full_like(other, np.inf)}) == np.inf
+    assert probe.relative_error({"w": other}) == pytest.approx(by_hand, rel=1e-4)
+    assert probe.relative_error({}) == 0.0
+    assert probe.relative_error({"w": np.full_like(other, np.inf)}) == np.inf
 
 
 @pytest.mark.parametrize("name", [name for name in model_family() if name != "no_weights"])
@@ -72,7 +72,7 @@ def test_every_weight_can_be_exchanged_wherever_it_stands(name: str) -> None:
         decibels = evaluate(fork, samples, reference=model, threads=1).sqnr_by_output
         assert decibels
         by_output = sum(10 ** (-each / 10) for each in decibels.values())
-        assert probe.damage({site: other}) == pytest.approx(by_output, rel=1e-3, abs=1e-12)
+        assert probe.relative_error({site: other}) == pytest.approx(by_output, rel=1e-3, abs=1e-12)
 
 
 def test_a_weight_inside_a_function_takes_a_session_of_its_own() -> None:
@@ -85,7 +85,7 @@ def test_a_weight_inside_a_function_takes_a_session_of_its_own() -> None:
     model, x = ModelView.from_bytes(onnx.parser.parse_model(text).SerializeToString()), inputs()
     probe = OutputProbe(model, ["project/k"], from_arrays({"x": x}), threads=1)
     half = (0.5 * model.read("project/k")).astype(np.float32)
-    assert probe.damage({"project/k": half}) == pytest.approx(0.25, rel=1e-5)
+    assert probe.relative_error({"project/k": half}) == pytest.approx(0.25, rel=1e-5)
 
 
 @pytest.mark.parametrize("text", [CLASSIFIER, WRITTEN_OUT])
@@ -118,15 +118,15 @@ def test_discrete_outputs_count_by_the_share_that_differs() -> None:
     model, x = parse_text(text), inputs()
     probe, other = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1), shaken(model, "w", 2.0)
     expected, got = np.trunc(x @ model.read("w")), np.trunc(x @ other)
-    assert 0 < probe.damage({"w": other}) == pytest.approx(np.mean(expected != got), abs=0.02)
+    assert 0 < probe.relative_error({"w": other}) == pytest.approx(np.mean(expected != got), abs=0.02)
 
 
-def test_damages_of_small_changes_add_up() -> None:
+def test_relative_errors_of_small_changes_add_up() -> None:
     model = model_family()["conv_net"]
     probe = OutputProbe(model, ["w1", "w2", "w3"], synthetic_dataset(model, 64, 0), threads=1)
     changes = {name: shaken(model, name, 0.05) for name in ("w1", "w2", "w3")}
-    alone = sum(probe.damage({name: change}) for name, change in changes.items())
-    assert probe.damage(changes) == pytest.approx(alone, rel=0.3)
+    alone = sum(probe.relative_error({name: change}) for name, change in changes.items())
+    assert probe.relative_error(changes) == pytest.approx(alone, rel=0.3)
 
 
 def test_the_reference_is_what_counts_as_right() -> None:
@@ -134,8 +134,8 @@ def test_the_reference_is_what_counts_as_right() -> None:
     worse = model.fork()
     worse.replace("w", shaken(model, "w"))
     probe = OutputProbe(worse, ["w"], from_arrays({"x": x}), reference=model, threads=1)
-    assert probe.damage({}) > 1e-3
-    assert probe.damage({"w": model.read("w")}) == pytest.approx(0.0, abs=1e-12)
+    assert probe.relative_error({}) > 1e-3
+    assert probe.relative_error({"w": model.read("w")}) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_other_samples_share_the_session() -> None:
@@ -143,7 +143,11 @@ def test_other_samples_share_the_session() -> None:
     probe, other = OutputProbe(model, ["w"], from_arrays({"x": inputs()}), threads=1), shaken(model, "w")
     there = probe.on(from_arrays({"x": inputs(seed=7)}))
     alone = OutputProbe(model, ["w"], from_arrays({"x": inputs(seed=7)}), threads=1)
-    assert there.damage({"w": other}) == alone.damage({"w": other}) != probe.damage({"w": other})
+    assert (
+        there.relative_error({"w": other})
+        == alone.relative_error({"w": other})
+        != probe.relative_error({"w": other})
+    )
 
 
 def test_samples_that_fill_up_a_run_do_not_count() -> None:
@@ -151,7 +155,9 @@ def test_samples_that_fill_up_a_run_do_not_count() -> None:
     other, x = shaken(model, "w"), inputs(11)
     open_batch = OutputProbe(parse_text(LINEAR), ["w"], from_arrays({"x": x}), threads=1)
     fixed = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
-    assert fixed.damage({"w": other}) == pytest.approx(open_batch.damage({"w": other}), rel=1e-5)
+    assert fixed.relative_error({"w": other}) == pytest.approx(
+        open_batch.relative_error({"w": other}), rel=1e-5
+    )
 
 
 COUNTS = """
@@ -176,9 +182,9 @@ def test_what_is_counted_is_measured_in_place_of_the_count(squash: str, compare:
     model, x = parse_text(COUNTS.format(squash=squash, compare=compare)), inputs()
     probe = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
     effect = probe.effect({"w": shaken(model, "w", 1e-4)})
-    [(name, damage)] = effect.by_output.items()
+    [(name, relative_error)] = effect.by_output.items()
     assert name == "many::score"
-    assert 0 < damage < 1e-6  # the count itself jumps or stays
+    assert 0 < relative_error < 1e-6  # the count itself jumps or stays
 
 
 def test_an_output_that_gives_real_values_too_is_no_count() -> None:

@@ -88,7 +88,7 @@ def level_of(package: str) -> int | None:
 
 
 def package_of(module: str) -> str:
-    """Room of a module: ``onnx_admm.admm.sets.supports`` -> ``admm``."""
+    """Package of a module: ``onnx_admm.admm.sets.supports`` -> ``admm``."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -216,7 +216,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 # -- the packages ------------------------------------------------------------------------------
 
 
-def test_every_room_is_read() -> None:
+def test_every_package_is_read() -> None:
     """A checker that reads no files is content with everything."""
     packages = {package_of(name) for name, _ in modules()}
     assert {"errors", "admm", "model", "contracts", *PLUGIN_PACKAGES} <= packages

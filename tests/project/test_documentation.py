@@ -87,12 +87,12 @@ def test_links_lead_somewhere(repository: Path, name: str) -> None:
             assert ((repository / name).parent / target).exists(), target
 
 
-def test_every_room_is_in_the_architecture(repository: Path) -> None:
+def test_every_package_is_in_the_architecture(repository: Path) -> None:
     text = (repository / "docs/architecture.md").read_text(encoding="utf-8")
     entries = [*(repository / "onnx_admm").iterdir(), repository / "passes", repository / "cost_models"]
-    rooms = [f"{entry.name}/" for entry in entries if (entry / "__init__.py").exists()]
-    rooms += [entry.name for entry in entries if entry.suffix == ".py" and entry.name != "__init__.py"]
-    assert [room for room in rooms if f"| `{room}` |" not in text] == []
+    packages = [f"{entry.name}/" for entry in entries if (entry / "__init__.py").exists()]
+    packages += [entry.name for entry in entries if entry.suffix == ".py" and entry.name != "__init__.py"]
+    assert [package for package in packages if f"| `{package}` |" not in text] == []
 
 
 def test_files_named_in_the_architecture_exist(repository: Path) -> None:

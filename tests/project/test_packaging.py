@@ -72,7 +72,7 @@ def test_every_built_in_plugin_is_registered() -> None:
 
 
 def _defines_a_plugin(module: str) -> bool:
-    """Whether a module defines a class that bears a recipe name."""
+    """Whether a module defines a class with a recipe name."""
     members = vars(importlib.import_module(module)).values()
     return any(
         isinstance(member, type) and member.__module__ == module and isinstance(vars(member).get("name"), str)
@@ -82,12 +82,12 @@ def _defines_a_plugin(module: str) -> bool:
 
 def test_plugins_do_not_load_twice(tmp_path: Path) -> None:
     """As top-level packages each class would exist twice; both folders refuse that."""
-    for name, room in (("passes", "onnx_admm.passes"), ("cost_models", "onnx_admm.cost_models")):
-        parent = Path(importlib.import_module(room).__path__[0]).parent
+    for name, package in (("passes", "onnx_admm.passes"), ("cost_models", "onnx_admm.cost_models")):
+        parent = Path(importlib.import_module(package).__path__[0]).parent
         code = f"import sys; sys.path.insert(0, {str(parent)!r}); import {name}"
         refused = run_python(code, tmp_path)
         assert refused.returncode == 1
-        assert f"as {room}" in refused.stderr
+        assert f"as {package}" in refused.stderr
 
 
 def test_packages_are_typed() -> None:

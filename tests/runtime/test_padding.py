@@ -38,7 +38,7 @@ def test_the_error_of_an_exchange_is_that_of_real_places() -> None:
     other = weights + 0.1 * np.random.default_rng(1).standard_normal(weights.shape).astype(np.float32)
     expected, got = ((X @ w)[MASK == 1] for w in (weights, other))
     by_hand = np.square(got - expected).sum() / np.square(expected).sum()
-    assert probe.damage({"w": other}) == pytest.approx(by_hand, rel=1e-4)
+    assert probe.relative_error({"w": other}) == pytest.approx(by_hand, rel=1e-4)
 
 
 @pytest.mark.parametrize(

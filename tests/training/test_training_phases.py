@@ -39,7 +39,7 @@ def kept_epoch(scores: Sequence[float], error: float) -> float:
     run = CountingRun()
     phase = Retraining(epochs=len(scores), rates=Rates(), seed=0)
     with SilentProgress().task("retrain", len(scores)) as task:
-        told = phase.carry_out(
+        told = phase.run(
             cast(TrainingRun, run),
             lambda model: Estimate(scores[round(cast(float, model)) - 1], error),
             task,
@@ -71,7 +71,7 @@ def test_unscored_training_ends_where_it_ends(average: int, kept: float) -> None
     run = CountingRun()
     phase = Retraining(epochs=5, rates=Rates(), seed=0, average=average)
     with SilentProgress().task("retrain", 5) as task:
-        told = phase.carry_out(cast(TrainingRun, run), None, task)
+        told = phase.run(cast(TrainingRun, run), None, task)
     assert (told, run.epochs) == ((), kept)
 
 
@@ -84,7 +84,7 @@ def test_the_mean_is_what_is_scored_and_kept_and_training_goes_on_from_the_last_
 
     phase = Retraining(epochs=5, rates=Rates(), seed=0, average=2)
     with SilentProgress().task("retrain", 5) as task:
-        phase.carry_out(cast(TrainingRun, run), score, task)
+        phase.run(cast(TrainingRun, run), score, task)
     assert seen == [1.0, 1.5, 2.5, 3.5, 4.5]
     assert run.epochs == 2.5
 

@@ -48,7 +48,7 @@ def test_a_strong_pull_draws_weights_to_their_targets_and_rho_zero_lets_go() -> 
     model = mlp()
     target = {name: np.full(model.read(name).shape, 0.5, np.float32) for name in ("w1", "w2")}
     with open_run(model) as run:
-        run.pull(target, {"w1": 100.0})
+        run.set_proximal_term(target, {"w1": 100.0})
         for epoch in range(60):
             run.epoch(2e-2, 2e-2, seed=epoch)
         pulled, left = run.weights()["w1"], run.weights()["w2"]

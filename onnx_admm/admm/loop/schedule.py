@@ -1,4 +1,4 @@
-"""The penalty rho over the iterations of ADMM: fixed beforehand, or driven by what the support does."""
+"""Schedules of the penalty rho over the iterations of ADMM: fixed, or driven by changes of the support."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Penalty(Protocol):
-    """Says what rho an iteration has."""
+    """Interface of a schedule of rho."""
 
     @property
     def multipliers(self) -> Mapping[str, float]:
         """Factor on rho by block, 1 where not given."""
 
     def after(self, changes: Sequence[int]) -> float:
-        """The base rho of the next iteration.
+        """Return the base rho of the next iteration.
 
         Args:
             changes: for each iteration done, how many entries it brought into Z's support or took out.
@@ -25,10 +25,10 @@ class Penalty(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RhoSchedule:
-    """Geometric from ``start`` to ``end`` over ``iterations``, then constant.
+    """Geometric schedule from ``start`` to ``end`` over ``iterations``, then constant.
 
     ``rho(i) = start (end / start)^(min(i, iterations - 1) / (iterations - 1))``, times a block's multiplier.
-    A small rho lets the loss speak first, a large one draws the weights to the set.
+    With a small rho the loss dominates, with a large one the distance to the set.
 
     Args:
         start: rho of the first iteration, > 0; ADMM-NN uses 3e-3 throughout (arXiv 1812.11677).
@@ -51,7 +51,7 @@ class RhoSchedule:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
     def at(self, iteration: int) -> float:
-        """The base rho of an iteration, the first being 0."""
+        """Return the base rho of an iteration, counted from 0."""
         if self.end is None:
             return self.start
         rise = max(self.iterations - 1, 1)
@@ -59,24 +59,24 @@ class RhoSchedule:
         return float(self.start * (self.end / self.start) ** share)
 
     def after(self, changes: Sequence[int]) -> float:
-        """The base rho of the next iteration; only how many there were counts."""
+        """Return the base rho of the next iteration; it depends on the number of ``changes`` alone."""
         return self.at(len(changes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupportDriven:
-    """rho grows the faster the more the support still changes.
+    """Schedule in which rho grows faster the more the support still changes.
 
     Every ``every`` iterations rho is multiplied by 1.3 where at least a tenth of the kept entries changed
-    since the last time, by 1.2 from one in 200 on, by 1.1 from a single one on; it stays where none did.
-    Far from its end the loop so makes haste, and near it looks closely at the entries still in doubt.
+    since the last time, by 1.2 where at least one in 200 changed, by 1.1 where any changed; otherwise it
+    stays. So the loop moves fast at first and slowly while the last entries are decided.
 
     Source: ALPS, Meng et al., NeurIPS 2024 (arXiv 2406.07831), section 3.3; Gram matrices of unit diagonal.
 
     Args:
         kept: entries that the set keeps, > 0.
         start: rho of the first iterations, > 0.
-        every: iterations between two looks at the support, > 0.
+        every: iterations between two updates of rho, > 0.
         multipliers: factor by block, 1 where not given.
     """
 
@@ -93,7 +93,7 @@ class SupportDriven:
             raise ValueError(f"kept and every must be at least 1, got {self.kept} and {self.every}")
 
     def after(self, changes: Sequence[int]) -> float:
-        """The base rho of the next iteration."""
+        """Return the base rho of the next iteration."""
         rho = self.start
         for first in range(0, len(changes) - self.every + 1, self.every):
             rho *= self._growth(sum(changes[first : first + self.every]))

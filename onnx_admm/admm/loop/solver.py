@@ -24,10 +24,10 @@ from onnx_admm.admm.sets.supports import Array, Blocks
 
 
 class WStep(Protocol):
-    """Solves, or improves, the smooth half of the problem."""
+    """Interface of the W-step: solves, or improves, the smooth half of the problem."""
 
     def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
-        """Weights that make ``f(W) + sum_l rho_l/2 ||W_l - targets_l||^2`` small.
+        """Return weights that make ``f(W) + sum_l rho_l/2 ||W_l - targets_l||^2`` small.
 
         Args:
             targets: ``Z - U`` by block.
@@ -38,7 +38,7 @@ class WStep(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stopping:
-    """When to stop.
+    """Stopping rule.
 
     Converged when both hold, n the number of weights:
     ``||W - Z||           <= sqrt(n) eps_abs + eps_rel max(||W||, ||Z||)``   (primal)
@@ -48,25 +48,25 @@ class Stopping:
         max_iterations: iterations at most, counted from the very start, resumed runs included.
         eps_abs: absolute tolerance per weight.
         eps_rel: relative tolerance.
-        settled: stop also once the support has stayed the same for so many iterations; 0 never does.
+        stable_iterations: also stop after so many iterations without a change of the support; 0: never.
     """
 
     max_iterations: int
     eps_abs: float = 1e-4
     eps_rel: float = 1e-3
-    settled: int = 0
+    stable_iterations: int = 0
 
     def __post_init__(self) -> None:
         if self.max_iterations < 0:
             raise ValueError(f"max_iterations must be 0 or more, got {self.max_iterations}")
-        if self.settled < 0:
-            raise ValueError(f"settled must be 0 or more, got {self.settled}")
+        if self.stable_iterations < 0:
+            raise ValueError(f"stable_iterations must be 0 or more, got {self.stable_iterations}")
         if not (self.eps_abs >= 0 and self.eps_rel >= 0):
             raise ValueError(f"tolerances must be 0 or more, got {self.eps_abs} and {self.eps_rel}")
 
 
 class Status(Enum):
-    """How a run ended, as the sentence a user reads."""
+    """How a run ended, as a sentence for the user."""
 
     CONVERGED = "the weights meet their constraint: both residuals are within tolerance"
     SETTLED = "the support no longer changes"
@@ -76,9 +76,9 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One iteration: its number (from 1), base rho, residuals with their tolerances, and Z's score.
+    """Record of one iteration: number (from 1), base rho, residuals, tolerances and the score of Z.
 
-    ``changed`` counts the entries that came into Z's support or left it.
+    ``changed`` counts the entries that entered or left Z's support.
     """
 
     iteration: int
@@ -98,15 +98,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands; a value, so a run can be stored and resumed.
+    """State of a run; it can be stored, and a run resumed from it.
 
     Attributes:
-        w: the W-step's last answer.
-        z: its feasible neighbour.
+        w: result of the last W-step.
+        z: its projection on the set.
         u: scaled dual variable, in units of w, for the penalties in ``rho``.
         rho: penalty by block that ``u`` is scaled for.
         best_z: feasible iterate of the best score so far, the last one where nothing is scored.
-        history: one record per iteration done.
+        history: one record for each iteration.
     """
 
     w: Blocks
@@ -119,18 +119,18 @@ class State:
 
     @property
     def iteration(self) -> int:
-        """Iterations done."""
+        """Number of iterations done."""
         return len(self.history)
 
     @property
     def changes(self) -> list[int]:
-        """How many entries of the support each iteration changed."""
+        """Number of support entries that each iteration changed."""
         return [record.changed for record in self.history]
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """How a run ended: ``z`` is feasible, the best by score or else the last."""
+    """Result of a run: ``z`` is feasible, the best by score or else the last."""
 
     z: Blocks
     score: float | None
@@ -139,7 +139,7 @@ class Solution:
 
     @property
     def history(self) -> tuple[Record, ...]:
-        """One record per iteration."""
+        """One record for each iteration."""
         return self.state.history
 
 
@@ -149,7 +149,7 @@ Monitor = Callable[[Blocks], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """What stays the same from one iteration to the next."""
+    """The fixed parts of a problem: W-step, set, penalty, monitor."""
 
     wstep: WStep
     constraint: JointSet
@@ -159,7 +159,7 @@ class Problem:
 
 
 class _NotFinite(Exception):
-    """The W-step answered with infinities or NaNs."""
+    """The W-step returned infinities or NaNs."""
 
 
 def solve(
@@ -196,13 +196,15 @@ def solve(
             break
         if state.history[-1].converged:
             status = Status.CONVERGED
-        elif 0 < stopping.settled <= state.iteration and not any(state.changes[-stopping.settled :]):
+        elif 0 < stopping.stable_iterations <= state.iteration and not any(
+            state.changes[-stopping.stable_iterations :]
+        ):
             status = Status.SETTLED
     return Solution(state.best_z, state.best_score, status, state)
 
 
 def initial_state(problem: Problem, start: Blocks) -> State:
-    """W at the start, Z its projection, U zero."""
+    """Return the initial state: W at the start, Z its projection, U zero."""
     w = {name: np.array(block) for name, block in start.items()}
     z = problem.constraint.project(w)
     u = {name: np.zeros_like(block) for name, block in w.items()}
@@ -210,7 +212,7 @@ def initial_state(problem: Problem, start: Blocks) -> State:
 
 
 def step(problem: Problem, state: State) -> State:
-    """One iteration: the state after it, the one before it untouched."""
+    """Return the state after one iteration; ``state`` itself does not change."""
     rho = _by_block(problem.rho, state.w, state.changes)
     u: Blocks = {
         name: block * block.dtype.type(state.rho[name] / rho[name]) for name, block in state.u.items()
@@ -250,21 +252,21 @@ def _record(problem: Problem, before: State, after: State, score: float | None) 
     absolute, relative = problem.stopping.eps_abs * size, problem.stopping.eps_rel
     names = list(after.w)
     moved = (after.rho[n] * _norm([after.z[n] - before.z[n]]) for n in names)
-    pulls = (after.rho[n] * _norm([after.u[n]]) for n in names)
+    dual_norms = (after.rho[n] * _norm([after.u[n]]) for n in names)
     return Record(
         iteration=before.iteration + 1,
         rho=problem.rho.after(before.changes),
         primal=_norm(after.w[n] - after.z[n] for n in names),
         dual=hypot(*moved),
         primal_tolerance=absolute + relative * max(_norm(after.w.values()), _norm(after.z.values())),
-        dual_tolerance=absolute + relative * hypot(*pulls),
+        dual_tolerance=absolute + relative * hypot(*dual_norms),
         score=score,
         changed=sum(int(np.count_nonzero((after.z[n] != 0) != (before.z[n] != 0))) for n in names),
     )
 
 
 def _norm(blocks: Iterable[Array]) -> float:
-    """Euclidean norm over all blocks; squares neither overflow nor vanish."""
+    """Return the Euclidean norm over all blocks; squares neither overflow nor vanish."""
     return hypot(*(_block_norm(block.astype(np.float64)) for block in blocks))
 
 

@@ -1,1 +1,1 @@
-"""A layer's own problem: least squares from second moments, solved over a constraint set."""
+"""Layer-wise reconstruction: least squares from second moments, solved over a constraint set."""

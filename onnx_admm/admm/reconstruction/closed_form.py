@@ -30,7 +30,7 @@ BLOCK = "weights"
 
 @dataclass(frozen=True, eq=False)
 class ClosedForm:
-    """Exact minimiser of ``f(V) + rho/2 ||V - target||^2``, with f half the problem's loss and ``V = W D``.
+    """Exact minimiser of ``f(V) + rho/2 ||V - target||^2``: f half the problem's loss, ``V = W D``.
 
     Args:
         problem: the layer.
@@ -42,12 +42,12 @@ class ClosedForm:
 
     @classmethod
     def preconditioned(cls, problem: LayerProblem) -> ClosedForm:
-        """D the root of A's diagonal."""
+        """Return the W-step with D the root of A's diagonal."""
         return cls(problem, np.sqrt(np.diagonal(problem.normal, axis1=1, axis2=2)))
 
     @classmethod
     def plain(cls, problem: LayerProblem) -> ClosedForm:
-        """D = I, for sets that can be projected on in no other metric."""
+        """Return the W-step with D = I, for sets whose projection is exact in the plain metric alone."""
         return cls(problem, np.ones((problem.groups, problem.normal.shape[-1])))
 
     @cached_property
@@ -73,7 +73,7 @@ class ClosedForm:
         return self.problem.times(self._linear, vectors).astype(np.float32), vectors.astype(np.float32)
 
     def minimise(self, targets: Blocks, rho: Mapping[str, float], iteration: int) -> Blocks:
-        """``(B D^-1 + rho target) (D^-1 A D^-1 + rho I)^-1``; exact whatever the iteration."""
+        """Return ``(B D^-1 + rho target) (D^-1 A D^-1 + rho I)^-1``; exact whatever the iteration."""
         linear, vectors = self._rotated
         strength = rho[BLOCK]
         rotated = linear + np.float32(strength) * self.problem.times(targets[BLOCK], vectors)
@@ -81,11 +81,11 @@ class ClosedForm:
         return {BLOCK: self.problem.times(rotated, vectors.transpose(0, 2, 1))}
 
     def optimum(self) -> Floats:
-        """The unconstrained minimiser ``B D^-1 (D^-1 A D^-1)^-1``, in these coordinates and in float64."""
+        """Return the unconstrained minimiser ``B D^-1 (D^-1 A D^-1)^-1``, float64, in these coordinates."""
         values, vectors = self._spectrum
         rotated = self.problem.times(self._linear, vectors) / self.problem.per_row(values)
         return self.problem.times(rotated, vectors.transpose(0, 2, 1))
 
     def start(self) -> Blocks:
-        """The optimum as the loop's first block."""
+        """Return the unconstrained optimum as the loop's first block."""
         return {BLOCK: self.optimum().astype(np.float32)}

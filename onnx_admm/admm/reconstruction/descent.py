@@ -1,8 +1,8 @@
-"""Coordinate descent over codes: every entry in turn goes to the rung that lowers the exact loss most.
+"""Coordinate descent over codes: each entry in turn moves to the level that lowers the exact loss most.
 
-With every other entry fixed the loss is a parabola in one entry, lowest at ``w_j - R_j / A_jj`` where ``R =
-W A - B``; the nearest rung to that is the best one. All rows move at once, column by column; within a block
-of columns R is kept up to date there alone, and a product spreads what the block changed to all the others.
+With every other entry fixed the loss is a parabola in one entry, lowest at ``w_j - R_j / A_jj`` where ``R = W
+A - B``; the nearest level to that is the best one. All rows move at once, column by column. Within a block of
+columns R is updated for that block alone; a product then applies the block's changes to all other columns.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _COLUMNS = 64
 def descend(
     problem: LayerProblem, grid: EntryGrid, codes: Codes, *, sweeps: int, fit_scales: bool
 ) -> tuple[EntryGrid, Codes]:
-    """Codes, and scales where they may be fitted, that no single change improves (unless sweeps run out).
+    """Return codes (and scales where fitted) that no single change improves, unless sweeps run out.
 
     The loss never rises.
 
     Args:
         problem: the layer.
-        grid: ladders of the entries.
-        codes: (rows, d), where to begin.
+        grid: grids of the entries.
+        codes: (rows, d), initial codes.
         sweeps: passes over all entries at most.
         fit_scales: refit the scales before each pass.
     """
@@ -38,7 +38,7 @@ def descend(
 
 
 def _sweep(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> bool:
-    """One pass over all entries, in place; whether any code changed."""
+    """Make one pass over all entries, in place; return whether any code changed."""
     units = grid.units
     residual = problem.times(codes * units, problem.normal) - problem.linear
     changed = False
@@ -54,7 +54,7 @@ def _sweep(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> bool:
 def _move_block(
     problem: LayerProblem, grid: EntryGrid, codes: Codes, residual: Floats, columns: slice
 ) -> Floats:
-    """Go through the columns of a block, in place; what its entries changed by."""
+    """Update the columns of a block, in place; return the changes of its entries."""
     units = grid.units[:, columns]
     local = problem.normal[:, columns, columns]
     moved = np.zeros_like(residual)

@@ -1,4 +1,4 @@
-"""Local search over supports: entries that leave and enter in pairs, each exchange lowering the exact loss.
+"""Local search over supports: pairs of entries leave and enter, each exchange lowering the exact loss.
 
 For one row with kept entries S, ``M = A_SS^-1``, weights ``w = M b_S`` and gradient ``g = b - A w``:
 
@@ -8,7 +8,7 @@ For one row with kept entries S, ``M = A_SS^-1``, weights ``w = M b_S`` and grad
 
 all with every other weight of the row at its new optimum. ``P = A_:S M`` makes the gains of all pairs
 elementwise, and an exchange changes it by matrices of rank one (the sweep operator of stepwise regression).
-Where entries of different rows may trade places the two halves simply add up.
+For entries of different rows, the cost of dropping and the gain of adding add up.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ _LEAST = 1e-9
 _TRIED = 16
 
 _LARGEST = 40
-"""A row is searched where its support's square is at most this many times d: then a search costs no more than
-a few dozen steps of the loop.
+"""Most squared support size of a row that is searched, in units of d.
+
+A search then costs at most a few dozen steps of the loop.
 """
 
 
 class RowSearch:
-    """The support of one row, the optimum on it, and what each exchange would gain.
+    """Support of one row, the optimum on it, and the gain of each exchange.
 
     Args:
         normal: A, (d, d).
@@ -63,29 +64,29 @@ class RowSearch:
         return pivots
 
     def drop_costs(self) -> Floats:
-        """What dropping each kept entry costs, (kept,)."""
+        """Return the cost of dropping each kept entry, (kept,)."""
         costs: Floats = np.square(self.values[self.kept]) / self.pivots
         return costs
 
     def add_gains(self) -> Floats:
-        """What adding each entry gains, (d,); nothing for kept ones."""
+        """Return the gain of adding each entry, (d,); 0 for kept entries."""
         gains: Floats = np.divide(
             self.values**2, self.schur, out=np.zeros_like(self.schur), where=self.outside
         )
         return gains
 
-    def best_exchange(self, cells: Ints) -> tuple[float, int, int]:
-        """(gain, position in ``kept``, entry to add) of the best exchange within a cell.
+    def best_exchange(self, exchange_groups: Ints) -> tuple[float, int, int]:
+        """Return (gain, position in ``kept``, entry to add) of the best exchange within a group.
 
-        Where all entries share one cell only the entries that cost least are tried for dropping.
+        Where all entries share one group only the entries that cost least are tried for dropping.
         """
         free, costs = np.flatnonzero(self.outside), self.drop_costs()
         tried = np.argsort(costs, kind="stable")
-        tried = tried[: _TRIED if (cells == cells[0]).all() else None]
+        tried = tried[: _TRIED if (exchange_groups == exchange_groups[0]).all() else None]
         dropped, pivots, through = self.kept[tried], self.pivots[tried], self.table[np.ix_(free, tried)]
         gradients = self.values[free, None] + through * (self.values[dropped] / pivots)
         gains = gradients**2 / (self.schur[free, None] + through**2 / pivots) - costs[tried]
-        gains[cells[free, None] != cells[dropped]] = -np.inf
+        gains[exchange_groups[free, None] != exchange_groups[dropped]] = -np.inf
         row, column = divmod(int(np.argmax(gains)), len(tried))
         return float(gains[row, column]), int(tried[column]), int(free[row])
 
@@ -119,39 +120,39 @@ class RowSearch:
         self.values[entry], self.outside[entry], self.kept[position] = weight, False, entry
 
 
-def exchange_entries(problem: LayerProblem, mask: Mask, cells: Ints, *, rounds: int) -> Mask:
-    """A support of the same set whose optimum is no worse, and mostly better.
+def exchange_entries(problem: LayerProblem, mask: Mask, exchange_groups: Ints, *, rounds: int) -> Mask:
+    """Return a support of the same set whose optimum is no worse, and mostly better.
 
-    Rows are searched one by one until no exchange within a cell helps. Where all entries share one cell,
-    rows then trade: those that would gain most by an entry more receive it from those that would lose
-    least, and the rows concerned are searched again. Rows whose supports are too large for it (the work
-    grows with their square) stay as they are.
+    Rows are searched one by one until no exchange within a group helps. Where all entries share one group,
+    entries then move between rows: rows that would gain most by one more entry receive it from rows that
+    would lose least, and these rows are searched again. Rows with too large supports (the work grows with
+    their square) stay as they are.
 
     Args:
         problem: the layer.
         mask: bool (rows, d), the support.
-        cells: (rows, d), equal for entries that may take one another's place.
-        rounds: most rounds of trade between rows.
+        exchange_groups: (rows, d), equal for entries that may replace one another.
+        rounds: rounds of moves between rows at most.
     """
-    mask, offers = mask.copy(), dict[int, _Offer]()
+    mask, candidates = mask.copy(), dict[int, _SwapCandidate]()
     run = len(mask) // problem.groups
     pending = [row for row, kept in enumerate(mask.sum(axis=1)) if kept**2 <= _LARGEST * mask.shape[1]]
-    trading = bool(cells.size) and int(cells.min()) == int(cells.max())
+    trading = bool(exchange_groups.size) and int(exchange_groups.min()) == int(exchange_groups.max())
     for _ in range(rounds + 1):
         for row in pending:
             search = RowSearch(problem.normal[row // run], problem.linear[row], np.flatnonzero(mask[row]))
-            _search_row(search, cells[row])
+            _search_row(search, exchange_groups[row])
             mask[row] = ~search.outside
-            offers[row] = _offer(search)
-        pending = _trade(mask, offers) if trading else []
+            candidates[row] = _swap_candidate(search)
+        pending = _swap_between_rows(mask, candidates) if trading else []
         if not pending:
             break
     return mask
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """The cheapest entry that a row could lose, and the best that it could gain; -1 where there is none."""
+class _SwapCandidate:
+    """Cheapest entry that a row could lose, and best entry that it could gain; -1 where none."""
 
     cost: float
     drop: int
@@ -159,42 +160,42 @@ class _Offer:
     add: int
 
 
-def _offer(search: RowSearch) -> _Offer:
+def _swap_candidate(search: RowSearch) -> _SwapCandidate:
     gains = search.add_gains()
     add = int(np.argmax(gains)) if len(gains) else -1
     if not len(search.kept):
-        return _Offer(np.inf, -1, float(gains[add]), add)
+        return _SwapCandidate(np.inf, -1, float(gains[add]), add)
     costs = search.drop_costs()
     cheapest = int(np.argmin(costs))
-    return _Offer(float(costs[cheapest]), int(search.kept[cheapest]), float(gains[add]), add)
+    return _SwapCandidate(float(costs[cheapest]), int(search.kept[cheapest]), float(gains[add]), add)
 
 
-def _search_row(search: RowSearch, cells: Ints) -> None:
+def _search_row(search: RowSearch, exchange_groups: Ints) -> None:
     """Make the best exchange until none lowers the loss."""
-    for _ in range(len(cells)):
+    for _ in range(len(exchange_groups)):
         if not len(search.kept) or not search.outside.any():
             return
-        gain, position, entry = search.best_exchange(cells)
+        gain, position, entry = search.best_exchange(exchange_groups)
         explained = float(search.values[search.kept] @ search.linear[search.kept])
         if gain <= _LEAST * explained:
             return
         search.exchange(position, entry)
 
 
-def _trade(mask: Mask, offers: dict[int, _Offer]) -> list[int]:
-    """Move entries from rows that lose little to rows that gain more; the rows that changed."""
-    givers = sorted(offers, key=lambda row: (offers[row].cost, row))
-    takers = sorted(offers, key=lambda row: (-offers[row].gain, row))
+def _swap_between_rows(mask: Mask, candidates: dict[int, _SwapCandidate]) -> list[int]:
+    """Move entries from rows that lose little to rows that gain more; return the changed rows."""
+    donors = sorted(candidates, key=lambda row: (candidates[row].cost, row))
+    recipients = sorted(candidates, key=lambda row: (-candidates[row].gain, row))
     changed: list[int] = []
-    while givers and takers:
-        giver, taker = givers[0], takers[0]
-        if giver == taker:  # its own exchanges are settled: it takes part on one side only
-            (givers if len(givers) > 1 else takers).pop(0)
+    while donors and recipients:
+        donor, recipient = donors[0], recipients[0]
+        if donor == recipient:  # exchanges within a row are done: the row takes part on one side only
+            (donors if len(donors) > 1 else recipients).pop(0)
             continue
-        if offers[taker].gain <= offers[giver].cost * (1 + _LEAST):
+        if candidates[recipient].gain <= candidates[donor].cost * (1 + _LEAST):
             break
-        mask[giver, offers[giver].drop], mask[taker, offers[taker].add] = False, True
-        changed += [giver, taker]
-        givers = [row for row in givers if row not in (giver, taker)]
-        takers = [row for row in takers if row not in (giver, taker)]
+        mask[donor, candidates[donor].drop], mask[recipient, candidates[recipient].add] = False, True
+        changed += [donor, recipient]
+        donors = [row for row in donors if row not in (donor, recipient)]
+        recipients = [row for row in recipients if row not in (donor, recipient)]
     return sorted(changed)

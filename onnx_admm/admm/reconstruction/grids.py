@@ -1,9 +1,9 @@
-"""Levels with their scales fixed: every entry of a matrix has a ladder of its own to stand on.
+"""Levels with fixed scales: every entry of a matrix has a grid of its own.
 
-An entry's ladder is ``scale * {low, low + stride, .. high}``, without 0 where the set has no zero; a pruned
-entry's is ``{0}``. Entries with one label share a scale. With the scales given, the nearest rung is the
-nearest point in every diagonal metric, so such a set serves the preconditioned loop as it is; and with the
-codes given the best scales solve a linear system, whose matrix never needs to be formed.
+An entry's grid is ``scale * {low, low + stride, .. high}``, without 0 where the set has no zero; a pruned
+entry's grid is ``{0}``. Entries with one label share a scale. With given scales, the nearest level is the
+nearest point in every diagonal metric, so such a set also serves the preconditioned loop; and with given
+codes the best scales solve a linear system, whose matrix never needs to be formed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _SCALE_STEPS = 8
 
 @dataclass(frozen=True, eq=False)
 class EntryGrid:
-    """A ladder for each entry; a constraint set for matrices (rows, d).
+    """A grid for each entry; a constraint set for matrices (rows, d).
 
     Attributes:
         scales: (labels,), > 0.
-        labels: (rows, d), which scale an entry has.
+        labels: (rows, d), index of each entry's scale.
         low: (rows, d), least code.
         high: (rows, d), greatest code.
         stride: distance of codes.
-        gap: whether 0 is no code of an entry that is not pruned.
-        metric: what entries are multiplied by in the coordinates at hand; broadcasts to (rows, d).
+        gap: whether entries that are not pruned have no code 0.
+        metric: factor on entries in the present coordinates; broadcasts to (rows, d).
     """
 
     scales: Floats
@@ -59,7 +59,7 @@ class EntryGrid:
 
     @cached_property
     def _judged(self) -> Labels:
-        """Rows that can only be judged together have one number: those of one scale, or else all."""
+        """One number for rows that share scales and so are compared together."""
         rows = np.arange(len(self.labels))
         if (self.labels == self.labels[:, :1]).all() and len(self.scales) <= len(rows):
             return self.labels[:, 0]
@@ -69,12 +69,12 @@ class EntryGrid:
         return rows if alone else np.zeros_like(rows)
 
     def improved(self, gains: Floats) -> Mask:
-        """Rows that are better off, given each row's gain; all of one scale, or none of them."""
+        """Return the rows that improve, given each row's gain; rows of one scale improve together."""
         together: Mask = np.bincount(self._judged, gains, len(gains))[self._judged] > 0
         return together
 
     def nearest(self, steps: Floats, columns: int | slice = slice(None)) -> Codes:
-        """The codes nearest to entries of ``columns``, given in units of their scales."""
+        """Return the codes nearest to entries of ``columns``, given in units of their scales."""
         low, high = self.low[..., columns], self.high[..., columns]
         first = low if self.stride > 1 else 0.0
         codes = np.clip(first + self.stride * np.rint((steps - first) / self.stride), low, high)
@@ -83,15 +83,15 @@ class EntryGrid:
         return codes
 
     def codes(self, v: Array) -> Codes:
-        """Code of the rung nearest to each entry."""
+        """Return the code of the level nearest to each entry."""
         return self.nearest(v / self.units)
 
     def project(self, v: Array) -> Array:
-        """The nearest rungs."""
+        """Return the nearest levels."""
         return (self.codes(v) * self.units).astype(v.dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether every entry stands on a rung."""
+        """Return whether every entry lies on a level."""
         return bool(np.array_equal(self.project(z), z))
 
 
@@ -102,12 +102,12 @@ GridAndCodes = tuple[EntryGrid, Codes]
 def grids_of(
     levels: LevelSet, start: Array, shape: tuple[int, ...] | None, mask: Mask | None
 ) -> list[EntryGrid]:
-    """The grids that a set of levels offers for ``start``: one, or a few where levels may be shifted.
+    """Return the grids of a set of levels around ``start``: one, or a few where levels may be shifted.
 
     Args:
         levels: the set.
-        start: (rows, d); its projection says the scales, and the shift to begin with.
-        shape: in which the set sees the matrix; None for its own.
+        start: (rows, d); its projection gives the scales and the initial shift.
+        shape: shape in which the set sees the matrix; None for its own.
         mask: (rows, d), where entries may differ from zero; None for everywhere.
     """
     seen = start.reshape(start.shape if shape is None else shape)
@@ -133,10 +133,10 @@ def grids_of(
 
 
 def refit(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> EntryGrid:
-    """The grid with the scales that are best for ``codes``; the old ones where none better are found.
+    """Return the grid with the scales that are best for ``codes``; the old ones where none are better.
 
     The loss is a quadratic in the scales, minimised by conjugate gradients: a product with its matrix takes
-    one with A.
+    one product with A.
     """
     count = len(grid.scales)
 
@@ -147,7 +147,7 @@ def refit(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> EntryGrid:
         return gathered(problem.times(codes * scales[grid.labels], problem.normal))
 
     diagonal = gathered(codes * problem.per_row(np.diagonal(problem.normal, axis1=1, axis2=2)))
-    sums = image(np.ones(count))  # the diagonal itself where scales do not meet in a row
+    sums = image(np.ones(count))  # equal to the diagonal where a row has one scale
     weight = np.where(sums > 0.1 * diagonal, sums, diagonal)
     inverse = np.divide(1.0, weight, out=np.zeros(count), where=weight > 0)
     scales, right = grid.scales, gathered(problem.linear)
@@ -168,13 +168,13 @@ def refit(problem: LayerProblem, grid: EntryGrid, codes: Codes) -> EntryGrid:
 
 
 def better_rows(problem: LayerProblem, one: GridAndCodes, other: GridAndCodes) -> GridAndCodes:
-    """Each row (or all, where scales span rows) from the answer that has the lower loss."""
+    """Return each row (or all rows, where scales span rows) from the solution of lower loss."""
     losses = [problem.row_losses(codes * grid.units) for grid, codes in (one, other)]
     return with_rows(one, other, one[0].improved(losses[0] - losses[1]))
 
 
 def with_rows(one: GridAndCodes, other: GridAndCodes, rows: Mask) -> GridAndCodes:
-    """``one`` with some rows taken from ``other``, whose scales have the same labels."""
+    """Return ``one`` with some rows replaced by ``other``, whose scales have the same labels."""
     (grid, codes), (second, second_codes) = one, other
     scales = grid.scales.copy()
     scales[grid.labels[rows]] = second.scales[grid.labels[rows]]
@@ -186,12 +186,13 @@ def with_rows(one: GridAndCodes, other: GridAndCodes, rows: Mask) -> GridAndCode
 
 
 def rounded(grid: EntryGrid, scale_bits: int, dtype: np.dtype[Any]) -> EntryGrid:
-    """Return the grid with its scales rounded to the nearest of ``scale_bits`` significant bits.
+    """Return the grid with its scales rounded to ``scale_bits`` significant bits.
 
     Args:
         grid: levels of a matrix.
         scale_bits: significant bits of a scale.
-        dtype: in which the matrix will be stored; it has the scales' products with codes exactly.
+        dtype: type in which the matrix will be stored; it represents the products of scales and codes
+            exactly.
     """
     neighbours = rounded_neighbours(grid.scales, scale_bits, scale_step(dtype)).reshape(-1, 2)
     nearer = np.abs(neighbours - grid.scales[:, None]).argmin(axis=1)

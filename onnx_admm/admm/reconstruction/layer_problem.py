@@ -1,9 +1,9 @@
-"""One layer's reconstruction problem: a quadratic in its weights, from second moments alone.
+"""Reconstruction problem of one layer: a quadratic in its weights, from second moments.
 
     minimise  sum_g || X_g W_g^T - T_g ||^2 / n  +  r || W - W_original ||^2
 
 X are a layer's inputs (n samples of d numbers, a convolution's patches as rows), T its targets, both centred:
-the means are the bias's business. With ``H = X^T X / n`` and ``C = T^T X / n`` this is, up to a constant,
+the bias corrects the means. With ``H = X^T X / n`` and ``C = T^T X / n`` this is, up to a constant,
 
     sum_g tr( W_g A_g W_g^T - 2 W_g B_g^T ),    A = H + r I,    B = C + r W_original
 """
@@ -28,24 +28,24 @@ _LEAST_RIDGE = 1e-8
 
 
 def ridge_for(inputs: int, samples: int) -> float:
-    """A ridge for second moments of few samples: ``max(0.01, inputs / (4 samples))``.
+    """Return a ridge for second moments of few samples: ``max(0.01, inputs / (4 samples))``.
 
-    Where samples are few, H fits them and not the inputs to come; the ridge then speaks for the original
-    weights. The quarter was found on held-out samples of layers with 0.1 to 4 inputs per sample.
+    Where samples are few, H fits them and not future inputs; the ridge then keeps weights near the original
+    ones. The quarter was found on held-out samples of layers with 0.1 to 4 inputs per sample.
     """
     return max(0.01, inputs / (4 * max(samples, 1)))
 
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """What is known about one layer: second moments of its (centred) inputs X and targets T, and its weights.
+    """Second moments of one layer's (centred) inputs X and targets T, and its weights.
 
     Rows are output channels; ``group`` equally long runs of consecutive rows have inputs of their own.
 
     Args:
         gram: float64 (group, d, d), ``X^T X / n``, no ridge added.
         cross: float64 (rows, d), ``T^T X / n``: T the original layer's outputs, X the inputs it will have.
-        original: floating (rows, d), the weights to compress; they also say the dtype of the answer.
+        original: floating (rows, d), the weights to compress; the result has their dtype.
         energy: float64 (rows,), mean square of T.
         ridge: r in units of the Gram's mean diagonal, >= 0.
 
@@ -76,7 +76,7 @@ class LayerProblem:
 
     @property
     def groups(self) -> int:
-        """How many runs of rows have a Gram matrix of their own."""
+        """Number of runs of rows that have a Gram matrix of their own."""
         return len(self.gram)
 
     @cached_property
@@ -92,30 +92,30 @@ class LayerProblem:
 
     @cached_property
     def linear(self) -> Floats:
-        """``B = C + r W_original``, (rows, d); the ridge draws the weight of a dead input to zero."""
+        """``B = C + r W_original``, (rows, d); the ridge keeps dead inputs' weights at the original."""
         alive = self.per_row(self.diagonal > 0)
         return self.cross + self.per_row(self._strength[:, None]) * np.where(alive, self.original, 0.0)
 
     @cached_property
     def _strength(self) -> Floats:
-        """r for each group; never so little that A has no inverse, 1 where there is no input at all."""
+        """Ridge r of each group; large enough that A has an inverse, 1 without any input."""
         mean = self.diagonal.mean(axis=1)
         return np.where(mean > 0, max(self.ridge, _LEAST_RIDGE) * mean, 1.0)
 
     def per_row(self, per_group: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """What holds for a group, once for each of its rows: (group, ...) -> (rows, ...)."""
+        """Return a value of each group, repeated for each of its rows: (group, ...) -> (rows, ...)."""
         run = len(self.original) // self.groups
         repeated = np.broadcast_to(per_group[:, None], (self.groups, run, *per_group.shape[1:]))
         return repeated.reshape(-1, *per_group.shape[1:])
 
     def times(self, weights: npt.NDArray[Scalar], matrices: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """Each group's rows times its matrix: (rows, m) with (group, m, n) -> (rows, n)."""
+        """Return each group's rows times its matrix: (rows, m) with (group, m, n) -> (rows, n)."""
         rows, inner = weights.shape
         products: npt.NDArray[Scalar] = np.matmul(weights.reshape(self.groups, -1, inner), matrices)
         return products.reshape(rows, matrices.shape[-1])
 
     def optimum(self) -> Floats:
-        """The unconstrained minimiser ``B A^-1``, (rows, d)."""
+        """Return the unconstrained minimiser ``B A^-1``, (rows, d)."""
         rows, inputs = self.original.shape
         blocks = self.linear.reshape(self.groups, -1, inputs)
         solved = [
@@ -125,17 +125,17 @@ class LayerProblem:
         return np.stack(solved).reshape(rows, inputs)
 
     def row_losses(self, weights: Array) -> Floats:
-        """``w A w^T - 2 w b^T`` for each row, (rows,): what is minimised, up to a constant."""
+        """Return ``w A w^T - 2 w b^T`` for each row, (rows,): the loss up to a constant."""
         exact = weights.astype(np.float64)
         losses: Floats = np.einsum("ij,ij->i", exact, self.times(exact, self.normal) - 2 * self.linear)
         return losses
 
     def loss(self, weights: Array) -> float:
-        """Sum of the rows' losses."""
+        """Return the sum of the rows' losses."""
         return float(self.row_losses(weights).sum())
 
     def error(self, weights: Array) -> float:
-        """``||X W^T - T||^2 / ||T||^2`` over all rows, without the ridge; never negative.
+        """Return ``||X W^T - T||^2 / ||T||^2`` over all rows, without the ridge; never negative.
 
         Where T is zero the error is 0 if the weights reproduce it, else infinite.
         """

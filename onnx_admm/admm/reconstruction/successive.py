@@ -1,10 +1,10 @@
-"""Successive rounding: columns one after the other, each error made up for by the columns still free.
+"""Successive rounding: column by column, each error compensated by the columns that are still free.
 
-The nearest-plane method for the closest lattice point (Babai 1986), which GPTQ (arXiv 2210.17323) is too,
-with three things beside: it starts from the problem's optimum; its order leaves for the end the columns
-that vary least once those after them are known; and scales are chosen by the error they lead to, not by
-that of plain rounding. With ``A^-1 = U^T U``, U upper triangular in that order, a row's loss above the
-optimum is the sum of ``(rounding error of column i)^2 / U_ii^2``.
+The nearest-plane method for the closest lattice point (Babai 1986), as in GPTQ (arXiv 2210.17323), with three
+additions: it starts from the problem's optimum; its order places last the columns that vary least once those
+after them are known; and scales are chosen by the error that they lead to, not by that of plain rounding.
+With ``A^-1 = U^T U``, U upper triangular in that order, a row's loss above the optimum is the sum of
+``(rounding error of column i)^2 / U_ii^2``.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from onnx_admm.admm.reconstruction.layer_problem import Floats, LayerProblem
 Order = npt.NDArray[np.intp]
 
 _COLUMNS = 64
-_STRETCHES = (0.8, 1.6)
-"""What scales are multiplied by, from and to: errors passed on widen the range of what is rounded."""
+_SCALE_FACTORS = (0.8, 1.6)
+"""Range of factors on scales: compensated errors widen the range of the values to round."""
 _FEWEST, _MOST = 9, 65
 _WORK = 1e9
-"""Multiplications spent on trying scales, where the fewest do not take more."""
+"""Multiplications spent on trying scales, unless the fewest scales take more."""
 _ROWS = 4096
-"""Rows that are rounded together; those of several scales, where one has less."""
+"""Rows that are rounded together, of several scales where one scale has fewer."""
 
 
 def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats) -> GridAndCodes:
-    """Codes near ``target`` in the problem's metric, on the best of the grids with its scales stretched.
+    """Return codes near ``target`` in the problem's metric, on the best grid and scale factor.
 
     Args:
         problem: the layer.
-        grids: ladders of the entries, alike but for scales and ranges; each row chooses for itself.
+        grids: grids of the entries, equal except for scales and ranges; each row chooses for itself.
         target: (rows, d), the unconstrained optimum.
     """
     order = _order(problem.normal)
     factor = _factor(problem.normal, order)
-    affordable = int(_WORK / (target.size * target.shape[1] * len(grids)))
-    stretches = np.linspace(*_STRETCHES, int(np.clip(affordable, _FEWEST, _MOST)))
-    tried = [replace(grid, scales=grid.scales * stretch) for grid in grids for stretch in stretches]
+    most_factors = int(_WORK / (target.size * target.shape[1] * len(grids)))
+    scale_factors = np.linspace(*_SCALE_FACTORS, int(np.clip(most_factors, _FEWEST, _MOST)))
+    tried = [
+        replace(grid, scales=grid.scales * scale_factor) for grid in grids for scale_factor in scale_factors
+    ]
     together = max(1, _ROWS // len(target))
     best: GridAndCodes = tried[0], np.zeros(target.shape)
     least = np.full(len(target), np.inf)
@@ -55,7 +57,7 @@ def round_successively(problem: LayerProblem, grids: Sequence[EntryGrid], target
 
 
 def _order(normal: Floats) -> Order:
-    """Columns of each group from first to last, (group, d).
+    """Return the columns of each group from first to last, (group, d).
 
     A Cholesky factorisation that always takes the least pivot finds them backwards.
     """
@@ -63,20 +65,20 @@ def _order(normal: Floats) -> Order:
     number = np.arange(groups)
     left = np.diagonal(normal, axis1=1, axis2=2).copy()
     free = np.ones((groups, inputs), np.bool_)
-    factor, picked = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs), np.intp)
+    factor, pivots = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs), np.intp)
     for step in range(inputs):
         pivot = np.argmin(np.where(free, left, np.inf), axis=1)
-        picked[:, inputs - 1 - step], free[number, pivot] = pivot, False
+        pivots[:, inputs - 1 - step], free[number, pivot] = pivot, False
         known = factor[:, :, :step]
         column = normal[number, :, pivot] - (known @ known[number, pivot, :, None])[..., 0]
         column /= np.sqrt(left[number, pivot])[:, None]
         factor[:, :, step] = column
         left = np.maximum(left - column**2, np.finfo(np.float64).tiny)
-    return picked
+    return pivots
 
 
 def _factor(normal: Floats, order: Order) -> Floats:
-    """U for each group, (group, d, d)."""
+    """Return U for each group, (group, d, d)."""
     ordered = np.take_along_axis(np.take_along_axis(normal, order[:, :, None], 1), order[:, None, :], 2)
     inverse = np.linalg.inv(ordered)
     lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
@@ -86,16 +88,16 @@ def _factor(normal: Floats, order: Order) -> Floats:
 def _round(
     problem: LayerProblem, grids: Sequence[EntryGrid], target: Floats, order: Order, factor: Floats
 ) -> Iterator[tuple[Codes, Floats]]:
-    """For each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
+    """Yield for each grid the codes (rows, d), and each row's loss above the optimum (rows,)."""
 
     def stacked(parts: Iterable[Floats]) -> Floats:
-        """Of all grids, columns in order: (group, grids * rows of the group, d)."""
+        """Return the parts of all grids, columns in order: (group, grids * rows of the group, d)."""
         by_group = [part.reshape(problem.groups, -1, target.shape[1]) for part in parts]
         return np.take_along_axis(np.concatenate(by_group, axis=1), order[:, None], 2)
 
     left = stacked(target for _ in grids)
     units = stacked(grid.units for grid in grids)
-    ladders = replace(
+    stacked_grids = replace(
         grids[0], low=stacked(grid.low for grid in grids), high=stacked(grid.high for grid in grids)
     )
     codes, losses = np.zeros_like(left), np.zeros(left.shape[:2])
@@ -105,7 +107,7 @@ def _round(
         passed = np.zeros_like(block)
         for j in range(block.shape[2]):
             column = first + j
-            codes[..., column] = ladders.nearest(block[..., j] / units[..., column], column)
+            codes[..., column] = stacked_grids.nearest(block[..., j] / units[..., column], column)
             wrong = block[..., j] - codes[..., column] * units[..., column]
             passed[..., j] = wrong / local[:, j, j, None]
             block[..., j:] -= passed[..., j, None] * local[:, None, j, j:]

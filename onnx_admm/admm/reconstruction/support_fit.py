@@ -1,4 +1,4 @@
-"""The best weights on a given support: exact, or by conjugate gradients where supports are large."""
+"""Best weights on a given support: exact, or by conjugate gradients where supports are large."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXACT = 15
 
 
 def fit_support(problem: LayerProblem, mask: Mask, start: Floats, *, steps: int) -> Floats:
-    """Weights that minimise the problem's loss among those that are zero off the mask.
+    """Return the weights that minimise the problem's loss among those that are zero off the mask.
 
     Row by row this is ``A_SS w_S = b_S``. Small supports are solved exactly, larger ones by
     ``conjugate_fit``, whichever takes less time.
@@ -32,7 +32,7 @@ def fit_support(problem: LayerProblem, mask: Mask, start: Floats, *, steps: int)
 
 
 def exact_fit(problem: LayerProblem, mask: Mask) -> Floats:
-    """The minimiser on the mask by one Cholesky factorisation for each row."""
+    """Return the minimiser on the mask by one Cholesky factorisation for each row."""
     fitted = np.zeros(mask.shape)
     run = len(mask) // problem.groups
     for row, kept in enumerate(map(np.flatnonzero, mask)):
@@ -43,12 +43,12 @@ def exact_fit(problem: LayerProblem, mask: Mask) -> Floats:
 
 
 def conjugate_fit(problem: LayerProblem, mask: Mask, start: Floats, *, steps: int) -> Floats:
-    """The minimiser on the mask by conjugate gradients for all rows at once, preconditioned by A's diagonal.
+    """Return the minimiser on the mask by conjugate gradients, preconditioned by A's diagonal.
 
-    A row is done once its gradient has fallen by seven digits against ``b``. Source: ALPS (arXiv 2406.07831),
-    algorithm 2.
+    All rows are solved at once. A row is done once its gradient has fallen by seven digits against ``b``.
+    Source: ALPS (arXiv 2406.07831), algorithm 2.
     """
-    # Zero off the mask, the preconditioner alone keeps every direction on it.
+    # The preconditioner is zero off the mask, so every direction stays on it.
     inverse = mask / problem.per_row(np.diagonal(problem.normal, axis1=1, axis2=2))
     weights = np.where(mask, start, 0.0)
     residual = problem.linear - problem.times(weights, problem.normal)
@@ -74,5 +74,5 @@ def _dots(one: Floats, other: Floats) -> Floats:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """Row by row; 0 where there is nothing to divide by."""
+    """Return the quotient of each row; 0 where the divisor is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

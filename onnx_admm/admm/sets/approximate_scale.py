@@ -1,14 +1,15 @@
 """Levels with scales of nearly least squared error, for all slices of a tensor at once.
 
 ``scale`` finds the exact optimum of one slice by sorting its breakpoints. Here every slice tries the same few
-shares of its largest magnitude, then shares between the two beside the best one, and Lloyd's iteration
-(nearest codes for the scale, best scale for the codes) takes it to the bottom. That is a local optimum, for
-weights within some hundredths of the least error, in a fraction of the time: what a search over many
-treatments of many layers wants.
+shares of its largest magnitude, then shares around the best one, and Lloyd's iteration (nearest codes for the
+scale, best scale for the codes) converges from there. The result is a local optimum, for weights within some
+hundredths of the least error, in a fraction of the time: fast enough to try many compression options of many
+layers.
 
 Work is done in float32, relative to the largest magnitude of each slice, and on blocks of slices that fit a
-processor's cache. Of a long slice the largest magnitudes and an even sample of the others are looked at, the
-sample weighted by what it stands for: a scale depends on where the mass is and on how far the ends reach.
+processor's cache. Of a long slice only the largest magnitudes and an even sample of the others are used, the
+sample weighted by the number of elements it represents: a scale depends on the bulk of the values and on the
+extremes.
 
 Source: Lloyd, Least squares quantization in PCM, IEEE Trans. IT 28 (1982).
 """
@@ -26,16 +27,16 @@ from onnx_admm.admm.sets.scale import LEAST_PEAK, CodeRange, Floats, rounded_nei
 from onnx_admm.admm.sets.supports import Array, Mask
 
 _COARSE = np.geomspace(1.0, 0.08, 20)
-"""Shares of the scale that just reaches the largest magnitude: 1 clips nothing, 0.08 more than could pay."""
+"""Shares of the scale that reaches the largest magnitude: 1 clips nothing, 0.08 more than ever helps."""
 
 _FINE = np.geomspace(_COARSE[1], _COARSE[0] / _COARSE[1], 9)
 _ITERATIONS = 4
 
 _PILOTS = 256
-"""Slices that try every share first; the others try those between the least and the most that did best."""
+"""Slices that try every share; the others try the range of shares that were best for these."""
 
 _LONG, _LARGEST, _SAMPLED = 4096, 512, 2048
-"""Elements from which on a slice is sampled; its largest that are looked at all, and how many of the rest."""
+"""Elements from which on a slice is sampled; number of its largest and of the others used."""
 
 _BLOCK = 1 << 15
 """Elements of a block: the few arrays of a step stay in the cache."""
@@ -44,20 +45,22 @@ Singles = npt.NDArray[np.float32]
 
 
 class Scales(NamedTuple):
-    """Scales of slices, and what they cost.
+    """Scales of slices, and their error.
 
     Attributes:
         scales: (slices,), 0 where every magnitude is 0 or below ``LEAST_PEAK``.
-        error: sum of squared errors over all slices, less the sum of squares (so it is at most 0); of long
-            slices an estimate. For comparison between code ranges.
+        error: sum of squared errors over all slices, less the sum of squares (so it is at most 0); an
+            estimate for long slices. For comparison between code ranges.
     """
 
     scales: Floats
     error: float
 
 
-def near_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int) -> Array:
-    """``v`` on nearly the nearest grid: codes times a scale on the mask, 0 elsewhere; same type.
+def approximate_levels(
+    v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int
+) -> Array:
+    """Return ``v`` on nearly the nearest grid: codes times a scale on the mask, 0 elsewhere; same type.
 
     Args:
         v: finite, any shape; a zero has a level only where 0 is a code.
@@ -70,13 +73,13 @@ def near_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None,
 
 
 def scales_of(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scale_bits: int) -> Scales:
-    """The scales that ``near_levels`` takes, and the error that they leave; arguments as there."""
+    """Return the scales that ``approximate_levels`` takes, and their error; arguments as there."""
     there = None if mask is None else np.asarray(slices_of(mask, axis), np.bool_)
-    return near_scales(np.asarray(slices_of(v, axis)), there, codes, scale_bits)
+    return approximate_scales(np.asarray(slices_of(v, axis)), there, codes, scale_bits)
 
 
 def on_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, scales: Floats) -> Array:
-    """``v`` on the grid of these scales: the nearest code times its slice's scale; arguments as there."""
+    """Return ``v`` on the grid of these scales: nearest code times the slice's scale; arguments as there."""
     work = np.float64 if v.dtype == np.float64 else np.float32
     along: npt.NDArray[np.floating] = scales.astype(work)
     if axis is not None:
@@ -95,13 +98,13 @@ def on_levels(v: Array, mask: Mask | None, codes: CodeRange, axis: int | None, s
     return found
 
 
-def near_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: int = 24) -> Scales:
-    """For each row a scale q of nearly least ``sum over the mask of (|a| - q c)^2``.
+def approximate_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: int = 24) -> Scales:
+    """Return for each row a scale q of nearly least ``sum over the mask of (|a| - q c)^2``.
 
     Args:
         rows: (rows, n), finite; zeros have a code only where 0 is one.
         mask: (rows, n), entries that count; None: all.
-        codes: which codes an entry may take.
+        codes: codes that an entry may take.
         scale_bits: significant bits of a scale.
     """
     scales, errors, shares = np.zeros(len(rows)), 0.0, _COARSE
@@ -111,18 +114,18 @@ def near_scales(rows: Array, mask: Mask | None, codes: CodeRange, scale_bits: in
         shares = _COARSE[max(0, best.min() - 1) : best.max() + 2]
     for part in _parts(rows):
         block = _Block.of(rows, mask, part, codes)
-        scales[part], lost = block.near_scales(shares, scale_bits, scale_step(rows.dtype))
+        scales[part], lost = block.approximate_scales(shares, scale_bits, scale_step(rows.dtype))
         errors += lost
     return Scales(scales, errors)
 
 
 class _Block:
-    """Some rows, relative to their peaks, of which scales are looked for.
+    """Some rows, relative to their peaks, whose scales are searched.
 
     Args:
         kept: (rows, m), 0 to 1.
         peaks: (rows,), 0 where a row has no scale.
-        weights: (m,), how many elements each column stands for.
+        weights: (m,), number of elements that each column represents.
         codes: the codes.
     """
 
@@ -133,7 +136,7 @@ class _Block:
 
     @classmethod
     def of(cls, rows: Array, mask: Mask | None, part: slice, codes: CodeRange) -> _Block:
-        """Take some rows, sample and normalise them."""
+        """Return a block of some rows, sampled and normalised."""
         magnitudes = np.abs(rows[part])
         if mask is not None:
             magnitudes = np.where(mask[part], magnitudes, 0)
@@ -155,14 +158,14 @@ class _Block:
         return cls(kept, peaks, weights, codes)
 
     def best_shares(self, shares: Floats, of: float | Floats = 1.0) -> npt.NDArray[np.intp]:
-        """For each row the place of the best share of ``of``, itself a share of what reaches the peak."""
+        """Return for each row the index of the best share of ``of``, relative to the peak's scale."""
         reaching = np.broadcast_to(np.asarray(of) / self._codes.highest, len(self._kept))
         gains = np.stack([self._fit(reaching * share).gain for share in shares])
         best: npt.NDArray[np.intp] = np.argmax(gains, axis=0)
         return best
 
-    def near_scales(self, shares: Floats, scale_bits: int, step: float) -> tuple[Floats, float]:
-        """Scales of the rows, multiples of ``step``, and the error of all of them less the sum of squares."""
+    def approximate_scales(self, shares: Floats, scale_bits: int, step: float) -> tuple[Floats, float]:
+        """Return the rows' scales, multiples of ``step``, and their error less the sum of squares."""
         coarse = shares[self.best_shares(shares)]
         scales = coarse * _FINE[self.best_shares(_FINE, coarse)] / self._codes.highest
         for _ in range(_ITERATIONS):
@@ -195,18 +198,18 @@ class _Fit(NamedTuple):
 
     @property
     def gain(self) -> Floats:
-        """By what the best scale for these codes lowers the error below ``a.a``."""
+        """Amount by which the best scale for these codes lowers the error below ``a.a``."""
         gain: Floats = self.products**2 / np.maximum(self.squares, 1.0)
         return gain
 
     def error(self, scales: Floats) -> Floats:
-        """The error at the scales themselves, less ``a.a``."""
+        """Return the error at the scales themselves, less ``a.a``."""
         error: Floats = scales**2 * self.squares - 2 * scales * self.products
         return error
 
 
 def _to_codes(magnitudes: Array, scales: npt.NDArray[np.floating], codes: CodeRange) -> None:
-    """As ``CodeRange.nearest``, in place; a scale of 0 has the lowest code for everything."""
+    """Replace magnitudes by codes as ``CodeRange.nearest`` does; a scale of 0 gives the lowest code."""
     magnitudes *= np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
     if codes.lowest:
         magnitudes -= codes.lowest
@@ -224,7 +227,7 @@ def _to_codes(magnitudes: Array, scales: npt.NDArray[np.floating], codes: CodeRa
 
 
 def _parts(v: Array) -> Iterator[slice]:
-    """Pieces of the first axis, of about a block each."""
+    """Yield slices of the first axis, of about a block each."""
     if not v.size:
         return
     step = max(1, _BLOCK * len(v) // v.size)

@@ -17,10 +17,10 @@ class JointSet(Protocol):
     """A closed set of named tensors that is easy to project on."""
 
     def project(self, blocks: Blocks) -> Blocks:
-        """A nearest point: some ``argmin_z sum_l ||z_l - v_l||^2`` subject to ``z`` in the set."""
+        """Return a nearest point: some ``argmin_z sum_l ||z_l - v_l||^2`` subject to ``z`` in the set."""
 
     def contains(self, blocks: Blocks) -> bool:
-        """Whether ``blocks`` lies in the set, exactly."""
+        """Return whether ``blocks`` lies in the set, exactly."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ class Separable:
         return {name: self.sets[name].project(v) for name, v in blocks.items()}
 
     def contains(self, blocks: Blocks) -> bool:
-        """Whether each tensor lies in its own set."""
+        """Return whether each tensor lies in its own set."""
         _require_names(self.sets, blocks)
         return all(self.sets[name].contains(z) for name, z in blocks.items())
 
@@ -84,7 +84,7 @@ class GlobalAtMostK:
         }
 
     def contains(self, blocks: Blocks) -> bool:
-        """Whether the nonzeros of all tensors add up to at most k."""
+        """Return whether the nonzeros of all tensors add up to at most k."""
         return sum(int(np.count_nonzero(z)) for z in blocks.values()) <= self.k
 
 
@@ -93,7 +93,7 @@ class TiedChannels:
     """Tensors that share channels.
 
     Attributes:
-        channels: how many there are.
+        channels: number of channels.
         axes: the axis that numbers them, by tensor.
     """
 
@@ -103,7 +103,7 @@ class TiedChannels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointChannels:
-    """Of each group of tensors that share channels, at most so many channels with a nonzero in any of them.
+    """At most so many channels with a nonzero in any tensor, for each group of tensors that share channels.
 
     Projection: ``min sum_l s_l^2 ||z_l - v_l||^2  s.t.  z_l = 0 outside the channels that its group keeps``:
     the k channels of largest weighted norm over the tensors of the group stay. Ties go to the lower number.
@@ -139,7 +139,7 @@ class JointChannels:
         return {name: found[name] for name in blocks}
 
     def contains(self, blocks: Blocks) -> bool:
-        """Whether no group has more channels with a nonzero."""
+        """Return whether no group has more channels with a nonzero."""
         for group, count in zip(self.groups, self.kept, strict=True):
             alive = [_rows(blocks[name], axis).any(axis=1) for name, axis in group.axes.items()]
             if np.count_nonzero(np.any(alive, axis=0)) > count:
@@ -148,7 +148,7 @@ class JointChannels:
 
 
 def _rows(v: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
-    """A row of each channel."""
+    """Return a row of each channel."""
     moved = np.moveaxis(v, axis, 0)
     return moved.reshape(len(moved), v.size // max(len(moved), 1)).astype(np.float64)
 

@@ -1,15 +1,15 @@
-"""Eight-bit levels for large weights: a scale for each slice, found by a few sweeps and not by proof.
+"""Eight-bit levels for large weights: a scale for each slice, found approximately by a few sweeps.
 
-The exact search (``scale``) costs milliseconds a slice, whatever the slice; a network of a hundred million
-weights has ten thousands of them. At 8 bits there is little to gain: with n weights in a slice the error
+The exact search (``scale``) costs milliseconds a slice; a network of a hundred million weights has tens of
+thousands of slices. At 8 bits there is little to gain: with n weights in a slice the error
 
     E(q) = sum_i (a_i - q c_i)^2,    c_i = min(127, round(a_i / q))
 
-is n q^2 / 12 plus what clipping costs, give or take the random share ``1 / sqrt(n)`` that rounding adds, and
-the exact search only picks the luckiest of those shares. So E is computed at some scales between half the one
-that just reaches the largest magnitude and that one itself, at more of them the shorter the slice, for luck
-counts more there; the best is taken. Codes take a byte each, and all else is done piece by piece: beside the
-codes nothing grows with the weight.
+is n q^2 / 12 plus the cost of clipping, up to the random share ``1 / sqrt(n)`` of rounding, and the exact
+search only picks the luckiest of those shares. So E is computed at some scales between half the one that
+reaches the largest magnitude and that one itself, at more of them the shorter the slice, where chance counts
+more; the best is taken. Codes take a byte each, and all else is done piece by piece: only the codes grow with
+the weight.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ByteCodes(NamedTuple):
         return self.scales.reshape([-1 if axis == self.axis else 1 for axis in range(self.codes.ndim)])
 
     def values(self, dtype: np.dtype[np.floating]) -> Array:
-        """``code * scale`` in float32, then in ``dtype``."""
+        """Return ``code * scale`` in float32, then in ``dtype``."""
         return np.multiply(self.codes, self.along, dtype=np.float32).astype(dtype, copy=False)
 
 
@@ -65,7 +65,7 @@ class ByteLevels:
     """Every entry on ``q * {-127 .. 127}``, a scale q for each slice along an axis.
 
     Nearly the projection: each slice's squared error is the least of those at the scales tried (a percent or
-    two above the global minimum, see the module). A slice that lies on such a grid already stays as it is.
+    two above the global minimum, see the module). A slice that lies on such a grid stays as it is.
 
     Args:
         axis: numbers the slices.
@@ -78,7 +78,7 @@ class ByteLevels:
     scale_bits: int = 11
 
     def quantize(self, v: Array) -> ByteCodes:
-        """Codes and scales of ``v``."""
+        """Return the codes and scales of ``v``."""
         axis = self.axis % v.ndim
         slices = np.moveaxis(v, axis, 0)
         codes = np.empty(v.shape, np.int8)
@@ -111,7 +111,7 @@ def _pieces(slices: Array) -> Iterator[slice]:
 
 
 def _search(magnitudes: Floats, scale_bits: int, step: float) -> Floats:
-    """The best of coarse shares of ``largest / 127``, then of finer ones around it."""
+    """Return the best of coarse shares of ``largest / 127``, then of finer ones around it."""
     peaks = magnitudes.max(axis=1, initial=0.0)
     top = peaks * (peaks >= LEAST_PEAK) / np.float32(_HIGHEST)
     scratch = _Scratch(magnitudes, scale_bits, step)
@@ -123,7 +123,7 @@ def _search(magnitudes: Floats, scale_bits: int, step: float) -> Floats:
 
 
 class _Scratch:
-    """Rows of magnitudes and room to compute their errors in.
+    """Rows of magnitudes, with buffers for their errors.
 
     Args:
         magnitudes: (rows, n).
@@ -136,11 +136,11 @@ class _Scratch:
         self._steps, self._codes = np.empty_like(magnitudes), np.empty_like(magnitudes)
 
     def best(self, scales: Floats, shares: npt.NDArray[np.float64], at_most: Floats | None = None) -> Floats:
-        """Of each row's scale times each share, rounded, the one of least error; the scale itself as well."""
+        """Return for each row the best of its scale and its scale times each share, rounded."""
         found, least = scales, np.full(len(scales), np.inf, np.float32)
         for share in (1.0, *(share for share in shares if share != 1.0)):
-            wanted = scales * np.float32(share)
-            tried = wanted if at_most is None else np.minimum(wanted, at_most)
+            unrounded = scales * np.float32(share)
+            tried = unrounded if at_most is None else np.minimum(unrounded, at_most)
             tried = _rounded(tried, self._scale_bits, self._step)
             error = self._error(tried)
             better = error < least
@@ -158,7 +158,7 @@ class _Scratch:
 
 
 def _maybe_on_grids(magnitudes: Floats) -> npt.NDArray[np.intp]:
-    """Rows with equal values among their first: most others have none."""
+    """Return rows that may lie on a grid: those with equal values among their first."""
     first = np.sort(magnitudes[:, :_SAMPLE], axis=1)
     equal = (first[:, 1:] == first[:, :-1]) & (first[:, 1:] > 0)
     return np.flatnonzero(equal.any(axis=1))

@@ -1,14 +1,14 @@
-"""Level sets: uniform symmetric grids with the scale that truly minimises the squared error.
+"""Level sets: uniform symmetric grids with the scale that minimises the squared error.
 
-The sets of ADMM-NN (arXiv 1812.11677, quantisation): with M = 2^bits levels and no zero among them,
-``{-(M/2) q .. -q, +q .. +(M/2) q}``; with zero, ``{-(M/2 - 1) q .. +(M/2 - 1) q}`` (2 bits: ternary).
+The sets of ADMM-NN (arXiv 1812.11677, quantisation): with M = 2^bits levels without zero, ``{-(M/2) q .. -q,
++q .. +(M/2) q}``; with zero, ``{-(M/2 - 1) q .. +(M/2 - 1) q}`` (2 bits: ternary).
 
-The scale q belongs to the set's freedom: one for the tensor, or one for each slice along ``axis``. It is
-exact (see ``scale``), then rounded to ``scale_bits`` significant bits. A tensor that lies on a grid
-already is found to, so projections are idempotent to the bit. A tensor or slice of zeros has scale 0 and
-stays zero, also where zero is no level. Of 8 bits the outermost of the 256 levels are left out: codes are
-stored as int8, which has no 128. Midway between two levels the one nearer to zero is taken, and 0
-goes to +q where zero is no level.
+The scale q is a free parameter of the set: one for the tensor, or one for each slice along ``axis``. It is
+exact (see ``scale``), then rounded to ``scale_bits`` significant bits. A tensor that lies on a grid is
+recognised, so projections are idempotent to the bit. A tensor or slice of zeros has scale 0 and stays zero,
+even where zero is no level. With 8 bits the outermost of the 256 levels are left out: codes are stored as
+int8, which has no 128. Midway between two levels the one nearer to zero is taken, and 0 goes to +q where zero
+is no level.
 
 With ``scale_bits`` <= 24 - bits, ``code * scale`` is exact in float32; otherwise an entry is the float32
 nearest to the product.
@@ -41,7 +41,7 @@ class Quantized(NamedTuple):
     lowest: Ints | None = None
 
     def values(self, dtype: np.dtype[np.floating]) -> Array:
-        """``dtype(code * scale)``, the product in float64."""
+        """Return ``dtype(code * scale)``, the product in float64."""
         return (self.codes * _along(self.scales, self.codes.ndim, self.axis)).astype(dtype)
 
 
@@ -73,16 +73,16 @@ class Levels:
         return CodeRange(0, (1 << (self.bits - 1)) - 1) if self.zero else CodeRange(1, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
-        """Codes and scales of the projection of ``v``."""
+        """Return the codes and scales of the projection of ``v``."""
         v = require_finite(v)
         return _quantize(v, np.ones(v.shape, np.bool_), self.codes, self.axis, self.scale_bits)
 
     def project(self, v: Array) -> Array:
-        """Nearest point of the grid of least squared error."""
+        """Return the nearest point of the grid of least squared error."""
         return self.quantize(v).values(np.asarray(v).dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether some admissible grid holds every entry exactly."""
+        """Return whether some admissible grid holds every entry exactly."""
         everywhere = np.ones(np.shape(z), np.bool_)
         return _on_grids(np.asarray(z), everywhere, self.codes, self.axis, self.scale_bits)
 
@@ -115,16 +115,16 @@ class SupportLevels:
         return CodeRange(1, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
-        """Codes and scales of the projection of ``v``."""
+        """Return the codes and scales of the projection of ``v``."""
         v = require_finite(v)
         return _quantize(v, require_mask(self.mask, v.shape), self.codes, self.axis, self.scale_bits)
 
     def project(self, v: Array) -> Array:
-        """Nearest such point."""
+        """Return the nearest such point."""
         return self.quantize(v).values(np.asarray(v).dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether z is zero off the mask and on an admissible grid on it."""
+        """Return whether z is zero off the mask and on an admissible grid on it."""
         z, mask = np.asarray(z), require_mask(self.mask, np.shape(z))
         return not z[~mask].any() and _on_grids(z, mask, self.codes, self.axis, self.scale_bits)
 
@@ -163,7 +163,7 @@ class SparseLevels:
         return CodeRange(0, _half(self.bits))
 
     def quantize(self, v: Array) -> Quantized:
-        """Codes and scales of the projection of ``v``."""
+        """Return the codes and scales of the projection of ``v``."""
         v = require_finite(v)
         found = self._on_support(v, largest(np.abs(v), self.k))
         if self.axis is None:
@@ -179,11 +179,11 @@ class SparseLevels:
         return found
 
     def project(self, v: Array) -> Array:
-        """Nearest such point (with ``axis``: a local minimum)."""
+        """Return the nearest such point (with ``axis``: a local minimum)."""
         return self.quantize(v).values(np.asarray(v).dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether z has at most k nonzeros, all on an admissible grid."""
+        """Return whether z has at most k nonzeros, all on an admissible grid."""
         z = np.asarray(z)
         few = int(np.count_nonzero(z)) <= self.k
         return few and _on_grids(z, np.ones(z.shape, np.bool_), self.codes, self.axis, self.scale_bits)
@@ -196,7 +196,7 @@ class SparseLevels:
 
 
 def _half(bits: int) -> int:
-    """``2^(bits-1)`` magnitudes, but for 8 bits: codes of a byte are stored as int8, which ends at 127."""
+    """Return the number of magnitudes, ``2^(bits-1)``; one less for 8 bits, since int8 ends at 127."""
     return 127 if bits == 8 else 1 << (bits - 1)
 
 
@@ -208,14 +208,14 @@ def _require_bits(bits: int, scale_bits: int, fewest: int) -> None:
 
 
 def _along(scales: Floats, rank: int, axis: int | None) -> Floats:
-    """Scales shaped to multiply a tensor of ``rank``."""
+    """Return the scales shaped to multiply a tensor of ``rank``."""
     if axis is None:
         return scales
     return scales.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
 def slices_of(v: Array | Mask, axis: int | None) -> Array | Mask:
-    """The slices that share a scale, as rows."""
+    """Return the slices that share a scale, as rows."""
     if axis is None:
         return v.reshape(1, -1)
     if not -v.ndim <= axis < v.ndim:
@@ -224,7 +224,7 @@ def slices_of(v: Array | Mask, axis: int | None) -> Array | Mask:
 
 
 def _quantize(v: Array, mask: Mask, codes: CodeRange, axis: int | None, scale_bits: int) -> Quantized:
-    """Codes (0 off the mask) and scales of least squared error over the mask."""
+    """Return the codes (0 off the mask) and scales of least squared error over the mask."""
     magnitudes = np.abs(v)
     rows = zip(slices_of(magnitudes, axis), slices_of(mask, axis), strict=True)
     per_row = np.array([_scale(row[kept], codes, scale_bits) for row, kept in rows], np.float64)
@@ -251,9 +251,9 @@ def _squared_error(v: Array, found: Quantized) -> float:
 
 
 def _keeping_gains(v: Array, found: Quantized, codes: CodeRange) -> Floats:
-    """How much the squared error falls by keeping each entry on its slice's grid.
+    """Return by how much the squared error falls when each entry is kept on its slice's grid.
 
-    A slice without a survivor has no scale yet; its largest magnitude stands in for one.
+    A slice without a kept entry has no scale yet; its largest magnitude is used in its place.
     """
     magnitudes = np.abs(v).astype(np.float64)
     peaks = slices_of(magnitudes, found.axis).max(axis=1, initial=0.0)

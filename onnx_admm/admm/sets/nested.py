@@ -1,4 +1,4 @@
-"""Intersections of two sets whose projections, one after the other, give the exact projection on both."""
+"""Intersections of two sets whose successive projections give the exact projection on both."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Nested:
     second: AtMostK | ChannelK | Levels
 
     def project(self, v: Array) -> Array:
-        """Nearest point of the intersection."""
+        """Return the nearest point of the intersection."""
         self._require_exact(np.ndim(v))
         return self.second.project(self.first.project(v))
 
     def contains(self, z: Array) -> bool:
-        """Whether both sets contain z."""
+        """Return whether both sets contain z."""
         self._require_exact(np.ndim(z))
         return self.first.contains(z) and self.second.contains(z)
 

@@ -20,16 +20,16 @@ class Reshaped:
 
     Args:
         inner: the set.
-        shape: of the tensors it holds.
+        shape: shape of its tensors.
     """
 
     inner: ConstraintSet
     shape: tuple[int, ...]
 
     def project(self, v: Array) -> Array:
-        """Nearest point, projected in the inner shape."""
+        """Return the nearest point, projected in the inner shape."""
         return self.inner.project(np.reshape(v, self.shape)).reshape(np.shape(v))
 
     def contains(self, z: Array) -> bool:
-        """Whether the inner set contains z, reshaped."""
+        """Return whether the inner set contains z, reshaped."""
         return self.inner.contains(np.reshape(z, self.shape))

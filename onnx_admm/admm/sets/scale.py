@@ -1,21 +1,20 @@
-"""The scale of a uniform grid that truly minimises the squared error, and the grid behind given values.
+"""The scale of a uniform grid of least squared error, and the grid that given values lie on.
 
 For magnitudes ``a`` and codes ``c_i`` in ``{lowest .. highest}``:
 
     minimise over q > 0 and c   E = sum_i (a_i - q c_i)^2
 
-For a fixed assignment c the best scale is ``q = (a.c) / (c.c)``, with ``E = a.a - (a.c)^2 / (c.c)``; for
-a fixed q the best code is the nearest one. As q falls, code j of entry i gives way to the next one, j + s, at
-the *breakpoint* ``q = a_i / (j + s/2)``. The assignments between neighbouring breakpoints are all that can
-be optimal, and each differs from the last in one entry, so sorting the breakpoints and two running sums
-find the global optimum.
+For a fixed assignment c the best scale is ``q = (a.c) / (c.c)``, with ``E = a.a - (a.c)^2 / (c.c)``; for a
+fixed q the best code is the nearest one. As q falls, code j of entry i changes to the next one, j + s, at the
+*breakpoint* ``q = a_i / (j + s/2)``. Only the assignments between neighbouring breakpoints can be optimal,
+and each differs from the last in one entry, so sorting the breakpoints and two running sums find the global
+optimum.
 
-Most breakpoints need never be sorted. If q* with codes c* is optimal, then ``c*.(a - q* c*) = 0``, so at
-any other q:  ``E(q) <= E(q*) + (q - q*)^2 c*.c*``.  Hence q*, if it lies in [l, r], keeps a distance of at
-least ``sqrt((E - best known E) / c(l).c(l))`` from either end (codes only grow as q falls), which shrinks
-most intervals to nothing. E itself costs a binary search per level in the sorted magnitudes with their
-running sums. Where positive and negative entries have codes of their own, the two sides' breakpoints are
-merged.
+Most breakpoints need never be sorted. If q* with codes c* is optimal, then ``c*.(a - q* c*) = 0``, so at any
+other q:  ``E(q) <= E(q*) + (q - q*)^2 c*.c*``.  Hence q*, if it lies in [l, r], keeps a distance of at least
+``sqrt((E - best known E) / c(l).c(l))`` from either end (codes only grow as q falls), which shrinks most
+intervals to nothing. E itself costs a binary search per level in the sorted magnitudes with their running
+sums. Where positive and negative entries have different codes, the breakpoints of both sides are merged.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LEAST_PEAK = 2.0**-100
-"""Slices of smaller magnitudes alone count as zeros: below, float32 has no room for exact scales."""
+"""Slices of smaller magnitudes count as zeros: float32 cannot represent exact scales below it."""
 
 _DIRECT = 16384  # breakpoints that are sorted at once rather than sieved first
 _CELLS = 64
 _SPLIT = 8
 _ROUNDS = 6
-_MOST_CELLS = 1024
+_MOST_INTERVALS = 1024
 _SLACK = 1e-11  # share of a.a by which rounding may blur E
 
 
 @dataclass(frozen=True, slots=True)
 class CodeRange:
-    """Magnitudes a code may have: ``lowest, lowest + stride, .. highest``.
+    """Magnitudes of codes: ``lowest, lowest + stride, .. highest``.
 
     Where zero is a level, ``lowest`` is 0.
     """
@@ -55,7 +54,7 @@ class CodeRange:
     stride: int = 1
 
     def nearest(self, magnitudes: Floats, scale: Floats | float) -> Ints:
-        """Code of the level nearest to each magnitude; midway, the lower one."""
+        """Return the code of the level nearest to each magnitude; midway, the lower one."""
         steps = np.ceil((magnitudes / scale - self.lowest) / self.stride - 0.5)
         codes = np.clip(self.lowest + self.stride * steps, self.lowest, self.highest)
         found: Ints = codes.astype(np.int64)
@@ -67,19 +66,20 @@ Sides = Sequence[tuple[Array, CodeRange]]
 
 
 def scale_step(dtype: np.dtype[Any]) -> float:
-    """Return what scales of weights of a type are multiples of: the distance of its smallest numbers.
+    """Return the step of scales for weights of a type: the distance of its smallest numbers.
 
-    Every multiple of such a scale has a float of that type, denormal or not. So small weights of float16,
-    whose scales lie near its end, are found on their grid again.
+    Every multiple of such a scale is a float of that type, denormal or not. So small weights of float16, with
+    scales near the end of its range, are recognised on their grid.
     """
     return float(np.finfo(dtype).smallest_subnormal)
 
 
 def best_scale(sides: Sides, scale_bits: int) -> float:
-    """The error-minimising scale, rounded to ``scale_bits`` significant bits that the magnitudes' type has.
+    """Return the error-minimising scale, rounded to ``scale_bits`` significant bits.
 
-    Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the
-    one with less error is taken. 0 where every magnitude is 0, or below ``LEAST_PEAK``.
+    Exact before the rounding, for every number of levels; of the two neighbouring rounded scales the one with
+    less error is taken. It has no more bits than the magnitudes' type. 0 where every magnitude is 0, or below
+    ``LEAST_PEAK``.
 
     Args:
         sides: magnitudes with their codes, one pair where both signs have the same codes.
@@ -95,9 +95,9 @@ def best_scale(sides: Sides, scale_bits: int) -> float:
 
 
 def coarse_error(sides: Sides) -> float:
-    """Least squared error over 32 scales from coarse to fine, each refitted to the codes it gives.
+    """Return the least squared error over 32 scales, each refitted to its codes.
 
-    Never below the error of ``best_scale`` before rounding, and close above: enough to rank ladders by.
+    Never below the error of ``best_scale`` before rounding, and close above: accurate enough to rank grids.
     """
     peak = max(float(magnitudes.max(initial=0.0)) for magnitudes, _ in sides)
     if peak < LEAST_PEAK:
@@ -107,14 +107,14 @@ def coarse_error(sides: Sides) -> float:
 
 
 def recover_scale(magnitudes: Array, codes: CodeRange, scale_bits: int) -> float | None:
-    """The largest scale whose grid holds every magnitude exactly, or None.
+    """Return the largest scale whose grid holds every magnitude exactly, or None.
 
     Exactly means ``magnitude == dtype(code * scale)`` with a scale of at most ``scale_bits``
     significant bits. 0 where every magnitude is 0; None where all are below ``LEAST_PEAK``: they become 0.
     """
     flat = magnitudes.reshape(-1)
     most = codes.highest + 1
-    if len(np.unique(flat[: 2 * most])) > most:  # the usual case, settled without sorting everything
+    if len(np.unique(flat[: 2 * most])) > most:  # the usual case, decided without a full sort
         return None
     distinct = np.unique(flat)
     if not distinct.any():
@@ -154,7 +154,7 @@ def rounded_neighbours(scales: float | Floats, bits: int, step: float = 0.0) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """What E is made of at some scales: ``a.c``, ``c.c``, ``E`` and entries not above each midpoint."""
+    """Terms of E at some scales: ``a.c``, ``c.c``, ``E`` and the entries not above each midpoint."""
 
     ac: Floats
     cc: Floats
@@ -166,10 +166,10 @@ class _Side(NamedTuple):
     """Sorted magnitudes with one range of codes.
 
     Attributes:
-        ordered: rising.
+        ordered: rising magnitudes.
         tails: ``tails[i] = sum(ordered[i:])``.
         codes: the range.
-        steps: the codes that have one above them.
+        steps: the codes that have a larger one.
     """
 
     ordered: Floats
@@ -190,7 +190,7 @@ class _Side(NamedTuple):
 
     @property
     def growth(self) -> Ints:
-        """What c.c grows by where an entry's code takes the step."""
+        """Increase of c.c where an entry's code moves to the next."""
         return self.codes.stride * (2 * self.steps + self.codes.stride)
 
 
@@ -216,7 +216,7 @@ class _Curve:
         return _Sums(ac, cc, self.energy - 2 * scales * ac + scales**2 * cc, np.concatenate(below, axis=1))
 
     def search(self, sums: _Sums, left: int, right: int) -> tuple[float, float]:
-        """(gain ``(a.c)^2 / c.c``, scale) of the best assignment between two of the scales in ``sums``."""
+        """Return (gain ``(a.c)^2 / c.c``, scale) of the best assignment between two scales of ``sums``."""
         spans = iter(zip(sums.below[left], sums.below[right], strict=True))
         values, where, growth = [np.empty(0)], [np.empty(0)], [np.empty(0)]
         for side in self.sides:
@@ -235,49 +235,49 @@ class _Curve:
 
 
 def _minimise(curve: _Curve) -> float:
-    """The scale of least error; never above the largest magnitude, which is 1."""
+    """Return the scale of least error; never above the largest magnitude, which is 1."""
     if curve.breakpoints <= _DIRECT:
-        cells = np.array([[0.0], [1.0]])
+        intervals = np.array([[0.0], [1.0]])
     else:
-        cells = _sieved_cells(curve, enough=max(_DIRECT, curve.count))
-    sums = curve.at(cells.reshape(-1))
-    width = cells.shape[1]
+        intervals = _sieved_intervals(curve, enough=max(_DIRECT, curve.count))
+    sums = curve.at(intervals.reshape(-1))
+    width = intervals.shape[1]
     return max(curve.search(sums, left, width + left) for left in range(width))[1]
 
 
-def _sieved_cells(curve: _Curve, enough: int) -> Floats:
-    """Intervals (lefts, rights) that together hold the best scale and few breakpoints."""
+def _sieved_intervals(curve: _Curve, enough: int) -> Floats:
+    """Return the intervals (lefts, rights) that together hold the best scale and few breakpoints."""
     highest = curve.highest
     best = _least_error(curve, curve.at(np.geomspace(0.5 / highest, 1.0, 32)))
     # E(q) >= a.a - 2 q highest sum(a), so anything smaller is worse than what is known already
     floor = (curve.energy - best) / (2 * highest * curve.total) * (1 - 1e-9)
     edges = np.geomspace(min(floor, 0.5), 1.0, _CELLS + 1)
-    cells = np.stack([edges[:-1], edges[1:]])
+    intervals = np.stack([edges[:-1], edges[1:]])
     for _ in range(_ROUNDS):
-        ends, place = np.unique(cells.reshape(-1), return_inverse=True)  # neighbours share an end
+        ends, place = np.unique(intervals.reshape(-1), return_inverse=True)  # neighbours share an end
         sums = curve.at(ends)
         best = min(best, _least_error(curve, sums))
-        left, right = place.reshape(cells.shape)
+        left, right = place.reshape(intervals.shape)
         above = np.maximum(sums.error - best - _SLACK * curve.energy, 0.0)
-        cells = np.stack(
+        intervals = np.stack(
             [
-                cells[0] + np.sqrt(above[left] / sums.cc[left]),
-                cells[1] - np.sqrt(above[right] / sums.cc[left]),
+                intervals[0] + np.sqrt(above[left] / sums.cc[left]),
+                intervals[1] - np.sqrt(above[right] / sums.cc[left]),
             ]
         )
-        alive = cells[0] <= cells[1]
+        alive = intervals[0] <= intervals[1]
         inside = (sums.below[right] - sums.below[left])[alive].sum()
-        cells = cells[:, alive]
-        if inside <= enough or cells.shape[1] > _MOST_CELLS:
+        intervals = intervals[:, alive]
+        if inside <= enough or intervals.shape[1] > _MOST_INTERVALS:
             break
-        edges = np.geomspace(cells[0], cells[1], _SPLIT + 1)  # (split + 1, cells)
-        cells = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
-    hull = np.array([[cells.min()], [cells.max()]])
+        edges = np.geomspace(intervals[0], intervals[1], _SPLIT + 1)  # (split + 1, intervals)
+        intervals = np.stack([edges[:-1].reshape(-1), edges[1:].reshape(-1)])
+    hull = np.array([[intervals.min()], [intervals.max()]])
     smallest, largest = curve.at(hull[:, 0]).below.sum(axis=1)
-    return hull if largest - smallest <= _DIRECT else cells
+    return hull if largest - smallest <= _DIRECT else intervals
 
 
 def _least_error(curve: _Curve, sums: _Sums) -> float:
-    """Least error of any assignment in ``sums``, each at its own best scale."""
+    """Return the least error of any assignment in ``sums``, each at its own best scale."""
     gain = np.divide(sums.ac**2, sums.cc, out=np.zeros_like(sums.ac), where=sums.cc > 0)
     return float((curve.energy - gain).min())

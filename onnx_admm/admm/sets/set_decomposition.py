@@ -1,9 +1,9 @@
-"""What a constraint set asks of a matrix: where nonzeros stand, and which values they take.
+"""Decomposition of a constraint set: a set on the support and a set of levels.
 
-Every set of this room is a demand on the support, a demand on the values, or both, and each demand is
-solved in its own way. A set on the support alone holds, with a matrix, also every rescaling of its entries:
-it can be projected on in any diagonal metric. Levels cannot, but once their scales are fixed each entry has
-a ladder of its own, and the nearest rung is the nearest in every diagonal metric.
+Every set of this package constrains the support, the values, or both, and each part is solved in its own way.
+A set on the support alone is invariant under rescaling of entries: its projection is exact in any diagonal
+metric. Sets of levels are not, but once their scales are fixed each entry has a grid of its own, and the
+nearest level is the nearest in every diagonal metric.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Demands:
-    """The two halves of a set.
+class SetDecomposition:
+    """The two parts of a set.
 
     Attributes:
-        support: a set on the support alone; None where it is free.
+        support: a set on the support alone; None where the support is free.
         levels: a set of levels; None where values are free.
-        shape: in which both see the matrix; None for its own.
+        shape: shape in which both see the matrix; None for its own.
     """
 
     support: ConstraintSet | None = None
@@ -38,34 +38,34 @@ class Demands:
     shape: tuple[int, ...] | None = None
 
 
-def demands_of(constraint: ConstraintSet) -> Demands | None:
-    """Take a set apart; None for a stranger, of which nothing is known but its projection."""
+def decompose(constraint: ConstraintSet) -> SetDecomposition | None:
+    """Decompose a set; None for an unknown set, of which only the projection is known."""
     match constraint:
         case Reshaped(inner, shape):
-            inside = demands_of(inner)
+            inside = decompose(inner)
             return inside and replace(inside, shape=inside.shape or shape)
         case AtMostK() | NofM() | BlockK() | ChannelK() | Support():
-            return Demands(support=constraint)
+            return SetDecomposition(support=constraint)
         case Nested(first, Levels() as levels):
-            return Demands(support=first, levels=levels)
+            return SetDecomposition(support=first, levels=levels)
         case Nested():
-            return Demands(support=constraint)
+            return SetDecomposition(support=constraint)
         case SparseLevels(k=k):
-            return Demands(support=AtMostK(k), levels=constraint)
+            return SetDecomposition(support=AtMostK(k), levels=constraint)
         case SupportLevels(mask=mask):
-            return Demands(support=Support(mask), levels=constraint)
+            return SetDecomposition(support=Support(mask), levels=constraint)
         case Levels() | ShiftedLevels():
-            return Demands(levels=constraint)
+            return SetDecomposition(levels=constraint)
         case _:
             return None
 
 
-def cells_of(support: ConstraintSet | None, shape: tuple[int, ...]) -> Ints | None:
-    """Labels of entries that may take one another's place in the support; None where no two may.
+def exchange_groups_of(support: ConstraintSet | None, shape: tuple[int, ...]) -> Ints | None:
+    """Return labels, equal for entries that may replace one another; None where no two may.
 
     Args:
         support: a set on the support alone.
-        shape: of the tensors it holds.
+        shape: shape of the tensors.
     """
     match support:
         case AtMostK():
@@ -75,6 +75,6 @@ def cells_of(support: ConstraintSet | None, shape: tuple[int, ...]) -> Ints | No
             firsts = lanes[..., np.arange(lanes.shape[-1]) // m * m]
             return np.moveaxis(firsts, -1, axis)
         case Nested(first=first):
-            return cells_of(first, shape)
+            return exchange_groups_of(first, shape)
         case _:
             return None

@@ -1,14 +1,14 @@
-"""Evenly spaced levels that need not lie symmetrically about zero: as many as the bits can tell apart.
+"""Evenly spaced levels that need not be symmetric about zero: as many as the bits can represent.
 
 ``2^bits`` levels ``q * {o, o + 1, .. o + 2^bits - 1}`` at equal distances, the offset o a multiple of 1/2,
 zero within their span. An integer o is the affine grid of quantised operators (zero is a level, the zero
 point is -o); ``o = -(2^bits - 1) / 2`` is the symmetric grid without zero, the best use of few levels for
-symmetric values; and between the two lies what skewed values want.
+symmetric values; offsets in between suit skewed values.
 
-Scale and offset belong to the set's freedom: one pair for the tensor, or one for each slice along ``axis``.
-For a given offset the scale is exact (see ``scale``). Offsets are first compared by their error at a few
-scales, each refitted; the best few are then searched exactly. Codes count half scales, so they are integers
-for every offset. A tensor that lies on such a grid already is found to.
+Scale and offset are free parameters of the set: one pair for the tensor, or one for each slice along
+``axis``. For a given offset the scale is exact (see ``scale``). Offsets are first compared by their error at
+a few scales, each refitted; the best few are then searched exactly. Codes count half scales, so they are
+integers for every offset. A tensor that lies on such a grid is recognised.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SEARCHED = 4
 
 @dataclass(frozen=True, slots=True)
 class ShiftedLevels:
-    """Every entry on an evenly spaced grid of ``2^bits`` levels, shifted as it is best.
+    """Every entry on an evenly spaced grid of ``2^bits`` levels with the best shift.
 
     Projection: ``min over q > 0, o and z  ||z - v||^2  s.t.  z_i in q * {o, o + 1, .. o + 2^bits - 1}``.
     Midway between two levels the one nearer to zero is taken.
 
     Args:
-        bits: bits of a level, 1 to 5; with more, a shift gains nothing worth its search.
+        bits: bits of a level, 1 to 5; with more, a shift gains too little for its search.
         axis: None for one grid, else the axis that numbers slices with a grid each.
         centred: only the symmetric grid, ``o = -(2^bits - 1) / 2``.
         scale_bits: significant bits of a half scale, 1 to 24.
@@ -65,7 +65,7 @@ class ShiftedLevels:
         return 2 * ((1 << self.bits) - 1)
 
     def quantize(self, v: Array) -> Quantized:
-        """Codes (in half scales), half scales and lowest codes of the projection of ``v``."""
+        """Return the codes (in half scales), half scales and lowest codes of the projection of ``v``."""
         v = require_finite(v)
         rows = slices_of(v, self.axis)
         found = [self._recover(row) or self._search(row) for row in rows]
@@ -77,31 +77,31 @@ class ShiftedLevels:
         return Quantized(np.moveaxis(moved, 0, self.axis), scales, self.axis, lowest)
 
     def shifts_near(self, lowest: Ints) -> list[Ints]:
-        """Lowest codes worth trying, the given ones first: half a level up and down, and centred."""
+        """Return lowest codes to try: the given ones, half a level up and down, and centred."""
         first, last = self._lowest_codes()[0], self._lowest_codes()[-1]
         tried = [lowest, lowest - 1, lowest + 1, np.full_like(lowest, -self.span // 2)]
         return tried[:1] if self.centred else [np.clip(low, first, last) for low in tried]
 
     def project(self, v: Array) -> Array:
-        """Nearest point of the grid of least squared error."""
+        """Return the nearest point of the grid of least squared error."""
         return self.quantize(v).values(np.asarray(v).dtype)
 
     def contains(self, z: Array) -> bool:
-        """Whether some admissible grid holds every entry exactly."""
+        """Return whether some admissible grid holds every entry exactly."""
         return all(self._recover(row) is not None for row in slices_of(np.asarray(z), self.axis))
 
     def _lowest_codes(self) -> range:
-        """Every offset of the set."""
+        """Return every offset of the set."""
         return range(1 - 2**self.bits, 2 - 2**self.bits) if self.centred else range(-self.span, 1)
 
     def _search(self, row: Array) -> _Grid:
-        ladders = [_Ladder(lowest, lowest + self.span) for lowest in self._lowest_codes()]
-        ladders = sorted(ladders, key=lambda ladder: ladder.coarse_error(row))[:_SEARCHED]
-        grids = [ladder.best_grid(row, self.scale_bits) for ladder in ladders]
+        candidates = [_OffsetGrid(lowest, lowest + self.span) for lowest in self._lowest_codes()]
+        candidates = sorted(candidates, key=lambda candidate: candidate.coarse_error(row))[:_SEARCHED]
+        grids = [candidate.best_grid(row, self.scale_bits) for candidate in candidates]
         return min(grids, key=lambda grid: float(np.square(row - grid.codes * grid.scale).sum()))
 
     def _recover(self, row: Array) -> _Grid | None:
-        """The coarsest grid of the set that holds every entry exactly."""
+        """Return the coarsest grid of the set that holds every entry exactly."""
         distinct = np.unique(row)
         middle = 1 - 2**self.bits
         if not distinct.any():
@@ -127,7 +127,7 @@ class ShiftedLevels:
 
 
 class _Grid(NamedTuple):
-    """One slice: its codes, its half scale, and the lowest code it could have had."""
+    """One slice: its codes, its half scale, and the least code of its grid."""
 
     codes: Ints
     scale: float
@@ -135,24 +135,24 @@ class _Grid(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ladder:
+class _OffsetGrid:
     """Codes ``lowest, lowest + 2, .. highest``, zero in their span."""
 
     lowest: int
     highest: int
 
     def ranges(self) -> tuple[CodeRange, CodeRange]:
-        """Magnitudes of the codes for entries >= 0, and for negative ones."""
+        """Return the magnitudes of the codes for entries >= 0, and for negative ones."""
         nearest = self.lowest % 2
         return CodeRange(nearest, self.highest, 2), CodeRange(nearest, -self.lowest, 2)
 
     def coarse_error(self, row: Array) -> float:
-        """About the least squared error of any scale."""
+        """Return an estimate of the least squared error of any scale."""
         sides, left = self._sides(row)
         return coarse_error(sides) + left
 
     def best_grid(self, row: Array, scale_bits: int) -> _Grid:
-        """The scale of least squared error, with its codes."""
+        """Return the scale of least squared error, with its codes."""
         scale = best_scale(self._sides(row)[0], scale_bits)
         if scale == 0.0:
             return _Grid(np.zeros(row.shape, np.int64), 0.0, self.lowest)
@@ -162,7 +162,7 @@ class _Ladder:
         return _Grid(codes, scale, self.lowest)
 
     def _sides(self, row: Array) -> tuple[Sides, float]:
-        """Sides that have a level beside zero, and the squares of the entries that have none."""
+        """Return the sides that have a level beside zero, and the squares of the entries that have none."""
         parts = zip((row[row >= 0], -row[row < 0]), self.ranges(), strict=True)
         live = [(part, codes) for part, codes in parts if codes.highest > 0]
         left = float(np.square(row).sum() - sum(np.square(part).sum() for part, _ in live))

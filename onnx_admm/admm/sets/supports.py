@@ -1,12 +1,12 @@
 """Constraint sets on the support of one tensor, each with its exact Euclidean projection.
 
-Decided once, for every set here and in ``levels`` and ``blocks``:
+Rules for every set here and in ``levels`` and ``blocks``:
 
 - the input is never changed and the result has its shape and dtype;
 - ties go to the lowest flat index (C order);
 - a budget of 0 keeps nothing, one that covers everything keeps everything;
 - a tensor without elements is its own nearest point;
-- non-finite or non-floating input is a ``ValueError``: a nearest point would mean nothing.
+- non-finite or non-floating input is a ``ValueError``: it has no nearest point.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Blocks = dict[str, Array]
 LEAST_ZEROS = 0.1
 """Share of zeros from which on they count as pruned.
 
-Below it an index of where they stand takes more bytes than the levels save that need no zero.
+Below it an index of their positions takes more bytes than levels without a zero save.
 """
 
 
 def pruned_support(weights: Array) -> Mask | None:
-    """Return where a pruned weight is not zero; None for a weight of which zeros are no share.
+    """Return where a pruned weight is not zero; None for a weight with too few zeros.
 
     A few exact zeros are values like others: to keep them apart takes an index of all weights.
 
@@ -47,13 +47,13 @@ def pruned_support(weights: Array) -> Mask | None:
 
 
 class ConstraintSet(Protocol):
-    """A closed set of tensors that is easy to project on."""
+    """A closed set of tensors with a projection."""
 
     def project(self, v: Array) -> Array:
-        """A nearest point: some ``argmin_z ||z - v||^2`` subject to ``z`` in the set."""
+        """Return a nearest point: some ``argmin_z ||z - v||^2`` subject to ``z`` in the set."""
 
     def contains(self, z: Array) -> bool:
-        """Whether ``z`` lies in the set, exactly."""
+        """Return whether ``z`` lies in the set, exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class AtMostK:
         return keep(v, largest(np.abs(v), self.k))
 
     def contains(self, z: Array) -> bool:
-        """``nnz(z) <= k``."""
+        """Return whether ``nnz(z) <= k``."""
         return int(np.count_nonzero(z)) <= self.k
 
 
@@ -99,7 +99,7 @@ class NofM:
         """Keep the n largest magnitudes of each group."""
         v = require_finite(v)
         lanes = np.moveaxis(np.abs(v), self.axis, -1)
-        groups = self._groups(lanes, fill=-1.0)  # (..., groups, m); the filling never wins
+        groups = self._groups(lanes, fill=-1.0)  # (..., groups, m); the fill value is never chosen
         order = np.argsort(-groups, axis=-1, kind="stable")[..., : self.n]
         chosen = np.zeros(groups.shape, np.bool_)
         np.put_along_axis(chosen, order, True, axis=-1)
@@ -107,7 +107,7 @@ class NofM:
         return keep(v, np.moveaxis(mask, -1, self.axis))
 
     def contains(self, z: Array) -> bool:
-        """Whether no group has more than n nonzeros."""
+        """Return whether no group has more than n nonzeros."""
         lanes = np.moveaxis(np.asarray(z) != 0, self.axis, -1)
         return bool((self._groups(lanes, fill=False).sum(axis=-1) <= self.n).all())
 
@@ -150,7 +150,7 @@ class BlockK:
         return keep(v, mask)
 
     def contains(self, z: Array) -> bool:
-        """Whether at most k tiles hold a nonzero."""
+        """Return whether at most k tiles hold a nonzero."""
         tiles = _tile_sums((np.asarray(z) != 0).astype(np.float64), self._extents(np.shape(z)))
         return int(np.count_nonzero(tiles)) <= self.k
 
@@ -184,7 +184,7 @@ class ChannelK:
         return self._as_blocks(np.ndim(v)).project(v)
 
     def contains(self, z: Array) -> bool:
-        """Whether at most k slices hold a nonzero."""
+        """Return whether at most k slices hold a nonzero."""
         return self._as_blocks(np.ndim(z)).contains(z)
 
     def _as_blocks(self, rank: int) -> BlockK:
@@ -208,7 +208,7 @@ class Support:
         return keep(require_finite(v), require_mask(self.mask, np.shape(v)))
 
     def contains(self, z: Array) -> bool:
-        """Whether everything outside the mask is zero."""
+        """Return whether everything outside the mask is zero."""
         return not np.any(np.asarray(z)[~require_mask(self.mask, np.shape(z))])
 
 
@@ -216,7 +216,7 @@ class Support:
 
 
 def require_finite(v: Array) -> Array:
-    """``v`` as an array of finite floating-point numbers.
+    """Return ``v`` as an array of finite floating-point numbers.
 
     Raises:
         ValueError: another kind of number, an infinity or a NaN.
@@ -236,14 +236,14 @@ def require_count(count: int, name: str) -> None:
 
 
 def require_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """``mask`` as booleans of ``shape``."""
+    """Return ``mask`` as booleans of ``shape``."""
     if mask.shape != shape:
         raise ValueError(f"a mask of shape {mask.shape} on a tensor of shape {shape}")
     return mask.astype(np.bool_, copy=False)
 
 
 def largest(score: npt.NDArray[Any], k: int) -> Mask:
-    """True at the ``k`` largest scores; equal scores in order of flat index. O(n)."""
+    """Return a mask, True at the ``k`` largest scores; equal scores in order of flat index. O(n)."""
     flat = score.reshape(-1)
     if k >= flat.size:
         return np.ones(score.shape, np.bool_)
@@ -256,12 +256,12 @@ def largest(score: npt.NDArray[Any], k: int) -> Mask:
 
 
 def keep(v: Array, mask: Mask) -> Array:
-    """``v`` where ``mask``, else zero, as a fresh array."""
+    """Return ``v`` where ``mask``, else zero, as a fresh array."""
     return np.where(mask, v, np.zeros((), v.dtype))
 
 
 def _scaled_squares(v: Array) -> npt.NDArray[np.float64]:
-    """Squares relative to the largest, in float64: neither overflow nor underflow changes an order."""
+    """Return the squares relative to the largest, in float64, without overflow or underflow."""
     magnitudes = np.abs(v).astype(np.float64)
     peak = magnitudes.max(initial=0.0)
     return np.square(magnitudes / peak) if peak > 0 else magnitudes

@@ -1,4 +1,4 @@
-"""What passes have done so far, kept in a folder: a run that was interrupted goes on from there."""
+"""Checkpoints: results of passes in a folder, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ _KEY = 12
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A `pipeline.Journal` in a folder: ``01-admm_prune-<key>.onnx``, and beside it what the pass said.
+    """A `pipeline.Journal` in a folder: ``01-admm_prune-<key>.onnx``, and the report of the pass next to it.
 
     A key is a digest of all that the model after a pass depends on: the contents of the original, of the data
     and of the target's profile, the seed, the settings, the passes so far, the versions. So one folder serves
-    any number of runs, and a run that differs finds nothing of another. The report beside a model states the
-    key, the digests of the model's files, the measured times it rests on, and a digest of itself.
+    any number of runs, and a run never finds the results of a different one. The report next to a model
+    states the key, the digests of the model's files, the measured times that it depends on, and a digest of
+    itself.
 
     Attributes:
-        folder: where they lie.
-        names: of the files of each pass, without ending.
-        keys: of each pass.
-        stale: positions whose result was chosen by times that do not hold any more.
+        folder: folder of the checkpoints.
+        names: file names for each pass, without ending.
+        keys: key of each pass.
+        stale: positions whose result was chosen by times that are no longer valid.
     """
 
     folder: Path
@@ -47,13 +48,13 @@ class Checkpoints:
 
     @classmethod
     def of(cls, folder: Path, model: ModelView, data: Iterable[str], recipe: Recipe, run: object) -> Self:
-        """The checkpoints of one run.
+        """Return the checkpoints of one run.
 
         Args:
-            folder: where they lie.
+            folder: folder of the checkpoints.
             model: the original.
-            data: digests of what else is read: samples to train on and to choose by, the target's profile.
-            recipe: what is run.
+            data: digests of other inputs: training and validation samples, the target's profile.
+            recipe: the recipe that is run.
             run: anything else the result depends on (seed, threads); its ``repr`` counts.
         """
         forget_used_timings()
@@ -68,10 +69,10 @@ class Checkpoints:
         return cls(folder, tuple(names), tuple(keys))
 
     def make_folder(self) -> None:
-        """Make the folder, before any work is done for it.
+        """Create the folder, before any work is done.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: it cannot be created.
         """
         try:
             self.folder.mkdir(exist_ok=True)
@@ -83,22 +84,22 @@ class Checkpoints:
             ) from error
 
     def recall(self, position: int) -> tuple[ModelView, StepReport] | None:
-        """The model after a pass and the pass's report, if an earlier run got there.
+        """Return the model after a pass and the pass's report, if an earlier run completed it.
 
-        A result that was chosen by times that were measured anew since is none, nor is any behind it.
+        None for a result that was chosen by times that have been measured again since, and for all behind it.
 
         Raises:
             UsageError: a checkpoint is damaged, or not what was written.
         """
-        said = self._beside(position, "json")
-        if not said.exists() or any(stale <= position for stale in self.stale):
+        report_file = self._sibling(position, "json")
+        if not report_file.exists() or any(stale <= position for stale in self.stale):
             return None
         try:
-            content = _verified(said, self.keys[position])
+            content = _verified(report_file, self.keys[position])
             if not are_current(content["timings"]):
                 self.stale.add(position)
                 return None
-            model = self._beside(position, "onnx")
+            model = self._sibling(position, "onnx")
             for name, digest in content["files"].items():
                 if file_digest(model.with_name(name)) != digest:
                     raise ValueError(f"{name} is not the file that was written")
@@ -107,15 +108,15 @@ class Checkpoints:
         except LimitReached:
             raise
         except Exception as error:
-            raise _unusable(said, error) from error
+            raise _unusable(report_file, error) from error
 
     def keep(self, position: int, model: ModelView, step: StepReport) -> None:
-        """Write the model after a pass, then its report: where there is a report, both are whole.
+        """Write the model after a pass, then its report: where there is a report, both are complete.
 
         Raises:
             OutputError: the disk refuses.
         """
-        place = self._beside(position, "onnx")
+        place = self._sibling(position, "onnx")
         model.save(place)
         files = (place, *external_files(place))
         content = {
@@ -125,24 +126,24 @@ class Checkpoints:
             "timings": used_timings(),
         }
         text = json.dumps({**content, "digest": _content_digest(content)})
-        write_text(self._beside(position, "json"), text + "\n")
+        write_text(self._sibling(position, "json"), text + "\n")
 
     def found(self) -> int:
-        """How many passes from the first one on an earlier run has done."""
+        """Return the number of passes, from the first one on, that an earlier run completed."""
         there = [self._holds(position) for position in range(len(self.names))]
         return there.index(False) if False in there else len(there)
 
     def _holds(self, position: int) -> bool:
-        """Whether the report of a pass is there, and the times it rests on still hold."""
-        said = self._beside(position, "json")
-        if not said.exists():
+        """Return whether the report of a pass exists, and its measured times are still valid."""
+        report_file = self._sibling(position, "json")
+        if not report_file.exists():
             return False
         try:
-            return are_current(_verified(said, self.keys[position])["timings"])
+            return are_current(_verified(report_file, self.keys[position])["timings"])
         except Exception:  # noqa: BLE001 (whatever the parser raises on a damaged file)
-            return True  # `recall` says what is wrong with it
+            return True  # `recall` reports the error
 
-    def _beside(self, position: int, ending: str) -> Path:
+    def _sibling(self, position: int, ending: str) -> Path:
         return self.folder / f"{self.names[position]}.{ending}"
 
 
@@ -167,7 +168,7 @@ def _digest(*parts: str) -> str:
 
 
 def _verified(file: Path, key: str) -> dict[str, Any]:
-    """Content of a checkpoint's report.
+    """Return the content of a checkpoint's report.
 
     Raises:
         ValueError: it is damaged, or of another run.
@@ -184,10 +185,10 @@ def _content_digest(content: dict[str, Any]) -> str:
     return _digest(json.dumps(content, sort_keys=True))
 
 
-def _unusable(said: Path, error: Exception) -> UsageError:
+def _unusable(report_file: Path, error: Exception) -> UsageError:
     return UsageError(
         "a checkpoint is damaged",
-        where=said,
+        where=report_file,
         got=reason_of(error),
         hint="Delete it, and the pass is run again.",
     )

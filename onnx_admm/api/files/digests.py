@@ -1,4 +1,4 @@
-"""Digests of files and samples: what a report states, and what tells whether two runs had the same data."""
+"""Digests of files and samples, for reports and for comparing the data of two runs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnx_admm.model.writing.saving import ModelFiles
 from onnx_admm.report import Report
 
 _MOST_READ_BYTES = 2**30
-"""Data up to this size is digested whole; of more: names, sizes, times of last change, and some samples."""
+"""Size up to which data is digested in full; of more: names, sizes, times of change, some samples."""
 
 _SOME_SAMPLES = 256
 _BATCH = 64
 
 
 def file_digest(path: Path) -> str:
-    """``sha256:`` and the digest of a file's content, as ``sha256sum`` gives it."""
+    """Return ``sha256:`` and the digest of a file's content, as ``sha256sum`` gives it."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def digests_of(paths: Iterable[Path]) -> dict[str, str]:
-    """Digest of each file, and of each folder's files (``tree_digest``); what is not there is left out."""
+    """Return the digest of each file, and of each folder's files (``tree_digest``); skip missing ones."""
     found: dict[str, str] = {}
     for path in paths:
         if path.is_file():
@@ -40,13 +40,13 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def with_digests(report: Report, inputs: Iterable[Path], result: ModelFiles | None, target: Path) -> Report:
-    """A report that states the digests of the files of its run.
+    """Return a report with the digests of the files of its run.
 
     Args:
-        report: of the run.
+        report: report of the run.
         inputs: files and folders that were read.
         result: the result; None where it is not written.
-        target: where it goes; its digests stand under the names it will have.
+        target: path of the result; its digests are listed under the names it will have.
     """
     outputs: dict[str, str] = {}
     if result is not None:
@@ -57,26 +57,26 @@ def with_digests(report: Report, inputs: Iterable[Path], result: ModelFiles | No
 
 
 def tree_digest(path: Path) -> str:
-    """Digest of a file, or of the names and contents of all files in a folder.
+    """Return the digest of a file, or of the names and contents of all files in a folder.
 
-    ``sha256:`` stands before it, or ``sha256-of-times:`` where there is more than a GiB: then sizes and times
-    of last change take the place of contents.
+    It is prefixed by ``sha256:``, or ``sha256-of-times:`` above a GiB: then sizes and times of the last
+    change replace contents.
     """
     files = sorted(_files_in(path))
     whole = sum(file.stat().st_size for file in files) <= _MOST_READ_BYTES
     total = hashlib.sha256()
     for file in files:
         facts = file.stat()
-        said = file_digest(file) if whole else f"{facts.st_size} {facts.st_mtime_ns}"
-        total.update(f"{file.relative_to(path).as_posix()!r} {said}\n".encode())
+        state = file_digest(file) if whole else f"{facts.st_size} {facts.st_mtime_ns}"
+        total.update(f"{file.relative_to(path).as_posix()!r} {state}\n".encode())
     return f"{'sha256' if whole else 'sha256-of-times'}:{total.hexdigest()}"
 
 
 def source_digest(source: object, data: Dataset | None) -> str:
-    """Digest of the samples that a run takes.
+    """Return the digest of the samples that a run takes.
 
     Args:
-        source: where they come from: a path, or a dataset, which is read whole.
+        source: a path, or a dataset, which is read in full.
         data: the samples as the model takes them; None: there are none.
     """
     if data is None:

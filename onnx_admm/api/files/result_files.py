@@ -1,4 +1,4 @@
-"""The files that a run leaves: the result, and the report of it."""
+"""The files that a run writes: the result and its report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from onnx_admm.model.writing.saving import ModelFiles, commit_model
 class ResultFiles:
     """A result and its report in preparation.
 
-    The report is on the disk, under a temporary name, before the result is put in place: a full disk is met
-    while the earlier files still stand.
+    The report is written to disk, under a temporary name, before the result is moved in place: a full disk is
+    noticed while earlier files are still unchanged.
     """
 
     def __init__(self, files: RunFiles, output: OutputFile, report: OutputFile | None) -> None:
@@ -28,7 +28,7 @@ class ResultFiles:
         self._report = report
 
     def save(self, model: ModelView) -> ModelFiles:
-        """Write a model where it can be loaded and run, not yet in its place.
+        """Write a model where it can be loaded and run, not yet at its target.
 
         Raises:
             OutputError: the checker or the disk refuses.
@@ -49,15 +49,15 @@ class ResultFiles:
         return ModelFiles(file, None, file.stat().st_size)
 
     def commit(self, written: ModelFiles | None, report: str) -> None:
-        """Put the result in place, then the report.
+        """Move the result to its target, then the report.
 
         Args:
             written: the result; None where it is not to be written.
             report: content of the report, for a run that has one.
 
         Raises:
-            OutputError: the disk refuses; the sentence says what is in place.
-            WorkError: an input is not what it was any more; nothing is put in place.
+            OutputError: the disk refuses; the error says what is in place.
+            WorkError: an input has changed; nothing is put in place.
         """
         self._files.raise_if_changed()
         prepared = None if self._report is None else write_content(self._report, report.encode())
@@ -80,7 +80,7 @@ class ResultFiles:
 def open_results(
     files: RunFiles, target: str | os.PathLike[str], report: str | os.PathLike[str] | None
 ) -> Iterator[ResultFiles]:
-    """Take the locks on the result and the report for as long as the run lasts.
+    """Hold the locks on the result and the report during the run.
 
     Raises:
         UsageError: a file of the run would be overwritten, or another run writes one of them.

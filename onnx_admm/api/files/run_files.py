@@ -1,4 +1,4 @@
-"""Which files a run reads and which it will write: no run may write what it reads."""
+"""The files that a run reads and writes: no run may write what it reads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from onnx_admm.model.writing.atomic_output import followed
 from onnx_admm.model.writing.external_files import external_files
 
 _DATA_ENDINGS = (".npy", ".npz", ".gz", ".pb", ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".zip", "-ubyte")
-"""Endings of what a reader takes from a folder of data."""
+"""Endings of files that a reader takes from a folder of data."""
 
 _State = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A file or folder, and what to call it in a sentence."""
+    """A file or folder, and its name in messages."""
 
     path: Path
     what: str
@@ -48,11 +48,11 @@ class RunFiles:
         self._states: dict[Path, _State | None] = {}
 
     def read(self, path: object, what: str, *, is_fixed: bool = True) -> None:
-        """Add a file, or a folder whose files are data; anything that is no path is passed over.
+        """Add a file, or a folder whose files are data; ignore anything that is no path.
 
         Args:
-            path: of the file or folder.
-            what: how sentences call it.
+            path: path of the file or folder.
+            what: its name in messages.
             is_fixed: whether it must not change during the run.
         """
         if isinstance(path, str | os.PathLike) and os.fspath(path) != "":
@@ -66,13 +66,13 @@ class RunFiles:
                 self.read(file, f"the weights of {what}")
 
     def read_data(self, source: object, what: str) -> None:
-        """Add samples: a path of a file or folder, with what is read beside it; a dataset has none."""
+        """Add samples: the path of a file or folder, and files read along with it; a dataset has none."""
         if isinstance(source, str | os.PathLike):
             for file in data_files(Path(source)):
                 self.read(file, what)
 
     def write(self, path: str | os.PathLike[str] | None, what: str) -> None:
-        """Add a file that will be written; None is passed over."""
+        """Add a file that will be written; None is ignored."""
         if path is not None:
             self._writes.append(_Named(Path(path), what))
 
@@ -87,11 +87,11 @@ class RunFiles:
         return tuple(named.path for named in self._reads if named.is_fixed)
 
     def check(self) -> None:
-        """Refuse what cannot be written, or would overwrite a file of this run; note how the inputs are.
+        """Refuse outputs that cannot be written or would overwrite a file of this run; record the inputs.
 
         Raises:
-            UsageError: a place to write to is no regular file, has no writable folder, is read by this run,
-                or is written twice.
+            UsageError: an output is no regular file, has no writable folder, is read by this run, or is
+                written twice.
         """
         for number, output in enumerate(self._writes):
             self._check_place(output)
@@ -112,7 +112,7 @@ class RunFiles:
         self._states = {named.path: _state(named.path) for named in self._reads if named.is_fixed}
 
     def raise_if_changed(self) -> None:
-        """Refuse to go on where an input is not the file any more that it was at `check`.
+        """Raise an error where an input has changed since `check`.
 
         Raises:
             WorkError: another process replaced, changed or removed it.
@@ -128,7 +128,7 @@ class RunFiles:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Have a failure name the input that changed meanwhile, where one did: it is the likely cause."""
+        """Add to a failure the name of an input that changed meanwhile: it is the likely cause."""
         try:
             yield
         except Exception:
@@ -146,11 +146,11 @@ class RunFiles:
 
 
 def _is_read(target: Path, source: Path) -> bool:
-    """Whether writing ``target`` changes what is read from ``source``."""
+    """Return whether writing ``target`` changes what is read from ``source``."""
     try:
         facts = target.stat()
     except OSError:
-        return False  # what is not there yet is read by nobody
+        return False  # a file that does not exist yet is not read
     if not source.is_dir():
         try:
             return os.path.samestat(facts, source.stat())
@@ -161,7 +161,7 @@ def _is_read(target: Path, source: Path) -> bool:
 
 
 def _is_one_place(left: Path, right: Path) -> bool:
-    """Whether two paths lead to one file; names that differ in case alone count as one."""
+    """Return whether two paths lead to one file; names that differ in case alone count as one."""
     try:
         return os.path.samefile(left, right)
     except OSError:
@@ -169,7 +169,7 @@ def _is_one_place(left: Path, right: Path) -> bool:
 
 
 def _state(path: Path) -> _State | None:
-    """Identity, size and time of last change of a file, or of all files of a folder; None: not there."""
+    """Return identity, size and time of change of a file, or of a folder's files; None: missing."""
     try:
         facts = path.stat()
         if not stat.S_ISDIR(facts.st_mode):
@@ -180,7 +180,7 @@ def _state(path: Path) -> _State | None:
 
 
 def _sum_states(files: Iterable[os.stat_result]) -> tuple[int, int]:
-    """A size and a number that change when a file comes, goes or is written."""
+    """Return a size and a number that change when a file comes, goes or is written."""
     size, times = 0, 0
     for facts in files:
         size += facts.st_size
@@ -189,7 +189,7 @@ def _sum_states(files: Iterable[os.stat_result]) -> tuple[int, int]:
 
 
 def _files_below(folder: Path) -> Iterator[os.stat_result]:
-    """Facts of the data files of a folder; what a run writes there meanwhile is no data."""
+    """Yield facts of the data files of a folder; files that a run writes meanwhile are no data."""
     for root, _, names in os.walk(folder):
         for name in names:
             if name.lower().endswith(_DATA_ENDINGS):

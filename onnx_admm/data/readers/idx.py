@@ -23,28 +23,28 @@ _IMAGES = re.compile(r"^(?P<part>.*?)[-_.]?images[-.]idx3-ubyte(\.gz)?$")
 
 
 def is_idx_images(path: Path) -> bool:
-    """Whether the file name is that of idx images (``train-images-idx3-ubyte.gz``)."""
+    """Return whether the file name is that of idx images (``train-images-idx3-ubyte.gz``)."""
     return _IMAGES.match(path.name) is not None
 
 
 def idx_part(path: Path) -> str:
-    """What the file name says before ``images``: ``train``, ``t10k``."""
+    """Return the text before ``images`` in the file name: ``train``, ``t10k``."""
     match = _IMAGES.match(path.name)
     return match.group("part") if match else ""
 
 
 def labels_file(images: Path) -> Path | None:
-    """The labels beside an images file, gzipped or not; None if there are none."""
+    """Return the labels file of an images file, gzipped or not; None if there is none."""
     name = re.sub(r"images([-.])idx3", r"labels\1idx1", images.name).removesuffix(".gz")
     found = [images.with_name(name + suffix) for suffix in ("", ".gz")]
     return next((path for path in found if path.is_file()), None)
 
 
 def read_idx(path: Path) -> Array:
-    """The array in an idx file, in native byte order.
+    """Return the array in an idx file, in native byte order.
 
     Raises:
-        DataError: not idx, cut short, or with bytes left over.
+        DataError: not idx, truncated, or with trailing bytes.
     """
     with (
         reading(path, DataError, "cannot be read"),
@@ -54,7 +54,7 @@ def read_idx(path: Path) -> Array:
 
 
 def _read(stream: BufferedIOBase, path: Path) -> Array:
-    """Read what the header states, and not a byte more than tells that there is more."""
+    """Read the bytes that the header states, and one more to detect trailing bytes."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES:
         raise DataError("not an idx file", where=path)

@@ -1,4 +1,4 @@
-"""Images in class-named folders, on disk or in a zip, decoded as they are asked for."""
+"""Images in class-named folders, on disk or in a zip, decoded on demand."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from onnx_admm.data.sources import Index
 from onnx_admm.errors import DataError, reading
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded pixels are kept up to this size; a larger set is decoded again at every pass."""
+"""Size up to which decoded pixels are kept; a larger set is decoded again at every pass."""
 
 MOST_FILE_BYTES = 256 * 2**20
-"""Size of an image file, as it is encoded."""
+"""Largest size of an encoded image file, in bytes."""
 
 MOST_PIXELS = 89_478_485
-"""Of one image, as its header states them: a quarter of a GiB at three bytes each, as Pillow warns from."""
+"""Most pixels of an image, as its header states them: a quarter of a GiB at three bytes each."""
 
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
-"""What is opened. Pillow knows many more, and runs another program for some of them (Ghostscript for EPS)."""
+"""Formats that are opened. Pillow knows many more, some through other programs (Ghostscript for EPS)."""
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 _OTHER_SUFFIXES = {".avif", ".eps", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tga", ".tif", ".tiff"}
@@ -40,11 +40,11 @@ _OTHER_SUFFIXES = {".avif", ".eps", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".t
 
 @dataclass(frozen=True, slots=True)
 class ImageTree:
-    """Images under one root: how to read them, in order, and their classes.
+    """Images under one root, in order, with their classes.
 
     Attributes:
-        read: bytes of a file by its name.
-        names: sorted by class, then by name.
+        read: returns the bytes of a file by its name.
+        names: names sorted by class, then by name.
         labels: index of each image's folder among the folders in alphabetical order; None with one folder.
     """
 
@@ -56,7 +56,7 @@ class ImageTree:
 def open_image_tree(path: Path, part: Part) -> ImageTree:
     """Find the images of ``[.../]class/name.jpg`` in a folder or a zip.
 
-    Where several folders of classes lie side by side (``train/``, ``test/``) ``part`` says which.
+    Where there are several folders of classes (``train/``, ``test/``) ``part`` chooses one.
 
     Raises:
         DataError: not a zip, no images, or no such part.
@@ -104,16 +104,19 @@ class ImageSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return np.dtype(np.uint8)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return len(self._tree.names)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         if self._cache is None:
             return np.stack([self._image(int(i)) for i in index])
         for i in index[~self._decoded[index]]:

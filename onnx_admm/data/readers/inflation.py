@@ -1,6 +1,6 @@
-"""Bounds on what compressed data may expand to, checked before anything is expanded.
+"""Limits on the expanded size of compressed data, checked before anything is expanded.
 
-Sizes that a file states are checked against its own size: a small file cannot ask for much memory.
+Sizes that a file states are checked against its own size: a small file cannot request much memory.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from onnx_admm.errors import DataError, reading
 
 FREE_BYTES = 64 * 2**20
-"""What any file may expand to, however small it is."""
+"""Size that any file may expand to, in bytes."""
 
 RATIO = 100
-"""Bytes for each stored byte, above that: real samples compress far less."""
+"""Expanded bytes for each stored byte above that: real samples compress far less."""
 
 _ENCRYPTED = 0x1  # bit of a member's flags
 _READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -26,12 +26,12 @@ def inflated_limit(stored_bytes: int) -> int:
 
 
 def check_inflated(inflated: int, stored: int, where: object) -> None:
-    """Refuse content that is out of proportion to what is stored of it.
+    """Refuse content whose expanded size is out of proportion to its stored size.
 
     Args:
-        inflated: bytes it would take in memory, as the file states them.
-        stored: bytes it takes in the file.
-        where: how errors name it.
+        inflated: bytes in memory, as the file states them.
+        stored: bytes in the file.
+        where: its name in errors.
 
     Raises:
         DataError: more than `inflated_limit`.
@@ -48,11 +48,11 @@ def check_inflated(inflated: int, stored: int, where: object) -> None:
 
 
 def open_zip(path: Path, kind: str = "zip") -> zipfile.ZipFile:
-    """Open a zip and check how its members are stored; none of them is read.
+    """Open a zip and check how its members are stored, without reading any.
 
     Args:
         path: the file.
-        kind: what errors call it.
+        kind: its name in errors.
 
     Raises:
         DataError: no zip, or a member that is encrypted or stored by another method than deflate.

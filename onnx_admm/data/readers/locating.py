@@ -1,4 +1,4 @@
-"""Which files a reader of data opens for a path."""
+"""Files that a reader of data opens for a path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_admm.settings.tables import read_toml
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """Return the files and folders that `open_dataset` reads for ``path``; what is not there is left out."""
+    """Return the files and folders that `open_dataset` reads for ``path``; skip missing ones."""
     if not path.exists():
         return ()
     if path.suffix == ".toml" and path.is_file():
@@ -20,7 +20,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def _described(file: Path) -> tuple[Path, ...]:
-    """The data that a description names; none where it cannot be read, which its reader will say."""
+    """Return the data that a description names; none where it cannot be read (its reader reports that)."""
     try:
         where = read_toml(file).get("path")
     except OnnxAdmmError:

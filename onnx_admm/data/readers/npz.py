@@ -1,4 +1,4 @@
-"""Arrays by name: ``.npz`` archives and folders of ``.npy`` files, left on disk where they can be."""
+"""Arrays by name: ``.npz`` archives and folders of ``.npy`` files, left on disk where possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCAL_HEADER_BYTES = 30
 
 
 def read_npz(path: Path) -> dict[str, Array | StoredRows]:
-    """Return arrays by member name; members stored uncompressed stay in the file.
+    """Return the arrays by member name; members stored uncompressed stay in the file.
 
     Raises:
         DataError: not an npz, damaged, with pickled objects, or compressed out of proportion.
@@ -34,7 +34,7 @@ def read_npz(path: Path) -> dict[str, Array | StoredRows]:
 
 
 def read_npy_folder(folder: Path) -> dict[str, Array | StoredRows]:
-    """Return arrays by file name of every ``.npy`` in a folder; they stay in their files.
+    """Return the arrays by file name of every ``.npy`` in a folder; they stay in their files.
 
     Raises:
         DataError: damaged, or with pickled objects.
@@ -54,7 +54,7 @@ def read_npy(path: Path) -> Array | StoredRows:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a ``.npy`` stream starts in a file."""
+    """Start of a ``.npy`` stream in a file."""
 
     path: Path
     offset: int
@@ -69,15 +69,15 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Ar
 
 
 def _array(stream: IO[bytes], size: int, place: _Place | None, where: str) -> Array | StoredRows:
-    """Read a ``.npy`` stream, or its header alone where its rows can be read from the file.
+    """Read a ``.npy`` stream, or only its header where rows can be read from the file later.
 
-    Nothing is allocated before the header's shape and type are known to take what is stored.
+    Nothing is allocated before the header's shape and type are checked against the stored size.
 
     Args:
-        stream: at its start.
+        stream: a stream at its start.
         size: bytes of the stream, expanded.
-        place: where the stream starts in a file; None where it is compressed.
-        where: how errors name it.
+        place: start of the stream in a file; None where it is compressed.
+        where: its name in errors.
     """
     version = np.lib.format.read_magic(stream)
     if version[0] == 1:
@@ -96,10 +96,10 @@ def _array(stream: IO[bytes], size: int, place: _Place | None, where: str) -> Ar
 
 
 def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int, where: str) -> None:
-    """Refuse a header that states another size than there is.
+    """Refuse a header that states a size other than the stored one.
 
     Raises:
-        DataError: Python objects, an impossible shape, or not as many bytes as shape and type take.
+        DataError: Python objects, an impossible shape, or another number of bytes than shape and type take.
     """
     if dtype.hasobject:
         raise DataError(
@@ -120,7 +120,7 @@ def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int, whe
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: behind its local header, whose extra field has its own length."""
+    """Return the offset of a stored member's bytes: behind its local header, of variable length."""
     with path.open("rb") as stream:
         stream.seek(member.header_offset)
         name_bytes, extra_bytes = struct.unpack("<26x2H", stream.read(_LOCAL_HEADER_BYTES))

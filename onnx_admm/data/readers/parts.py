@@ -1,4 +1,4 @@
-"""Train, validation and test data that lie side by side, and which of them is meant."""
+"""Choice between train, validation and test data of one path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES: dict[Part, tuple[str, ...]] = {
 
 
 def choose_part(found: Mapping[str, T], part: Part, where: Path) -> T:
-    """The entry that is named for the part; the only one there is, whatever its name.
+    """Return the entry that is named for the part, or the only one there is.
 
     Raises:
         DataError: several, none of them named for it.

@@ -1,4 +1,4 @@
-"""Pixels to model input: the order of axes, then the preprocessing's formula."""
+"""From pixels to model input: the order of axes, then the preprocessing's formula."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RANK_4, _RANK_3 = 4, 3
 
 
 class PixelSource:
-    """Integer pixels as a model's input: axes put in its order, the formula applied, batch by batch.
+    """Integer pixels as a model's input: axes reordered, the formula applied, batch by batch.
 
     Args:
         source: pixels, first axis the sample.
@@ -56,16 +56,19 @@ class PixelSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._source.dtype if self._preprocessing is None else np.dtype(np.float32)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return len(self._source)
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         pixels = _channels_last(self._source.take(index), self._stored)
         if self._order == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)
@@ -76,10 +79,10 @@ class PixelSource:
 
 
 def axis_order(port: PortSpec, preprocessing: Preprocessing | None) -> AxisOrder:
-    """How the model's input orders the axes of an image: as stated, or read from its shape.
+    """Return the order of an image's axes in the model's input: as stated, or read from its shape.
 
     Raises:
-        DataError: the input's rank is no image's.
+        DataError: the input does not have the rank of an image.
     """
     if preprocessing is not None and preprocessing.layout != "auto":
         return preprocessing.layout
@@ -95,10 +98,10 @@ def axis_order(port: PortSpec, preprocessing: Preprocessing | None) -> AxisOrder
 
 
 def stored_order(sample: tuple[int, ...], port: PortSpec, preprocessing: Preprocessing | None) -> AxisOrder:
-    """How an array of pixels is laid out: as the input where that fits, else height, width, channels.
+    """Return the layout of an array of pixels: the input's where that fits, else height, width, channels.
 
     Raises:
-        DataError: the array's rank is no image's.
+        DataError: the array does not have the rank of an image.
     """
     order = axis_order(port, preprocessing)
     shape = (port.shape or ())[1:]
@@ -113,7 +116,7 @@ def stored_order(sample: tuple[int, ...], port: PortSpec, preprocessing: Preproc
 
 
 def colour_mode(port: PortSpec, preprocessing: Preprocessing | None) -> Literal["RGB", "BGR", "L"]:
-    """Which channels the model reads: as stated, or by how many it has."""
+    """Return the channels that the model reads: as stated, or by their number."""
     if preprocessing is not None and preprocessing.channels != "auto":
         return preprocessing.channels
     axis = _CHANNEL_AXIS[axis_order(port, preprocessing)]
@@ -122,7 +125,7 @@ def colour_mode(port: PortSpec, preprocessing: Preprocessing | None) -> Literal[
 
 
 def _channels_last(pixels: Array, stored: AxisOrder) -> Array:
-    """A view ``(n, h, w, c)``; pixels in a row are an image of height 1."""
+    """Return a view ``(n, h, w, c)``; pixels in a row are an image of height 1."""
     if stored == "NCHW":
         return pixels.transpose(0, 2, 3, 1)
     if stored == "NHW":

@@ -1,4 +1,4 @@
-"""Preprocessing: from pixels as stored to the numbers a model was trained on."""
+"""Preprocessing: from stored pixels to the numbers that a model was trained on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from onnx_admm.settings.tables import build, read_toml
 class Preprocessing:
     """``x = (pixel * scale - mean) / std``, per channel, in float32.
 
-    Pixels are the integers 0 to 255 of an image as stored; ``mean`` and ``std`` are in units of
-    ``pixel * scale``, in the order of ``channels``. MNIST as 0 to 1 is ``scale = 0.00392156862745098``.
+    Pixels are the integers 0 to 255 of an image as stored; ``mean`` and ``std`` are in units of ``pixel *
+    scale``, in the order of ``channels``. MNIST as 0 to 1 is ``scale = 0.00392156862745098``.
 
     Attributes:
-        scale: multiplies the pixel first.
+        scale: factor that is applied to the pixel first.
         mean: one number per channel, or one for all.
         std: as ``mean``; none may be 0.
-        channels: what the model reads: ``RGB``, ``BGR`` or ``L`` (grey); ``auto`` takes grey for a model of
+        channels: channels of the model: ``RGB``, ``BGR`` or ``L`` (grey); ``auto`` takes grey for a model of
             one channel, else RGB.
         layout: axes of the model's input: ``NCHW``, ``NHWC``, ``NHW`` (one channel, no axis for it), ``NF``
             (pixels in one row); ``auto`` reads it from the input's shape.
@@ -60,7 +60,7 @@ class Preprocessing:
             )
 
     def apply(self, pixels: Array, channel_axis: int | None) -> Array:
-        """The formula, on a batch whose channels lie along ``channel_axis`` (None: there is one channel)."""
+        """Apply the formula to a batch with channels along ``channel_axis`` (None: one channel)."""
         shape = [1] * pixels.ndim
         if channel_axis is not None:
             shape[channel_axis] = -1
@@ -74,10 +74,10 @@ class Preprocessing:
 
 
 def as_preprocessing(source: Preprocessing | str | os.PathLike[str]) -> Preprocessing:
-    """Return a preprocessing, or read the TOML file of one: its keys, or a recipe's ``[preprocessing]``.
+    """Return a preprocessing, or read it from a TOML file: its keys, or a recipe's ``[preprocessing]``.
 
     Raises:
-        RecipeError: the file cannot be read, or a key or value makes no sense.
+        RecipeError: the file cannot be read, or a key is unknown or a value impossible.
     """
     if isinstance(source, Preprocessing):
         return source
@@ -86,6 +86,6 @@ def as_preprocessing(source: Preprocessing | str | os.PathLike[str]) -> Preproce
 
 
 def _single(values: tuple[float, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return the numbers as they are computed with."""
+    """Return the numbers in the type of the computation."""
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(values, np.float64).astype(np.float32)

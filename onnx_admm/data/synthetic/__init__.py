@@ -1,1 +1,1 @@
-"""Samples made up from what a graph implies about its inputs."""
+"""Random samples, from what a graph implies about its inputs."""

@@ -1,8 +1,8 @@
-"""Inputs of decoders that keep keys and values of earlier tokens, and how their axes are tied.
+"""Inputs of decoders that cache keys and values of earlier tokens, and the relations of their axes.
 
-A step reads ``seq`` new tokens beside ``past`` earlier ones, so a mask over all of them has ``past + seq``
+A step reads ``seq`` new tokens after ``past`` earlier ones, so a mask over all of them has ``past + seq``
 places and positions count from ``past`` on. Exporters write these sizes as symbols (``past_sequence_length``,
-``total_sequence_length``, ``past_sequence_length + 1``), and not always the same for the same thing.
+``total_sequence_length``, ``past_sequence_length + 1``), not always the same for the same size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FEWEST_AXES = 3
 
 
 def is_cache(port: PortSpec) -> bool:
-    """Whether an input holds keys or values of earlier tokens."""
+    """Return whether an input holds keys or values of earlier tokens."""
     return (
         port.dtype.startswith("float")
         and len(port.shape or ()) >= _FEWEST_AXES
@@ -34,22 +34,22 @@ def is_cache(port: PortSpec) -> bool:
 
 
 def is_cache_switch(port: PortSpec) -> bool:
-    """Whether an input chooses the branch of a merged decoder: with the cache or without it."""
+    """Return whether an input chooses the branch of a merged decoder: with the cache or without it."""
     return port.dtype == "bool" and _BRANCH.search(port.name) is not None
 
 
 def is_of_encoder(name: str) -> bool:
-    """Whether an input or a size belongs to the encoder of a model that has both."""
+    """Return whether an input or a size belongs to the encoder of a model that has both."""
     return _OF_ENCODER.search(_DECODER.sub("", name)) is not None
 
 
 def is_sequence(symbol: str) -> bool:
-    """Whether a symbol names the length of a sequence, which is no batch."""
+    """Return whether a symbol names the length of a sequence rather than a batch."""
     return _SEQUENCE.search(symbol) is not None
 
 
 def tokens_axis(port: PortSpec) -> int | None:
-    """The axis of a cache that counts tokens; None where the input is none, or keeps what an encoder gave."""
+    """Return the axis of a cache that counts tokens; None for other inputs and caches of an encoder."""
     if not is_cache(port) or is_of_encoder(port.name) or port.shape is None:
         return None
     shape = port.shape
@@ -61,7 +61,7 @@ def tokens_axis(port: PortSpec) -> int | None:
 
 
 def known_size(symbol: str, past: int, length: int) -> int | None:
-    """What a symbol says about itself: earlier tokens, or these and the new ones; None where neither."""
+    """Return the size that a symbol implies: earlier tokens, or earlier and new ones; else None."""
     if is_of_encoder(symbol):
         return None
     if _TOTAL.search(symbol):

@@ -1,4 +1,4 @@
-"""Random inputs that a model runs with, for where there is no data."""
+"""Random inputs that a model runs with, where there is no data."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from onnx_admm.limits import current_budget
 from onnx_admm.runtime.children.probe import PROBED_SAMPLES, FirstRun, first_that_runs
 
 _BYTES_PER_ELEMENT = 16
-"""What drawing a sample takes: it is drawn in fp64."""
+"""Bytes of an element while a sample is drawn, in fp64."""
 
 _chosen: WeakKeyDictionary[ModelView, dict[tuple[tuple[str, int], ...], list[_Maker]]] = WeakKeyDictionary()
-"""How samples are made up, by model and stated sizes: finding out takes a process."""
+"""How samples are made, by model and stated sizes: the search takes a process."""
 
 
 def synthetic_dataset(
     model: ModelView, n: int, seed: int, *, sizes: Mapping[str, int] | None = None
 ) -> SampleSet | RaggedSamples:
-    """``n`` random samples without labels, in the ranges that the graph implies.
+    """Return ``n`` random samples without labels, in the ranges that the graph implies.
 
     | input | samples |
     |---|---|
@@ -60,10 +60,10 @@ def synthetic_dataset(
     last word.
 
     Args:
-        model: whose inputs are to be fed.
-        n: samples.
+        model: the model whose inputs are fed.
+        n: number of samples.
         seed: the same seed, the same samples; sample i does not depend on ``n``.
-        sizes: of dynamic dimensions, by their name in the model.
+        sizes: sizes of dynamic dimensions, by their name in the model.
 
     Raises:
         UnsupportedModel: an input of a type that has no random values (sequences, texts of no vocabulary).
@@ -82,30 +82,30 @@ def synthetic_dataset(
 
 @dataclass(frozen=True)
 class _Maker:
-    """One way to make up samples: a shape and a kind of values for each input."""
+    """One way to make samples: a shape and a kind of values for each input."""
 
     ports: Ports
     draws: Mapping[str, Draw]
     candidate: Candidate
 
     def samples(self, n: int, seed: int) -> SampleSet:
-        """``n`` samples.
+        """Return ``n`` samples.
 
         Raises:
-            LimitReached: one takes more memory than the run may hold.
+            LimitReached: one takes more memory than the run may use.
         """
         _reserve(self.ports, self.candidate.shapes)
         sources = {}
         for number, (port, shape) in enumerate(zip(self.ports, self.candidate.shapes, strict=True)):
             draw = _fixed_by(self.candidate, port, self.draws[port.name])
-            # Texts have the length of the longest that may be drawn.
+            # Texts count as long as the longest that may be drawn.
             dtype = draw.values.dtype if isinstance(draw, Choice) and port.dtype == "str" else port.dtype
             sources[port.name] = DrawnSource(draw, shape, np.dtype(dtype), n, (seed, number))
         return SampleSet(sources)
 
 
 def _fixed_by(candidate: Candidate, port: PortSpec, draw: Draw) -> Draw:
-    """A draw that depends on the sizes chosen, once they are."""
+    """Return a draw that depends on the chosen sizes, now that they are known."""
     if is_cache_switch(port):
         return Choice(np.array([candidate.past > 0]))
     if isinstance(draw, Counting):
@@ -117,15 +117,19 @@ def _fixed_by(candidate: Candidate, port: PortSpec, draw: Draw) -> Draw:
 
 
 def _makers(model: ModelView, sizes: Mapping[str, int]) -> list[_Maker]:
-    """A way to make up samples for each family of shapes with which the model runs."""
+    """Return a maker of samples for each family of shapes with which the model runs."""
     ports = with_implied_extents(model, sizes)
     draws = implied_draws(model, ports)
-    guesses = max((len(ways) for ways in draws.values()), default=1)
+    guesses = max((len(alternatives) for alternatives in draws.values()), default=1)
     found: list[_Maker] = []
     failure: OnnxAdmmError | None = None
     for candidates in candidate_families(ports, model.signature().outputs, sizes):
         makers = [
-            _Maker(ports, {n: ways[min(guess, len(ways) - 1)] for n, ways in draws.items()}, each)
+            _Maker(
+                ports,
+                {n: alternatives[min(guess, len(alternatives) - 1)] for n, alternatives in draws.items()},
+                each,
+            )
             for each in candidates
             for guess in range(guesses)
         ]
@@ -139,15 +143,18 @@ def _makers(model: ModelView, sizes: Mapping[str, int]) -> list[_Maker]:
 
 
 def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
-    """The first way with which the model runs, in another range where outputs are not finite in that one."""
+    """Return the first maker with which the model runs, in another range where outputs are not finite."""
     found = _first(model, makers)
     maker = makers[found.index]
     if not found.not_finite:
         return maker
-    ways = {name: other_ranges(draw) for name, draw in maker.draws.items()}
+    alternatives = {name: other_ranges(draw) for name, draw in maker.draws.items()}
     others = [
-        replace(maker, draws={n: ways[n][k] if ways[n] else draw for n, draw in maker.draws.items()})
-        for k in range(max(map(len, ways.values()), default=0))
+        replace(
+            maker,
+            draws={n: alternatives[n][k] if alternatives[n] else draw for n, draw in maker.draws.items()},
+        )
+        for k in range(max(map(len, alternatives.values()), default=0))
     ]
     if others:
         again = first_that_runs(model, (other.samples(PROBED_SAMPLES, 0) for other in others))
@@ -156,7 +163,7 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
     if found.useless and not _has_wrong_weights(model):
         raise DataError(
             "the model gives no finite values with the inputs that were made up for it",
-            where=", ".join(name for name in ways if ways[name]) or ", ".join(ways),
+            where=", ".join(name for name in alternatives if alternatives[name]) or ", ".join(alternatives),
             got=found.not_finite,
             hint="Give some real samples: --data D.npz.",
         )
@@ -164,14 +171,15 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
 
 
 def _has_wrong_weights(model: ModelView) -> bool:
-    """Whether the model's own weights hold NaN or infinity: then no input is to blame."""
+    """Return whether the model's own weights hold NaN or infinity, so that no input causes them."""
     return any(not np.isfinite(model.read(site)).all() for site in model.sites())
 
 
 def _first(model: ModelView, makers: list[_Maker]) -> FirstRun:
-    """The first way with which the model runs.
+    """Return the first maker with which the model runs.
 
-    Where there is no choice, what the runtime refuses passes: whoever runs the model hears why.
+    Where there is only one, errors of the runtime are ignored here: the caller meets them when it runs the
+    model.
     """
     attempts = (maker.samples(PROBED_SAMPLES, 0) for maker in makers)
     try:
@@ -184,7 +192,7 @@ def _first(model: ModelView, makers: list[_Maker]) -> FirstRun:
 
 
 def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse a sample that takes more memory than the run may hold."""
+    """Refuse a sample that takes more memory than the run may use."""
     elements = sum(math.prod(shape) for shape in shapes)
     inputs = ", ".join(f"{port.name} {list(shape)}" for port, shape in zip(ports, shapes, strict=True))
     current_budget().reserve(_BYTES_PER_ELEMENT * elements, f"drawing made-up samples of {inputs}")

@@ -16,16 +16,16 @@ Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 _CHANNEL_CORRELATION = 0.9
-"""Colours of a natural image mostly rise and fall together."""
+"""Correlation of the colours of a natural image."""
 
 _ONE, _ZERO = np.ones(()), np.zeros(())
 
 
 class Draw(Protocol):
-    """One way to make up an input."""
+    """One kind of random input."""
 
     def sample(self, rng: Rng, shape: tuple[int, ...]) -> Array:
-        """One sample, of any type that holds its values."""
+        """Return one sample, of any type that can hold its values."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Affine:
     high: float = math.inf
 
     def __call__(self, standard: Floats) -> Floats:
+        """Return the values of an input from standard ones."""
         cut: Floats = np.clip(self.mean + self.deviation * standard, self.low, self.high)
         return cut
 
@@ -65,13 +66,13 @@ class Noise:
 class Smooth:
     """Numbers with the spectrum of natural signals: amplitude ``1 / f`` along some axes, mean 0, deviation 1.
 
-    Neighbours are alike, as in images, recordings and spectrograms, where white noise has none; whatever
-    averages over neighbours (a convolution, a pool) hardly sees white noise at all. Brightness and
-    contrast vary from sample to sample.
+    Neighbours are similar, as in images, recordings and spectrograms, unlike in white noise; operators that
+    average over neighbours (a convolution, a pool) hardly respond to white noise. Brightness and contrast
+    vary from sample to sample.
 
     Attributes:
-        axes: that a sample is smooth along, negative: counted from its last.
-        channel_axis: the axis of channels that are alike, negative; None where there is none.
+        axes: axes that a sample is smooth along, negative: counted from its last.
+        channel_axis: the axis of correlated channels, negative; None where there is none.
 
     Source: Field, J. Opt. Soc. Am. A 4 (1987), for the spectrum of images.
     """
@@ -107,7 +108,7 @@ class Smooth:
 
     @staticmethod
     def _amplitudes(shape: tuple[int, ...], axes: tuple[int, ...]) -> Floats:
-        """``1 / f`` on the half spectrum, 0 at f = 0: a texture has no mean of its own."""
+        """Return ``1 / f`` on the half spectrum, 0 at f = 0: a texture has mean 0."""
         squares = np.zeros([1] * len(shape))
         for axis in axes:
             steps = np.fft.rfftfreq(shape[axis]) if axis == axes[-1] else np.fft.fftfreq(shape[axis])
@@ -131,7 +132,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, each as likely: those that the graph compares the input with, a mask's ones."""
+    """One of a few values, equally likely: those that the graph compares the input with, or a mask's ones."""
 
     values: Array
 
@@ -157,11 +158,11 @@ class Counting:
 
 @dataclass(frozen=True)
 class Length:
-    """How long another input is: from half of an extent to all of it.
+    """Length of another input: from half of an extent to all of it.
 
     Attributes:
-        largest: whether it counts along the longest axis of those in question, or the shortest.
-        extent: of that axis, once it is known.
+        largest: whether it counts along the longest of the candidate axes, or the shortest.
+        extent: extent of that axis, once it is known.
     """
 
     largest: bool = True
@@ -173,9 +174,9 @@ class Length:
 
 
 def other_ranges(draw: Draw) -> tuple[Draw, ...]:
-    """The same kind of float input in other ranges, for a model that gives no finite values otherwise.
+    """Return the same kind of float input in other ranges, for outputs that are otherwise not finite.
 
-    They are those of pixels and shares (0 to 1), small values, and logarithms of energies (-8 to 0).
+    These are the ranges of pixels and shares (0 to 1), small values, and logarithms of energies (-8 to 0).
     """
     if not isinstance(draw, Noise | Smooth):
         return ()
@@ -204,16 +205,19 @@ class DrawnSource:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
         return self._dtype
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
         return self._shape
 
     def __len__(self) -> int:
         return self._n
 
     def take(self, index: Index) -> Array:
+        """See `Source.take`."""
         samples = np.empty((len(index), *self._shape), self._dtype)
         for row, i in enumerate(index):
             rng = np.random.default_rng((*self._seed, int(i)))

@@ -1,4 +1,4 @@
-"""What a graph says about its inputs: which table an index looks up, what a normalisation expects."""
+"""Evidence of a graph about its inputs: tables that indices look up, ranges that a normalisation expects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LENGTH_NAME = re.compile(
 _LENGTH_RANK = 2
 
 _PROBABLY_BELOW = (100, 2)
-"""Of integers about which the graph says nothing: what is tried."""
+"""Bounds that are tried for integers about which the graph implies nothing."""
 
 _STATE_DEVIATION = 0.1
 _SIGNAL = Affine(deviation=np.array(0.1), low=-1.0, high=1.0)
@@ -50,7 +50,7 @@ _PIXELS = Affine(np.array(0.45 * 255), np.array(0.25 * 255), 0.0, 255.0)
 
 
 def implied_draws(view: ModelView, ports: Sequence[PortSpec] | None = None) -> dict[str, tuple[Draw, ...]]:
-    """How to make up each input, by name: one way where the graph says, else several to be tried in order.
+    """Return how to make each input, by name: one way where the graph implies it, else several to try.
 
     Args:
         view: the model.
@@ -121,7 +121,7 @@ def _integer_draws(port: PortSpec, value: ValueRef | None) -> tuple[Draw, ...]:
 
 
 def _readers(value: ValueRef | None) -> Iterator[tuple[NodeRef, int]]:
-    """Nodes, with the input, that read a value or what only passes it on."""
+    """Yield the nodes, with the input, that read a value, directly or behind nodes that pass it on."""
     pending = [] if value is None else [value]
     seen = set(pending)
     while pending:
@@ -163,7 +163,7 @@ def _float_draw(port: PortSpec, value: ValueRef | None, returned: bool) -> Draw:
 
 
 def _time_axis(port: PortSpec, value: ValueRef | None) -> int | None:
-    """The axis of a recording's samples, from the last: long, alone, not read by a dense layer."""
+    """Return the axis of a recording's samples, from the last: long, alone, not read by a dense layer."""
     shape = port_extents(port)
     long = [axis for axis in range(1 - len(shape), 0) if _is_long(shape[axis])]
     others = [shape[axis] for axis in range(1 - len(shape), 0) if axis not in long]

@@ -1,4 +1,4 @@
-"""Extents of inputs that the first operators imply: of a Conv its channels, of a MatMul its inner axis."""
+"""Extents of inputs that the first operators imply: channels of a Conv, the inner axis of a MatMul."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _RECURRENT = operators_with(Trait.RECURRENT)
 _FIRST_SPATIAL = 2
 
 Axes = tuple[int | None, ...]
-"""For each axis of a value the axis of the input it is; None where it is none."""
+"""For each axis of a value the corresponding axis of the input; None where there is none."""
 
 
 @dataclass
 class _Extents:
-    """What is known of an input's axes: extents, and products of several of them."""
+    """Known extents of an input's axes, and known products of several of them."""
 
     found: dict[int, int] = field(default_factory=dict)
     products: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
     def set(self, axis: int | None, extent: Extent) -> None:
-        """Note an extent; the first axis counts samples and stays open."""
+        """Record an extent; the first axis counts samples and stays open."""
         if axis is not None and axis > 0 and isinstance(extent, int) and extent > 0:
             self.found.setdefault(axis, extent)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A value on the way from an input.
+    """A value on the path from an input.
 
     Attributes:
-        value: it.
-        axes: of the input; empty behind a Reshape that makes rows of a sample.
+        value: the value.
+        axes: axes of the input; empty behind a Reshape that makes rows of a sample.
         row: axes of the input whose product its last extent is; empty otherwise.
     """
 
@@ -53,13 +53,13 @@ class _Place:
 
 
 def with_implied_extents(model: ModelView, stated: Mapping[str, int] | None = None) -> tuple[PortSpec, ...]:
-    """The model's inputs, with open extents as the operators that read them first imply.
+    """Return the model's inputs, with open extents as the first operators imply.
 
-    An extent that one input shares with another by its symbol holds for both. First axes stay open.
+    An extent that one input shares with another by its symbol applies to both. First axes stay open.
 
     Args:
-        model: whose inputs.
-        stated: extents by symbol that somebody has stated; these symbols stay.
+        model: the model.
+        stated: extents by symbol that are stated already; these symbols stay.
     """
     ports = model.signature().inputs
     values = _values(model, {port.name for port in ports})
@@ -97,7 +97,7 @@ def _values(model: ModelView, names: set[str]) -> dict[str, ValueRef]:
 
 
 def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-    """Extents by axis, as far as operators tell."""
+    """Return the extents by axis, as far as operators imply them."""
     stated = port_extents(port)
     known = _Extents({axis: extent for axis, extent in enumerate(stated) if isinstance(extent, int)})
     pending = [] if value is None else [_Place(value, tuple(range(len(stated))))]
@@ -119,7 +119,7 @@ def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[
 def _read(
     node: NodeRef, index: int, place: _Place, known: _Extents, shapes: Mapping[str, tuple[int, ...]]
 ) -> _Place | None:
-    """Note what a node says about its input ``index``; what it passes on."""
+    """Record what a node implies about its input ``index``; return what it passes on."""
     axes, kind = place.axes, node.op_type
     output = node.outputs[0] if node.outputs else None
     if kind in _PRODUCTS and index in (0, _PRODUCTS[kind]):
@@ -180,7 +180,7 @@ def _set_or_divide(place: _Place, axis: int, extent: Extent, known: _Extents) ->
 def _broadcast(
     node: NodeRef, place: _Place, known: _Extents, shapes: Mapping[str, tuple[int, ...]]
 ) -> _Place | None:
-    """Constants that are added, multiplied and the like; their extents above 1 are the input's."""
+    """Record extents above 1 of constants that are added, multiplied and the like."""
     others = [other for other in node.inputs if other is not None and other != place.value]
     for other in others:
         shape = _shape(other, shapes)
@@ -198,7 +198,7 @@ def _align(axes: Axes, shape: Sequence[Extent], known: _Extents) -> None:
 
 
 def _read_reshape(node: NodeRef, place: _Place, known: _Extents) -> _Place | None:
-    """A Reshape or Flatten that keeps the samples apart: what a sample's elements are in number."""
+    """Record the number of a sample's elements from a Reshape or Flatten that keeps samples apart."""
     inner = tuple(axis for axis in place.axes[1:] if axis is not None)
     if place.axes[:1] != (0,) or len(inner) != len(place.axes) - 1:
         return None
@@ -219,7 +219,7 @@ def _read_reshape(node: NodeRef, place: _Place, known: _Extents) -> _Place | Non
 
 
 def _solve(axes: Iterable[int], product: int, known: _Extents) -> None:
-    """Find the extents that are open among axes of a known product; two open ones are taken to be alike."""
+    """Solve for the open extents among axes of a known product; two open ones are assumed equal."""
     axes = tuple(axes)
     missing = [axis for axis in axes if axis not in known.found]
     rest, remainder = divmod(product, math.prod(known.found.get(axis, 1) for axis in axes) or 1)
@@ -233,7 +233,7 @@ def _solve(axes: Iterable[int], product: int, known: _Extents) -> None:
 
 
 def _shape(value: ValueRef | None, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Extent, ...]:
-    """Shape of a constant or a decoded weight; () for anything else."""
+    """Return the shape of a constant or a decoded weight; () for anything else."""
     if value is None:
         return ()
     return value.constant_shape or shapes.get(value.name, ())

@@ -1,4 +1,4 @@
-"""The range of an input, from what a graph does with it first: normalise, or compute stored statistics."""
+"""Range of an input, from the first operators of a graph: a normalisation, or stored statistics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnx_admm.data.synthetic.draws import STANDARD, Affine, Floats, Smooth
 from onnx_admm.model import NodeRef, ValueRef
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-"""What pixels are usually given as."""
+"""Usual ranges of pixels."""
 
 _PIXEL_MEAN, _PIXEL_DEVIATION = 0.45, 0.25
-"""Of natural images, as shares of the range."""
+"""Mean and deviation of natural images, as shares of the range."""
 
 _MOST_ELEMENTS = 1 << 16
 _SIDE = 48  # of the image that a first convolution is tried on
@@ -25,7 +25,7 @@ class _Chain:
     """``y = slope * x + offset`` before the first node that is anything else.
 
     Attributes:
-        slope, offset: of the input's rank, broadcasting over ``y``.
+        slope, offset: arrays of the input's rank, broadcasting over ``y``.
         order: axes of the input in the order ``y`` has them.
         end: the node that reads ``y``; None where several do.
     """
@@ -36,7 +36,7 @@ class _Chain:
     end: NodeRef | None
 
     def input_scale(self, mean: Floats, deviation: Floats) -> Affine:
-        """The scale of ``x`` with which ``y`` has this mean and deviation; broadcasts over a sample."""
+        """Return the scale of ``x`` that gives ``y`` this mean and deviation; broadcasts over a sample."""
         slope = np.where(self.slope == 0, 1.0, self.slope)
         back = np.argsort(self.order)
         means = ((mean - self.offset) / slope).transpose(back)
@@ -45,12 +45,13 @@ class _Chain:
 
 
 def implied_scale(value: ValueRef | None, *, image: bool) -> Affine:
-    """Mean and deviation of a float input.
+    """Return the mean and deviation of a float input.
 
     - Where a BatchNormalization reads it, plain, normalised or through one Conv: those for which its input
-      has the mean and variance it stores.
-    - Where a normalisation (Sub, Div, Mul, Add, ImageScaler) comes first: of images, those of pixels in the
-      usual range with which its result is nearest to mean 0 and deviation 1; of others, with which it is.
+      has the mean and variance that it stores.
+    - Where a normalisation (Sub, Div, Mul, Add, ImageScaler) comes first: for images, those of pixels in the
+      usual range with which its result is nearest to mean 0 and deviation 1; for others, those with which it
+      has mean 0 and deviation 1.
     - Else mean 0 and deviation 1.
     """
     rank = len(value.shape or ()) if value is not None else 0
@@ -102,7 +103,7 @@ def _follow(value: ValueRef, rank: int) -> _Chain:
 
 
 def _operand(node: NodeRef, value: ValueRef, rank: int) -> Floats | None:
-    """The constant a two-input node combines ``value`` with, as an array of that rank."""
+    """Return the constant that a two-input node combines ``value`` with, as an array of that rank."""
     others = [other for other in node.inputs if other is not None and other != value]
     return _constant(others[0], rank) if len(others) == 1 else None
 
@@ -123,7 +124,7 @@ def _constant(value: ValueRef | None, rank: int | None = None) -> Floats | None:
 
 
 def _statistics(chain: _Chain, rank: int) -> tuple[Floats, Floats] | None:
-    """Mean and deviation of ``y`` that a BatchNormalization behind it was trained on; None without one."""
+    """Return mean and deviation of ``y`` as a BatchNormalization behind it stores them; None without one."""
     node = chain.end
     if node is None:
         return None
@@ -159,7 +160,7 @@ def _stored_statistics(node: NodeRef) -> tuple[Floats, Floats] | None:
 
 
 def _fit_convolution(weight: Floats, mean: Floats, deviation: Floats) -> tuple[Floats, float]:
-    """Channel means m and one deviation s of an input whose convolution has these statistics.
+    """Return channel means m and one deviation s of an input whose convolution has these statistics.
 
     The convolution of ``m + s z`` has mean ``S m``, S the sums of each kernel, and deviation ``s d``, d that
     of the convolution of the texture z: m by least squares in units of the deviations, s the median of
@@ -167,7 +168,8 @@ def _fit_convolution(weight: Floats, mean: Floats, deviation: Floats) -> tuple[F
 
     Args:
         weight: (c_out, c_in, *kernel).
-        mean, deviation: (c_out,), of the output without its bias.
+        mean: (c_out,), of the output without its bias.
+        deviation: (c_out,), of the output.
     """
     kernel = weight.shape[2:]
     axes = tuple(range(-len(kernel), 0))
@@ -191,7 +193,7 @@ def _fit_convolution(weight: Floats, mean: Floats, deviation: Floats) -> tuple[F
 
 
 def _usual_range(chain: _Chain) -> Affine:
-    """Pixels in the usual range whose normalised values are nearest to mean 0 and deviation 1."""
+    """Return the range of pixels whose normalised values are nearest to mean 0 and deviation 1."""
 
     def misfit(limits: tuple[float, float]) -> float:
         mean, deviation = _pixels(*limits)
@@ -209,5 +211,5 @@ def _pixels(low: float, high: float) -> tuple[float, float]:
 
 
 def _without_batch(array: Floats) -> Floats:
-    """An array that broadcasts over a batch, as one that broadcasts over a sample."""
+    """Return an array that broadcasts over a sample, from one that broadcasts over a batch."""
     return array[0] if array.ndim and array.shape[0] == 1 else array

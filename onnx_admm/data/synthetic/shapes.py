@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 _IMAGE_SIDES = (224, 256, 640, 320, 416, 720, 128, 64)
 _LENGTHS = (64, 16, 224, 256, 512, 640, 1000, 1)
 MOST_ELEMENTS = 1 << 22
-"""Of a made-up sample of one input, where the model leaves the size open."""
+"""Most elements of a random sample of one input, where the model leaves the size open."""
 
 _PROMPT_LENGTHS, _STEP_LENGTHS = (16, 64, 4, 1), (4, 1, 16, 64)
 """New tokens of a decoder with a cache: at the start, and behind earlier ones."""
@@ -30,12 +30,12 @@ _STATE_RANK = 3
 
 
 def port_extents(port: PortSpec) -> tuple[Extent, ...]:
-    """The port's shape, with None for sizes that the file gives as negative numbers."""
+    """Return the port's shape, with None for sizes that the file gives as negative numbers."""
     return tuple(None if isinstance(size, int) and size < 0 else size for size in port.shape or ())
 
 
 def image_axes(port: PortSpec) -> tuple[tuple[int, int], int] | None:
-    """Height and width, and the channels, of what looks like images; axes counted from the last."""
+    """Return height and width, and the channels, of an image-like input; axes counted from the last."""
     shape = port_extents(port)
     if is_cache(port):
         return None
@@ -52,7 +52,7 @@ class Candidate:
     """One choice of all open sizes.
 
     Attributes:
-        shapes: of a sample of each input.
+        shapes: shape of a sample of each input.
         length: tokens or frames, where an axis of them is open.
         past: earlier tokens in caches.
     """
@@ -70,19 +70,19 @@ class Candidate:
 def candidate_families(
     ports: Ports, outputs: Ports, sizes: Mapping[str, int]
 ) -> tuple[tuple[Candidate, ...], ...]:
-    """Sample shapes of all inputs, a set for each choice of the open sizes, the likeliest first.
+    """Return the sample shapes of all inputs for each choice of the open sizes, the likeliest first.
 
     Inputs whose first axes agree are stacked along them; otherwise, and where that does not run, a sample is
     a whole feed of batch 1, where a dynamic second axis of a state ``[layers, batch, hidden]`` is one too.
-    Open axes of images take the sizes of image models, those that an output fixes before all; others take
-    lengths of sequences. An axis named as a sum (``past + 1``) is one. A decoder with a cache of open length
-    has two families of choices: the first begins with an empty cache, the second with a filled one. Sizes
-    go down where a sample would be too large.
+    Open axes of images take the sizes of image models, first those that an output fixes; others take lengths
+    of sequences. An axis named as a sum (``past + 1``) is computed. A decoder with a cache of open length has
+    two families of choices: the first begins with an empty cache, the second with a filled one. Sizes are
+    reduced where a sample would be too large.
 
     Args:
         ports: the inputs.
         outputs: the outputs.
-        sizes: of open axes, by symbol.
+        sizes: sizes of open axes, by symbol.
     """
     fixed = [size for port in outputs if image_axes(port) for size in port_extents(port)[2:]]
     sides = tuple(dict.fromkeys((*(size for size in fixed if isinstance(size, int)), *_IMAGE_SIDES)))
@@ -103,7 +103,7 @@ def candidate_families(
 
 
 def _stacks(ports: Ports) -> bool:
-    """Whether all first axes are open or of one size, and none is an inner axis of another input."""
+    """Return whether all first axes are open or of one size, and none is an inner axis of another input."""
     firsts = {size if isinstance(size, int) else None for port in ports for size in port_extents(port)[:1]}
     if len(firsts) != 1 or not all(port_extents(port) for port in ports):
         return False
@@ -127,7 +127,7 @@ class _Sizing:
     ports: Ports
 
     def sample_shape(self, port: PortSpec, stacked: bool) -> Shape:
-        """The shape of a sample: a row of a stack, or a whole feed of batch 1.
+        """Return the shape of a sample: a row of a stack, or a whole feed of batch 1.
 
         Sizes are halved, to powers of 2, until it is not too large.
         """
@@ -162,7 +162,7 @@ class _Sizing:
         return axis == 0 or extent in firsts or is_named or (axis == 1 and is_state)
 
     def _spans_all(self, port: PortSpec, axis: int, extent: Extent) -> bool:
-        """Whether this is the last axis of a mask over earlier and new tokens."""
+        """Return whether this is the last axis of a mask over earlier and new tokens."""
         if not MASK_NAME.search(port.name) or is_of_encoder(port.name) or axis != len(port_extents(port)) - 1:
             return False
         others = {
@@ -171,7 +171,7 @@ class _Sizing:
         return extent is None or extent not in others
 
     def _sum(self, symbol: str, size: int) -> int:
-        """The value of ``a + b`` and ``n * a``."""
+        """Return the value of ``a + b`` and ``n * a``."""
         total = 0
         for term in symbol.split("+"):
             value = 1

@@ -1,4 +1,4 @@
-"""Texts that a graph knows: the vocabularies of the operators that read a text input."""
+"""Texts that a graph contains: vocabularies of the operators that read a text input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import Trait, operators_with
 
 _VOCABULARIES = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary")
-"""Attributes that list texts which an operator looks up; what it gives for them is in others."""
+"""Attributes that list the texts which an operator looks up; other attributes hold the results."""
 
 _HANDING_ON = operators_with(Trait.REARRANGES, Trait.CUTS, Trait.LOOKS_UP, Trait.REPEATS, Trait.JOINS) | {
     "StringNormalizer",
@@ -21,14 +21,14 @@ _HANDING_ON = operators_with(Trait.REARRANGES, Trait.CUTS, Trait.LOOKS_UP, Trait
 
 
 def text_draw(name: str, value: ValueRef | None) -> Choice:
-    """Draw from the texts that the operators behind an input know, each as likely.
+    """Return a draw of the texts that the operators behind an input list, equally likely.
 
     Args:
-        name: of the input.
+        name: name of the input.
         value: the input in the graph; None where nothing reads it.
 
     Raises:
-        UnsupportedModel: nothing there says which texts it knows, so made-up ones would all be unknown.
+        UnsupportedModel: no operator lists texts, so random ones would all be unknown.
     """
     known = sorted({text for node, index in _readers(value) for text in _texts(node, index)})
     if not known:
@@ -41,7 +41,7 @@ def text_draw(name: str, value: ValueRef | None) -> Choice:
 
 
 def _texts(node: NodeRef, index: int) -> list[str]:
-    """What one operator knows: its vocabulary, or the constant it compares with."""
+    """Return the texts of one operator: its vocabulary, or the constant it compares with."""
     found = [text for key in _VOCABULARIES for text in node.attribute(key, ())]
     other = node.input(1 - index) if node.op_type == "Equal" else None
     constant = None if other is None else other.constant()
@@ -51,7 +51,7 @@ def _texts(node: NodeRef, index: int) -> list[str]:
 
 
 def _readers(value: ValueRef | None) -> list[tuple[NodeRef, int]]:
-    """Nodes, with the input, that read a text or what only hands it on."""
+    """Return the nodes, with the input, that read a text, directly or behind nodes that pass it on."""
     pending = [] if value is None else [value]
     seen, found = set(pending), []
     while pending:

@@ -1,1 +1,1 @@
-"""One coder for each layout of codes, and what they share."""
+"""Coders, one for each layout of codes, and their common parts."""

@@ -1,4 +1,4 @@
-"""What a layer takes in the packed form before it exists: expected bytes for a random support."""
+"""Expected bytes of a layer in the packed form, for a random support."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from onnx_admm.encoding.coders.bits import MOST_LOW_BITS, digits_per_word
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS
 
 GAPS_MUST_SAVE = 1.1
-"""Bits of digits over bits of gaps and codes from which on the latter are taken: they take longer to load."""
+"""Ratio of bits of digits over bits of gaps and codes from which on gaps are used: they load more slowly."""
 
 _SLOW_FROM = 1 << 14
-"""Elements from which on it counts how long a weight takes to load."""
+"""Elements from which on the loading time of a weight counts."""
 
 
 def gaps_price(elements: int) -> float:
-    """Return what bits of gaps and codes are multiplied by when they are compared with those of digits."""
+    """Return the factor on bits of gaps and codes for a comparison with those of digits."""
     return GAPS_MUST_SAVE if elements >= _SLOW_FROM else 1.0
 
 
 def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
-    """Expected bytes of a layer's codes and index in the cheapest packed coding.
+    """Return the expected bytes of a layer's codes and index in the cheapest packed coding.
 
     The least of gaps with codes, ``nonzeros (ceil(log2 levels) + l + 1 / (1 - q^(2^l))) / 8`` with the best
     Rice parameter l and ``q = 1 - nonzeros / elements``; and digits of radix ``levels + 1`` (``levels`` where
@@ -28,7 +28,7 @@ def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
 
     Args:
         elements: weights of the layer.
-        nonzeros: how many are kept, at random places; expected number.
+        nonzeros: expected number of kept weights, at random places.
         levels: distinct nonzero values.
 
     Source: Golomb, IEEE Trans. IT 12 (1966), for the mean length of the unary part.
@@ -42,7 +42,7 @@ def packed_bytes(elements: int, nonzeros: float, levels: int) -> float:
 
 
 def gap_bits(density: float) -> float:
-    """Expected bits of index for each kept weight, Rice-coded with the best parameter."""
+    """Return the expected bits of index for each kept weight, Rice-coded with the best parameter."""
     if density >= 1:
         return 1.0
     stay = math.log1p(-density)
@@ -50,6 +50,6 @@ def gap_bits(density: float) -> float:
 
 
 def digit_bits(levels: int) -> float:
-    """Bits of one weight where every weight has a digit: the better of two word widths; inf beyond both."""
+    """Return the bits of a weight with a digit for every element: the better of two word widths; else inf."""
     widths = [bits / count for bits in WORD_BITS if (count := digits_per_word(max(2, levels), bits))]
     return min(widths, default=math.inf)

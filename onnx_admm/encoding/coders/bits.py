@@ -1,4 +1,4 @@
-"""Bits and digits into bytes, and gaps between kept weights into bits."""
+"""Packing of bits and digits into bytes, and of gaps between kept weights into bits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MOST_LOW_BITS = 16
 
 
 def pack_bits(bits: Array) -> npt.NDArray[np.uint8]:
-    """Eight bits to a byte, the first in the lowest place; the last byte is filled with zeros."""
+    """Pack eight bits to a byte, the first in the lowest place; the last byte is filled with zeros."""
     return np.packbits(np.asarray(bits, np.uint8), bitorder="little")
 
 
 def digits_per_word(radix: int, word_bits: int) -> int:
-    """Most digits of a radix that fit a word: the largest g with ``radix^g <= 2^word_bits``."""
+    """Return the most digits of a radix that fit a word: the largest g with ``radix^g <= 2^word_bits``."""
     count = 0
     while radix ** (count + 1) <= 1 << word_bits:
         count += 1
@@ -28,7 +28,7 @@ def digits_per_word(radix: int, word_bits: int) -> int:
 
 
 def pack_digits(digits: npt.NDArray[np.integer[Any]], radix: int, word_bits: int) -> Array:
-    """Digits into words of 8 or 16 bits, the first in the lowest place; zeros fill the last word."""
+    """Pack digits into words of 8 or 16 bits, the first in the lowest place; zeros fill the last word."""
     count = digits_per_word(radix, word_bits)
     padded = np.append(digits, np.zeros(-len(digits) % count, digits.dtype)).reshape(-1, count)
     words = np.zeros(len(padded), np.int32)
@@ -38,23 +38,23 @@ def pack_digits(digits: npt.NDArray[np.integer[Any]], radix: int, word_bits: int
 
 
 def powers(radix: int, count: int) -> Ints:
-    """``radix^0 ... radix^(count-1)``."""
+    """Return ``radix^0 ... radix^(count-1)``."""
     return np.array([radix**place for place in range(count)], np.int64)
 
 
 def split_gaps(positions: Ints, low_bits: int) -> tuple[Ints, Ints]:
-    """Rice code of rising positions: quotients and remainders of the gaps.
+    """Return the Rice code of rising positions: quotients and remainders of the gaps.
 
-    With ``s = 2^low_bits`` and gap ``d_i = p_i - p_{i-1} = s k_i - v_i``, ``0 <= v_i < s``, so that
-    ``p_i = s t_i - (v_0 + ... + v_i)`` where ``t_i = k_0 + ... + k_i`` (and ``p_{-1} = 0``). Written this
-    way round, decoding needs no constants beside s.
+    With ``s = 2^low_bits`` and gap ``d_i = p_i - p_{i-1} = s k_i - v_i``, ``0 <= v_i < s``, so that ``p_i = s
+    t_i - (v_0 + ... + v_i)`` where ``t_i = k_0 + ... + k_i`` (and ``p_{-1} = 0``). In this form decoding
+    needs no other constant than s.
 
     Args:
         positions: rising, from 0.
         low_bits: bits of a remainder.
 
     Returns:
-        The t_i, where the ones of the unary bitmap stand, and the v_i.
+        The t_i, positions of the ones in the unary bitmap, and the v_i.
 
     Source: Rice, JPL 79-22 (1979); Golomb, IEEE Trans. IT 12 (1966).
     """
@@ -65,7 +65,7 @@ def split_gaps(positions: Ints, low_bits: int) -> tuple[Ints, Ints]:
 
 
 def rice_bits(positions: Ints, low_bits: int) -> int:
-    """Bits of the Rice code: a remainder for each position, and the unary bitmap."""
+    """Return the bits of the Rice code: a remainder for each position, and the unary bitmap."""
     if len(positions) == 0:
         return 0
     ones, _ = split_gaps(positions, low_bits)
@@ -73,12 +73,12 @@ def rice_bits(positions: Ints, low_bits: int) -> int:
 
 
 def gap_sums(positions: Ints) -> Iterator[int]:
-    """Length of the unary bitmap less one, ``t`` of the last position, for each Rice parameter from 0 up."""
+    """Yield the last ``t``, the unary bitmap's length less one, for each Rice parameter from 0 up."""
     gaps = np.diff(positions, prepend=0)
     for low_bits in range(MOST_LOW_BITS + 1):
         yield int((-(-gaps // (1 << low_bits))).sum())
 
 
 def low_planes(values: Ints, width: int) -> list[Array]:
-    """Bit planes of unsigned integers, lowest first."""
+    """Return bit planes of unsigned integers, lowest first."""
     return [(values >> place) & 1 for place in range(width)]

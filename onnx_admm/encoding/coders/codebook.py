@@ -1,4 +1,4 @@
-"""What values a layer's weights take: levels, and the grid they lie on, found from the values alone."""
+"""Values of a layer's weights: levels, and the grid they lie on, found from the values alone."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Array = npt.NDArray[Any]
 MOST_LEVELS = 256
 _LARGEST_CODE, _LARGEST_FINE_CODE = 127, 2047
 _LEAST_FINE = 64
-"""Elements: of fewer, many values lie on some fine grid by chance, and it saves nothing."""
+"""Least elements of a fine grid: fewer values lie on some fine grid by chance, and it saves nothing."""
 
 _SAMPLE = 1 << 14
 _PIECE = 1 << 20
 _SHORT = 1 << 14
-"""Elements up to which one sort tells the distinct values."""
+"""Elements up to which one sort finds the distinct values."""
 
 _FIRST = 8
-"""Levels, about, that rule out most scales before all levels are looked at."""
+"""Approximate number of levels that exclude most scales before all levels are checked."""
 
 
 class Stored(Protocol):
-    """An array that is read where it lies, each time anew."""
+    """An array that is read from its place on each access."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """Shape of the array."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Its element type."""
+        """Element type of the array."""
 
     @property
     def memo(self) -> MutableMapping[str, Any]:
-        """Notes on its content that go with it."""
+        """Notes on its content that are kept with it."""
 
     def read(self) -> Array:
-        """Its content, not to be written to."""
+        """Return the content; it must not be written to."""
 
     def grid(self) -> Grid | None:
-        """The grid that it is held on; None where only a look at the content would tell."""
+        """Return the grid that it is stored on; None where only the values can tell."""
 
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def _bytes(found: object) -> int:
 
 
 def _kept(compute: Callable[[Weight], T]) -> Callable[[Weight], T]:
-    """Remember what is computed of an array in memory; of one that is read anew, only what takes little."""
+    """Cache a result for an array in memory; for one that is read on each access, only small results."""
 
     @wraps(compute)
     def get(weight: Weight) -> T:
@@ -86,10 +86,10 @@ def _kept(compute: Callable[[Weight], T]) -> Callable[[Weight], T]:
 
 @dataclass(frozen=True)
 class Weight:
-    """One dense weight to be encoded.
+    """One dense weight to encode.
 
     Attributes:
-        name: of the stored constant.
+        name: name of the stored constant.
         source: its values, in their stored shape and type, or where to read them.
     """
 
@@ -98,17 +98,17 @@ class Weight:
 
     @property
     def values(self) -> Array:
-        """Dense, in its stored shape and type."""
+        """Dense values, in their stored shape and type."""
         return self.source if isinstance(self.source, np.ndarray) else self.source.read()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the dense array."""
+        """Shape of the dense array."""
         return self.source.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the dense array."""
+        """Element type of the dense array."""
         return self.source.dtype
 
     @property
@@ -130,7 +130,7 @@ class Weight:
     @property
     @_kept
     def is_exact(self) -> bool:
-        """Whether fp32 holds every value."""
+        """Whether fp32 represents every value."""
         return self.dtype == np.float32 or bool(
             np.all(self.flat.astype(self.dtype) == self.values.reshape(-1))
         )
@@ -138,14 +138,14 @@ class Weight:
     @property
     @_kept
     def positions(self) -> npt.NDArray[np.int64]:
-        """Where the nonzeros stand."""
+        """Flat indices of the nonzeros."""
         return np.flatnonzero(self.flat)
 
     @property
     @_kept
     def nonzeros(self) -> int:
-        """How many values are not zero."""
-        return int(np.count_nonzero(self.values if self.held_grid is None else self.held_grid.codes))
+        """Number of values that are not zero."""
+        return int(np.count_nonzero(self.values if self.stored_grid is None else self.stored_grid.codes))
 
     @property
     @_kept
@@ -156,20 +156,20 @@ class Weight:
     @property
     @_kept
     def grid(self) -> Grid | None:
-        """The grid the values lie on with one scale, if they do."""
-        if self.held_grid is not None:
-            return self.held_grid if self.held_grid.scale.size == 1 else None
+        """Grid of one scale that the values lie on; None where there is none."""
+        if self.stored_grid is not None:
+            return self.stored_grid if self.stored_grid.scale.size == 1 else None
         levels = self.levels
         return None if levels is None else tensor_grid(self.flat, levels)
 
     @property
     @_kept
     def channel_grid(self) -> Grid | None:
-        """The grid the values lie on with one scale for each index of some axis, if they do."""
-        if self.held_grid is not None:
-            return self.held_grid
+        """Grid with a scale for each index of some axis that the values lie on; None where there is none."""
+        if self.stored_grid is not None:
+            return self.stored_grid
         memo = self.__dict__ if isinstance(self.source, np.ndarray) else self.source.memo
-        known = memo.get(_SCALES, _UNKNOWN)  # to look for scales takes long, to take codes does not
+        known = memo.get(_SCALES, _UNKNOWN)  # the search for scales is slow, computing codes is not
         if known is not _UNKNOWN:
             return None if known is None else _on_scales(self.values.astype(np.float32, copy=False), known)
         found = channel_grid(self.values)
@@ -179,13 +179,13 @@ class Weight:
     @property
     @_kept
     def fine_grid(self) -> Grid | None:
-        """The grid of codes up to 2,047, a scale for each index of some axis, that only these can hold."""
-        if self.held_grid is not None or self.size < _LEAST_FINE:
+        """Grid of codes up to 2,047, a scale for each index of some axis, where needed; else None."""
+        if self.stored_grid is not None or self.size < _LEAST_FINE:
             return None
         return _fine_grid(self.values.astype(np.float32, copy=False))
 
     @property
-    def held_grid(self) -> Grid | None:
+    def stored_grid(self) -> Grid | None:
         """The grid that the model holds it on; None where only its values tell."""
         return None if isinstance(self.source, np.ndarray) else self.source.grid()
 
@@ -214,7 +214,7 @@ class Grid:
 
 
 def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]) -> Grid | None:
-    """The coarsest grid of one scale that holds every value exactly, or None."""
+    """Return the coarsest grid of one scale that holds every value exactly, or None."""
     scale = _grid_scale(levels)
     if scale is None:
         return None
@@ -222,13 +222,13 @@ def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]
 
 
 _remembered: OrderedDict[bytes, Array | None] = OrderedDict()
-"""Scales by content, of the weights looked at last: forms are tried on copies of one model."""
+"""Scales by content, of the latest weights: forms are tried on copies of one model."""
 
 _MOST_REMEMBERED, _LEAST_REMEMBERED = 512, 4096
 
 
 def channel_grid(values: Array) -> Grid | None:
-    """As ``tensor_grid``, one scale for each index of an axis; narrow codes first, then few scales."""
+    """Return a grid as ``tensor_grid`` does, with a scale for each index of an axis; narrow codes first."""
     if values.size < _LEAST_REMEMBERED:
         return _search_channel_grid(values)
     key = hashlib.blake2b(f"{values.shape} {values.dtype}".encode(), digest_size=20)
@@ -273,7 +273,7 @@ def _on_scales(dense: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -
 
 
 def _fine_grid(dense: npt.NDArray[np.float32]) -> Grid | None:
-    """Codes of up to 12 bits, a scale for each index of an axis; None where there are none."""
+    """Return the codes of up to 12 bits, a scale for each index of an axis; None where there are none."""
     axes = sorted(
         (axis for axis, extent in enumerate(dense.shape) if extent < dense.size), key=lambda a: dense.shape[a]
     )
@@ -320,8 +320,8 @@ def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | No
 def _grid_scale(levels: npt.NDArray[np.float32], largest: int = _LARGEST_CODE) -> np.float32 | None:
     """Return the largest scale of which every level is a multiple, by at most ``largest``, exactly in fp32.
 
-    Where a product was rounded, a level divided by its code may miss the scale by a last digit: the numbers
-    beside each quotient are tried too.
+    Where a product was rounded, a level divided by its code may miss the scale by a last digit: the
+    neighbours of each quotient are tried too.
     """
     if len(levels) == 0 or not np.all(np.isfinite(levels)):
         return None

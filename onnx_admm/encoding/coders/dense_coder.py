@@ -1,10 +1,9 @@
-"""Every weight, zeros too: digits of a radix, several to a word, behind one decoder.
+"""Every weight, zeros included: digits of a radix, several to a word, behind one decoder.
 
     digit = (word / r^j) mod r,  weight = codebook[digit]
 
-Standard operators (opset 10; 11 for a table of words) that ONNX Runtime folds at load. Five ternary digits
-to a byte are 1.6 bits a weight, which beats gaps and codes where more than about half of the weights are
-kept.
+Standard operators (opset 10; 11 for a table of words) that ONNX Runtime folds at load. Five ternary digits to
+a byte are 1.6 bits a weight, fewer than gaps and codes where more than about half of the weights are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from onnx_admm.encoding.coders.unpack import INT32, Array, EncodedTensor, flatte
 from onnx_admm.model.rewrite.fragment import Fragment
 
 WORD_BITS = (8, 16)
-"""Widths of a word; some radices fill one better than the other."""
+"""Widths of a word; radices differ in which one they fill better."""
 
 _PIECE = 1 << 20
 
@@ -34,7 +33,7 @@ class DenseCoder:
     """One decoder of digits.
 
     Attributes:
-        levels: the values it knows; zero included where a weight has zeros.
+        levels: its values; zero included where a weight has zeros.
         word_bits: 8 or 16.
     """
 
@@ -43,7 +42,7 @@ class DenseCoder:
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return f"digits ({len(self.levels)} levels), {self.bits:.3g} bits"
 
     @property
@@ -56,7 +55,7 @@ class DenseCoder:
         return digits_per_word(len(self.levels), self.word_bits)
 
     def lookups(self, size: int) -> int:
-        """Return how many lookups decode so many weights: one for each word where words have a table."""
+        """Return the number of look-ups that decode ``size`` weights: one for each word with a table."""
         words = -(-size // self._digits)
         return words if self._is_tabled(words) else size
 
@@ -64,22 +63,22 @@ class DenseCoder:
         return bool(words >= max(_MANY_WORDS, 4 * len(self.levels) ** self._digits))
 
     def data_bits(self, member: EncodedTensor) -> int:
-        """Bits of the nonzeros' digits."""
+        """Return the bits of the nonzeros' digits."""
         return round(int(np.count_nonzero(member.units)) * self.bits)
 
     def index_bits(self, member: EncodedTensor) -> int:
-        """Bits of the zeros' digits: what it costs to know where the nonzeros stand."""
+        """Return the bits of the zeros' digits: the cost of the nonzeros' positions."""
         return round(len(member.units) * self.bits) - self.data_bits(member)
 
     def emit(self, fragment: Fragment, members: Sequence[EncodedTensor]) -> dict[str, str]:
-        """Append the decoder; weight name -> value name."""
+        """Append the decoder; return value names by weight name."""
         levels: Array = np.unique(np.array(self.levels, np.float32))
         digits = np.concatenate([_digits(levels, member.units) for member in members])
         per_word = self._digits
         words = pack_digits(digits, len(levels), self.word_bits)
         narrow = levels.astype(np.int8)
         if len(words) >= _MANY_WORDS and np.array_equal(narrow, levels):
-            levels = narrow  # in steps of a scale: a quarter of the memory until the scale makes floats of it
+            levels = narrow  # int8 steps of a scale: a quarter of the memory until multiplied
         row = self._gathered(fragment, fragment.constant(levels), words)
         lengths = [len(member.units) for member in members]
         whole = len(words) * per_word
@@ -95,10 +94,10 @@ class DenseCoder:
         )
 
     def _gathered(self, fragment: Fragment, codebook: str, words: Array) -> str:
-        """The level of each digit, (words,) or (words, digits of a word).
+        """Return the level of each digit, (words,) or (words, digits of a word).
 
-        Of many words each value of a word is decoded once, into a table, and the words look up all their
-        levels together: nothing as large as the weight is computed on the way but the words as indices.
+        For many words, each possible word is decoded once into a table, and the words look up all their
+        levels together: no intermediate is as large as the weight except the words as indices.
         """
         radix, per_word = len(self.levels), self._digits
         if per_word == 1:
@@ -120,7 +119,7 @@ class DenseCoder:
 
 
 def _digits(levels: Array, units: Array) -> Array:
-    """Place of each value among the levels, a piece at a time."""
+    """Return the index of each value among the levels, computed a piece at a time."""
     digits = np.empty(len(units), np.uint8 if len(levels) <= 1 << 8 else np.uint16)
     for start in range(0, len(units), _PIECE):
         digits[start : start + _PIECE] = np.searchsorted(levels, units[start : start + _PIECE])

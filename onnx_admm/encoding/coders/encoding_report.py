@@ -1,4 +1,4 @@
-"""What an encoding did to a model: how each weight is stored, in four sizes kept apart."""
+"""Report of an encoding: how each weight is stored, in four separate sizes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TensorEncoding:
 
     Attributes:
         layer: name of the stored constant.
-        coding: in words.
-        elements, nonzeros: of the dense weight.
-        data_bits: the codes of the nonzeros.
-        index_bits: what says where they stand: gaps, or the zeros' codes where every element has one.
+        coding: description of the coding.
+        elements, nonzeros: numbers of elements and nonzeros of the dense weight.
+        data_bits: bits of the codes of the nonzeros.
+        index_bits: bits of their positions: gaps, or the zeros' codes where every element has one.
     """
 
     layer: str
@@ -38,14 +38,14 @@ class TensorEncoding:
 
 
 def stored_row(weight: Weight, coding: str, bits: float) -> TensorEncoding:
-    """A row for a form that spends the same bits on every element; those of the zeros count as index."""
+    """Return the row of a form with equal bits for every element; those of zeros count as index."""
     nonzeros = weight.nonzeros
     data = round(bits * nonzeros)
     return TensorEncoding(weight.name, coding, weight.size, nonzeros, data, round(bits * weight.size) - data)
 
 
 def dense_row(weight: Weight) -> TensorEncoding:
-    """A weight that stays as it is."""
+    """Return a weight that stays as it is."""
     return stored_row(weight, weight.dtype.name, 8 * weight.dtype.itemsize)
 
 
@@ -59,7 +59,7 @@ class EncodingReport:
         decode_bytes: content of every constant needed to get all weights and biases back: codes, gaps,
             codebooks, scales, biases, shapes, padding; names and nodes left out.
         oldest_opset: oldest version of the operator set that can decode them.
-        skipped: what stays as it is, and why.
+        skipped: unchanged weights, and the reasons.
         looked_up: tables whose rows are decoded as they are looked up, at each call.
     """
 
@@ -72,7 +72,7 @@ class EncodingReport:
     looked_up: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, Any]:
-        """The four sizes but for the whole file, which only the saved file can tell; JSON-ready."""
+        """Return the four sizes except that of the whole file, which needs the saved file; JSON-ready."""
         data = sum(row.data_bits for row in self.rows) / 8
         index = sum(row.index_bits for row in self.rows) / 8
         return {

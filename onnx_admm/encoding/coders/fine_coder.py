@@ -2,7 +2,7 @@
 
     code = r * high + low,  weight = code * scale,  r = 4 (10 bits) or 16 (12 bits)
 
-Between bytes and half floats: a layer that 255 levels spoil by a decibel takes 10 bits and not 16. Standard
+Between bytes and half floats: a layer that 255 levels change by a decibel takes 10 bits and not 16. Standard
 operators (opset 10) that ONNX Runtime folds at load.
 """
 
@@ -23,21 +23,21 @@ _HIGH_BITS = 8
 
 @dataclass(frozen=True)
 class FineCoder:
-    """One weight whose codes have more than 8 bits.
+    """Coder of one weight whose codes have more than 8 bits.
 
     Attributes:
-        bits: of a code, sign included: 10 or 12.
+        bits: bits of a code, sign included: 10 or 12.
     """
 
     bits: int
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return f"{self.bits}-bit codes"
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
-        """Append the decoder; the name of the weight that it gives."""
+        """Append the decoder; return the name of the weight."""
         grid = fine_grid_of(weight)
         low_bits = self.bits - _HIGH_BITS
         radix, codes = 1 << low_bits, grid.codes.reshape(weight.shape)
@@ -52,7 +52,9 @@ class FineCoder:
 
 def fine_coder(weight: Weight) -> FineCoder | None:
     """Return the coder of fewest bits that stores the weight exactly; None where there is none."""
-    if not weight.is_exact or weight.dtype.itemsize <= 2:  # half floats hold no product of such codes
+    if (
+        not weight.is_exact or weight.dtype.itemsize <= 2
+    ):  # half floats cannot represent products of such codes
         return None
     grid = weight.fine_grid
     if grid is None:
@@ -61,7 +63,7 @@ def fine_coder(weight: Weight) -> FineCoder | None:
 
 
 def fine_grid_of(weight: Weight) -> Grid:
-    """The weight's grid of more than 8 bits."""
+    """Return the weight's grid of more than 8 bits."""
     if weight.fine_grid is None:
         raise ValueError(f"{weight.name} lies on no grid of 12 bits or fewer")
     return weight.fine_grid

@@ -1,4 +1,4 @@
-"""What decoders of kept weights have in common: Rice-coded gaps between them, and codes of their values."""
+"""Common part of decoders of kept weights: Rice-coded gaps between them, and codes of their values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GapCoder:
-    """How kept weights are coded, whoever decodes them.
+    """Coding of kept weights, independent of their decoder.
 
     Attributes:
-        levels: the nonzero values it knows, rising.
+        levels: its nonzero values, rising.
         low_bits: bits of a gap's remainder, the Rice parameter; 0 is a plain bitmap.
     """
 
@@ -24,5 +24,5 @@ class GapCoder:
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return f"gaps (Rice {self.low_bits}), {self.code_bits}-bit codes"

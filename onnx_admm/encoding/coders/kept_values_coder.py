@@ -1,7 +1,7 @@
 """Kept weights of any values: Rice-coded gaps between them, and the values themselves.
 
-What pruning leaves of a weight that was not quantised has no codes. Where the values stand is decoded as in
-``solo_coder``; the values are stored as they are, as half floats where that is exact.
+The remaining values of a pruned, unquantised weight have no codes. Their positions are decoded as in
+``large_sparse_coder``; the values are stored unchanged, as half floats where that is exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_admm.encoding.coders.unpack import EncodedTensor, holds_half, scattere
 from onnx_admm.model.rewrite.fragment import Fragment
 
 _MOST_KEPT = 0.95
-"""Share of kept weights from which on a bit for each element takes back what zeros save."""
+"""Share of kept weights from which on a bit for each element costs what zeros save."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class KeptValuesCoder:
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return f"gaps (Rice {self.low_bits}), plain values"
 
     def row(self, weight: Weight) -> TensorEncoding:
-        """What the weight takes."""
+        """Return the report of the weight's encoding."""
         value_bytes = 2 if holds_half(weight.values) else 4
         data = 8 * value_bytes * weight.nonzeros
         return TensorEncoding(weight.name, self.label, weight.size, weight.nonzeros, data, self.index_bits)
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
-        """Append the decoder (opset 11); name of the weight it gives."""
+        """Append the decoder (opset 11); return the name of the weight."""
         units = weight.flat
         positions = np.flatnonzero(units)
         where = emit_positions(fragment, positions, self.low_bits)
@@ -57,7 +57,7 @@ class KeptValuesCoder:
 
 
 def kept_values_coder(weight: Weight) -> KeptValuesCoder | None:
-    """The coder of a finite weight; None where it keeps nearly everything, or nothing."""
+    """Return the coder of a finite weight; None where nearly everything is kept, or nothing."""
     if not weight.is_exact or weight.size > MOST_ELEMENTS:
         return None
     if not 0 < weight.nonzeros <= _MOST_KEPT * weight.size:

@@ -1,15 +1,14 @@
 """Kept weights of one large layer, behind a decoder that needs little memory when a runtime folds it.
 
-The same code as ``sparse_coder``'s, laid out for another price: there every byte of the decoder counts, here
-every byte that a runtime holds while it decodes. A bit takes one byte once unpacked (and not eight), and a
-number four:
+The same code as ``sparse_coder``'s, with another layout: there the bytes of the decoder matter, here the
+memory of a runtime while it decodes. A bit takes one byte once unpacked (and not eight), and a number four:
 
     bits  = (bytes >> 0..7) mod 2,  of the unary bitmap and of W = low_bits + code_bits planes
     v     = (1, 2, .. 2^(low_bits-1)) planes,   code = (1, 2, .. 2^(code_bits-1)) planes,   s = 2^low_bits
     p_i   = s t_i - (v_0 + ... + v_i),   t = TopK(bitmap)
     row   = zeros; row[p_i] = codebook[code_i]
 
-Standard operators (opset 11) with shapes that can be told from their constants.
+Standard operators (opset 11) whose shapes follow from their constants.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from onnx_admm.model.rewrite.fragment import Fragment
 _BYTE = 8
 
 MOST_ELEMENTS = 1 << 29
-"""Up to here positions, and what they are computed from, fit 32 bits."""
+"""Elements up to which positions and their intermediates fit 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class LargeSparseCoder(GapCoder):
     """A decoder of one weight's kept entries."""
 
     def largest_step(self, kept: int) -> int:
-        """Bytes of the largest array on the way to that many kept weights, the dense weight left out."""
+        """Return the bytes of the largest intermediate array, without the dense weight."""
         return 4 * kept * (self.low_bits + self.code_bits)
 
     def emit(self, fragment: Fragment, member: EncodedTensor) -> str:
-        """Append the decoder; name of the weight it gives."""
+        """Append the decoder; return the name of the weight."""
         positions = np.flatnonzero(member.units)
         codes = np.searchsorted(np.array(self.levels, np.float32), member.units[positions])
         ones, lows = split_gaps(positions, self.low_bits)
@@ -60,12 +59,12 @@ class LargeSparseCoder(GapCoder):
 
 
 def emit_positions(fragment: Fragment, positions: Ints, low_bits: int) -> str:
-    """Append the decoder of rising positions alone; name of the positions, int32."""
+    """Append the decoder of rising positions alone; return their name, int32."""
     return _positions(fragment, *split_gaps(positions, low_bits), low_bits)
 
 
 def _positions(fragment: Fragment, ones: Ints, lows: Ints, low_bits: int) -> str:
-    """Name of ``s t_i - (v_0 + ... + v_i)``, int32."""
+    """Return the name of ``s t_i - (v_0 + ... + v_i)``, int32."""
     where = _ones(fragment, ones)
     if not low_bits:
         return where
@@ -75,9 +74,9 @@ def _positions(fragment: Fragment, ones: Ints, lows: Ints, low_bits: int) -> str
 
 
 def emit_numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
-    """Append the decoder of numbers of ``width`` bits; their name, int32.
+    """Append the decoder of numbers of ``width`` bits; return their name, int32.
 
-    Bits stay bytes up to the product with their places.
+    Bits stay bytes until they are multiplied by their place values.
     """
     count = len(numbers)
     planes = np.stack([pack_bits(numbers >> place & 1) for place in range(width)])
@@ -96,7 +95,7 @@ def emit_numbers(fragment: Fragment, numbers: Ints, width: int) -> str:
 
 
 def _ones(fragment: Fragment, ones: Ints) -> str:
-    """Name of where the ones of the unary bitmap stand, int32."""
+    """Return the name of the positions of the ones in the unary bitmap, int32."""
     unary = np.zeros(int(ones[-1]) + 1, np.uint8)
     unary[ones] = 1
     blob = pack_bits(unary)
@@ -107,14 +106,14 @@ def _ones(fragment: Fragment, ones: Ints) -> str:
 
 
 def _bits(fragment: Fragment, blob: Array) -> str:
-    """Name of the bits of bytes, lowest first, along a last axis that the bytes have with length 1."""
+    """Return the name of the bits of bytes, lowest first, along a last axis (length 1 in the bytes)."""
     places = fragment.constant(np.arange(8), np.uint8)
     shifted = fragment.add("BitShift", fragment.constant(blob), places, direction="RIGHT")
     return fragment.add("Mod", shifted, fragment.constant(2, np.uint8))
 
 
 def best_low_bits(positions: Ints) -> tuple[int, int]:
-    """The Rice parameter that takes the fewest bits for these rising positions, and the bits."""
+    """Return the Rice parameter that takes the fewest bits for these rising positions, and the bits."""
     count = len(positions)
     sizes = [count * low_bits + gap_sum + 1 for low_bits, gap_sum in enumerate(gap_sums(positions))]
     best = int(np.argmin(sizes))

@@ -1,4 +1,4 @@
-"""Weights stored one by one: all zeros, codes of 8 to 12 bits, half floats, or kept values as they are."""
+"""Weights stored one by one: all zeros, codes of 8 to 12 bits, half floats, or kept values unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ZeroCoder:
     bits: ClassVar[int] = 0
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
-        """ConstantOfShape (opset 9)."""
+        """Append a ConstantOfShape (opset 9); return its output's name."""
         zeros = fragment.add("ConstantOfShape", fragment.constant(weight.shape, np.int64))
         return to_type(fragment, zeros, weight.dtype)
 
@@ -36,7 +36,7 @@ class ByteCoder:
     bits: ClassVar[int] = 8
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
-        """Cast and Mul (opset 7); the scale has as many entries as it needs."""
+        """Append Cast and Mul (opset 7), with as many scales as needed; return the output's name."""
         grid = grid_of(weight)
         codes = fragment.constant(grid.codes.reshape(weight.shape), np.int8)
         units = fragment.add("Cast", codes, to=FLOAT)
@@ -52,7 +52,7 @@ class HalfCoder:
     bits: ClassVar[int] = 16
 
     def emit(self, fragment: Fragment, weight: Weight) -> str:
-        """Cast (opset 6)."""
+        """Append a Cast (opset 6); return its output's name."""
         return fragment.add(
             "Cast", fragment.constant(weight.values, np.float16), to=CAST_TO[weight.dtype.name]
         )
@@ -62,14 +62,14 @@ PerTensorCoder = ZeroCoder | ByteCoder | FineCoder | HalfCoder | KeptValuesCoder
 
 
 def plain_row(coder: PerTensorCoder, weight: Weight) -> TensorEncoding:
-    """What a weight takes in a form of its own."""
+    """Return the report of a weight in a form of its own."""
     if isinstance(coder, KeptValuesCoder):
         return coder.row(weight)
     return stored_row(weight, coder.label, coder.bits)
 
 
-def plain_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
-    """The coders that store this weight exactly."""
+def per_tensor_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
+    """Return the coders that store this weight exactly."""
     coders: list[PerTensorCoder] = []
     if weight.is_exact and len(weight.positions) == 0:
         coders.append(ZeroCoder())
@@ -85,7 +85,7 @@ def plain_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
 
 
 def grid_of(weight: Weight) -> Grid:
-    """The weight's grid, of one scale if it can be."""
+    """Return the weight's grid, of one scale if possible."""
     grid = weight.grid or weight.channel_grid
     if grid is None:
         raise ValueError(f"{weight.name} lies on no grid")

@@ -1,8 +1,8 @@
 """Kept weights alone: Rice-coded gaps and packed codes of any number of layers, behind one decoder.
 
-Decoded by standard operators (opset 11) that ONNX Runtime folds at load. All of them have a shape that can be
-told from their constants, which folding asks for; so the ones of the unary bitmap are found by TopK (equal
-values come in order of their index) and not by NonZero:
+Decoded by standard operators (opset 11) that ONNX Runtime folds at load. Folding needs shapes that follow
+from constants; so the ones of the unary bitmap are found by TopK (equal values come in order of their index)
+and not by NonZero:
 
     bits  = (blob / 2^j) mod 2,  cut into the unary bitmap, remainders v and codes
     p_i   = s t_i - (v_0 + ... + v_i),  t = TopK(bitmap), s = 2^low_bits
@@ -33,10 +33,10 @@ from onnx_admm.encoding.coders.unpack import (
 from onnx_admm.model.rewrite.fragment import Fragment
 
 _MANY = 1 << 16
-"""Elements from which on the memory that decoding takes counts for more than the bytes of the decoder."""
+"""Elements from which on decoding memory matters more than the bytes of the decoder."""
 
 _FEW_PLANES = 2
-"""Up to here a number is put together from its bit planes by additions, beyond by one MatMul."""
+"""Planes up to which a number is assembled by additions, above by one MatMul."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class SparseCoder(GapCoder):
     """One decoder of kept weights."""
 
     def data_bits(self, member: EncodedTensor) -> int:
-        """Bits of the codes."""
+        """Return the bits of the codes."""
         return int(np.count_nonzero(member.units)) * self.code_bits
 
     def index_bits(self, member: EncodedTensor) -> int:
-        """Bits that say where the kept weights stand."""
+        """Return the bits of the positions of kept weights."""
         return rice_bits(member.weight.positions, self.low_bits)
 
     def emit(
@@ -57,12 +57,12 @@ class SparseCoder(GapCoder):
         members: Sequence[EncodedTensor],
         head: tuple[str, Sequence[EncodedTensor]] | None = None,
     ) -> dict[str, str]:
-        """Append the decoder; weight name -> value name.
+        """Append the decoder; return value names by weight name.
 
         Args:
-            fragment: where to.
-            members: their weights lie one behind the other.
-            head: name of a row of fp32 values to lay before them, and whose they are.
+            fragment: receives the nodes.
+            members: weights, one after the other in the row.
+            head: name of a row of fp32 values placed before them, and its owners.
         """
         units = np.concatenate([member.units for member in members])
         positions = np.flatnonzero(units)
@@ -83,7 +83,7 @@ class SparseCoder(GapCoder):
     def _emit_narrow(
         self, fragment: Fragment, members: Sequence[EncodedTensor], positions: Array, codes: Array
     ) -> dict[str, str]:
-        """As ``emit`` with narrow types (see ``large_sparse_coder``), which takes some bytes more."""
+        """Append the decoder with narrow types (see ``large_sparse_coder``), a few bytes larger."""
         lengths = [len(member.units) for member in members]
         levels = narrowest(np.array(self.levels, np.float32))
         where = emit_positions(fragment, positions, self.low_bits)
@@ -94,7 +94,7 @@ class SparseCoder(GapCoder):
         return unpack(fragment, row, members, lengths, dtype=levels.dtype)
 
     def _fields(self, fragment: Fragment, positions: Array, codes: Array) -> tuple[str, str]:
-        """Names of the decoded positions and codes."""
+        """Return the names of the decoded positions and codes."""
         count, low_bits = len(positions), self.low_bits
         ones, lows = split_gaps(positions, low_bits)
         tail = [*low_planes(lows, low_bits), *low_planes(codes, self.code_bits)]
@@ -123,12 +123,12 @@ class SparseCoder(GapCoder):
 
 
 def _shares(count: int, width: int) -> list[int]:
-    """How the planes of a number are cut off the row: one by one, or all at once for a MatMul."""
+    """Return the split of a number's planes: one by one, or all at once for a MatMul."""
     return [count] * width if width <= _FEW_PLANES else [count * width]
 
 
 def _number(fragment: Fragment, planes: Sequence[str], width: int, count: int) -> str:
-    """Numbers of ``width`` bits from their planes, lowest first."""
+    """Return the name of numbers of ``width`` bits from their planes, lowest first."""
     if width > _FEW_PLANES:
         square = fragment.add("Reshape", planes[0], fragment.constant([width, count], np.int64))
         return fragment.add("MatMul", fragment.constant(powers(2, width)), square)

@@ -1,4 +1,4 @@
-"""From one decoded row to the weights: cut, scale, shape, cast."""
+"""From one decoded row to the weights: split, scale, reshape, cast."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class EncodedTensor:
     """A weight as one decoder sees it: ``weight = units * scale``.
 
     Attributes:
-        weight: what is to be stored.
-        units: the values the decoder gives, in a row; fp32.
+        weight: the weight to store.
+        units: the decoded values, in a row; fp32.
         scale: a scalar, or of a shape that broadcasts over one axis; None where it is 1.
     """
 
@@ -37,9 +37,9 @@ class EncodedTensor:
 
 
 def full_member(member: EncodedTensor) -> EncodedTensor | None:
-    """Return the member with no zero among its units; None where some lie in slices that have other values.
+    """Return the member without zeros among its units; None where zeros share slices with other values.
 
-    A slice of zeros alone has any units where its scale is 0, so that zero needs no level of its own.
+    A slice of zeros may have any units, since its scale is 0, so that zero needs no level of its own.
     """
     kept = np.count_nonzero(member.units)
     if kept == len(member.units):
@@ -63,16 +63,17 @@ def unpack(
     *,
     dtype: npt.DTypeLike = np.float32,
 ) -> dict[str, str]:
-    """Cut ``row`` into the members and what may lie before and behind them.
+    """Split ``row`` into the members and parts before and behind them; return value names by weight name.
 
     Args:
-        row: name of the decoded values; its first axis is cut.
-        dtype: their type: fp32, fp16 or int8. They stay of it as long as they can.
-        members: in the order they lie in the row.
-        lengths: of all pieces along that axis: the members last but for padding, which has no member.
+        fragment: receives the nodes.
+        row: name of the decoded values; its first axis is split.
+        dtype: their type: fp32, fp16 or int8. They keep it as long as possible.
+        members: members in their order in the row.
+        lengths: lengths of all pieces along that axis: the members last except padding, which has no member.
 
     Returns:
-        Weight name -> value name.
+        Value names by weight name.
     """
     pieces = split_outputs(fragment, row, lengths)
     return {
@@ -82,7 +83,7 @@ def unpack(
 
 
 def split_outputs(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple[str, ...]:
-    """Cut along the first axis (Split: lengths are an attribute below opset 13, an input from there on)."""
+    """Split along the first axis (lengths: an attribute below opset 13, an input from there on)."""
     if len(lengths) == 1:
         return (row,)
     if fragment.opset < 13:
@@ -91,18 +92,18 @@ def split_outputs(fragment: Fragment, row: str, lengths: Sequence[int]) -> tuple
 
 
 def flatten(fragment: Fragment, value: str, length: int) -> str:
-    """All ``length`` elements in a row (saying how many takes fewer bytes than -1 does)."""
+    """Reshape to ``length`` elements in a row (the number takes fewer bytes than -1)."""
     return fragment.add("Reshape", value, fragment.constant([length], np.int64))
 
 
 def to_type(fragment: Fragment, value: str, dtype: npt.DTypeLike, given: npt.DTypeLike = np.float32) -> str:
-    """Cast what is of a given type to the weight's own type, if it has another."""
+    """Cast from a given type to the weight's own type, if it is another."""
     name = np.dtype(dtype).name
     return value if name == np.dtype(given).name else fragment.add("Cast", value, to=CAST_TO[name])
 
 
 def scattered(fragment: Fragment, length: int, where: str, values: str, dtype: npt.DTypeLike) -> str:
-    """Append a row of zeros with values of that type put in; its name."""
+    """Append a row of zeros of that type with values inserted; return its name."""
     extent = fragment.constant([length], np.int64)
     if np.dtype(dtype) == np.float32:
         zeros = fragment.add("ConstantOfShape", extent)
@@ -112,7 +113,7 @@ def scattered(fragment: Fragment, length: int, where: str, values: str, dtype: n
 
 
 def narrowest(values: Array) -> Array:
-    """Return values as int8 or fp16 where that type holds each of them; else as they are."""
+    """Return the values as int8 or fp16 where that type represents each of them; else unchanged."""
     integers: Array = np.rint(np.clip(values, -127, 127)).astype(np.int8)
     if np.array_equal(integers, values):
         return integers
@@ -132,13 +133,13 @@ def _finish(fragment: Fragment, piece: str, member: EncodedTensor, dtype: np.dty
 
 
 def holds_half(values: Array) -> bool:
-    """Return whether fp16 holds every value."""
+    """Return whether fp16 represents every value."""
     with np.errstate(over="ignore"):
         return bool(np.array_equal(values.astype(np.float16).astype(values.dtype), values))
 
 
 def stored_floats(fragment: Fragment, values: npt.NDArray[np.float32]) -> str:
-    """fp32 values stored as such, or as fp16 and a Cast where that is exact and smaller."""
+    """Store fp32 values as such, or as fp16 and a Cast where that is exact and smaller; return the name."""
     if holds_half(values):
         as_half, plain = Fragment(fragment.opset), Fragment(fragment.opset)
         as_half.add("Cast", as_half.constant(values, np.float16), to=FLOAT)

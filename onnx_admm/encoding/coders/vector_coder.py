@@ -30,11 +30,11 @@ _SCALE_BITS = 11
 
 @dataclass(frozen=True)
 class VectorCoder:
-    """One row of bytes with a scale for all, or of small floats.
+    """One row of bytes with a common scale, or of small floats.
 
     Attributes:
         stored: type of the row; float8 is e4m3fn (3 bits of mantissa, up to 448).
-        scale: of bytes; floats have none, which saves a node.
+        scale: scale of bytes; floats have none, which saves a node.
     """
 
     stored: BiasType
@@ -47,11 +47,11 @@ class VectorCoder:
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return f"pooled {self.stored}"
 
     def emit(self, fragment: Fragment, vectors: Sequence[Weight]) -> str:
-        """Name of the row of fp32 values, one vector behind the other."""
+        """Append the decoder; return the name of the row of fp32 values, vector after vector."""
         row = np.concatenate([vector.flat for vector in vectors])
         units = row if self.scale is None else np.rint(row / self.scale)
         floats = fragment.add("Cast", fragment.constant(units.astype(_DTYPES[self.stored])), to=FLOAT)
@@ -59,7 +59,7 @@ class VectorCoder:
 
 
 def exact_vector_coders(vectors: Sequence[Weight], opset: int) -> tuple[VectorCoder, ...]:
-    """Every row that holds the fp32 vectors exactly."""
+    """Return every coder that represents the fp32 vectors exactly."""
     row = Weight("", np.concatenate([vector.flat for vector in vectors]))
     coders = [] if row.grid is None else [VectorCoder("int8", np.float32(row.grid.scale))]
     floats: tuple[BiasType, ...] = ("float8", "float16") if opset >= FLOAT8_SINCE else ("float16",)
@@ -68,7 +68,7 @@ def exact_vector_coders(vectors: Sequence[Weight], opset: int) -> tuple[VectorCo
 
 
 def round_vectors(vectors: Sequence[Weight], stored: BiasType) -> tuple[Weight, ...]:
-    """The vectors rounded to what a row of that type holds.
+    """Return the vectors rounded to what a row of that type holds.
 
     int8: ``c s``, \\|c\\| <= 127, one scale of 11 significant bits for all: errors up to ``max|b| / 254``.
     float8, float16: errors up to 1/16 and 1/2048 of each number; a vector with numbers too large stays.
@@ -88,13 +88,13 @@ def _rounded(vector: Weight, stored: BiasType) -> Weight:
 
 
 def _cast(vector: Weight, stored: BiasType) -> npt.NDArray[np.float32]:
-    """What the type makes of the values in a row; infinite or NaN where they are too large for it."""
+    """Return the values converted to the row's type and back; infinite or NaN where they are too large."""
     with np.errstate(over="ignore", invalid="ignore"):
         return vector.flat.astype(_DTYPES[stored]).astype(np.float32)
 
 
 def _round_up(value: float) -> np.float32:
-    """The next number of 11 significant bits, so that products with bytes are exact in fp32."""
+    """Return the next number of 11 significant bits, so that products with bytes are exact in fp32."""
     mantissa, exponent = np.frexp(value)
     steps = np.ceil(mantissa * (1 << _SCALE_BITS))
     return np.float32(np.ldexp(steps, int(exponent) - _SCALE_BITS))

@@ -1,7 +1,8 @@
-"""Channels that stand or fall together: which layers write, carry and read them.
+"""Groups of channels that can only be removed together: the layers that write, pass on and read them.
 
 Values joined by operators that keep channels apart (Relu, pooling, Flatten, an Add of two branches ...) form
-a group. Dropping channel c of a group means cutting it out of every weight that writes, carries or reads it.
+a group. To remove channel c of a group means to cut it out of every weight that writes, passes on or reads
+it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Carrier:
-    """A node that hands channels on; ``parameters`` are its constants with one entry for each channel."""
+class PassThrough:
+    """A node that passes channels on; ``parameters`` are its constants with one entry for each channel."""
 
     node: NodeRef
     source: ValueRef
@@ -55,26 +56,26 @@ class ChannelGroup:
     """Values that share channels.
 
     Attributes:
-        channels: how many there are.
+        channels: number of channels.
         writers, readers: layers in graph order.
-        carriers: nodes between them, in graph order.
-        blocked: why no channel can be dropped; None where they can.
+        pass_through: nodes between them, in graph order.
+        blocked: why no channel can be removed; None where they can.
     """
 
     channels: int
     writers: tuple[Port, ...]
     readers: tuple[Port, ...]
-    carriers: tuple[Carrier, ...]
+    pass_through: tuple[PassThrough, ...]
     blocked: str | None
 
     @property
     def name(self) -> str:
-        """The layers that write it."""
+        """Names of the layers that write it."""
         return " + ".join(port.weight.name for port in self.writers)
 
 
 def find_channel_groups(view: ModelView) -> tuple[ChannelGroup, ...]:
-    """Every group of channels that some layer of the main graph writes, in graph order."""
+    """Return every group of channels that some layer of the main graph writes, in graph order."""
     survey = _Survey(infer_shapes(view))
     for node in view.nodes():
         survey.visit(node)
@@ -88,18 +89,18 @@ def find_channel_groups(view: ModelView) -> tuple[ChannelGroup, ...]:
 
 @dataclass
 class _Survey:
-    """What is known after some nodes: the axis that counts channels at each value, and who does what."""
+    """State of the survey after some nodes: the channel axis of each value, and the roles of nodes."""
 
     shapes: dict[ValueRef, Shape]
     graph: nx.Graph[ValueRef] = field(default_factory=nx.Graph)
     axes: dict[ValueRef, int] = field(default_factory=dict)
     writers: list[Port] = field(default_factory=list)
     readers: list[Port] = field(default_factory=list)
-    carriers: list[Carrier] = field(default_factory=list)
+    pass_through: list[PassThrough] = field(default_factory=list)
     blocks: dict[ValueRef, str] = field(default_factory=dict)
 
     def visit(self, node: NodeRef) -> None:
-        """Take note of what the node does to channels; whatever is not known blocks what it touches."""
+        """Record the effect of the node on channels; unknown effects block the values involved."""
         if node.scope:
             reason: str | None = f"{node.name} in the subgraph {node.scope} reads it"
         elif node.op_type in (*_OUT_IN_AXES, "Gemm"):
@@ -122,10 +123,10 @@ class _Survey:
                 self.graph.add_node(value)
 
     def group(self, values: set[ValueRef], writers: tuple[Port, ...]) -> ChannelGroup:
-        """The group of these values."""
+        """Return the group of these values."""
         readers = tuple(port for port in self.readers if port.value in values)
-        carriers = tuple(carrier for carrier in self.carriers if carrier.source in values)
-        group = ChannelGroup(port_length(writers[0]), writers, readers, carriers, None)
+        pass_through = tuple(through for through in self.pass_through if through.source in values)
+        group = ChannelGroup(port_length(writers[0]), writers, readers, pass_through, None)
         return replace(group, blocked=self._why_blocked(values, group))
 
     def _why_blocked(self, values: set[ValueRef], group: ChannelGroup) -> str | None:
@@ -134,7 +135,7 @@ class _Survey:
             return reasons[0]
         if any(value.is_output for value in values):
             return "its channels are an output of the model"
-        written = {port.value for port in group.writers} | {carrier.target for carrier in group.carriers}
+        written = {port.value for port in group.writers} | {through.target for through in group.pass_through}
         if values - written:
             return "its channels come from an input of the model too"
         if group.channels == 0:
@@ -142,7 +143,9 @@ class _Survey:
         if any(port_length(port) != group.channels for port in group.writers):
             return "layers of different widths are added"
         lengths = [port_length(port) for port in group.readers]
-        lengths += [_extent(value, axis) for carrier in group.carriers for value, axis in carrier.parameters]
+        lengths += [
+            _extent(value, axis) for through in group.pass_through for value, axis in through.parameters
+        ]
         if any(length % group.channels for length in lengths):
             return "a layer reads its channels in an order that is not known"
         return None
@@ -190,12 +193,12 @@ class _Survey:
         if any(output.uses() or output.is_output for output in node.outputs[1:]):
             return f"a second output of {node.op_type} {node.name} is read"
         self.axes[target] = axis if becomes is None else becomes
-        self.carriers.append(Carrier(node, source, target, parameters))
+        self.pass_through.append(PassThrough(node, source, target, parameters))
         self.graph.add_edge(source, target)
         return None
 
     def _flatten(self, node: NodeRef) -> str | None:
-        """(n, c, ...) to (n, c * ...): each channel becomes a block of columns."""
+        """Map (n, c, ...) to (n, c * ...): each channel becomes a block of columns."""
         source, target = node.input(0), node.outputs[0]
         before = self.shapes.get(source, ()) if source is not None else ()
         after = self.shapes.get(target, ())
@@ -208,7 +211,7 @@ class _Survey:
         return self._carry(node, behind_batch=True, becomes=1)
 
     def _reduce(self, node: NodeRef) -> str | None:
-        """Over other axes than the channels'; axes are an attribute or, later, an input."""
+        """Accept a reduction over other axes than the channels'; axes are an attribute or an input."""
         source, given = node.input(0), node.input(1)
         stored = None if given is None else given.constant()
         axes = node.attribute("axes") if given is None else stored
@@ -247,7 +250,7 @@ class _Survey:
         return self._carry(node, parameters=((constants[0], axis),))
 
     def _channel_axis(self, constant: ValueRef, source: ValueRef) -> int | None:
-        """Axis of a broadcast constant that counts the channels; None where it does not count them alone."""
+        """Return the axis of a broadcast constant that counts the channels; None where none does."""
         shape = _shape(constant)
         place = self.axes.get(source, -1) - (len(self.shapes.get(source, ())) - len(shape))
         wide = [axis for axis, extent in enumerate(shape) if extent != 1]
@@ -261,13 +264,13 @@ class _Survey:
             return f"{node.name} adds channels of different places"
         self.axes[node.outputs[0]] = axis
         for value in operands:
-            self.carriers.append(Carrier(node, value, node.outputs[0]))
+            self.pass_through.append(PassThrough(node, value, node.outputs[0]))
             self.graph.add_edge(value, node.outputs[0])
         return None
 
 
 def port_length(port: Port) -> int:
-    """Channels (or columns, where each channel is a block of them) that the weight counts."""
+    """Return the number of channels (or columns, where each channel is a block) of the weight."""
     return _extent(port.weight, port.axis)
 
 
@@ -281,7 +284,7 @@ def _shape(value: ValueRef) -> tuple[int, ...]:
 
 
 def _is_own(value: ValueRef | None) -> bool:
-    """Whether a stored constant is read by one node alone."""
+    """Return whether a stored constant is read by one node alone."""
     return (
         value is not None and value.constant() is not None and len(value.uses()) == 1 and not value.is_output
     )

@@ -1,14 +1,14 @@
-"""Where a classifier's first output, and the scores behind it, have their classes.
+"""The class axis of a classifier's first output, and of the scores behind it.
 
 The rule, for the first output of the main graph that nodes compute:
 
 1. Operators that only move or convert values (``Transpose``, ``Reshape``, ``Cast``, ...) are followed back to
-   the ``Softmax``, ``LogSoftmax``, ``Hardmax``, ``ArgMax``, ``ArgMin`` or ``TopK`` in front of them, or to a
-   Softmax written out as ``Exp`` over its ``ReduceSum``. Of several in a row, the first in the graph counts.
-   Its ``axis`` is the class axis of its input, the scores. Before opset 13 ``Softmax`` works on all axes from
-   ``axis`` on together: those are one class axis.
-2. Without such an operator there is no class axis in the graph. Whoever has labels finds it by their shape:
-   axis 1 if the labels have the shape of the output without axis 1, else the last axis (``axis_by_labels``).
+the ``Softmax``, ``LogSoftmax``, ``Hardmax``, ``ArgMax``, ``ArgMin`` or ``TopK`` in front of them, or to a
+Softmax written out as ``Exp`` over its ``ReduceSum``. Of several in a row, the first in the graph counts. Its
+``axis`` is the class axis of its input, the scores. Before opset 13 ``Softmax`` works on all axes from
+``axis`` on together: those are one class axis.
+2. Without such an operator there is no class axis in the graph. The shape of labels then determines it: axis
+1 if the labels have the shape of the output without axis 1, else the last axis (``axis_by_labels``).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class ClassAxis:
     """The class axis of a classifier.
 
     Attributes:
-        name: of the output that has the classes.
+        name: name of the output that has the classes.
         scores: axis of the scores, as the operator states it (it may be negative).
-        joint: all axes of the scores from ``scores`` on are one class axis.
-        gives: what the output has: a score for each class, the numbers of the likeliest classes, or something
-            that does not tell the likeliest class.
+        joint: whether all axes of the scores from ``scores`` on are one class axis.
+        gives: content of the output: a score for each class, the numbers of the likeliest classes, or
+            something that does not determine the likeliest class.
         output: axis of that output where it has scores (with ``joint`` the first of several), or along which
             class numbers are ranked; negative where the rank is not known; None where class numbers have no
-            such axis, or the graph does not tell.
-        classes: how many, where the graph tells.
+            such axis, or the graph does not determine it.
+        classes: number of classes, where the graph determines it.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Head:
 
 
 def class_axis(model: ModelView) -> ClassAxis | None:
-    """Where the first output has its classes; None where the graph does not make it a classifier."""
+    """Return the class axis of the first output; None where the graph does not make it a classifier."""
     head = classifier_head(model.graph_ir)
     return None if head is None else head.axis
 
 
 def classifier_head(model: ir.Model) -> Head | None:
-    """The scores of the classes behind the first output; see the rule at the top of this module."""
+    """Return the scores of the classes behind the first output; see the rule at the top of this module."""
     if not model.graph.outputs:
         return None
     result = first_computed(model.graph)
@@ -102,13 +102,13 @@ def classifier_head(model: ir.Model) -> Head | None:
 
 
 def first_computed(graph: ir.Graph) -> ir.Value:
-    """The first output that nodes compute; the first where all are weights or inputs."""
+    """Return the first output that nodes compute; the first where all are weights or inputs."""
     outputs = graph.outputs
     return next((value for value in outputs if value.producer() is not None), outputs[0])
 
 
 def written_out(node: ir.Node) -> ir.Value | None:
-    """The x of ``Exp(x) / Expand(ReduceSum(Exp(x)))``; None for any other node."""
+    """Return the x of ``Exp(x) / Expand(ReduceSum(Exp(x)))``; None for any other node."""
     if node.op_type != "Div":
         return None
     exponential, total = _producers(node.inputs)
@@ -120,7 +120,7 @@ def written_out(node: ir.Node) -> ir.Value | None:
 
 
 def axis_by_labels(output: Sequence[int], labels: Sequence[int]) -> int | None:
-    """Class axis of an output whose labels have this shape: 1, or the last; None where neither fits.
+    """Return the class axis of an output with labels of this shape: 1, or the last; None if neither fits.
 
     Args:
         output: shape of scores, (n, ...).
@@ -147,12 +147,12 @@ def _producers(values: Sequence[ir.Value | None]) -> list[ir.Node | None]:
 
 
 def _scores(node: ir.Node) -> ir.Value | None:
-    """What a choosing node compares."""
+    """Return the scores that a choosing node compares."""
     return written_out(node) if node.op_type == "Div" else node.inputs[0]
 
 
 def _axis(node: ir.Node, scores: ir.Value, opset: int) -> tuple[int, bool]:
-    """Class axis of the scores, not negative where their rank is known; whether it is joint."""
+    """Return the class axis of the scores, not negative where their rank is known; whether it is joint."""
     rank = _rank(scores)
     flattening = opset < _SEPARATE_AXES and node.op_type in _FLATTENING
     if node.op_type == "Div":
@@ -165,7 +165,7 @@ def _axis(node: ir.Node, scores: ir.Value, opset: int) -> tuple[int, bool]:
 
 
 def _summed_axis(node: ir.Node) -> int:
-    """The one axis that a written-out Softmax adds up; the last where it is not one."""
+    """Return the one axis that a written-out Softmax sums over; the last where there are several."""
     total = node.inputs[1].producer() if node.inputs[1] is not None else None
     while total is not None and total.op_type in MOVING and total.inputs[0] is not None:
         total = total.inputs[0].producer()
@@ -174,7 +174,7 @@ def _summed_axis(node: ir.Node) -> int:
 
 
 def _axes(node: ir.Node) -> list[int] | None:
-    """The attribute or the constant second input ``axes`` of a node; None where it has none."""
+    """Return the attribute or the constant second input ``axes`` of a node; None where it has none."""
     if "axes" in node.attributes:
         return list(node.attributes["axes"].as_ints())
     value = node.inputs[1] if len(node.inputs) > 1 else None
@@ -185,12 +185,12 @@ def _axes(node: ir.Node) -> list[int] | None:
 def _given(
     values: Sequence[ir.Value], axis: int, *, joint: bool
 ) -> tuple[Literal["scores", "numbers", "nothing"], int | None]:
-    """What the output has, and along which axis.
+    """Return the content of the output, and its axis.
 
     Args:
-        values: from the output back to what the first choosing node gives.
+        values: values from the output back to the result of the first choosing node.
         axis: class axis of the scores.
-        joint: it stands for all axes from there on.
+        joint: whether it stands for all axes from there on.
     """
     place: int | None = axis
     gives: Literal["scores", "numbers", "nothing"] = "scores"
@@ -211,7 +211,7 @@ def _given(
 
 
 def _moved_by(node: ir.Node, axis: int, *, joint: bool) -> int | None:
-    """Where a moving node puts an axis; None where that cannot be told."""
+    """Return the place of an axis behind a moving node; None where unknown."""
     if node.op_type in ("Identity", "Cast"):
         return axis
     source, result = node.inputs[0], node.outputs[0]
@@ -237,7 +237,7 @@ def _order(node: ir.Node) -> list[int] | None:
 
 
 def _rank(value: ir.Value) -> int | None:
-    """Rank, also from a Transpose before or behind the value, or from what keeps its shape."""
+    """Return the rank, also from a Transpose next to the value, or from nodes that keep the shape."""
     shape, producer = _shape(value), value.producer()
     if shape is not None:
         return len(shape)
@@ -251,7 +251,7 @@ def _rank(value: ir.Value) -> int | None:
 
 
 def _shape(value: ir.Value) -> ir.Shape | None:
-    """Shape, also from before or behind nodes that keep it."""
+    """Return the shape, also from before or behind nodes that keep it."""
     before: ir.Value | None = value
     while before is not None and before.shape is None:
         node = before.producer()
@@ -267,7 +267,7 @@ def _shape_behind(value: ir.Value) -> ir.Shape | None:
 
 
 def _without(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
-    """Where an axis is after a Squeeze of ``axes``."""
+    """Return the place of an axis after a Squeeze of ``axes``."""
     if any(one < 0 for one in axes):
         if rank is None:
             return None
@@ -276,7 +276,7 @@ def _without(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
 
 
 def _among(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
-    """Where an axis is after an Unsqueeze that puts in ``axes``."""
+    """Return the place of an axis after an Unsqueeze that inserts ``axes``."""
     if any(one < 0 for one in axes):
         if rank is None:
             return None
@@ -287,7 +287,7 @@ def _among(axes: Sequence[int], axis: int, rank: int | None) -> int | None:
 
 
 def _reshaped(before: list[object], after: list[object], axis: int) -> int | None:
-    """Where an axis goes if a reshape only adds or drops axes of extent 1; None for any other."""
+    """Return the place of an axis if a reshape only adds or drops axes of extent 1; else None."""
     old = [place for place, extent in enumerate(before) if extent != 1]
     new = [place for place, extent in enumerate(after) if extent != 1]
     if axis not in old or len(old) != len(new):

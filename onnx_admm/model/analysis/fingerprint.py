@@ -1,4 +1,4 @@
-"""Whether two models are the same model."""
+"""Fingerprints of models, to compare two of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_admm.model.view import ModelView
 
 
 class _Parts(NamedTuple):
-    """A model without its tensors, what each of them is, and the tensors."""
+    """A model without its tensors, descriptions of these, and the tensors."""
 
     skeleton: bytes
     notes: list[str]
@@ -23,10 +23,10 @@ class _Parts(NamedTuple):
 
 
 def fingerprint(view: ModelView) -> str:
-    """A digest of graph, weights and metadata.
+    """Return a digest of graph, weights and metadata.
 
-    How a tensor is held (raw bytes, typed fields, a file beside the model), what one inside a Constant node
-    is called and in which order initializers and shapes of values stand do not count.
+    It does not depend on the storage of a tensor (raw bytes, typed fields, an external file), on the name of
+    a tensor in a Constant node, or on the order of initializers and of shapes of values.
     """
     parts, digest = _parts(view), _Digest()
     for note, tensor in zip(parts.notes, parts.tensors, strict=True):
@@ -40,7 +40,7 @@ def fingerprint(view: ModelView) -> str:
 
 
 def same_model(one: ModelView, other: ModelView) -> bool:
-    """Whether the fingerprints are equal; weights that the two share are not read for it."""
+    """Return whether the fingerprints are equal; weights that the two share are not read."""
     ours, theirs = _parts(one), _parts(other)
     if (ours.skeleton, ours.notes) != (theirs.skeleton, theirs.notes):
         return False
@@ -80,9 +80,9 @@ def _parts(view: ModelView) -> _Parts:
                 value.const_value = take(value.const_value, value.name)
     bodies: list[Iterable[ir.Node]] = [*skeleton.graphs(), *skeleton.functions.values()]
     for node in (node for body in bodies for node in body if node.op_type == "Constant"):
-        held = node.attributes.get("value")
-        if held is not None and held.type == ir.AttributeType.TENSOR and not held.is_ref():
-            tensor = held.as_tensor()
+        content = node.attributes.get("value")
+        if content is not None and content.type == ir.AttributeType.TENSOR and not content.is_ref():
+            tensor = content.as_tensor()
             if tensor.dtype != ir.DataType.STRING:
                 node.attributes.add(ir.AttrTensor("value", take(tensor, node.outputs[0].name)))
     proto = ir.to_proto(skeleton)
@@ -91,5 +91,7 @@ def _parts(view: ModelView) -> _Parts:
     data = proto.SerializeToString(deterministic=True)
     pairs = sorted(zip(notes, tensors, strict=True), key=lambda pair: pair[0])
     return _Parts(
-        data + repr(tail_of(skeleton)).encode(), [note for note, _ in pairs], [held for _, held in pairs]
+        data + repr(tail_of(skeleton)).encode(),
+        [note for note, _ in pairs],
+        [content for _, content in pairs],
     )

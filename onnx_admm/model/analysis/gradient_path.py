@@ -1,4 +1,4 @@
-"""The way from trained weights to the loss: which biases are trained too, and what has no gradient there."""
+"""The path from trained weights to the loss: biases trained too, and operators without a gradient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from onnx_admm.model.operators import Trait, biased_operators, operators_with
 
 _BIASED = biased_operators()
 _DISCRETE = operators_with(Trait.DISCRETE)
-"""Operators that no gradient passes: they give numbers or truth values that move in jumps."""
+"""Operators without a gradient: they return discrete numbers or truth values."""
 
 
 def check_differentiable(graph: ir.Graph, trained: Collection[ir.Value]) -> None:
-    """Refuse what the training runtime is known to end its process on: nodes with subgraphs.
+    """Refuse nodes with subgraphs, on which the training runtime ends its process.
 
     Args:
         graph: computes the loss and nothing else.
@@ -36,9 +36,10 @@ def check_differentiable(graph: ir.Graph, trained: Collection[ir.Value]) -> None
 def biases_beside(
     graph: ir.Graph, weights: Collection[ir.Value], fixed: Collection[str]
 ) -> Iterator[ir.Value]:
-    """Float vectors that are added behind trained weights, each once.
+    """Yield float vectors that are added behind trained weights, each once.
 
-    The bias of a Conv or Gemm whose weight is trained; an operand of an Add that a trained weight reaches.
+    These are the bias of a Conv or Gemm whose weight is trained, and an operand of an Add behind a trained
+    weight.
 
     Args:
         graph: computes the loss and nothing else.
@@ -62,7 +63,7 @@ def biases_beside(
 
 
 def _nodes_behind(graph: ir.Graph, sources: set[ir.Value]) -> Iterator[ir.Node]:
-    """Nodes that gradients of the values come from, in order; a node reads what its subgraphs read too."""
+    """Yield the nodes that gradients of the values pass through, in order; subgraphs' reads count too."""
     reached = set(sources)
     for node in graph:
         if any(value in reached for value in _reads(node)):
@@ -72,7 +73,7 @@ def _nodes_behind(graph: ir.Graph, sources: set[ir.Value]) -> Iterator[ir.Node]:
 
 
 def _is_real(value: ir.Value) -> bool:
-    """Whether a value may have real numbers; a value of unknown type may."""
+    """Return whether a value may have real numbers; a value of unknown type may."""
     node = value.producer()
     if node is not None and node.op_type == "Cast":
         return ir.DataType(node.attributes.get_int("to", ir.DataType.FLOAT)).is_floating_point()

@@ -14,7 +14,7 @@ ShapeOf = Callable[[ir.Value | None], tuple[int, ...] | None]
 
 
 def weight_operands(node: ir.Node) -> tuple[int, ...]:
-    """Inputs that the node multiplies its data by; an unknown operator answers with one, to ask about."""
+    """Return the inputs that the node multiplies its data by; one for an unknown operator."""
     known = operator_of(node)
     if known is None:
         return () if node.domain in STANDARD else (0,)
@@ -22,9 +22,9 @@ def weight_operands(node: ir.Node) -> tuple[int, ...]:
 
 
 def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
-    """Multiply-accumulates of the product with operand ``index``, zeros included.
+    """Return the multiply-accumulates of the product with operand ``index``, zeros included.
 
-    None where an extent is unknown, and of operators whose products are not known how to count.
+    None where an extent is unknown, and for operators whose products cannot be counted.
     """
     known = operator_of(node)
     rule = Macs.UNKNOWN if known is None else known.macs
@@ -48,7 +48,7 @@ def count_macs(node: ir.Node, index: int, shape_of: ShapeOf) -> int | None:
 
 
 def _inner_axis(node: ir.Node, index: int, weight: tuple[int, ...]) -> int:
-    """The axis of operand ``index`` that a product sums over."""
+    """Return the axis of operand ``index`` that a product sums over."""
     if len(weight) < 2:
         return -1
     turns = has_trait(node, Trait.TRANSPOSES)

@@ -1,4 +1,4 @@
-"""What a cost model may know of a model: its nodes with their weights, shapes and multiply-accumulates."""
+"""Profiles for cost models: nodes with their weights, shapes and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]
 Plain = int | float | str | bool | tuple[Any, ...]
-"""An attribute's value: a number, a text, or a tuple of them."""
+"""Value of an attribute: a number, a text, or a tuple of them."""
 
-_SHOWN = 64  # elements of a constant that a profile tells
+_SHOWN = 64  # elements of a constant whose values a profile has
 _DRAWS_LOTS = {"Bernoulli", "Multinomial"}
 
 
@@ -36,8 +36,8 @@ class Operand:
 
     Attributes:
         name: the value's name in its graph; empty where an optional input is left out.
-        dtype: element type, as numpy names it; ``unknown`` where nobody says.
-        bits: of one element; 32 where that is unknown.
+        dtype: element type, as numpy names it; ``unknown`` where it is not stated.
+        bits: bits of one element; 32 where that is unknown.
         shape: extents, None for unknown ones; None where not even the rank is known.
         is_constant: whether it is fixed once the model is loaded.
         producer: operator of the node that computes it; empty for inputs and constants.
@@ -61,7 +61,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerProfile:
-    """One node with one of its weights, or one node without: what is priced.
+    """One node with one of its weights, or one node without: one row of a price list.
 
     A node with two weights (LSTM) has two profiles, a tied weight one for each use.
 
@@ -72,20 +72,20 @@ class LayerProfile:
         opset: version of that domain.
         scope: path of the subgraph or function around it; empty in the main graph. A branch or a loop's body
             counts once.
-        attributes: by name, sorted; tensors and graphs are left out.
-        inputs, outputs: what it reads and computes.
+        attributes: attributes by name, sorted; tensors and graphs are left out.
+        inputs, outputs: its operands.
         weight: name of the weight's site; empty where the profile has none.
         operand: index of the input that holds the weight; None without.
         weight_shape: dense shape of the weight.
         out_axis: axis of its output channels; None where a Reshape hides it.
         density: nonzeros over elements of the weight.
         parameters: elements of the weight; 0 where a tied weight was counted at an earlier node.
-        nonzeros: elements that are not zero, counted like ``parameters``.
-        bits: bits one weight is stored in, or that its levels need: a weight whose nonzero values (by channel
-            at least) are at most 256, each twice on average, counts as quantised. Without a weight, bits of
-            the node's first input.
+        nonzeros: nonzero elements, counted like ``parameters``.
+        bits: bits of a stored weight, or of its levels: a weight whose nonzero values (by channel at least)
+            are at most 256, each twice on average, counts as quantised. Without a weight, bits of the node's
+            first input.
         macs: multiply-accumulates with this weight (without one: of the node), zeros included; None where an
-            extent is unknown or the operator's are not known how to count.
+            extent is unknown or the operator's cannot be counted.
         share: part of the node that this profile stands for: 1, or its share of the node's MACs.
         open_axes: axes of the model's inputs that no binding gives an extent.
     """
@@ -126,18 +126,20 @@ class LayerProfile:
         return self.size if self.out_axis is None else self.weight_shape[self.out_axis]
 
     def known_macs(self) -> int:
-        """``macs``.
+        """Return ``macs``, which must be known.
 
         Raises:
-            UnknownExtent: they depend on an open axis; says which and how to bind it.
-            UnpricedOperator: nobody knows how to count this operator's.
+            UnknownExtent: they depend on an open axis; names it and says how to bind it.
+            UnpricedOperator: this operator's cannot be counted.
         """
         if self.macs is None:
             raise self._unknown("multiply-accumulates")
         return self.macs
 
     def moved_bytes(self) -> float:
-        """Bytes of activations the node reads and writes, each once; its part where the node has two weights.
+        """Return the bytes of activations that the node reads and writes, each once.
+
+        For a node with two weights, its share of them.
 
         Raises:
             UnknownExtent, UnpricedOperator: as `known_macs`.
@@ -165,7 +167,7 @@ class LayerProfile:
 
 
 def layer_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
-    """A profile for each use of each weight, in graph order, for one sample.
+    """Return a profile for each use of each weight, in graph order, for one sample.
 
     A symbolic first axis of an input that ``bindings`` leaves open counts as 1. Any other open extent leaves
     ``macs`` and ``output_shape`` None where they depend on it, never 0.
@@ -178,9 +180,9 @@ def layer_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -
 
 
 def node_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
-    """A profile for each use of each weight and for each node without, in graph order.
+    """Return a profile for each use of each weight and for each node without, in graph order.
 
-    Nodes that compute constants are left out: they are gone once the model is loaded. Every open axis stays
+    Nodes that compute constants are left out: they disappear when the model is loaded. Every open axis stays
     open unless it is bound, the batch too.
 
     Args:
@@ -194,11 +196,11 @@ def node_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) ->
 
 
 class _Profiler:
-    """One walk over a model."""
+    """One pass over a model."""
 
     def __init__(self, view: ModelView, inference: Inference) -> None:
         self._view = view
-        self._twins = inference.twins
+        self._inferred_copies = inference.inferred_copies
         self._open_axes = inference.open_axes
         self._opsets = view.graph_ir.opset_imports
         self._constants: set[ir.Value] = set()
@@ -220,7 +222,7 @@ class _Profiler:
                 yield self._without(node, reference.scope)
 
     def _is_folded(self, node: ir.Node) -> bool:
-        """Whether a runtime computes the node once, when it loads the model."""
+        """Return whether a runtime computes the node once, when it loads the model."""
         if node.domain not in ("", "ai.onnx") or node.op_type.startswith("Random"):
             return False
         if node.op_type in _DRAWS_LOTS or any(
@@ -284,13 +286,13 @@ class _Profiler:
     def _operand(self, value: ir.Value | None) -> Operand:
         if value is None:
             return Operand()
-        twin = self._twins.get(value, value)
-        tensor, producer = constant_tensor(twin), value.producer()
+        inferred = self._inferred_copies.get(value, value)
+        tensor, producer = constant_tensor(inferred), value.producer()
         return Operand(
             name=value.name or "",
-            dtype=_dtype(twin.dtype),
-            bits=_bits(twin.dtype),
-            shape=None if twin.shape is None else extents(twin),
+            dtype=_dtype(inferred.dtype),
+            bits=_bits(inferred.dtype),
+            shape=None if inferred.shape is None else extents(inferred),
             is_constant=self._is_constant(value),
             producer="" if producer is None or self._is_constant(value) else producer.op_type,
             values=None
@@ -300,13 +302,13 @@ class _Profiler:
 
     def _macs(self, node: ir.Node, index: int) -> int | None:
         def shape(value: ir.Value | None) -> tuple[int, ...] | None:
-            twin = None if value is None else self._twins.get(value)
-            return None if twin is None or twin.shape is None else known(extents(twin))
+            inferred = None if value is None else self._inferred_copies.get(value)
+            return None if inferred is None or inferred.shape is None else known(extents(inferred))
 
         return count_macs(node, index, shape)
 
     def _count(self, found: FoundSite) -> tuple[int, int, bool]:
-        """Nonzeros and bits of a weight, and whether it is met for the first time."""
+        """Return the nonzeros and bits of a weight, and whether it occurs for the first time."""
         name = found.site.name
         if name in self._counted:
             return *self._counted[name], False
@@ -322,7 +324,7 @@ class _Profiler:
 
 
 def _plain(attribute: ir.Attr) -> Plain | None:
-    """An attribute's value where it is made of numbers and texts."""
+    """Return an attribute's value if it consists of numbers and texts, else None."""
     if attribute.is_ref():
         return None
     value = attribute.value

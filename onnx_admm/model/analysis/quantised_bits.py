@@ -1,4 +1,4 @@
-"""Whether a weight lies on few levels: quantised weights are found again from their values alone."""
+"""Levels of a weight: quantised weights are recognised from their values alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAMPLE = 4096  # elements that show whether there are more
 
 
 def level_bits(array: Array, out_axis: int | None) -> int | None:
-    """Bits for the distinct nonzero values of a weight, all in all or channel by channel, whichever is less.
+    """Return bits for the distinct nonzero values of a weight, in total or by channel, whichever is less.
 
     None where they are no levels: more than 256, or hardly one of them twice.
     """
@@ -29,7 +29,7 @@ def level_bits(array: Array, out_axis: int | None) -> int | None:
 
 
 def _most_levels(channels: Array) -> int | None:
-    """The most distinct nonzero values of a row; None where one has too many, or hardly one twice."""
+    """Return the most distinct nonzero values of a row; None where they are no levels."""
     most = 0
     for channel in channels:
         kept = channel[channel != 0]

@@ -1,4 +1,4 @@
-"""Kernels: the nodes a runtime really runs, cut out of its optimised graph one by one."""
+"""Kernels: the nodes that a runtime runs, extracted one by one from its optimised graph."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Place = tuple[str, str]
 
 _LAYOUT = ("ReorderInput", "ReorderOutput")
 _TELLING = {"i": 64, "u": 64, "b": 64, "f": 8}
-"""By kind of type, elements of a tensor that may shape the work (axes, a condition, scales)."""
+"""Elements of a tensor whose values may affect the time, by kind of type (axes, a condition, scales)."""
 
 _BRANCHES = ("PRelu",)
-"""Kernels that branch at every value: from the same values again and again the processor learns the way."""
+"""Kernels that branch at every value: with equal values the processor learns to predict them."""
 
 _TAG = re.compile(r"onnx_admm_(\d+)_\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One node of an optimised graph, and what it reads.
+    """One node of an optimised graph, and its inputs.
 
     Attributes:
         op_type: its operator.
-        is_layout: whether it only turns data from one memory layout into another.
+        is_layout: whether it only converts data from one memory layout to another.
         key: what its time depends on: operator, attributes, types and shapes, and the values of small
             operands; equal for kernels that do the same work.
-        feeds: the arrays it reads, by name; constants are left out.
+        feeds: input arrays, by name; constants are left out.
     """
 
     op_type: str
@@ -55,13 +55,14 @@ class Kernel:
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of the constants it reads."""
+        """Bytes of its constants."""
         return sum(tensor.ByteSize() for tensor in self._constants)
 
     def copies(self, count: int) -> tuple[bytes, Mapping[str, Array]]:
-        """A model of ``count`` copies of the kernel, and what to feed it; its output is the last one's.
+        """Return a model of ``count`` copies of the kernel, and its feeds; its output is the last copy's.
 
-        All read the same, but where the processor would learn the values by heart: see ``_BRANCHES``.
+        All copies read the same values, except where the processor would learn to predict them: see
+        ``_BRANCHES``.
         """
         graph = onnx.GraphProto(name="copies")
         graph.initializer.extend(self._constants)
@@ -89,11 +90,11 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A model whose values are named so that they can be found again after a runtime has optimised it.
+    """A model with value names that can be recognised after a runtime has optimised it.
 
     Attributes:
         model: the renamed copy; inputs keep their names.
-        places: of the nodes of its main graph, in order.
+        places: places of the nodes of its main graph, in order.
         outputs: names of its outputs.
     """
 
@@ -103,14 +104,14 @@ class Traced:
     _reads: tuple[tuple[int, ...], ...]
 
     def owners(self, optimised: bytes, weighted: frozenset[Place]) -> list[Place | None]:
-        """The node that each kernel counts for.
+        """Return the node that each kernel counts for.
 
-        A kernel computes one of the model's values, and with it all nodes on the way from values that other
-        kernels compute; it counts for the last of them with a weight, else for the one whose value it is. One
-        that the runtime put in counts like the kernel that reads it, or else like the one before.
+        A kernel computes one of the model's values, and with it all nodes on the path from values that other
+        kernels compute; it counts for the last of them with a weight, else for the one whose value it is. A
+        kernel that the runtime inserted counts like the kernel that reads it, or else like the one before.
 
         Args:
-            optimised: what a runtime made of ``model``.
+            optimised: the runtime's optimised form of ``model``.
             weighted: nodes with a weight.
         """
         nodes = _parse(optimised).graph.node
@@ -139,9 +140,9 @@ class Traced:
 
 
 def trace(view: ModelView) -> Traced:
-    """Name the values of a copy of the model by the node that computes them."""
+    """Return a copy of the model whose values are named by the node that computes them."""
     copy = view.fork()
-    forget_wrong_shapes(copy)  # the runtime would believe them
+    forget_wrong_shapes(copy)  # the runtime would use them
     graph = copy.graph_ir.graph
     numbers: dict[ir.Node, int] = {}
     places, reads = [], []
@@ -159,7 +160,7 @@ def trace(view: ModelView) -> Traced:
 
 
 def expose(optimised: bytes) -> bytes:
-    """The model with every value of its main graph an output."""
+    """Return the model with every value of its main graph as an output."""
     model = _parse(optimised)
     shown = {port.name for port in model.graph.output}
     names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
@@ -168,11 +169,11 @@ def expose(optimised: bytes) -> bytes:
 
 
 def kernels_of(optimised: bytes, values: Mapping[str, Array]) -> list[Kernel | None]:
-    """The kernels of an optimised graph, in its order; None where one reads something that is no array.
+    """Return the kernels of an optimised graph, in its order; None where one reads a value that is no array.
 
     Args:
-        optimised: what a runtime made of a model.
-        values: arrays by name: what it was fed, and what it computed from that.
+        optimised: the runtime's optimised form of a model.
+        values: arrays by name: its inputs, and all computed values.
     """
     model = _parse(optimised)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -180,7 +181,7 @@ def kernels_of(optimised: bytes, values: Mapping[str, Array]) -> list[Kernel | N
 
 
 def idle_model(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
-    """A model with these inputs and outputs that computes nothing: what it takes is the call alone."""
+    """Return a model with these inputs and outputs that computes nothing, to time the call alone."""
     graph = onnx.GraphProto(name="idle")
     for name, array in inputs.items():
         graph.input.append(_port(name, array, array.shape))
@@ -194,13 +195,13 @@ def idle_model(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> byt
 
 
 def layer_model(layer: LayerProfile, channels: int | None = None) -> tuple[bytes, dict[str, Array]]:
-    """The layer's node as a model of its own, and inputs for it.
+    """Return the layer's node as a model of its own, and inputs for it.
 
-    Operands without known values hold noise, integers zeros.
+    Operands without known values get noise, integers zeros.
 
     Args:
-        layer: whose shapes are known.
-        channels: output channels to leave; None for all.
+        layer: a layer with known shapes.
+        channels: number of output channels to keep; None for all.
     """
     rng = np.random.default_rng(0)
     names, tensors, feeds = [], [], {}
@@ -240,13 +241,13 @@ def _port(name: str, array: Array, shape: tuple[int, ...] | None) -> onnx.ValueI
 
 
 def _shifted(array: Array, number: int) -> Array:
-    """The values moved by up to half their deviation: signs change where they may, neighbours stay alike."""
+    """Return the values shifted by up to half their deviation: signs may change, neighbours stay similar."""
     shift = np.random.default_rng(number).uniform(-0.5, 0.5) * float(array.std())
     return (array + shift).astype(array.dtype)
 
 
 def _narrow(layer: LayerProfile, index: int, shape: list[int], channels: int) -> None:
-    """Leave ``channels`` of the weight's output channels, and of a vector with one element for each."""
+    """Keep ``channels`` of the weight's output channels, and of a vector with one element for each."""
     if index == layer.operand and layer.out_axis is not None:
         shape[layer.out_axis] = channels
     elif layer.inputs[index].is_constant and shape == [layer.channels]:
@@ -280,7 +281,7 @@ def _kernel(
 def _description(
     name: str, constants: Mapping[str, onnx.TensorProto], feeds: Mapping[str, Array]
 ) -> tuple[object, ...]:
-    """What of an operand the time depends on."""
+    """Return the properties of an operand that the time depends on."""
     if not name:
         return ("left out",)
     if name in constants:
@@ -301,13 +302,13 @@ def _parse(model: bytes) -> onnx.ModelProto:
 
 
 def _tag(node: onnx.NodeProto) -> int | None:
-    """Number of the model's node whose value a kernel computes."""
+    """Return the number of the model's node whose value a kernel computes."""
     found = next((match for name in (*node.output, node.name) if (match := _TAG.search(name))), None)
     return None if found is None else int(found.group(1))
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names a node reads, its subgraphs' from outside included."""
+    """Yield the names a node reads, its subgraphs' from outside included."""
     yield from (name for name in node.input if name)
     for graph in _subgraphs(node):
         yield from _captured(graph)

@@ -1,4 +1,4 @@
-"""Shapes of a model's values, inferred node by node; shape computations are evaluated on the way."""
+"""Shapes of a model's values, inferred node by node; shape computations are evaluated in between."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from onnx_admm.model.folding.evaluate import Array, NotEvaluated, evaluate_node,
 from onnx_admm.model.loading.onnx_worker import inferred_shapes
 
 _SMALL = 4096  # elements of a shape computation; anything larger is data
-_DATA_BYTES = 1024  # constants up to this size are shown to the inference of a node
+_DATA_BYTES = 1024  # constants up to this size are passed to the inference of a node
 _ROUNDS = 64
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _FAILURES = (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
 
 
 class ShapePropagation:
-    """One walk over a model in graph order that writes shapes and types into its values.
+    """One pass over a model in graph order that writes shapes and types into its values.
 
     ONNX infers the outputs of one node at a time from types, shapes and small constants of its inputs. Where
-    a node computes on constants or on a known shape, its output becomes a constant (of this model: give a
-    copy), which the next nodes see. So a chain of Reshapes whose extents are computed takes one walk, and the
+    a node computes on constants or on a known shape, its output becomes a constant (of this model: pass a
+    copy), which the next nodes use. So a chain of Reshapes with computed extents takes one pass, and the
     model is never serialised as a whole. A node with subgraphs, or one that calls a function, is inferred as
-    a model of its own, again for as long as shape computations inside find something.
+    a model of its own, repeatedly while shape computations inside find something.
 
     Args:
-        model: what to write into; its nodes are sorted.
+        model: the model to write into; its nodes are sorted.
         opset: version of the default operator set.
     """
 
@@ -50,7 +50,7 @@ class ShapePropagation:
         self._functions: dict[tuple[str, str], list[onnx.FunctionProto]] = {}
 
     def run(self) -> None:
-        """Write what is found into the values of the main graph and its subgraphs."""
+        """Write inferred shapes and types into the values of the main graph and its subgraphs."""
         for value in self._model.graph.initializers.values():
             _describe_constant(value)
         for node in self._model.graph:
@@ -113,7 +113,7 @@ class ShapePropagation:
                 return
 
     def _infer_as_model(self, node: ir.Node) -> bool:
-        """Infer the node as a model of its own, whose inputs are what it reads; False where that fails."""
+        """Infer the node as a model whose inputs are its operands; return False where that fails."""
         graph = onnx.GraphProto(name="node")
         for value in _read_by(node):
             if (tensor := _small(value)) is not None:
@@ -142,25 +142,25 @@ class ShapePropagation:
         return any(key[:2] == (node.domain, node.op_type) for key in self._model.functions)
 
     def _called(self, node: ir.Node) -> list[onnx.FunctionProto]:
-        """The functions that a node calls, directly and through others; all where it has subgraphs."""
+        """Return the functions that a node calls, directly and through others; all where it has subgraphs."""
         if not self._model.functions:
             return []
         key = (node.domain, node.op_type) if self._is_call(node) else ("", "")
         if key not in self._functions:
-            wanted, found = [key], dict[tuple[str, ...], ir.Function]()
-            while wanted:
-                domain, name = wanted.pop()
+            pending, found = [key], dict[tuple[str, ...], ir.Function]()
+            while pending:
+                domain, name = pending.pop()
                 for place, function in self._model.functions.items():
                     if place not in found and (key == ("", "") or place[:2] == (domain, name)):
                         found[place] = function
-                        wanted.extend((inner.domain, inner.op_type) for inner in function.all_nodes())
+                        pending.extend((inner.domain, inner.op_type) for inner in function.all_nodes())
             self._functions[key] = [ir.serde.serialize_function(function) for function in found.values()]
         return self._functions[key]
 
     # -- shape computations --------------------------------------------------------------------
 
     def _fold(self, node: ir.Node) -> bool:
-        """Make a constant of a small computation on constants or a known shape; whether it is one."""
+        """Replace a small computation on constants or shapes by a constant; return whether it is one."""
         if node.op_type == "Constant" or len(node.outputs) != 1 or not is_evaluable(node):
             return False
         array = _shape_value(node) if node.op_type in ("Shape", "Size") else self._small_value(node)
@@ -184,18 +184,18 @@ class ShapePropagation:
 
 
 def is_standard(node: ir.Node) -> bool:
-    """Whether ONNX itself has the operator."""
+    """Return whether ONNX itself defines the operator."""
     return node.domain in ("", "ai.onnx") and bool(onnx.defs.has(node.op_type, ""))
 
 
 def extents(value: ir.Value) -> tuple[int | None, ...]:
-    """The value's shape, None for unknown extents; () where it has none, so look first."""
+    """Return the value's shape, None for unknown extents; () where it has none, so check first."""
     dims = value.shape.dims if value.shape is not None else ()
     return tuple(extent if isinstance(extent, int) else None for extent in dims)
 
 
 def known(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
-    """The shape where every extent is known, else None."""
+    """Return the shape where every extent is known, else None."""
     if shape is None or any(extent is None for extent in shape):
         return None
     return tuple(extent for extent in shape if extent is not None)
@@ -224,7 +224,7 @@ def _type_of(value: ir.Value) -> onnx.TypeProto:
 
 
 def _take(value: ir.Value, inferred: onnx.TypeProto) -> None:
-    """Write an inferred type and shape; a shape that an unknown operator's output has stays."""
+    """Write an inferred type and shape; the shape of an unknown operator's output stays."""
     shape = ir.serde.deserialize_type_proto_for_shape(inferred)
     if shape is not None:
         value.shape = shape
@@ -234,7 +234,7 @@ def _take(value: ir.Value, inferred: onnx.TypeProto) -> None:
 
 
 def _take_inner(node: ir.Node, proto: onnx.NodeProto) -> None:
-    """Write what was inferred for the values inside a node's subgraphs."""
+    """Write the types and shapes inferred for values inside a node's subgraphs."""
     protos = {attribute.name: attribute for attribute in proto.attribute}
     pending = [(node, protos)]
     while pending:
@@ -263,7 +263,7 @@ def _defined(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
-    """Every subgraph of a node, each before those in it."""
+    """Yield every subgraph of a node, each before those in it."""
     pending = [node]
     while pending:
         for attribute in pending.pop().attributes.values():
@@ -276,7 +276,7 @@ def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def _read_by(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, and what its subgraphs read from around it; each once."""
+    """Return the values that a node and its subgraphs read from around it; each once."""
     read = dict.fromkeys(value for value in node.inputs if value is not None and value.name)
     inside: set[ir.Value] = set()
     for graph in _graphs_in(node):

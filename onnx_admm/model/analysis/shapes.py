@@ -16,42 +16,47 @@ from onnx_admm.model.view import ModelView
 Shape = tuple[int | None, ...]
 
 _MOST_EXTENT = 2**31 - 1  # of a bound axis
-_ANY_EXTENT = 640  # of open axes: a multiple of what most models halve, and large enough for their kernels
+_ANY_EXTENT = 640  # of open axes: often divisible by two, and large enough for most kernels
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What shape inference sees of a model.
+    """Result of shape inference.
 
     Attributes:
-        twins: by value of the model, the value of a copy that bears what was inferred: shape, type, constant.
+        inferred_copies: by value of the model, the value of a copy with its inferred shape, type and
+            constant.
         open_axes: axes of inputs that stayed open, as ``bindings`` would name them.
     """
 
-    twins: Mapping[ir.Value, ir.Value]
+    inferred_copies: Mapping[ir.Value, ir.Value]
     open_axes: tuple[str, ...]
 
 
 def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> dict[ValueRef, Shape]:
-    """Shapes of the view's values for one sample, as `infer` sees them; None for unknown extents.
+    """Return the shapes of the view's values for one sample, as `infer` sees them; None for unknown extents.
 
     A symbolic first axis of an input that ``bindings`` leaves open counts as 1.
 
     Raises:
         UsageError: as `infer`.
     """
-    twins = infer(view, bindings, first_axis=1).twins
-    return {ValueRef(value): extents(twin) for value, twin in twins.items() if twin.shape is not None}
+    inferred_copies = infer(view, bindings, first_axis=1).inferred_copies
+    return {
+        ValueRef(value): extents(inferred)
+        for value, inferred in inferred_copies.items()
+        if inferred.shape is not None
+    }
 
 
 def infer(
     view: ModelView, bindings: Mapping[str, int] | None = None, *, first_axis: int | None = None
 ) -> Inference:
-    """Shapes and types of the view's values as standard shape inference sees them.
+    """Infer the shapes and types of the view's values by standard shape inference.
 
-    Stored shapes of intermediate values are not believed. Shape computations (Shape, Gather, Concat and the
-    like) are carried out where they are small, with bounds; ONNX's own data propagation is not, as it can be
-    made to fill the memory. Values inside functions are not among them: their shapes depend on the call.
+    Stored shapes of intermediate values are ignored. Shape computations (Shape, Gather, Concat and the like)
+    are evaluated where they are small, with bounds; ONNX's own data propagation is not used, since a model
+    can make it fill the memory. Values inside functions are not included: their shapes depend on the call.
 
     Args:
         view: the model.
@@ -62,25 +67,25 @@ def infer(
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
     copy = view.fork().graph_ir
-    twins = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
+    inferred_copies = dict(zip(_values(view.graph_ir), _values(copy), strict=True))
     open_axes = _bind_inputs(copy.graph, dict(bindings or {}), first_axis)
     _forget(copy)
     for found in view.found_sites().values():
-        twin = twins.get(found.value)
-        if twin is not None and found.lookup is None:
-            twin.shape, twin.dtype = (
+        inferred = inferred_copies.get(found.value)
+        if inferred is not None and found.lookup is None:
+            inferred.shape, inferred.dtype = (
                 ir.Shape(found.site.shape),
                 ir.DataType.from_numpy(np.dtype(found.site.dtype)),
             )
     ShapePropagation(copy, view.opset).run()
-    return Inference(twins, open_axes)
+    return Inference(inferred_copies, open_axes)
 
 
 def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
-    """Inner values whose stored shape contradicts the graph: what is stored, and what is inferred; by name.
+    """Return inner values whose stored shape contradicts the graph, by name: stored and inferred shape.
 
-    Exporters leave shapes behind that held for one size of an open axis, or never. The runtime believes them:
-    it shares buffers that do not fit, or chooses kernels by them.
+    Exporters leave shapes that were right for one size of an open axis, or never. The runtime uses them: it
+    shares buffers that do not fit, or chooses kernels by them.
     """
     bindings = {
         f"{port.name}[{axis}]": _ANY_EXTENT
@@ -100,21 +105,21 @@ def wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
 
 
 def leave_out_implied_shapes(view: ModelView) -> None:
-    """Forget stored shapes and types of inner values that shape inference finds again just so.
+    """Remove stored shapes and types of inner values that shape inference reproduces.
 
     The runtime infers them as it loads a file, whether they are stored or not.
     """
-    twins = infer(view).twins
+    inferred_copies = infer(view).inferred_copies
     for value in _values(view.graph_ir):
-        node, twin = value.producer(), twins[value]
+        node, inferred = value.producer(), inferred_copies[value]
         if node is None or not is_standard(node) or value.shape is None or value.is_graph_output():
             continue
-        if twin.shape == value.shape and twin.type == value.type:
+        if inferred.shape == value.shape and inferred.type == value.type:
             value.shape = value.type = None
 
 
 def _agree(stored: Shape, right: Shape) -> bool:
-    """Whether both may be true; a negative extent is an open one."""
+    """Return whether both shapes may be true; a negative extent is an open one."""
     pairs = zip(stored, right, strict=False)
     return len(stored) == len(right) and all(
         one is None or other is None or one < 0 or one == other for one, other in pairs
@@ -122,7 +127,7 @@ def _agree(stored: Shape, right: Shape) -> bool:
 
 
 def bind_extents(view: ModelView, bindings: Mapping[str, int]) -> tuple[ModelView, tuple[str, ...]]:
-    """A fork whose inputs have these extents, and the axes that stay open.
+    """Return a fork whose inputs have these extents, and the axes that stay open.
 
     Raises:
         UsageError: as `infer`.
@@ -135,7 +140,7 @@ def bind_extents(view: ModelView, bindings: Mapping[str, int]) -> tuple[ModelVie
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """Every value of the main graph and its subgraphs, in an order that a clone shares."""
+    """Yield every value of the main graph and its subgraphs, in an order that a clone shares."""
     for graph in model.graphs():
         yield from graph.inputs
         yield from (value for value in graph.initializers.values() if not value.is_graph_input())
@@ -144,7 +149,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int | None) -> tuple[str, ...]:
-    """Give open axes their extents; the names of those that stay open."""
+    """Set the extents of open axes; return the names of those that stay open."""
     open_axes = {
         (value, axis): (f"{value.name}[{axis}]", extent.value if isinstance(extent, ir.SymbolicDim) else None)
         for value in graph.inputs
@@ -176,7 +181,7 @@ def _bind_inputs(graph: ir.Graph, bindings: Mapping[str, int], first_axis: int |
 
 
 def _forget(model: ir.Model) -> None:
-    """Drop stored shapes of what standard operators compute."""
+    """Remove stored shapes of values that standard operators compute."""
     for graph in model.graphs():
         for node in graph:
             if is_standard(node):
@@ -189,7 +194,7 @@ def _dims(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
 
 
 def forget_shapes(view: ModelView) -> None:
-    """Remove stored shapes of what the nodes of the main graph compute, but for graph outputs."""
+    """Remove stored shapes of values that the main graph computes, except graph outputs."""
     for node in view.graph_ir.graph.all_nodes():
         for value in node.outputs:
             if not value.is_graph_output():
@@ -197,7 +202,7 @@ def forget_shapes(view: ModelView) -> None:
 
 
 def forget_wrong_shapes(view: ModelView) -> dict[str, tuple[Shape, Shape]]:
-    """Forget all stored shapes where some contradict the graph; those, as ``wrong_shapes`` has them."""
+    """Remove all stored shapes where some contradict the graph; return those as ``wrong_shapes`` does."""
     wrong = wrong_shapes(view)
     if wrong:
         forget_shapes(view)

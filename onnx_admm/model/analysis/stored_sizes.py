@@ -1,4 +1,4 @@
-"""What a model file stores: its constants, and which weights each of them feeds."""
+"""Stored constants of a model file, and the weights that each of them feeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_admm.model.constants import stored_tensor
 from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES
 from onnx_admm.model.files.tensor_proto import stored_bytes
-from onnx_admm.model.folding.decoder import Workspace, cone_of
+from onnx_admm.model.folding.decoder import Workspace, subgraph_of
 from onnx_admm.model.view import ModelView
 
 
@@ -22,9 +22,9 @@ class StoredConstant:
         name: its value's name.
         dtype: element type, as numpy names it.
         elements: number of elements.
-        bits: of one element.
-        bytes: of its content as the file holds it, names left out: small integers may take a byte each, a
-            sparse tensor takes its values and indices.
+        bits: bits of one element.
+        bytes: bytes of its content in the file, without names: small integers may take a byte each, a sparse
+            tensor takes its values and indices.
         weights: names of the weight sites it feeds, directly or through a decoder.
         is_weight: whether it is such a weight itself.
     """
@@ -39,7 +39,7 @@ class StoredConstant:
 
 
 def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
-    """Every constant of the model, in graph order, subgraphs and functions included."""
+    """Return every constant of the model, in graph order, subgraphs and functions included."""
     feeds: dict[ir.Value, list[str]] = {}
     weights: set[ir.Value] = set()
     for name, found in view.found_sites().items():
@@ -49,9 +49,9 @@ def stored_constants(view: ModelView) -> tuple[StoredConstant, ...]:
         elif found.lookup.scale is not None:
             sources.append(found.lookup.scale)
         for source in sources:
-            cone = cone_of(source, Workspace())
-            for leaf in cone.leaves if cone is not None else ():
-                feeds.setdefault(leaf, []).append(name)
+            subgraph = subgraph_of(source, Workspace())
+            for constant in subgraph.constants if subgraph is not None else ():
+                feeds.setdefault(constant, []).append(name)
     return tuple(
         StoredConstant(
             name=value.name or "",

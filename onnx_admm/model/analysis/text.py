@@ -1,4 +1,4 @@
-"""Models written as text, for tests that can be read at a glance."""
+"""Models from text, for readable tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_admm.model.view import ModelView
 def parse_text(
     text: str, seed: int = 0, *, constants: Mapping[str, npt.ArrayLike] | None = None
 ) -> ModelView:
-    """A model from ``onnx.parser`` text.
+    """Return a model from ``onnx.parser`` text.
 
     An initializer declared without values gets seeded random ones: weights from N(0, 2 / fan-in), where a
     matrix's fan-in is its longer side, and vectors from N(0, 0.1^2). Before IR version 4 initializers are

@@ -1,8 +1,8 @@
-"""Constants that may be weights, but that no known layer reads, and why each stays as it is.
+"""Constants that may be weights of unsupported operators, and why each stays unchanged.
 
-Those of integer operators, of operators outside the standard, and large float constants of standard operators
-that are no layers here (Mul, PRelu, Where, ScatterND, DeformConv ...). Vectors that are biases or scales of
-channels by their place are not among them.
+These are constants of integer operators, of operators outside the standard, and large float constants of
+standard operators that are no layers here (Mul, PRelu, Where, ScatterND, DeformConv ...). Vectors that are
+biases or scales of channels by their place are not among them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.folding.decoder import Workspace, cone_of
+from onnx_admm.model.folding.decoder import Workspace, subgraph_of
 from onnx_admm.model.names import label
 from onnx_admm.model.operators import STANDARD, Trait, operator_of, operators_with
 from onnx_admm.model.view import ModelView
@@ -32,14 +32,14 @@ _LEAST_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedWeight:
-    """A constant that may be a weight, but whose operator this project does not know as a layer.
+    """A constant that may be a weight, of an operator that this project does not know as a layer.
 
     Attributes:
-        name: of the constant.
-        node: that reads it.
+        name: name of the constant.
+        node: node that reads it.
         operator: the node's, prefixed by its domain outside the standard.
         is_integer: whether it holds integers of at most 8 bits.
-        nbytes: that it takes.
+        nbytes: its bytes.
         is_standard: whether the operator is of the standard.
     """
 
@@ -51,7 +51,7 @@ class UnsupportedWeight:
     is_standard: bool = False
 
     def why_left(self) -> str:
-        """One line on why it stays as it is."""
+        """Return one line on why it stays unchanged."""
         if self.is_integer:
             return f"integers already, read by {self.operator}"
         if self.is_standard:
@@ -60,13 +60,13 @@ class UnsupportedWeight:
 
 
 def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
-    """In graph order, subgraphs and functions included, each once."""
+    """Return these constants in graph order, subgraphs and functions included, each once."""
     workspace = Workspace()
     sites = {found.value for found in view.found_sites().values()}
     for site in view.found_sites().values():
         scale = None if site.lookup is None else site.lookup.scale
-        cone = None if scale is None else cone_of(scale, workspace)
-        sites.update(() if cone is None else cone.leaves)
+        subgraph = None if scale is None else subgraph_of(scale, workspace)
+        sites.update(() if subgraph is None else subgraph.constants)
     found: dict[ir.Value, UnsupportedWeight] = {}
     for reference in view.nodes():
         node = reference.ir_node
@@ -81,7 +81,7 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
                 if at is None:
                     continue
                 reader = at[0]
-            strange = UnsupportedWeight(
+            unsupported = UnsupportedWeight(
                 value.name or label(node),
                 label(reader),
                 reader.op_type if reader.domain in STANDARD else f"{reader.domain}::{reader.op_type}",
@@ -89,12 +89,12 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
                 tensor.nbytes,
                 reader.domain in STANDARD,
             )
-            found.setdefault(value, strange)
+            found.setdefault(value, unsupported)
     return tuple(found.values())
 
 
 def _is_known(node: ir.Node) -> bool:
-    """Whether it is known which inputs of a node are weights, and that these hold no integers."""
+    """Return whether the weight inputs of a node are known, and contain no integers."""
     if node.domain in STANDARD:
         return node.op_type not in _INTEGER_OPERATORS
     known = operator_of(node)
@@ -106,15 +106,15 @@ def _may_be_weight(tensor: ir.TensorProtocol) -> bool:
 
 
 def _readers(node: ir.Node, index: int, workspace: Workspace) -> Iterator[tuple[ir.Node, int]]:
-    """Nodes, with their input, that put a constant together with data, behind others that only move it.
+    """Yield nodes, with their input, that combine a constant with data, also behind nodes that move it.
 
-    A decoder's constants have none: it computes with them before any data is there.
+    A decoder's constants have none: it computes with them before any data.
     """
     pending = [(node, index)]
     seen = set(pending)
     while pending:
         reader, place = pending.pop()
-        if not all(value is None or cone_of(value, workspace) is not None for value in reader.inputs):
+        if not all(value is None or subgraph_of(value, workspace) is not None for value in reader.inputs):
             yield reader, place
         elif reader.op_type in _MOVING:
             uses = [(use.node, use.idx) for output in reader.outputs for use in output.uses()]
@@ -123,7 +123,7 @@ def _readers(node: ir.Node, index: int, workspace: Workspace) -> Iterator[tuple[
 
 
 def _is_channel_vector(tensor: ir.TensorProtocol, node: ir.Node, index: int) -> bool:
-    """Whether it is a bias, a scale or another parameter that has one number for each channel."""
+    """Return whether it is a bias, a scale or another parameter with one number for each channel."""
     if node.op_type in _RECURRENT and index >= 3:
         return tensor.nbytes < _LARGE_VECTOR_BYTES  # biases and states of both directions
     is_vector = sum(extent > 1 for extent in tensor.shape.numpy()) <= 1

@@ -1,1 +1,1 @@
-"""The bytes of a model: protobuf format, tensors in other files, limits of what is read."""
+"""The bytes of a model: protobuf format, external tensors, limits on what is read."""

@@ -1,6 +1,6 @@
-"""The bytes of a file, read as they are asked for.
+"""The bytes of a file, read on demand.
 
-A mapped file would do the same, but the process dies (SIGBUS) when another one makes the file shorter.
+A mapped file would do the same, but the process dies (SIGBUS) when another process truncates the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WINDOW_BYTES = 1 << 16
 
 
 class FileBytes:
-    """A read-only sequence of a file's bytes; single bytes come from a window that moves.
+    """A read-only sequence of a file's bytes; single bytes come from a moving window.
 
     Args:
         path: an existing file.
@@ -60,7 +60,7 @@ class FileBytes:
         return self._window[index - self._start]
 
     def _read(self, start: int, length: int) -> bytes:
-        """Read from a place on.
+        """Read ``length`` bytes from ``start``.
 
         Raises:
             ModelError: the file has become shorter.

@@ -1,7 +1,7 @@
-"""Tensors whose content lies in a file and is read anew whenever it is asked for: nothing stays in memory.
+"""Tensors whose content stays in a file and is read on each access, without a copy in memory.
 
-A mapped file would do the same with one copy less, but every page once touched counts as resident until the
-map goes, and a map lives as long as any array on it; what is read into an array goes with that array.
+A mapped file would save one copy, but every page once touched counts as resident until the map is closed, and
+a map lives as long as any array on it; an array that was read is freed with its content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnx_admm.errors import ModelError, OutputError
 
 KEPT_IN_FILES_FROM_BYTES = 1 << 20
-"""Stored contents from this size on stay where they are: in the model file, or beside it."""
+"""Size from which on stored contents stay in the model file, or its external file."""
 
 _SPILLED_FROM_BYTES = 1 << 24
 
@@ -28,17 +28,18 @@ _CHUNK_BYTES = 1 << 22
 
 
 class Sink(Protocol):
-    """What bytes can be written to: a file, a digest."""
+    """A destination of bytes: a file, a digest."""
 
     def write(self, data: memoryview, /) -> object:
-        """Take the bytes."""
+        """Write the bytes."""
 
 
 class OpenFile:
-    """A file held open: it stays readable when another one takes its name.
+    """An open file: it stays readable when another file takes its name.
 
     Args:
-        path: what to read; None for a temporary file, gone with this object, that arrays are appended to.
+        path: the file to read; None for a temporary file, removed with this object, that arrays are appended
+            to.
 
     Raises:
         ModelError: the file cannot be opened.
@@ -76,7 +77,7 @@ class OpenFile:
             raise ModelError(f"cannot read the weights ({error.strerror})", where=self.path) from error
 
     def append(self, array: npt.NDArray[Any]) -> int:
-        """Write an array's bytes behind everything else; the offset of the first.
+        """Append an array's bytes; return the offset of the first.
 
         Raises:
             OutputError: the disk refuses.
@@ -93,7 +94,7 @@ class OpenFile:
 
 
 def bytes_of(array: npt.NDArray[Any]) -> memoryview:
-    """The bytes of an array's elements, row by row; of the array itself where it lies so in memory."""
+    """Return the bytes of an array's elements, row by row, without a copy where the layout allows."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return memoryview(flat.view(np.uint8)) if flat.size else memoryview(b"")  # type: ignore[arg-type]
 
@@ -102,9 +103,9 @@ class FileTensor(ir.ExternalTensor):
     """A tensor in a file; each call of ``numpy`` reads it into a new array.
 
     Args:
-        file: where the content lies.
-        offset: of its first byte.
-        like: gives name, type, shape and notes; its content is not asked for.
+        file: file with the content.
+        offset: offset of its first byte.
+        like: gives name, type, shape and notes; its content is not read.
     """
 
     def __init__(self, file: OpenFile, offset: int, like: ir.TensorProtocol) -> None:
@@ -122,7 +123,7 @@ class FileTensor(ir.ExternalTensor):
         self._file = file
 
     def numpy(self) -> npt.NDArray[Any]:
-        """The content, in an array of its own."""
+        """Return the content in a new array."""
         array = np.empty(tuple(self.shape.numpy()), self.dtype.numpy())
         self._file.read(self.offset or 0, bytes_of(array))
         return array
@@ -131,7 +132,7 @@ class FileTensor(ir.ExternalTensor):
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def tobytes(self) -> bytes:
-        """The content, little endian."""
+        """Return the content, little endian."""
         return self.numpy().tobytes()
 
     def tofile(self, file: Sink) -> None:
@@ -144,12 +145,12 @@ class FileTensor(ir.ExternalTensor):
 
 
 def is_large(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor's content is better kept in a file; never so for elements of less than a byte."""
+    """Return whether a tensor's content stays in a file; never for elements of less than a byte."""
     return tensor.nbytes >= KEPT_IN_FILES_FROM_BYTES and tensor.dtype.bitwidth >= 8
 
 
 def leave_in_files(model: ir.Model) -> None:
-    """Have large external initializers read from their files each time, and not mapped."""
+    """Replace mappings of large external initializers by reads on each access."""
     opened: dict[Path, OpenFile] = {}
     for value, tensor in _large_initializers(model):
         if isinstance(tensor, ir.ExternalTensor):
@@ -160,14 +161,14 @@ def leave_in_files(model: ir.Model) -> None:
 
 
 def spill(model: ir.Model) -> None:
-    """Move very large initializers from memory into temporary files, which go with them."""
+    """Move very large initializers from memory into temporary files, which are removed with them."""
     for value, tensor in _large_initializers(model):
         if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
             value.const_value = spilled(tensor)
 
 
 def spilled(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The tensor in a temporary file if it is very large, else itself."""
+    """Return a very large tensor as one in a temporary file, others unchanged."""
     if tensor.nbytes < _SPILLED_FROM_BYTES:
         return tensor
     file = OpenFile()

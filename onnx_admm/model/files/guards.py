@@ -1,4 +1,4 @@
-"""What a model file must satisfy before anybody believes its sizes and paths.
+"""Checks of a model file before its sizes and paths are trusted.
 
 The checks read the protobuf alone: no tensor is decoded and no external file is opened before its declared
 length, its place and the length of the file are known to agree.
@@ -32,7 +32,7 @@ _TYPED_FIELDS = (
 _MOST_AXES = 32  # numpy 1.26 has no more
 _MOST_ELEMENTS = 2**60
 _MOST_EXTENT_OF_NONE = 2**24
-"""Channels are counted and listed also where a weight holds nothing."""
+"""Largest extent of a weight without elements: its channels are still counted and listed."""
 
 _FREE_BYTES = 64 * 2**20
 _EXPANSION = 1000
@@ -46,27 +46,27 @@ _Owner: TypeAlias = onnx.GraphProto | onnx.AttributeProto
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One stored tensor and who holds it."""
+    """One stored tensor and its owner."""
 
     tensor: onnx.TensorProto
     owner: _Owner
 
 
 def expansion_limit(stored_bytes: int) -> int:
-    """Most bytes that ``stored_bytes`` of a compressed form may expand to: 1000-fold, and 64 MiB for free."""
+    """Return the most bytes that ``stored_bytes`` may expand to: 1000-fold, and 64 MiB in any case."""
     return max(_FREE_BYTES, _EXPANSION * stored_bytes)
 
 
 def check_storage(proto: onnx.ModelProto, path: Path | None, where: str) -> None:
-    """Refuse tensors whose stored bytes are not what their shape and type say.
+    """Refuse tensors whose stored bytes do not match their shape and type.
 
     Args:
         proto: the parsed file, or its skeleton: large tensors then refer to their places in the file itself.
         path: absolute path of the file; external data must lie in its folder. None refuses external data.
-        where: how errors name the model.
+        where: name of the model in errors.
 
     Raises:
-        ModelError: a length, shape, type or path that does not add up.
+        ModelError: a length, shape, type or path that does not match.
         UnsupportedModel: training information, or a sparse tensor where none is defined.
     """
     if len(proto.training_info):
@@ -89,8 +89,8 @@ def check_storage(proto: onnx.ModelProto, path: Path | None, where: str) -> None
 def embed_small_tensors(proto: onnx.ModelProto, path: Path) -> None:
     """Read small external tensors, and those of node attributes, into the model.
 
-    Larger initializers stay where they are. So do small ones once so much has been read that their files
-    must be shared by many of them.
+    Larger initializers stay in their files. So do small ones once so much has been read that many of them
+    must share their files.
 
     Args:
         proto: a model whose storage was checked.
@@ -130,7 +130,7 @@ def _read_piece(file: Path, offset: int, size: int) -> bytes:
 
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node, subgraphs and functions included."""
+    """Yield every node, subgraphs and functions included."""
     for graph in all_graphs(proto):
         yield from graph.node
     for function in proto.functions:
@@ -141,7 +141,7 @@ def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def all_graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and every subgraph, those inside functions included."""
+    """Yield the main graph and every subgraph, those inside functions included."""
     pending = [graph for function in reversed(proto.functions) for graph in subgraphs(function.node)]
     pending.append(proto.graph)
     while pending:
@@ -151,7 +151,7 @@ def all_graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def subgraphs(nodes: Iterable[onnx.NodeProto]) -> list[onnx.GraphProto]:
-    """Graphs directly inside nodes, the last first."""
+    """Return the graphs directly inside nodes, the last first."""
     found: list[onnx.GraphProto] = []
     for node in nodes:
         for attribute in node.attribute:
@@ -162,6 +162,7 @@ def subgraphs(nodes: Iterable[onnx.NodeProto]) -> list[onnx.GraphProto]:
 
 
 def stored_tensors(proto: onnx.ModelProto) -> Iterator[StoredTensor]:
+    """Yield every stored tensor of a model, those of subgraphs and functions included."""
     for graph in all_graphs(proto):
         for tensor in graph.initializer:
             yield StoredTensor(tensor, graph)
@@ -183,11 +184,11 @@ def stored_tensors(proto: onnx.ModelProto) -> Iterator[StoredTensor]:
 
 
 def count_elements(dims: Iterable[int], place: str) -> int:
-    """Elements of a stored tensor.
+    """Return the number of elements of a stored tensor.
 
     Raises:
-        ModelError: a negative extent, more axes or elements than an array can have, or no elements and an
-            extent that large all the same.
+        ModelError: a negative extent, more axes or elements than an array can have, or no elements and a very
+            large extent.
     """
     extents = [int(extent) for extent in dims]
     if any(extent < 0 for extent in extents):
@@ -215,7 +216,7 @@ def count_elements(dims: Iterable[int], place: str) -> int:
 
 
 def _stored_bytes(data_type: int, elements: int, place: str) -> int | None:
-    """Bytes of the raw form; None for strings."""
+    """Return the bytes of the raw form; None for strings."""
     try:
         dtype = ir.DataType(data_type)
     except ValueError as error:
@@ -236,17 +237,17 @@ def _check_inline(tensor: onnx.TensorProto, elements: int, expected: int | None,
             )
         return
     stored = max(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
-    wanted = elements
+    needed = elements
     if expected is not None and expected < elements:  # types below one byte are packed
-        wanted = expected
+        needed = expected
     if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
-        wanted = 2 * elements
-    if stored != wanted:
+        needed = 2 * elements
+    if stored != needed:
         raise ModelError(
             "the stored values do not fill the shape",
             where=place,
             got=f"{stored} values",
-            expected=f"{wanted}",
+            expected=f"{needed}",
         )
 
 
@@ -279,7 +280,7 @@ def _check_external(tensor: onnx.TensorProto, expected: int | None, path: Path |
 
 
 def _external_file(location: str, model: Path, place: str) -> Path:
-    """Return the data file: a regular one, beside the model by name, and by fact where it may lie.
+    """Return the data file: a regular file, in the model's folder by name, and at an allowed place.
 
     It may lie in the model's folder, in the folder that the model's own link leads to (caches keep model and
     data as links to files of one folder), and in folders that the user trusts.

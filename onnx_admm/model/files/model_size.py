@@ -1,4 +1,4 @@
-"""How many nodes and values a model has, before anybody looks at them one by one."""
+"""Number of nodes and values of a model, checked before they are processed one by one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from onnx_admm.model.files.guards import all_graphs, subgraphs
 
 
 def check_size(proto: onnx.ModelProto, where: str) -> None:
-    """Refuse a model of more nodes and values than a run may look at.
+    """Refuse a model with more nodes and values than a run may process.
 
-    The nodes of a function count at each call: runtimes write functions out in place of their calls, and so
-    does shape inference.
+    The nodes of a function count at each call: runtimes and shape inference replace calls by them.
 
     Raises:
         LimitReached: too many.
@@ -39,7 +38,7 @@ def check_size(proto: onnx.ModelProto, where: str) -> None:
 
 
 def _nodes_written_out(proto: onnx.ModelProto, where: str) -> int:
-    """Nodes of the main graph with each call of a function replaced by its nodes, subgraphs included."""
+    """Return the number of nodes with each function call replaced by its nodes, subgraphs included."""
     functions = {(body.domain, body.name, getattr(body, "overload", "")): body for body in proto.functions}
     sizes: dict[tuple[str, str, str], int] = {}
     bodies = {key: list(_with_inner_nodes(body.node)) for key, body in functions.items()}
@@ -62,7 +61,7 @@ def _nodes_written_out(proto: onnx.ModelProto, where: str) -> int:
 
 
 def _with_inner_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of the graphs inside them."""
+    """Yield the nodes, and those of the graphs inside them."""
     pending = [nodes]
     while pending:
         for node in pending.pop():

@@ -1,4 +1,4 @@
-"""Topological order: ONNX asks for it, ONNX Runtime does not, and some exporters do not keep it."""
+"""Topological order: ONNX requires it, ONNX Runtime does not, and some exporters do not keep it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnx_admm.model.files.guards import all_graphs
 
 
 def sort_nodes(proto: onnx.ModelProto) -> bool:
-    """Put the nodes of every graph and function behind those whose outputs they read.
+    """Sort the nodes of every graph and function behind those whose outputs they read.
 
-    Nodes that are in order stay in theirs. A graph with a cycle, or with an input that nobody computes, keeps
-    its order: the checker names it.
+    Nodes that are in order keep it. A graph with a cycle, or with an input that no node computes, keeps its
+    order: the checker names it.
 
     Returns:
         Whether any node moved.
@@ -54,7 +54,7 @@ def _sort(nodes: object) -> bool:
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, those that its subgraphs take from outside included."""
+    """Yield the names that a node reads, those that its subgraphs take from outside included."""
     waiting = [node]
     while waiting:
         current = waiting.pop()

@@ -1,9 +1,9 @@
-"""Model files without their large tensors: a skeleton to parse and check, the contents left where they are.
+"""Model files without their large tensors: a skeleton to parse and check, contents stay in the file.
 
 A serialised ModelProto is a sequence of fields (a varint tag, then a varint, 4 or 8 bytes, or a length and so
-many bytes), and fields that are messages nest. ``lift`` walks over model, graph and initializers alone, and
-turns every large ``raw_data`` into a reference to its place in the file, as ``external_data`` is one;
-``spliced`` is the way back. So neither way needs more memory than the skeleton takes.
+many bytes), and fields that are messages nest. ``strip_tensors`` walks over model, graph and initializers
+alone, and turns every large ``raw_data`` into a reference to its place in the file, as ``external_data`` is
+one; ``reinsert_tensors`` is the inverse. So neither direction needs more memory than the skeleton takes.
 
 Source: protobuf encoding, wire types 0, 1, 2 and 5; onnx.proto for the field numbers.
 """
@@ -22,12 +22,12 @@ from onnx_admm.model.files.wire_sizes import varint_bytes
 
 Bytes = bytes | FileBytes
 Piece = bytes | ir.TensorProtocol
-"""Of a file: bytes, or a tensor whose content they are."""
+"""Part of a file: bytes, or a tensor whose content they are."""
 
 _VARINT, _EIGHT, _MESSAGE, _FOUR = 0, 1, 2, 5
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # in ModelProto, GraphProto, TensorProto
 _PLAIN_FIELDS = frozenset({1, 2, 8, 9, 12, 16})
-"""Of a TensorProto: dims, data_type, name, raw_data, doc_string, metadata_props."""
+"""Fields of a TensorProto: dims, data_type, name, raw_data, doc_string, metadata_props."""
 
 
 class Malformed(ValueError):
@@ -35,7 +35,7 @@ class Malformed(ValueError):
 
 
 class _Field(NamedTuple):
-    """One field: its number and wire type, where it starts, where its content does, and where it ends."""
+    """One field: number, wire type, start, start of its content, and end."""
 
     number: int
     wire_type: int
@@ -44,15 +44,15 @@ class _Field(NamedTuple):
     stop: int
 
 
-def lift(data: Bytes, location: str) -> bytes:
-    """A serialised model whose large initializers refer to their places in ``data``.
+def strip_tensors(data: Bytes, location: str) -> bytes:
+    """Return a serialised model whose large initializers refer to their places in ``data``.
 
     Args:
         data: a serialised ModelProto.
-        location: name of the file it is the content of.
+        location: name of its file.
 
     Raises:
-        Malformed: no protobuf message, or one cut short.
+        Malformed: no protobuf message, or a truncated one.
     """
     return b"".join(_lift_model(data, location))
 
@@ -69,7 +69,7 @@ def _lift_model(data: Bytes, location: str) -> Iterator[bytes]:
 
 
 def _lifted(data: Bytes, field: _Field, location: str) -> bytes:
-    """One field of a graph; a large initializer without its content."""
+    """Return one field of a graph, without the content of a large initializer."""
     size = field.stop - field.content
     if field.number == _INITIALIZER and field.wire_type == _MESSAGE and size >= KEPT_IN_FILES_FROM_BYTES:
         parts = list(_fields(data, field.content, field.stop))
@@ -77,13 +77,13 @@ def _lifted(data: Bytes, field: _Field, location: str) -> bytes:
         if len(raw) == 1 and {part.number for part in parts} <= _PLAIN_FIELDS:
             rest = b"".join(data[p.start : p.stop] for p in parts if p is not raw[0])
             tensor = onnx.TensorProto.FromString(rest)
-            refer(tensor, location, raw[0].content, raw[0].stop - raw[0].content)
+            make_external(tensor, location, raw[0].content, raw[0].stop - raw[0].content)
             return _message(_INITIALIZER, tensor.SerializeToString(deterministic=True))
     return data[field.start : field.stop]
 
 
-def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Have a tensor say where its content lies, in place of the content."""
+def make_external(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Replace the content of a tensor by the place where it is stored."""
     tensor.ClearField("raw_data")
     del tensor.external_data[:]
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -92,7 +92,7 @@ def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> 
 
 
 class Reference(ir.ExternalTensor):
-    """Stands in a skeleton for a tensor that is written elsewhere: content ``number`` of some list."""
+    """Placeholder in a skeleton for a tensor that is written elsewhere: content ``number`` of a list."""
 
     def __init__(self, number: int, tensor: ir.TensorProtocol) -> None:
         super().__init__(
@@ -108,18 +108,18 @@ class Reference(ir.ExternalTensor):
 
 
 def reference_of(tensor: onnx.TensorProto) -> int | None:
-    """The number of a serialised `Reference`; None for any other tensor."""
+    """Return the number of a serialised `Reference`; None for any other tensor."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     is_reference = tensor.data_location == onnx.TensorProto.EXTERNAL and not entries.get("location")
     return int(entries["offset"]) if is_reference else None
 
 
-def spliced(skeleton: bytes, contents: Sequence[ir.TensorProtocol]) -> Iterator[Piece]:
-    """A serialised model, in pieces, with contents in the place of the main graph's references to them.
+def reinsert_tensors(skeleton: bytes, contents: Sequence[ir.TensorProtocol]) -> Iterator[Piece]:
+    """Yield a serialised model, in pieces, with contents in place of the main graph's references.
 
     Args:
         skeleton: a serialised ModelProto.
-        contents: what its references stand for; yielded where their bytes are to be written.
+        contents: contents of its references; yielded where their bytes are to be written.
     """
     for field in _fields(skeleton, 0, len(skeleton)):
         if field.number != _GRAPH:
@@ -141,7 +141,7 @@ def _with_content(data: bytes, field: _Field, contents: Sequence[ir.TensorProtoc
         return whole
     for name in ("external_data", "data_location"):
         tensor.ClearField(name)
-    plain = tensor.SerializeToString(deterministic=True)  # fields stand in the order of their numbers
+    plain = tensor.SerializeToString(deterministic=True)  # fields in the order of their numbers
     parts = list(_fields(plain, 0, len(plain)))
     first = b"".join(plain[part.start : part.stop] for part in parts if part.number < _RAW_DATA)
     last = b"".join(plain[part.start : part.stop] for part in parts if part.number > _RAW_DATA)
@@ -173,7 +173,7 @@ def _fields(data: Bytes, start: int, stop: int) -> Iterator[_Field]:
 
 
 def _read_varint(data: Bytes, start: int, stop: int) -> tuple[int, int]:
-    """The number, and where what is behind it starts."""
+    """Return the number, and the offset behind it."""
     value = 0
     for place, position in enumerate(range(start, min(start + 10, stop))):
         byte = data[position]
@@ -184,7 +184,7 @@ def _read_varint(data: Bytes, start: int, stop: int) -> tuple[int, int]:
 
 
 def _head(number: int, length: int) -> bytes:
-    """Tag and length of a field that is a message or bytes."""
+    """Return the tag and length of a field that is a message or bytes."""
     return _varint(number << 3 | _MESSAGE) + _varint(length)
 
 

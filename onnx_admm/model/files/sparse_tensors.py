@@ -1,8 +1,8 @@
-"""Tensors stored as sparse ones (``sparse_initializer``, a Constant's ``sparse_value``): both ways.
+"""Tensors stored as sparse ones (``sparse_initializer``, a Constant's ``sparse_value``), read and written.
 
-The IR knows no sparse tensors, so in memory a weight is dense and its tensor carries a mark, the bytes of its
+The IR has no sparse tensors, so in memory a weight is dense and its tensor carries a mark, the bytes of its
 sparse form. Reading makes sparse tensors dense and marks them, writing makes the marked ones sparse: the form
-outlives a load and a save. New values are a new tensor, without the mark.
+survives a load and a save. New values are a new tensor, without the mark.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _SPARSE_KINDS = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_T
 
 
 def index_bytes(array: Array) -> int:
-    """Bytes of the indices in the sparse form."""
+    """Return the bytes of the indices in the sparse form."""
     return content_bytes(np.flatnonzero(array))
 
 
 def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> int:
-    """Turn every ``sparse_initializer`` and sparse Constant into a dense one with a mark (the IR knows none).
+    """Replace every ``sparse_initializer`` and sparse Constant by a dense one with a mark.
 
     Returns:
         Bytes of the dense tensors.
 
     Raises:
-        ModelError: indices outside the shape, or a dense form out of proportion to what is stored.
-        LimitReached: all of them together take more than the run may hold.
+        ModelError: indices outside the shape, or a dense form out of proportion to the stored one.
+        LimitReached: all of them together take more than the run may use.
         UnsupportedModel: a sparse tensor anywhere else.
     """
     dense_bytes = 0
@@ -65,7 +65,7 @@ def densify_sparse(proto: onnx.ModelProto, folder: Path | None, where: str) -> i
 
 
 def write_sparse(proto: onnx.ModelProto) -> None:
-    """Turn the marked tensors of a model about to be written into sparse ones; the marks go."""
+    """Convert the marked tensors of a model to be written to sparse ones; remove the marks."""
     for graph in all_graphs(proto):
         marked = [tensor for tensor in graph.initializer if _take_mark(tensor)]
         if marked:
@@ -81,7 +81,7 @@ def write_sparse(proto: onnx.ModelProto) -> None:
 
 
 def forget_marks(proto: onnx.ModelProto) -> None:
-    """Leave every tensor dense, for readers that know no sparse ones."""
+    """Leave every tensor dense, for readers without sparse tensors."""
     for graph in all_graphs(proto):
         for tensor in graph.initializer:
             _take_mark(tensor)
@@ -91,7 +91,7 @@ def forget_marks(proto: onnx.ModelProto) -> None:
 
 
 def _take_mark(tensor: onnx.TensorProto) -> bool:
-    """Remove the mark; whether there was one on a tensor that lies in the model itself."""
+    """Remove the mark; return whether there was one on a tensor inside the model."""
     props = [entry for entry in tensor.metadata_props if entry.key != SPARSE_BYTES]
     if len(props) == len(tensor.metadata_props):
         return False
@@ -101,7 +101,7 @@ def _take_mark(tensor: onnx.TensorProto) -> bool:
 
 
 def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
-    """Linear indices (as varints where smaller) and the values at them; the name stands on the values."""
+    """Return linear indices (as varints where smaller) and their values; the name belongs to the values."""
     dense = onnx.numpy_helper.to_array(tensor)
     positions = np.flatnonzero(dense)
     values = tensor_proto(tensor.name, dense.reshape(-1)[positions])
@@ -110,8 +110,10 @@ def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     )
 
 
-def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, place: str, held: int) -> onnx.TensorProto:
-    """The dense tensor, beside so many bytes of others."""
+def _dense(
+    sparse: onnx.SparseTensorProto, folder: Path | None, place: str, reserved: int
+) -> onnx.TensorProto:
+    """Return the dense tensor, with ``reserved`` bytes counted for others."""
     base = str(folder) if folder is not None else ""
     values = onnx.numpy_helper.to_array(sparse.values, base)
     indices = onnx.numpy_helper.to_array(sparse.indices, base)
@@ -125,7 +127,9 @@ def _dense(sparse: onnx.SparseTensorProto, folder: Path | None, place: str, held
             got=f"shape {shape} from {stored} bytes",
             expected=f"at most {expansion_limit(stored)} bytes",
         )
-    current_budget().reserve(held + elements * values.dtype.itemsize, f"{place}: making sparse tensors dense")
+    current_budget().reserve(
+        reserved + elements * values.dtype.itemsize, f"{place}: making sparse tensors dense"
+    )
     limits = np.array(shape if indices.ndim == 2 else (elements,), np.int64)
     rows = indices if indices.ndim == 2 else indices[:, None]
     fits = rows.ndim == 2 and rows.shape == (values.size, len(limits))

@@ -13,7 +13,7 @@ from onnx_admm.errors import DataError, reading
 
 
 def read_tensor(path: str | os.PathLike[str]) -> tuple[str, npt.NDArray[np.generic]]:
-    """Name (empty if it has none) and values of a serialised TensorProto.
+    """Return the name (empty if it has none) and values of a serialised TensorProto.
 
     Raises:
         DataError: missing, not a tensor, or one whose values lie in another file.

@@ -14,7 +14,7 @@ _TYPED_FIELDS: dict[int, str] = {
 
 
 def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
-    """A tensor in the smaller of its two forms: varints in the typed field, or ``raw_data``."""
+    """Return a tensor in the smaller of its two forms: varints in the typed field, or ``raw_data``."""
     tensor = onnx.numpy_helper.from_array(array, name)
     if prefers_varints(array):
         tensor.ClearField("raw_data")
@@ -25,7 +25,7 @@ def tensor_proto(name: str, array: Array) -> onnx.TensorProto:
 
 
 def stored_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of the content that the message itself holds; none of what lies outside the model file."""
+    """Return the bytes of the content inside the message; external content does not count."""
     integers = (*tensor.int32_data, *tensor.int64_data, *tensor.uint64_data)
     return (
         len(tensor.raw_data)

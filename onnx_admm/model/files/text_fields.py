@@ -1,7 +1,7 @@
 """Text in a model's protobuf: names, operators, documentation, metadata.
 
-``onnx.proto`` is proto2, where parsers check no encoding, and the Python library hands out ``bytes`` in the
-place of a ``str`` for text that is not UTF-8. So this is checked once, before anything believes a name.
+``onnx.proto`` is proto2, where parsers check no encoding, and the Python library returns ``bytes`` in place
+of a ``str`` for text that is not UTF-8. So this is checked once, before any name is used.
 """
 
 from __future__ import annotations

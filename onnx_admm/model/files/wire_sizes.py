@@ -1,4 +1,4 @@
-"""Bytes that numbers and tensors take in the protobuf wire format.
+"""Bytes of numbers and tensors in the protobuf wire format.
 
 Source: https://protobuf.dev/programming-guides/encoding: a varint takes one byte for every 7 bits.
 """
@@ -13,21 +13,21 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 LEAST_IR_VERSION = 4
-"""The first one where an initializer need not be a graph input too (such an input cannot be folded)."""
+"""First IR version where an initializer need not be a graph input (such an input cannot be folded)."""
 
 _VARINT_KINDS = "iub"
 _NIBBLES = ("int4", "uint4")
 
 
 def varint_bytes(value: int) -> int:
-    """Bytes of an integer as a protobuf varint; a negative one takes ten."""
+    """Return the bytes of an integer as a protobuf varint; a negative one takes ten."""
     return 10 if value < 0 else max(1, -(-value.bit_length() // 7))
 
 
 def prefers_varints(array: Array) -> bool:
-    """Whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``.
+    """Return whether an integer tensor is smaller in its typed field (varints) than in ``raw_data``.
 
-    Bytes never are: a varint takes one at least.
+    Bytes never are: a varint takes at least one.
     """
     if array.dtype.kind not in _VARINT_KINDS or array.itemsize == 1 or not 0 < array.size <= 1 << 16:
         return False
@@ -35,7 +35,7 @@ def prefers_varints(array: Array) -> bool:
 
 
 def content_bytes(array: Array) -> int:
-    """Bytes of a tensor's content in the smaller of the two forms."""
+    """Return the bytes of a tensor's content in the smaller of the two forms."""
     if prefers_varints(array):
         return _varints_bytes(array)
     return _raw_bytes(array)

@@ -1,7 +1,7 @@
-"""One standard operator on known arrays, by the ONNX reference implementation, within a bound on its output.
+"""Evaluates one standard operator on known arrays, by the ONNX reference implementation, with bounds.
 
-Only operators that store, move or rescale data are run: those that encoded weights and shape computations
-are made of. The size of a result is bounded before it is computed: a small file cannot ask for much memory.
+Only operators that store, move or rescale data are run: those of encoded weights and shape computations. The
+size of a result is bounded before it is computed: a small file cannot request much memory.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ _FAILURES = (
 )
 
 _COUNTED_ELEMENTS = 1 << 12
-"""Outputs from this size on are counted while they live."""
+"""Size from which on outputs are counted while they live."""
 
 _CALL = 1 << 15
-"""Operations that the call of a reference operator counts as: a model of it is made each time."""
+"""Operations that a call of a reference operator counts as: it builds a model each time."""
 
 _REFERENCE_SINCE = {"DequantizeLinear": 19}
-"""Where the reference implementation starts later than the operator, with types added and nothing else."""
+"""Opsets where the reference implementation starts later than the operator, with only types added."""
 
 
 class NotEvaluated(Exception):
-    """The operator is not of the known kinds, fails on these inputs, or would give too much."""
+    """The operator is not supported, fails on these inputs, or its result would be too large."""
 
 
 def is_evaluable(node: ir.Node) -> bool:
-    """Whether the operator is of the kinds that ``evaluate_node`` runs."""
+    """Return whether ``evaluate_node`` supports the operator."""
     if node.domain not in ("", "ai.onnx") or any(attr.is_ref() for attr in node.attributes.values()):
         return False
     return node.op_type in _ELEMENTWISE or node.op_type in _MOVING or node.op_type in _SIZES
@@ -74,18 +74,18 @@ def is_evaluable(node: ir.Node) -> bool:
 def evaluate_node(
     node: ir.Node, inputs: _Inputs, opset: int, limit: int, budget: RunBudget | None = None
 ) -> list[Array]:
-    """The node's outputs.
+    """Return the node's outputs.
 
     Args:
         node: a node for which ``is_evaluable`` holds.
         inputs: one array per input, None where an optional input is left out.
         opset: version of the default operator set.
-        limit: most elements an output may have.
-        budget: what the outputs count against, as long as they live; None for that of the run under way.
+        limit: most elements of an output.
+        budget: budget of the outputs, as long as they live; None for that of the current run.
 
     Raises:
         NotEvaluated: see there.
-        LimitReached: the run has taken too much already.
+        LimitReached: the run has exceeded its budget.
     """
     budget, what = budget or current_budget(), f"computing {node.op_type} on constants"
     try:
@@ -107,14 +107,14 @@ def evaluate_node(
 
 
 def _owner(array: Array) -> Array:
-    """The array whose memory a view shows."""
+    """Return the array whose memory a view shows."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def _operations(node: ir.Node, inputs: _Inputs, size: int) -> int:
-    """Elements computed, products within a sum included."""
+    """Return the elements computed, products within a sum included."""
     inner = 1
     if node.op_type in ("MatMul", "MatMulInteger") and inputs[0] is not None and inputs[0].ndim:
         inner = max(1, inputs[0].shape[-1])
@@ -151,7 +151,7 @@ def _expand_size(_: ir.Node, arrays: list[Array]) -> int:
 
 
 def _pad_size(node: ir.Node, arrays: list[Array]) -> int:
-    """Of the result, with sizes from an input (opset 11), an attribute (2) or one of the older name (1)."""
+    """Return the size of a Pad's result, from an input (opset 11), an attribute (2) or its older name (1)."""
     if len(arrays) > 1:
         pads = [int(size) for size in arrays[1]]
     else:
@@ -186,12 +186,12 @@ def _run(node: ir.Node, inputs: _Inputs, opset: int) -> Sequence[Any]:
     proto.ClearField("output")
     proto.input.extend(f"in{i}" if array is not None else "" for i, array in enumerate(inputs))
     proto.output.extend(f"out{i}" if output.name else "" for i, output in enumerate(node.outputs))
-    wanted = [name for name in proto.output if name]
+    requested = [name for name in proto.output if name]
     graph = onnx.helper.make_graph(
         [proto],
         "node",
         [_value_info(name, array) for name, array in fed.items()],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in requested],
     )
     version = max(opset, _REFERENCE_SINCE.get(node.op_type, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])

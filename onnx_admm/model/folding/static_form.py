@@ -1,4 +1,4 @@
-"""Shape and element type of what a decoder gives, told from its nodes without running them."""
+"""Shape and element type of a decoder's result, derived from its nodes without running them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_ANOTHER_SHAPE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Shape and element type of a value; None where they are not told."""
+    """Shape and element type of a value; None where unknown."""
 
     shape: Shape | None = None
     dtype: np.dtype[np.generic] | None = None
@@ -33,11 +33,11 @@ _UNKNOWN = Form()
 
 
 def form_of(target: ir.Value, forms: dict[ir.Value, Form]) -> Form:
-    """The form of a constant, or of what operators of decoders make of constants.
+    """Return the form of a constant, or of the result of a decoder's operators.
 
     Args:
         target: the value.
-        forms: those that are known already; the ones found on the way are added.
+        forms: known forms; those of values in between are added.
     """
     pending = [target]
     while pending:

@@ -1,4 +1,4 @@
-"""The ONNX checker, with its findings as this project's errors; its C++ code runs in the worker process."""
+"""The ONNX checker, with its findings as errors of this project; its C++ code runs in the worker process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnx_admm.model.loading.onnx_worker import inferred_shapes, refusal, shape_
 
 
 def check_input(proto: onnx.ModelProto, where: str) -> None:
-    """Check a model that came from outside.
+    """Check a model from outside.
 
     Args:
-        proto: the model; contents that lie outside it are not looked at.
-        where: how errors name the model.
+        proto: the model; external contents are not read.
+        where: name of the model in errors.
 
     Raises:
         UnsupportedModel: an operator that no operator set of the default domain has.
@@ -39,10 +39,10 @@ def check_input(proto: onnx.ModelProto, where: str) -> None:
 
 
 def check_shapes(proto: onnx.ModelProto, where: str) -> None:
-    """Check that declared shapes agree with those inferred; stored intermediate ones that do not are dropped.
+    """Check declared shapes against inferred ones; remove stored intermediate shapes that contradict.
 
     Raises:
-        ModelError: what inputs, outputs and operators declare is contradictory without them too.
+        ModelError: inputs, outputs and operators contradict one another without them too.
         LimitReached: shape inference takes too much time or memory.
     """
     if shape_refusal(proto, where) is None:
@@ -59,7 +59,7 @@ def check_shapes(proto: onnx.ModelProto, where: str) -> None:
 
 
 def check_output(proto: onnx.ModelProto, where: str) -> None:
-    """Check a model that is about to be written, or was, shape inference included.
+    """Check a model to be written, or just written, shape inference included.
 
     Raises:
         OutputError: the checker refuses it.
@@ -67,7 +67,7 @@ def check_output(proto: onnx.ModelProto, where: str) -> None:
     """
     subject, why = _with_ranks(_self_contained(proto)), None
     if any(graph.sparse_initializer for graph in all_graphs(subject)):
-        why = refusal(subject, full=False, where=where)  # shape inference knows no sparse ones (onnx 1.23)
+        why = refusal(subject, full=False, where=where)  # shape inference has no sparse tensors (onnx 1.23)
         if subject is proto:
             subject = onnx.ModelProto()
             subject.CopyFrom(proto)
@@ -78,16 +78,16 @@ def check_output(proto: onnx.ModelProto, where: str) -> None:
 
 
 def passes_full_check(proto: onnx.ModelProto) -> bool:
-    """Whether onnx's own full check passes a model; it passes no sparse initializer (onnx 1.23)."""
+    """Return whether onnx's full check passes a model; never with sparse initializers (onnx 1.23)."""
     return refusal(_self_contained(proto), full=True, where="the model") is None
 
 
 def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, or a copy whose initializers with contents outside it are inputs instead.
+    """Return the model itself, or a copy with inputs in place of initializers with external contents.
 
-    The checker would look for those contents, which are somebody else's to check (``guards``) and may be too
-    many to read. An input says the same about a value, its type and shape, but for its content. Subgraphs see
-    the inputs of the main graph; their values may share names, so those have no shape.
+    The checker would read those contents, which ``guards`` checks and which may be too many to read. An input
+    states the type and shape of a value, without its content. Subgraphs see the inputs of the main graph;
+    their values may share names, so those have no shape.
     """
     if not any(map(_lies_outside, (tensor for graph in all_graphs(proto) for tensor in graph.initializer))):
         return proto
@@ -110,10 +110,10 @@ def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, or a copy where inputs and outputs of unknown rank have the one that inference finds.
+    """Return the model itself, or a copy with inferred ranks for inputs and outputs of unknown rank.
 
-    The checker wants a shape of every input and output; runtimes do not. Where inference finds none either,
-    no check looks at the rank, and the copy has a scalar.
+    The checker requires a shape of every input and output; runtimes do not. Where inference finds none
+    either, no check uses the rank, and the copy has a scalar.
     """
     if not any(map(_lacks_rank, (*proto.graph.input, *proto.graph.output))):
         return proto
@@ -140,7 +140,7 @@ def _lies_outside(tensor: onnx.TensorProto) -> bool:
 
 
 def first_line(error: Exception | str) -> str:
-    """The first line of a message that may have many."""
+    """Return the first line of a message."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -150,7 +150,7 @@ def _inference_reason(text: str) -> str:
 
 
 def _unknown_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes of the default domain without a schema: unknown, or experimental and long removed."""
+    """Return the nodes of the default domain without a schema: unknown, or experimental and long removed."""
     opset = _opset(proto)
     own = {function.name for function in proto.functions if function.domain in ("", "ai.onnx")}
     return [

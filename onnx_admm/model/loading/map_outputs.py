@@ -1,9 +1,9 @@
-"""Map outputs: nodes that give maps, and all that follows them, are kept beside the graph in memory.
+"""Map outputs: nodes that give maps, and all that follows them, are kept outside the graph in memory.
 
 Classifiers of sklearn-onnx, onnxmltools and Core ML end in a ZipMap, which gives a sequence of maps. The IR
-has no map type. So reading takes such nodes out, with everything behind them (the tail), and the tensors that
-they read become outputs in their place: they keep their names, no pass changes what they mean, and the result
-can be judged by them. Writing puts the tail back as it was.
+has no map type. So reading removes such nodes, with everything behind them (the tail), and the tensors that
+they read become outputs in their place: they keep their names, no pass changes their meaning, and the result
+can be judged by them. Writing restores the tail.
 
     in the file    ... -> p -> ZipMap -> z (output)
     in memory      ... -> p (output)
@@ -26,14 +26,14 @@ _KEY = "onnx_admm.map_tail"
 
 @dataclass(frozen=True)
 class MapTail:
-    """What was taken out of a graph.
+    """The part that was removed from a graph.
 
     Attributes:
         nodes: serialised NodeProtos, in graph order.
         outputs: places among the graph's outputs, in rising order, and the serialised ValueInfoProtos.
         value_info: serialised ValueInfoProtos of inner values of the tail.
-        shown: tensors the tail reads that are outputs only in its place.
-        names: of all values the tail computes.
+        shown: tensors that the tail reads and that are outputs only in its place.
+        names: names of all values the tail computes.
         opsets: versions of the operator sets it uses, by domain.
     """
 
@@ -45,36 +45,36 @@ class MapTail:
     opsets: tuple[tuple[str, int], ...]
 
     def default_operators(self) -> frozenset[str]:
-        """Operators of the default domain: they must mean the same at another opset."""
+        """Return the operators of the default domain: they must mean the same at another opset."""
         protos = (onnx.NodeProto.FromString(node) for node in self.nodes)
         found = (each for proto in protos for each in _nested_nodes(proto))
         return frozenset(node.op_type for node in found if node.domain in ("", "ai.onnx"))
 
     def contract(self) -> tuple[tuple[int, str, str], ...]:
-        """Place, name and type of each output that was taken out."""
+        """Return the place, name and type of each removed output."""
         infos = ((place, onnx.ValueInfoProto.FromString(data)) for place, data in self.outputs)
         return tuple((place, info.name, type_text(info.type)) for place, info in infos)
 
 
 def tail_of(model: ir.Model) -> MapTail | None:
-    """The tail that was taken out of a model; None where there was none."""
+    """Return the tail that was removed from a model; None where there was none."""
     tail = model.graph.meta.get(_KEY)
     return tail if isinstance(tail, MapTail) else None
 
 
 def attach_tail(model: ir.Model, tail: MapTail | None) -> None:
-    """Note the tail that was taken out of a model."""
+    """Record the tail that was removed from a model."""
     if tail is not None:
         model.graph.meta[_KEY] = tail
 
 
 def drop_tail(model: ir.Model) -> None:
-    """Forget the tail of a copy whose outputs become others, so that it cannot be put back."""
+    """Remove the tail of a copy whose outputs change, so that it is not restored."""
     model.graph.meta.pop(_KEY, None)
 
 
 def cut_tail(proto: onnx.ModelProto, where: str) -> MapTail | None:
-    """Take the tail out of a model that was just read; None where nothing gives maps.
+    """Remove the tail from a model that was just read and return it; None where no node gives maps.
 
     Raises:
         UnsupportedModel: an input is a map.
@@ -119,7 +119,7 @@ def cut_tail(proto: onnx.ModelProto, where: str) -> MapTail | None:
 
 
 def put_back(proto: onnx.ModelProto, tail: MapTail | None) -> None:
-    """Put the tail back into a model that is about to be written."""
+    """Restore the tail of a model to be written."""
     if tail is None:
         return
     graph = proto.graph
@@ -142,7 +142,7 @@ def put_back(proto: onnx.ModelProto, tail: MapTail | None) -> None:
 
 
 def type_text(kind: onnx.TypeProto) -> str:
-    """A type as people write it: ``sequence of map from int64 to float``."""
+    """Return a type in words: ``sequence of map from int64 to float``."""
     match kind.WhichOneof("value"):
         case "map_type":
             key = onnx.TensorProto.DataType.Name(kind.map_type.key_type).lower()
@@ -173,7 +173,7 @@ def _holds_map(kind: onnx.TypeProto) -> bool:
 
 
 def _tail_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Nodes of the main graph that give maps, and every node behind them."""
+    """Return the nodes of the main graph that give maps, and every node behind them."""
     maps = {value.name for value in (*graph.output, *graph.value_info) if _holds_map(value.type)}
     nodes = []
     for node in graph.node:  # in topological order
@@ -187,7 +187,7 @@ def _tail_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def _show_inputs(
     graph: onnx.GraphProto, nodes: list[onnx.NodeProto], names: frozenset[str], outputs: set[str]
 ) -> list[onnx.ValueInfoProto]:
-    """Outputs that stand for the tail: the tensors of the main graph that it reads."""
+    """Return the outputs that stand for the tail: the tensors of the main graph that it reads."""
     infos = {value.name: value for value in (*graph.input, *graph.value_info)}
     infos |= {
         tensor.name: onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -203,7 +203,7 @@ def _show_inputs(
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node or its subgraphs read; those that a subgraph computes itself among them."""
+    """Yield the names that a node or its subgraphs read, including those that a subgraph computes itself."""
     for each in _nested_nodes(node):
         yield from (name for name in each.input if name)
     for graph in _subgraphs(node):

@@ -1,4 +1,4 @@
-"""Model files: read and checked, and serialised; `saving` writes them."""
+"""Reads and checks model files, and serialises models; `saving` writes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_admm.model.files.file_tensor import is_large, leave_in_files
 from onnx_admm.model.files.guards import all_graphs, check_storage, embed_small_tensors
 from onnx_admm.model.files.model_size import check_size
 from onnx_admm.model.files.node_order import sort_nodes
-from onnx_admm.model.files.protobuf_wire import Piece, Reference, lift, spliced
+from onnx_admm.model.files.protobuf_wire import Piece, Reference, reinsert_tensors, strip_tensors
 from onnx_admm.model.files.sparse_tensors import SPARSE_BYTES, densify_sparse, forget_marks, write_sparse
 from onnx_admm.model.files.text_fields import check_text
 from onnx_admm.model.loading.checker import check_input, check_shapes, first_line
@@ -25,20 +25,20 @@ from onnx_admm.model.loading.default_inputs import list_mandatory, unlist_mandat
 from onnx_admm.model.loading.map_outputs import attach_tail, cut_tail, put_back, tail_of
 
 PROTOBUF_LIMIT = 2**31 - 1
-"""No protobuf message is larger; larger models keep their weights in a file beside."""
+"""Largest size of a protobuf message; larger models keep their weights in an external file."""
 
 INLINE_LIMIT = 2_000_000_000
-"""Bytes of weights that are written into the model file at most."""
+"""Most bytes of weights that are written into the model file."""
 
 EXTERNAL = "onnx_admm.external_data"
-"""Key in the graph's ``meta``: weights lay outside the model file, and are to lie there again."""
+"""Key in the graph's ``meta``: weights were in an external file, and are written to one again."""
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Load, check and parse a model file; large weights stay in it, or beside it, until they are read.
+    """Load, check and parse a model file; large weights stay in their files until they are read.
 
     Raises:
-        ModelError: missing, not ONNX, cut short, unsafe sizes or paths, refused by the checker.
+        ModelError: missing, not ONNX, truncated, unsafe sizes or paths, refused by the checker.
     """
     file, where = Path(path).absolute(), os.fspath(path)
     proto = read_skeleton(file, where)
@@ -49,9 +49,9 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     has_outside = _refers_outside(proto, file)
     embed_small_tensors(proto, file)
     check_input(proto, where)
-    forget_marks(proto)  # in a file they are none of ours
+    forget_marks(proto)  # marks in a file are not from this project
     dense_bytes = densify_sparse(proto, file.parent, where)
-    check_shapes(proto, where)  # inference knows no shape of a sparse initializer
+    check_shapes(proto, where)  # inference has no shape of a sparse initializer
     model = _to_ir(proto, where)
     current_budget().keep_with(model, dense_bytes)
     ir.external_data.set_base_dir(model.graph, file.parent)
@@ -87,7 +87,7 @@ def serialize_model(model: ir.Model, *, sparse: bool = True, maps: bool = False)
     Args:
         model: the model.
         maps: with outputs that are maps, as in the file; else with the tensors that they are made of.
-        sparse: write what is stored sparse so; else dense, for readers that know no sparse tensors.
+        sparse: write sparse tensors as such; else dense, for readers without sparse tensors.
 
     Raises:
         OutputError: the model is larger than a protobuf can be.
@@ -101,7 +101,7 @@ def serialize_model(model: ir.Model, *, sparse: bool = True, maps: bool = False)
 
 
 def file_bytes(model: ir.Model) -> int:
-    """Bytes that a file with every weight inside would have; no weight is read for it."""
+    """Return the bytes of a file with every weight inside; no weight is read for it."""
     return sum(
         len(piece) if isinstance(piece, bytes) else piece.nbytes
         for piece in model_pieces(model, write_sparse, maps=True)
@@ -109,7 +109,7 @@ def file_bytes(model: ir.Model) -> int:
 
 
 def skeleton_of(model: ir.Model) -> onnx.ModelProto:
-    """The model as it would be written, with references in the place of large weights."""
+    """Return the model as it would be written, with references in place of large weights."""
     return model_skeleton(model, write_sparse, is_large, maps=True)[0]
 
 
@@ -117,12 +117,12 @@ def skeleton_of(model: ir.Model) -> onnx.ModelProto:
 
 
 def read_skeleton(file: Path, where: str) -> onnx.ModelProto:
-    """The parsed file, its large initializers left where they are."""
+    """Return the parsed file, with large initializers left in the file."""
     _check_readable(file, where)
     try:
         with FileBytes(file) as data:
             try:
-                content = lift(data, file.name)
+                content = strip_tensors(data, file.name)
             except (ValueError, google.protobuf.message.DecodeError):  # no model: the parser says so
                 content = data[:]
     except OSError as error:
@@ -161,7 +161,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 
 
 def _guess(data: bytes) -> str | None:
-    """What a file that is no model may be instead."""
+    """Return a hint on what a file that is no model may be."""
     if data.startswith(b"version https://git-lfs"):
         return "It is a Git LFS pointer: run `git lfs pull` to fetch the model itself."
     start = data[:512]
@@ -183,24 +183,24 @@ def _to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
 
 
 def model_pieces(
-    model: ir.Model, settle_marks: Callable[[onnx.ModelProto], None], *, maps: bool
+    model: ir.Model, update_marks: Callable[[onnx.ModelProto], None], *, maps: bool
 ) -> Iterator[Piece]:
-    """The serialised model, large weights as tensors; ``maps`` as in `serialize_model`."""
+    """Return the serialised model, large weights as tensors; ``maps`` as in `serialize_model`."""
     main = set(map(id, (value.const_value for value in model.graph.initializers.values())))
     proto, contents = model_skeleton(
-        model, settle_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
+        model, update_marks, lambda tensor: is_large(tensor) and id(tensor) in main, maps=maps
     )
-    return spliced(serialized(proto), contents)
+    return reinsert_tensors(serialized(proto), contents)
 
 
 def model_skeleton(
     model: ir.Model,
-    settle_marks: Callable[[onnx.ModelProto], None],
+    update_marks: Callable[[onnx.ModelProto], None],
     is_left_out: Callable[[ir.TensorProtocol], bool],
     *,
     maps: bool,
 ) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
-    """The model's message with references in the place of some initializers, and what they refer to."""
+    """Return the model's message with references in place of some initializers, and their tensors."""
     copy, contents = model.clone(), list[ir.TensorProtocol]()
     for graph in copy.graphs():
         for value in graph.initializers.values():
@@ -215,7 +215,7 @@ def model_skeleton(
                 value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name, metadata_props=notes)
     list_mandatory(copy)
     proto = ir.to_proto(copy)
-    settle_marks(proto)
+    update_marks(proto)
     if maps:
         put_back(proto, tail_of(model))
     _leave_out_repetition(proto)
@@ -223,6 +223,11 @@ def model_skeleton(
 
 
 def serialized(proto: onnx.ModelProto) -> bytes:
+    """Return the bytes of a message.
+
+    Raises:
+        OutputError: it is larger than a protobuf can be.
+    """
     try:
         data: bytes = proto.SerializeToString(deterministic=True)
     except (ValueError, google.protobuf.message.EncodeError) as error:
@@ -231,7 +236,7 @@ def serialized(proto: onnx.ModelProto) -> bytes:
 
 
 def _leave_out_repetition(proto: onnx.ModelProto) -> None:
-    """Shapes that the initializers themselves tell, and the name of the operator set that has none."""
+    """Remove shapes that initializers imply, and the name of the default operator set."""
     stored = {tensor.name for tensor in proto.graph.initializer}
     for index in reversed(range(len(proto.graph.value_info))):
         info = proto.graph.value_info[index]
@@ -243,7 +248,7 @@ def _leave_out_repetition(proto: onnx.ModelProto) -> None:
 
 
 def _refers_outside(proto: onnx.ModelProto, file: Path) -> bool:
-    """Whether weights of the main graph or a subgraph lie outside the model file."""
+    """Return whether weights of the main graph or a subgraph are in external files."""
     return any(
         entry.key == "location" and entry.value != file.name
         for graph in all_graphs(proto)
@@ -254,7 +259,7 @@ def _refers_outside(proto: onnx.ModelProto, file: Path) -> bool:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers, dense."""
+    """Return the bytes of all initializers, dense."""
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 

@@ -1,4 +1,4 @@
-"""What the C++ code of ``onnx`` says about a model: tasks of the worker process."""
+"""Checks by the C++ code of ``onnx``: tasks of the worker process."""
 
 from __future__ import annotations
 

@@ -7,22 +7,22 @@ from typing import Any
 import onnx
 
 from onnx_admm.errors import ModelError
-from onnx_admm.model.files.protobuf_wire import refer
+from onnx_admm.model.files.protobuf_wire import make_external
 from onnx_admm.worker import TaskFailed, WorkerEnded, run_task
 
 _LARGE_BYTES = 1 << 16
-"""Constants that are larger are data, and no part of a shape computation."""
+"""Size above which constants are data, and no part of a shape computation."""
 
 _TASKS = "onnx_admm.model.loading.native_checks"
 
 
 def refusal(proto: onnx.ModelProto, *, full: bool, where: str) -> str | None:
-    """Why the checker refuses a model; None where it does not.
+    """Return why the checker refuses a model; None where it does not.
 
     Args:
-        proto: the model; contents that lie outside it are not looked at.
+        proto: the model; external contents are not read.
         full: with shape inference.
-        where: how errors name the model.
+        where: name of the model in errors.
 
     Raises:
         LimitReached: it takes too much time or memory.
@@ -35,7 +35,7 @@ def refusal(proto: onnx.ModelProto, *, full: bool, where: str) -> str | None:
 
 
 def shape_refusal(proto: onnx.ModelProto, where: str) -> str | None:
-    """What contradiction strict shape inference finds; None where there is none.
+    """Return the contradiction that strict shape inference finds; None where there is none.
 
     Raises:
         LimitReached: it takes too much time or memory.
@@ -46,7 +46,7 @@ def shape_refusal(proto: onnx.ModelProto, where: str) -> str | None:
 
 
 def inferred_shapes(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with the shapes that inference finds; None where it gives up.
+    """Return the model with inferred shapes; None where inference gives up.
 
     Raises:
         LimitReached: it takes too much time or memory.
@@ -77,12 +77,12 @@ def _run(task: str, proto: onnx.ModelProto, where: str, **arguments: Any) -> tup
 
 
 def _without_weights(proto: onnx.ModelProto) -> bytes:
-    """The serialised model, where large initializers only say that their content lies elsewhere."""
+    """Return the serialised model, with external references in place of large contents."""
     taken: list[tuple[onnx.TensorProto, bytes]] = []
     for tensor in proto.graph.initializer:
         if len(tensor.raw_data) > _LARGE_BYTES:
             taken.append((tensor, tensor.raw_data))
-            refer(tensor, "elsewhere", 0, len(tensor.raw_data))
+            make_external(tensor, "elsewhere", 0, len(tensor.raw_data))
     try:
         content: bytes = proto.SerializeToString()
     finally:

@@ -1,1 +1,1 @@
-"""Conversion to a newer opset, each rewritten node compared with the one before it."""
+"""Conversion to a newer opset, with a comparison of each rewritten node."""

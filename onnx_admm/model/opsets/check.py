@@ -1,8 +1,8 @@
-"""A node's older and newer form, run side by side on made-up inputs.
+"""Comparison of a node's older and newer form on made-up inputs.
 
 Both are run by the ONNX reference implementation, as models of one node and of one fragment. Its operators
-are those of the newest opset where it has no older ones; what older texts mean by Softmax, Upsample and the
-like is therefore stated here again, apart from what converts them.
+are those of the newest opset where it has no older ones; the meaning of older versions of Softmax, Upsample
+and the like is therefore implemented here, separately from their conversion.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from onnx_admm.model.loading.checker import first_line
 Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-5
-"""Share of the largest output by which the two forms may differ; of float16 and bfloat16: their precision."""
+"""Share of the largest output by which the forms may differ; for float16 and bfloat16: their precision."""
 
 _DRAWS = 3
 _MOST_ELEMENTS = 1 << 16
@@ -39,7 +39,7 @@ _FILLINGS = (4, 1, 2, 3)
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one input: type, extents (None for unknown ones; None where the rank is), content."""
+    """Known facts of one input: type, extents (None for unknown ones; None where the rank is), content."""
 
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...] | None
@@ -48,22 +48,22 @@ class Known:
 
 @dataclass(frozen=True)
 class Form:
-    """Nodes that compute the same outputs from the same inputs, and the opset they are of."""
+    """Nodes that compute the same outputs from the same inputs, and their opset."""
 
     nodes: Sequence[onnx.NodeProto]
     opset: int
 
 
 def difference(older: Form, newer: Form, inputs: Mapping[str, Known]) -> str | None:
-    """In what the newer form differs on made-up inputs; None where it does not.
+    """Return how the newer form differs on made-up inputs; None where it does not.
 
     Args:
         older: one node.
-        newer: the nodes that stand for it.
-        inputs: what the node reads, by name.
+        newer: the nodes that replace it.
+        inputs: inputs of the node, by name.
 
     Returns:
-        A clause such as "gives other values"; "cannot be compared ..." where the older form runs on nothing.
+        A clause such as "gives other values"; "cannot be compared ..." where the older form never runs.
     """
     given = {name for node in newer.nodes for name in node.output}
     outputs = [name for name in older.nodes[0].output if name in given - {""}]
@@ -88,7 +88,7 @@ def difference(older: Form, newer: Form, inputs: Mapping[str, Known]) -> str | N
 
 
 def _tells(outputs: Sequence[Array]) -> bool:
-    """Whether something can be compared."""
+    """Return whether there is anything to compare."""
     return any(array.size for array in outputs) and all(
         array.dtype.kind not in "fc" or bool(np.isfinite(array).all()) for array in outputs
     )
@@ -107,7 +107,7 @@ def _evaluator(form: Form, inputs: Mapping[str, Known], outputs: Sequence[str]) 
 
 
 def _with_defaults(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
-    """The node with its opset's defaults set: the reference takes those of the newest."""
+    """Return the node with its opset's defaults set: the reference uses those of the newest."""
     complete = onnx.NodeProto()
     complete.CopyFrom(node)
     given = {attribute.name for attribute in node.attribute}
@@ -152,7 +152,7 @@ def _is_close(one: Array, other: Array) -> bool:
 
 
 def _samples(inputs: Mapping[str, Known]) -> Iterator[list[dict[str, Array]]]:
-    """A few samples for each guess at extents and values; the first keep equal extents equal."""
+    """Yield a few samples for each guess at extents and values; the first keep equal extents equal."""
     ranks = _RANKS if any(known.shape is None for known in inputs.values()) else _RANKS[:1]
     guesses = itertools.product((_SMALL_EXTENT, None), _FILLINGS, ranks, (False, True))
     for cap, filling, rank, positive in guesses:
@@ -190,7 +190,7 @@ def _draw(known: Known, shape: tuple[int, ...], rng: np.random.Generator, positi
 
 
 class Softmax(OpRun):
-    """Before opset 13: of a matrix, all axes before ``axis`` by all from it on."""
+    """Softmax before opset 13: on a matrix, all axes before ``axis`` by all from it on."""
 
     op_domain = ""
     until = 13
@@ -202,31 +202,31 @@ class Softmax(OpRun):
 
     @staticmethod
     def of_rows(rows: Array) -> Array:
-        """Of each row."""
+        """Return the result for each row."""
         raised = np.exp(rows - rows.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 class LogSoftmax(Softmax):
-    """As `Softmax`."""
+    """LogSoftmax before opset 13; see `Softmax`."""
 
     @staticmethod
     def of_rows(rows: Array) -> Array:
-        """Of each row."""
+        """Return the result for each row."""
         return np.asarray(np.log(Softmax.of_rows(rows)))
 
 
 class Hardmax(Softmax):
-    """As `Softmax`."""
+    """Hardmax before opset 13; see `Softmax`."""
 
     @staticmethod
     def of_rows(rows: Array) -> Array:
-        """Of each row."""
+        """Return the result for each row."""
         return np.asarray(np.arange(rows.shape[1]) == rows.argmax(axis=1)[:, None])
 
 
 class BatchNormalization(OpRun):
-    """Before opset 14: with one output, by the stored statistics; the reference takes it for training."""
+    """BatchNormalization before opset 14: by stored statistics with one output, unlike the reference."""
 
     op_domain = ""
     until = 14
@@ -238,7 +238,7 @@ class BatchNormalization(OpRun):
 
 
 class Resize(OpRun):
-    """Before opset 11: the place of an output is its number over the scale."""
+    """Resize before opset 11: the place of an output is its number over the scale."""
 
     op_domain = ""
     until = 11
@@ -248,7 +248,7 @@ class Resize(OpRun):
 
     @staticmethod
     def resized(x: Array, scales: Array, mode: str, *, shrinks: bool) -> Array:
-        """One axis after the other; ``shrinks``: the nearest lies above where an axis shrinks."""
+        """Resize one axis after the other; ``shrinks``: the nearest lies above where an axis shrinks."""
         for axis, scale in enumerate(scales):
             extent = x.shape[axis]
             places = (np.arange(int(np.floor(np.float32(extent) * scale))) / scale).astype(np.float32)
@@ -265,7 +265,7 @@ class Resize(OpRun):
 
 
 class Upsample(OpRun):
-    """Until opset 9: Resize that only enlarges; scales were an attribute first."""
+    """Upsample until opset 9: a Resize that only enlarges; scales were an attribute first."""
 
     op_domain = ""
     until = 10
@@ -276,14 +276,14 @@ class Upsample(OpRun):
 
 
 class Scatter(ScatterElements):
-    """Until opset 10, ScatterElements' name."""
+    """Scatter until opset 10: the former name of ScatterElements."""
 
     op_domain = ""
     until = 11
 
 
 def _of_class(base: type[Any], name: str, until: int, **fixed: object) -> type[Any]:
-    """An operator of the reference implementation whose attributes have other values."""
+    """Return an operator of the reference implementation whose attributes have other values."""
 
     def _run(self: Any, *inputs: Array, **attributes: Any) -> Any:
         changed = {

@@ -1,8 +1,8 @@
-"""Opset versions: raised or lowered on a copy, node by node.
+"""Opset conversion: raised or lowered on a copy, node by node.
 
 Where an operator means the same at both opsets (later versions often add element types, or attributes that
-are not set), nothing but the number changes. Elsewhere the node gets its newer form (``opset_steps``), which
-is run beside the older one on made-up inputs (``opset_check``). Nodes of subgraphs and functions are
+are not set), only the number changes. Elsewhere the node gets its newer form (``opset_steps``), which is
+compared with the older one on made-up inputs (``opset_check``). Nodes of subgraphs and functions are
 converted like any other; inputs, outputs, weights and metadata are not touched.
 """
 
@@ -33,17 +33,17 @@ from onnx_admm.model.view import ModelView
 _HINT = "Export the model again at that opset."
 
 _OLDEST = 7
-"""Before it, operators broadcast by attributes and had modes of training: only equal forms are followed."""
+"""Opset before which operators had training modes and broadcast by attributes: only equal forms pass."""
 
 _NAMED_SINCE = 13
-"""The runtime's fusions trip over nodes without names from this opset on."""
+"""Opset from which on the runtime's fusions need named nodes."""
 
 _MOST_CONTENT = 1 << 16
-"""Elements up to which a constant input takes part in a comparison as it is."""
+"""Elements up to which a constant input takes part in a comparison with its own values."""
 
 
 def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | None = None) -> ModelView:
-    """A copy whose default opset lies in [at_least, at_most], moved no further than it must be.
+    """Return a copy whose default opset is in [at_least, at_most], changed no further than needed.
 
     Inputs, outputs and weights keep their names, types and shapes, so that weights can be written back by
     name. Every node that gets another form is run in both on made-up inputs.
@@ -77,7 +77,7 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
 
 
 def raise_opset(view: ModelView, needed: int) -> str | None:
-    """Raise the opset in place as far as is needed; why not, and nothing done, where it cannot be."""
+    """Raise the opset in place as far as needed; return why it cannot be, with nothing done."""
     if needed > view.opset:
         try:
             view.become(convert_opset(view, at_least=needed))
@@ -87,7 +87,7 @@ def raise_opset(view: ModelView, needed: int) -> str | None:
 
 
 def _check_tail(model: ir.Model, opset: int, target: int, where: str) -> None:
-    """Refuse where what stands behind map outputs, which no conversion reaches, means something else."""
+    """Refuse where nodes behind map outputs, which are not converted, would change their meaning."""
     tail = tail_of(model)
     for op_type in () if tail is None else sorted(tail.default_operators()):
         older, newer = _schema(op_type, opset), _schema(op_type, target)
@@ -109,7 +109,7 @@ def _relabel(model: ir.Model, target: int) -> None:
 
 @dataclass
 class _Conversion:
-    """One model on its way to another opset, in place."""
+    """Conversion of one model to another opset, in place."""
 
     view: ModelView
     opset: int
@@ -120,13 +120,19 @@ class _Conversion:
     _equal: set[bytes] = field(default_factory=set)
 
     def run(self) -> None:
-        """Give each node of the default domain the form it has at the target."""
+        """Convert each node of the default domain to the target."""
         changing = [pair for pair in self._nodes() if self._changes_form(*pair)]
         if not changing:
             return
-        twins = infer(self.view).twins  # while the model is still of one opset
-        self._shapes = {value: extents(twin) for value, twin in twins.items() if twin.shape is not None}
-        self._dtypes = {value: twin.dtype for value, twin in twins.items() if twin.dtype is not None}
+        inferred_copies = infer(self.view).inferred_copies  # while the model is still of one opset
+        self._shapes = {
+            value: extents(inferred)
+            for value, inferred in inferred_copies.items()
+            if inferred.shape is not None
+        }
+        self._dtypes = {
+            value: inferred.dtype for value, inferred in inferred_copies.items() if inferred.dtype is not None
+        }
         taken = taken_names(self.view.graph_ir)
         for node, opset in changing:
             edit = NodeEdit(node, self.target, self._shapes, self._dtypes, taken)
@@ -136,7 +142,7 @@ class _Conversion:
             self._check(edit, older, inputs)
 
     def _nodes(self) -> Iterator[tuple[ir.Node, int]]:
-        """Every node, and the opset it is of: a function has one of its own."""
+        """Yield every node, and its opset: a function has one of its own."""
         model = self.view.graph_ir
         bodies = [(model.graph, self.opset)]
         for function in model.functions.values():
@@ -148,7 +154,7 @@ class _Conversion:
                     yield node, opset
 
     def _changes_form(self, node: ir.Node, opset: int) -> bool:
-        """Whether a step leads to the target; refuses where there is none and one is needed."""
+        """Return whether a step leads to the target; refuse where one is needed and missing."""
         if any((node.op_type, version) in STEPS for version in range(opset + 1, self.target + 1)):
             return True
         self._require_same(node, opset, self.target)
@@ -196,7 +202,7 @@ class _Conversion:
 
 
 def _digest(older: Form, newer: Form, inputs: dict[str, Known]) -> bytes:
-    """The same for nodes that differ in names alone."""
+    """Return a digest that is equal for nodes that differ in names alone."""
     names: dict[str, str] = {}
     digest = hashlib.sha256()
     for form in (older, newer):
@@ -217,7 +223,7 @@ def _digest(older: Form, newer: Form, inputs: dict[str, Known]) -> bytes:
 
 
 def _means_the_same(node: ir.Node, opset: int, target: int) -> bool:
-    """Whether no version of the operator between the two opsets changes what the node means."""
+    """Return whether no version of the operator between the two opsets changes the node's meaning."""
     low, high = sorted((opset, target))
     older = _schema(node.op_type, low)
     if older is None:
@@ -234,7 +240,7 @@ def _means_the_same(node: ir.Node, opset: int, target: int) -> bool:
 
 
 def _only_adds(older: onnx.defs.OpSchema, newer: onnx.defs.OpSchema) -> bool:
-    """Whether what both versions can say means the same."""
+    """Return whether everything that both versions can express means the same."""
     before, after = _attributes(older), _attributes(newer)
     if (newer.name, newer.since_version) in STEPS:
         return False
@@ -244,7 +250,7 @@ def _only_adds(older: onnx.defs.OpSchema, newer: onnx.defs.OpSchema) -> bool:
 
 
 def _uses_only(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
-    """Whether a version has all that the node uses, and the node all that the version requires."""
+    """Return whether a version has all that the node uses, and the node has all that it requires."""
     required = {name for name, attribute in schema.attributes.items() if attribute.required}
     return (
         required <= set(node.attributes) <= set(schema.attributes)

@@ -1,10 +1,9 @@
-"""Operators whose form or meaning changed between opsets 7 and 26, and how a node gets its newer form.
+"""Operators whose form or meaning changed between opsets 7 and 26, and the conversion of their nodes.
 
-``STEPS`` has one function for each change that a newer number alone does not make: an attribute that became
-an input, a default that changed, an operator that was replaced. A step edits one node in place so that it
-means at the newer opset what it meant at the older one, or refuses. Sources: the operators' change log of
-ONNX; what the older texts leave open is what ONNX Runtime computes (Resize of opset 10, "nearest": floor
-where it enlarges, ceil where it shrinks).
+``STEPS`` has one function for each change beyond the number: an attribute that became an input, a default
+that changed, an operator that was replaced. A step edits one node in place so that it means the same at the
+newer opset, or refuses. Sources: the operators' change log of ONNX; where older texts are ambiguous, ONNX
+Runtime's behaviour (Resize of opset 10, "nearest": floor where it enlarges, ceil where it shrinks).
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ Array = npt.NDArray[Any]
 
 
 class NoStep(Exception):
-    """Why a node has no form at the newer opset; its text is the error's."""
+    """The reason why a node has no form at the newer opset; its text is the error's."""
 
 
 @dataclass
 class NodeEdit:
-    """One node on its way to a newer opset.
+    """One node during its conversion to a newer opset.
 
     Attributes:
         node: the node, in its graph.
-        target: the opset it goes to.
-        shapes: what is known of values: extents, None for unknown ones.
-        dtypes: element types as far as they are known.
+        target: the target opset.
+        shapes: known shapes of values: extents, None for unknown ones.
+        dtypes: known element types.
         taken: names of all values of the model.
-        origin: the operator that it was.
-        before: nodes that were put before it, in order.
+        origin: its original operator.
+        before: nodes that were inserted before it, in order.
     """
 
     node: ir.Node
@@ -55,28 +54,28 @@ class NodeEdit:
 
     @property
     def fragment(self) -> list[ir.Node]:
-        """What stands for the node now, in order."""
+        """The nodes that replace the node now, in order."""
         return [*self.before, self.node]
 
     def input(self, index: int) -> ir.Value | None:
-        """An input; None where it is left out."""
+        """Return an input; None where it is left out."""
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
     def data(self) -> ir.Value:
-        """The first input."""
+        """Return the first input."""
         value = self.input(0)
         if value is None:
             raise NoStep("its first input is left out")
         return value
 
     def constant(self, index: int) -> Array | None:
-        """The constant of an input; None where it is computed, or a caller may override it."""
+        """Return the constant of an input; None where it is computed, or a caller may override it."""
         value = self.input(index)
         tensor = None if value is None else constant_tensor(value)
         return None if tensor is None else np.asarray(tensor.numpy())
 
     def take(self, name: str, default: Any = None) -> Any:
-        """Remove an attribute; its value, ``default`` where it is not set."""
+        """Remove an attribute and return its value, ``default`` where it is not set."""
         attribute = self.node.attributes.pop(name, None)
         if attribute is not None and attribute.is_ref():
             raise NoStep(f"its attribute {name} comes from whoever calls the function")
@@ -97,7 +96,7 @@ class NodeEdit:
     def put(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:
-        """Put a node before this one; its output."""
+        """Insert a node before this one; return its output."""
         fresh = self._fresh(op_type, inputs, attributes or {})
         self._graph.insert_before(self.node, fresh)
         self.before.append(fresh)
@@ -106,7 +105,7 @@ class NodeEdit:
     def put_behind(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None = None
     ) -> None:
-        """Put a node behind this one, which reads its output and ``inputs`` and computes it from then on."""
+        """Insert a node behind this one, which reads its output and ``inputs`` and replaces the output."""
         dtype = self.node.outputs[0].dtype
         inner = self._fresh(
             self.node.op_type, self.node.inputs, {a.name: a for a in self.node.attributes.values()}
@@ -144,7 +143,7 @@ Step = Callable[[NodeEdit], None]
 
 
 def _attribute_to_input(name: str, index: int) -> Step:
-    """A list of integers that became an input; where it is not set, the input is left out."""
+    """Return a step for a list of integers that became an input; an unset one is left out."""
 
     def step(edit: NodeEdit) -> None:
         numbers = edit.take(name)
@@ -203,7 +202,7 @@ def _split_in_parts(edit: NodeEdit) -> None:
 
 
 def _flatten_around(edit: NodeEdit) -> None:
-    """Softmax and its like were over all axes from ``axis`` on, and are over one."""
+    """Convert Softmax and the like, which were over all axes from ``axis`` on, and are over one now."""
     axis, data = int(edit.take("axis", 1)), edit.data()
     shape = edit.shapes.get(data)
     if shape is not None:
@@ -235,7 +234,7 @@ def _upsample_to_resize(edit: NodeEdit) -> None:
 
 
 def _resize_11(edit: NodeEdit) -> None:
-    """``x_original = x_resized / scale``; the nearest is the one below, or above where the axis shrinks."""
+    """Convert ``x_original = x_resized / scale``; the nearest is below, or above where the axis shrinks."""
     scales, given = edit.constant(1), edit.input(1)
     edit.set("coordinate_transformation_mode", "asymmetric")
     edit.node.resize_inputs(3)
@@ -316,4 +315,4 @@ STEPS: Mapping[tuple[str, int], Step] = {
     ("Upsample", 10): _upsample_to_resize,
     **{(f"Reduce{kind}", 18): _attribute_to_input("axes", 1) for kind in _REDUCTIONS},
 }
-"""By operator and the opset of its change; any other change must be one of additions alone."""
+"""Steps by operator and the opset of its change; other changes must be additions alone."""

@@ -15,7 +15,7 @@ NodeKey = tuple[str, str]
 
 
 def annotate_nodes(view: ModelView, notes: Mapping[NodeKey, Mapping[str, str]]) -> None:
-    """Write notes by scope and name: on the node where the IR version has it, else on the model.
+    """Write notes by scope and name: on the node where the IR version allows, else on the model.
 
     Model-level keys are ``<key>:<node>``, the node's scope before its name. Notes with the same key are
     replaced.

@@ -1,4 +1,4 @@
-"""Rewrites into the forms onnxruntime-training has gradients for, on a copy: the outputs stay equal."""
+"""Rewrites into forms with gradients in onnxruntime-training, on a copy: the outputs stay equal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 
 def make_differentiable(graph: ir.Graph) -> None:
-    """Rewrite operators whose gradient (1.19.2) wants another form.
+    """Rewrite operators whose gradient (1.19.2) needs another form.
 
     - ``Sum`` has none: a chain of ``Add``.
-    - ``LayerNormalization`` wants its bias given and its mean and deviation as outputs.
+    - ``LayerNormalization`` needs its bias given and its mean and deviation as outputs.
     """
     for node in list(graph):
         if node.domain not in ("", "ai.onnx"):

@@ -1,4 +1,4 @@
-"""A model that gives, beside its outputs, what they are before anything squashes them."""
+"""A model with additional outputs: the values before a Softmax, Sigmoid or ArgMax."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_admm.model.view import ModelView
 _SQUASHING = operators_with(Trait.SQUASHES)
 
 _COMPARING = operators_with(Trait.COMPARES)
-"""Operators behind which a value says only on which side of something it was."""
+"""Operators whose result is only that of a comparison."""
 
 _COUNTING = {
     "Add", "And", "Concat", "CumSum", "Div", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or", "ReduceMax",
@@ -30,14 +30,14 @@ _SCORE_NAME = re.compile(r"logit|prob|score|class|label|softmax|pred", re.IGNORE
 
 @dataclass(frozen=True, slots=True)
 class OutputRoles:
-    """What the outputs of a model are, as far as the graph tells.
+    """Roles of a model's outputs, as far as the graph determines them.
 
     Attributes:
-        classes: where the classes are; None where the graph makes it no classifier.
-        squashed: outputs that a Softmax, a Sigmoid or the like gives.
-        counting: outputs that only compare, round or count what is computed before them.
-        may_classify: whether floats of the form of scores, (n, c), may be some where no label tells: a
-            regressor's are none.
+        classes: the class axis; None where the graph makes it no classifier.
+        squashed: outputs of a Softmax, a Sigmoid or the like.
+        counting: outputs that only compare, round or count computed values.
+        may_classify: whether floats of the form of scores, (n, c), may be scores without labels; not a
+            regressor's.
     """
 
     classes: ClassAxis | None = None
@@ -47,12 +47,12 @@ class OutputRoles:
 
 
 def output_roles(view: ModelView) -> OutputRoles:
-    """What the outputs of a model are."""
+    """Return the roles of a model's outputs."""
     return OutputRoles(class_axis(view), squashed_outputs(view), counting_outputs(view))
 
 
 def may_classify(view: ModelView) -> bool:
-    """Whether the first output may be scores of classes: the graph makes it so, or its name says it."""
+    """Return whether the first output may be scores of classes, by the graph or by its name."""
     if not view.graph_ir.graph.outputs:
         return False
     first = first_computed(view.graph_ir.graph).name or ""
@@ -61,11 +61,11 @@ def may_classify(view: ModelView) -> bool:
 
 
 def with_scores(view: ModelView) -> ModelView:
-    """A fork that also gives what goes into a closing Softmax, Sigmoid or ArgMax, as ``<output>::score``.
+    """Return a fork with the inputs of a closing Softmax, Sigmoid or ArgMax as outputs ``<output>::score``.
 
-    Where those saturate, an output hardly moves whatever happens before it; in front of them a difference
-    shows. So do the values that an output only compares, rounds or counts: ``<output>::score.1`` and so on
-    are further ones. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
+    Where those saturate, an output hardly changes with the values before it; in front of them a difference
+    shows. The values that an output only compares, rounds or counts are further ones: ``<output>::score.1``
+    and so on. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
     """
     fork = view.fork()
     outputs = fork.graph_ir.graph.outputs
@@ -82,33 +82,33 @@ def with_scores(view: ModelView) -> ModelView:
 
 
 def squashed_outputs(view: ModelView) -> frozenset[str]:
-    """Outputs of the main graph that a Softmax, a Sigmoid or the like gives."""
+    """Return the outputs of the main graph that a Softmax, a Sigmoid or the like gives."""
     outputs = view.graph_ir.graph.outputs
     return frozenset(output.name or "" for output in outputs if _score(output) is not None)
 
 
 def counting_outputs(view: ModelView) -> frozenset[str]:
-    """Outputs of the main graph that only compare, round or count what is computed before them."""
+    """Return the outputs of the main graph that only compare, round or count what is computed before them."""
     outputs = view.graph_ir.graph.outputs
     return frozenset(output.name or "" for output in outputs if _compared(output))
 
 
 def score_name(output: str) -> str:
-    """How an output's score is called."""
+    """Return the name of an output's score."""
     return f"{output}{_SCORE}"
 
 
 def scored_output(name: str) -> str | None:
-    """The output whose score goes by this name; None for an output of the model's own."""
+    """Return the output of a score with this name; None for an output of the model's own."""
     output, mark, _ = name.rpartition(_SCORE)
     return output if mark else None
 
 
 def is_judged(name: str, counting: Collection[str]) -> bool:
-    """Whether an output's own error tells what a change did: a count's does not, the values before it do.
+    """Return whether an output's own error is meaningful: a count's is not, the values before it are used.
 
     Args:
-        name: of an output, or of a score.
+        name: name of an output, or of a score.
         counting: outputs that only compare, round or count.
     """
     output = scored_output(name)
@@ -116,7 +116,7 @@ def is_judged(name: str, counting: Collection[str]) -> bool:
 
 
 def _score(output: ir.Value) -> ir.Value | None:
-    """What goes into the last squashing operator before the output; None without one."""
+    """Return the input of the last squashing operator before the output; None without one."""
     value, score = output, output
     while (node := value.producer()) is not None and (source := _source(node)) is not None:
         value = source
@@ -126,7 +126,7 @@ def _score(output: ir.Value) -> ir.Value | None:
 
 
 def _compared(output: ir.Value) -> list[ir.Value]:
-    """The real values that an output only compares, rounds or counts; nothing where it gives others too."""
+    """Return the real values that an output only compares, rounds or counts; else nothing."""
     found: dict[ir.Value, None] = {}
     pending, seen = [output], {output}
     while pending:
@@ -149,14 +149,14 @@ def _compared(output: ir.Value) -> list[ir.Value]:
 
 
 def _is_real(value: ir.Value) -> bool:
-    """Whether a node computes it, and it is not known to hold whole numbers."""
+    """Return whether a node computes it, and it is not known to be of whole numbers."""
     node = value.producer()
     is_whole = value.dtype is not None and not value.dtype.is_floating_point()
     return node is not None and node.op_type not in ("Constant", "Shape", "Size") and not is_whole
 
 
 def _source(node: ir.Node) -> ir.Value | None:
-    """What a squashing or moving operator works on; None for any other."""
+    """Return the data input of a squashing or moving operator; None for any other."""
     if node.domain not in ("", "ai.onnx") or not node.inputs:
         return None
     if node.op_type == "Div":

@@ -1,4 +1,4 @@
-"""A look inside a model: who uses a weight, and the same graph with inner values as its outputs."""
+"""Uses of a weight, and the same graph with inner values as its outputs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from onnx_admm.model.view import ModelView
 
 @dataclass(frozen=True, slots=True)
 class WeightUse:
-    """One node that reads a weight, and which of its inputs the weight is."""
+    """One node that reads a weight, and the index of the weight's input."""
 
     node: NodeRef
     index: int
 
 
 def weight_uses(view: ModelView, site: WeightSite) -> tuple[WeightUse, ...]:
-    """Every node that reads the site's weight, in graph order."""
+    """Return every node that reads the site's weight, in graph order."""
     found = view.found_sites()[site.name]
     return tuple(WeightUse(NodeRef(node, site.scope), index) for node, index in found.uses)
 
 
-def tapped(view: ModelView, names: Sequence[str]) -> ModelView:
-    """A fork that computes the named values of the main graph and nothing else; its inputs stay.
+def expose_values(view: ModelView, names: Sequence[str]) -> ModelView:
+    """Return a fork that computes the named values of the main graph and nothing else; its inputs stay.
 
     Args:
         view: the model.

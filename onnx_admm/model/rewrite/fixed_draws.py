@@ -1,7 +1,7 @@
-"""Copies of models that draw random numbers, with the same draws in every run: for measuring alone.
+"""Copies of models that draw random numbers, with the same draws in every run, for measurements.
 
-A model that draws differs from itself from one run to the next, so nothing can be told of it by comparing
-outputs. In the copy a table of numbers, drawn once, stands for each random operator and is read repeatedly:
+A model that draws differs from itself from one run to the next, so outputs cannot be compared. In the copy a
+table of numbers, drawn once, replaces each random operator and is read repeatedly:
 
     flat = table[range(size) mod len(table)],  draws = reshape(flat, shape)
 
@@ -36,15 +36,15 @@ _DROPOUT_RATIO = 0.5
 
 
 def random_operators(view: ModelView) -> Mapping[str, int]:
-    """How many nodes draw random numbers, by operator; subgraphs and functions are included."""
+    """Return the number of nodes that draw random numbers, by operator, subgraphs and functions included."""
     return Counter(node.op_type for node, _ in _random_nodes(view.graph_ir))
 
 
 def with_fixed_draws(view: ModelView) -> ModelView:
-    """The model itself, or a fork in which each random operator gives the same numbers in every run.
+    """Return the model, or a fork whose random operators give the same numbers in every run.
 
-    A distribution stays what it is; consecutive numbers are independent up to the length of the table. Models
-    of an opset below 11 are left as they are.
+    A distribution stays the same; consecutive numbers are independent up to the length of the table. Models
+    of an opset below 11 are left unchanged.
     """
     if view.opset < _LEAST_OPSET or not random_operators(view):
         return view
@@ -64,7 +64,7 @@ def with_fixed_draws(view: ModelView) -> ModelView:
 
 
 def _random_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Graph | ir.Function]]:
-    """Random nodes, and the graph or function that each stands in."""
+    """Yield the random nodes, and the graph or function of each."""
     places: tuple[ir.Graph | ir.Function, ...] = (*model.graphs(), *model.functions.values())
     for place in places:
         for node in place:
@@ -73,7 +73,7 @@ def _random_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Graph | ir.Func
 
 
 def _draws(node: ir.Node) -> bool:
-    """Whether a node draws: a Dropout only in training mode."""
+    """Return whether a node draws: a Dropout only in training mode."""
     if node.op_type != "Dropout":
         return True
     mode = node.inputs[2] if len(node.inputs) > 2 else None
@@ -84,29 +84,29 @@ def _draws(node: ir.Node) -> bool:
 
 
 class _Writer:
-    """Nodes in the making."""
+    """Adds nodes to a graph."""
 
     def __init__(self, taken: set[str | None], opset: int, rng: np.random.Generator) -> None:
         self.nodes: list[ir.Node] = []
         self._taken, self._opset, self._rng = taken, opset, rng
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Array:
-        """A table of uniform numbers, below ``high``."""
+        """Return a table of uniform numbers, below ``high``."""
         return np.minimum(self._rng.uniform(low, high, _LENGTH).astype(np.float32), np.float32(high))
 
     def normal(self, mean: float, scale: float) -> Array:
-        """A table of normal numbers."""
+        """Return a table of normal numbers."""
         return self._rng.normal(mean, scale, _LENGTH).astype(np.float32)
 
     def constant(self, array: Array) -> ir.Value:
-        """A constant."""
+        """Add a constant."""
         tensor = ir.serde.deserialize_tensor(tensor_proto("", np.asarray(array)))
         return self.add("Constant", [], tensor.dtype, value=tensor)
 
     def add(
         self, op_type: str, inputs: list[ir.Value | None], dtype: ir.DataType, **attributes: Any
     ) -> ir.Value:
-        """A node, and its output of this type."""
+        """Add a node, and return its output of this type."""
         node = ir.node(op_type, inputs, attributes, name="")
         node.outputs[0].name = free_name("fixed_draw", self._taken)
         node.outputs[0].type = ir.TensorType(dtype)
@@ -114,7 +114,7 @@ class _Writer:
         return node.outputs[0]
 
     def spread(self, table: Array, shape: ir.Value) -> ir.Value:
-        """A tensor of the given shape, with the numbers of the table over and over."""
+        """Return a tensor of the given shape, filled by repetition of the table."""
         zero, one = self.constant(np.array(0)), self.constant(np.array(1))
         size = self.add("ReduceProd", [shape], _LONG, keepdims=0)
         places = self.add("Range", [zero, size, one], _LONG)
@@ -124,14 +124,14 @@ class _Writer:
         return self.add("Reshape", [flat, shape], _FLOAT, **allowed)
 
     def cast_like(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
-        """A value in the type of another one, as far as that is known."""
+        """Return a value in the type of another one, as far as that is known."""
         if self._opset >= _OPSET_OF_CASTLIKE:
             return self.add("CastLike", [value, like], _FLOAT)
         dtype = None if like is None else like.dtype
         return value if dtype is None else self.add("Cast", [value], dtype, to=dtype)
 
     def shape_of(self, value: ir.Value | None) -> ir.Value:
-        """The shape of a value."""
+        """Return the shape of a value."""
         return self.add("Shape", [value], _LONG)
 
 
@@ -141,14 +141,14 @@ def _number(node: ir.Node, name: str, default: Any) -> Any:
 
 
 def _shape(node: ir.Node, writer: _Writer) -> ir.Value:
-    """The shape a node asks for: of its input, or its attribute."""
+    """Return the shape of a node's draws: of its input, or its attribute."""
     if node.op_type.endswith("Like") or node.op_type == "Bernoulli":
         return writer.shape_of(node.inputs[0])
     return writer.constant(np.array(_number(node, "shape", ()), np.int64))
 
 
 def _table_form(node: ir.Node, writer: _Writer) -> list[ir.Value]:
-    """RandomNormal, RandomUniform and those like an input."""
+    """Return the draws of RandomNormal, RandomUniform and their ``Like`` forms."""
     if "Normal" in node.op_type:
         table = writer.normal(_number(node, "mean", 0.0), _number(node, "scale", 1.0))
     else:
@@ -158,14 +158,14 @@ def _table_form(node: ir.Node, writer: _Writer) -> list[ir.Value]:
 
 
 def _bernoulli(node: ir.Node, writer: _Writer) -> list[ir.Value]:
-    """``u < p``."""
+    """Return ``u < p``."""
     drawn = writer.spread(writer.uniform(), _shape(node, writer))
     shares = writer.add("Cast", [node.inputs[0]], _FLOAT, to=_FLOAT)
     return [_as_asked(node, writer.add("Less", [drawn, shares], _BOOL), writer)]
 
 
 def _multinomial(node: ir.Node, writer: _Writer) -> list[ir.Value]:
-    """``argmax(logits + g)`` for each sample, with g from the standard Gumbel distribution."""
+    """Return ``argmax(logits + g)`` for each sample, with g from the standard Gumbel distribution."""
     count = int(_number(node, "sample_size", 1))
     logits = writer.add("Cast", [node.inputs[0]], _FLOAT, to=_FLOAT)
     one, many = (writer.constant(np.array([n], np.int64)) for n in (1, count))
@@ -180,7 +180,7 @@ def _multinomial(node: ir.Node, writer: _Writer) -> list[ir.Value]:
 
 
 def _dropout(node: ir.Node, writer: _Writer) -> list[ir.Value]:
-    """``x * (u >= r) / (1 - r)``, with ``r = 0`` outside training."""
+    """Return ``x * (u >= r) / (1 - r)``, with ``r = 0`` outside training."""
     data, *rest = node.inputs
     ratio = rest[0] if rest and rest[0] is not None else writer.constant(np.array(_DROPOUT_RATIO, np.float32))
     trains = writer.add("Cast", [rest[1]], _FLOAT, to=_FLOAT)
@@ -194,7 +194,7 @@ def _dropout(node: ir.Node, writer: _Writer) -> list[ir.Value]:
 
 
 def _as_asked(node: ir.Node, drawn: ir.Value, writer: _Writer) -> ir.Value:
-    """The draws in the type that the node gives: the stated one, or its input's."""
+    """Return the draws in the type of the node's output: the stated one, or its input's."""
     stated = _number(node, "dtype", None)
     if stated is not None:
         return writer.add("Cast", [drawn], ir.DataType(stated), to=ir.DataType(stated))

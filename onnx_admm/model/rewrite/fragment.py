@@ -1,8 +1,8 @@
-"""A piece of graph to be added, as plain data, and the bytes it takes in a model file.
+"""A piece of graph to be added, as plain data, and its bytes in a model file.
 
 Sizes follow the protobuf wire format (a varint takes one byte for every 7 bits; a field costs its tag and, if
-it is a message, its length) and onnx.proto: names are counted as one character each, as ``minify``
-makes them while there are no more than about fifty.
+it is a message, its length) and onnx.proto: names are counted as one character each, as ``minify`` makes them
+while there are no more than about fifty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SINCE = {
 """Oldest opset at which an operator has the inputs and element types that decoders use."""
 
 _TYPE_SINCE = {"float8_e4m3fn": (19, 9), "int4": (21, 10), "uint4": (21, 10)}
-"""Oldest opset and IR version that know an element type."""
+"""Oldest opset and IR version with an element type."""
 
 _NAME = 3  # tag, length, one character
 
@@ -42,10 +42,10 @@ class NodeSpec:
 
 
 class Fragment:
-    """Nodes in order and the constants they read, written for one opset.
+    """Nodes in order and their constants, written for one opset.
 
     Args:
-        opset: version of the default operator set the nodes are written for.
+        opset: version of the default operator set of the nodes.
     """
 
     def __init__(self, opset: int) -> None:
@@ -56,7 +56,7 @@ class Fragment:
         self._count = 0
 
     def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
-        """Name of a constant of that content; equal ones are stored once."""
+        """Return the name of a constant of that content; equal ones are stored once."""
         content = np.ascontiguousarray(np.asarray(array, dtype)).reshape(np.shape(array))
         key = (content.dtype.name, content.shape, content.tobytes())
         if key not in self._known:
@@ -65,13 +65,13 @@ class Fragment:
         return self._known[key]
 
     def add(self, op_type: str, *inputs: str, **attributes: AttributeValue) -> str:
-        """Append a node with one output; the output's name."""
+        """Append a node with one output; return the output's name."""
         return self.add_many(op_type, inputs, 1, **attributes)[0]
 
     def add_many(
         self, op_type: str, inputs: Sequence[str], outputs: int, **attributes: AttributeValue
     ) -> tuple[str, ...]:
-        """Append a node; its outputs' names."""
+        """Append a node; return its outputs' names."""
         names = tuple(self._fresh() for _ in range(outputs))
         self.nodes.append(NodeSpec(op_type, tuple(inputs), names, attributes))
         return names
@@ -94,7 +94,7 @@ class Fragment:
 
     @property
     def least_ir_version(self) -> int:
-        """Least IR version that knows the types used and initializers that are no inputs."""
+        """Least IR version with the types used and initializers that are no inputs."""
         types = [_TYPE_SINCE.get(array.dtype.name, (1, 1))[1] for array in self.constants.values()]
         return max((LEAST_IR_VERSION, *types))
 
@@ -104,14 +104,14 @@ class Fragment:
 
 
 def tensor_bytes(array: Array) -> int:
-    """Bytes an initializer adds to the graph message (TensorProto in GraphProto.initializer)."""
+    """Return the bytes an initializer adds to the graph message (TensorProto in GraphProto.initializer)."""
     content = content_bytes(array)
     dims = sum(1 + varint_bytes(extent) for extent in array.shape)
     return _message(dims + 2 + _NAME + 1 + varint_bytes(content) + content)
 
 
 def node_bytes(node: NodeSpec) -> int:
-    """Bytes a node adds to the graph message (NodeProto in GraphProto.node)."""
+    """Return the bytes a node adds to the graph message (NodeProto in GraphProto.node)."""
     ports = sum(_NAME if name else 2 for name in (*node.inputs, *node.outputs))
     attributes = sum(_attribute_bytes(name, value) for name, value in node.attributes.items())
     return _message(ports + 2 + len(node.op_type) + attributes)

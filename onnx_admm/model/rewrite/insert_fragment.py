@@ -1,4 +1,4 @@
-"""Adding a fragment to a model, and putting what it computes in the place of stored constants."""
+"""Adds a fragment to a model, and replaces stored constants by its results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from onnx_admm.model.view import ModelView
 
 
 def insert_fragment(view: ModelView, fragment: Fragment, replacements: Mapping[str, str]) -> None:
-    """Put ``fragment`` in front of the main graph; readers of a stored constant read its output instead.
+    """Insert ``fragment`` in front of the main graph; readers of a stored constant read its output.
 
     Args:
         view: the model; its opset must be the fragment's.
-        fragment: nodes and constants; their names are made free of clashes.
+        fragment: nodes and constants; their names are made unique.
         replacements: name of a site, or of a stored constant of the main graph -> name in the fragment. The
-            constant goes, and what is computed in its place takes its name; subgraphs read it from outside.
+            constant is removed, and its replacement takes its name; subgraphs read it from outside.
 
     Raises:
         UsageError: no constant of that name, or a fragment of another opset.
@@ -66,10 +66,12 @@ def clear_input(view: ModelView, value_name: str, slots: Mapping[str, int]) -> i
     """Leave out an optional input wherever it reads the constant ``value_name``.
 
     Args:
+        view: the model.
+        value_name: name of the constant.
         slots: operator -> index of the optional input.
 
     Returns:
-        How many nodes changed.
+        Number of changed nodes.
     """
     cleared = 0
     for node in view.graph_ir.graph.all_nodes():

@@ -1,4 +1,4 @@
-"""Decoding an encoded table behind the lookup of its rows, where nothing else reads it (see ``lookups``)."""
+"""Decodes an encoded table behind the lookup of its rows, where no other node reads it (see ``lookups``)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from onnx_admm.model.view import ModelView
 
 
 def decode_behind_lookups(view: ModelView, names: Iterable[str]) -> tuple[str, ...]:
-    """Move the decoders of tables behind the nodes that look their rows up; outputs stay, to the bit.
+    """Move the decoders of tables behind the nodes that look up rows; outputs stay, to the bit.
 
     Args:
         view: the model, in place.
-        names: of encoded sites; those that something else reads too, or that are not decoded from integers
+        names: names of encoded sites; those that other nodes read too, or that are not decoded from integers
             with one scale or one for each row, are left.
 
     Returns:
@@ -47,7 +47,7 @@ class _Tail:
 
 
 def _move(view: ModelView, name: str) -> ir.Value | None:
-    """Decode one table behind its lookups; its codes, None where it is left."""
+    """Decode one table behind its lookups; return its codes, None where it is left."""
     found = view.found_sites().get(name)
     if found is None or found.lookup is not None or found.value.is_graph_output():
         return None
@@ -95,7 +95,7 @@ def _producer(node: ir.Node) -> ir.Node | None:
 
 
 def _decode_behind(node: ir.Node, tail: _Tail, taken: set[str | None]) -> None:
-    """Put the lookup of codes and the steps of the decoder in the place of a lookup of values."""
+    """Replace a lookup of values by a lookup of codes and the steps of the decoder."""
     steps: list[ir.Node] = []
     indices, graph = node.inputs[1], node.graph
 

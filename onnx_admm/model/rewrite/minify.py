@@ -1,4 +1,4 @@
-"""Leaving out what a model file says without need: names, doc strings, defaults, shapes that follow."""
+"""Removes what a model file does not need: names, doc strings, defaults, implied shapes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _WEIGHTED = operators_with(Trait.CONVOLVES) - operators_with(Trait.INTEGER)
 _GRAPH_NAME = "g"
 _OWN_KEYS = "onnx_admm."
 _EXPORTER_KEYS = "pkg."
-"""Stack traces, names of classes and rules of rewriting, as PyTorch's exporters note them on each node."""
+"""Stack traces, class names and rewriting rules, as PyTorch's exporters note them on each node."""
 
 
 def lift_constants(view: ModelView) -> None:
-    """Constant nodes of the main graph become initializers, which take about 25 bytes less each."""
+    """Convert Constant nodes of the main graph to initializers, which takes about 25 bytes less each."""
     if view.ir_version >= LEAST_IR_VERSION:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(view.graph_ir)
 
 
 def erase_defaults(view: ModelView) -> None:
-    """Remove attributes that say what the operator set says anyway, and kernel shapes the weight tells."""
+    """Remove attributes that equal the operator set's defaults, and kernel shapes that the weight implies."""
     model = view.graph_ir
     bodies = [(function.all_nodes(), function.opset_imports) for function in model.functions.values()]
     for nodes, imports in ((model.graph.all_nodes(), model.opset_imports), *bodies):
@@ -53,7 +53,7 @@ def erase_defaults(view: ModelView) -> None:
 
 
 def erase_noops(view: ModelView) -> None:
-    """Remove nodes of the main graph that hand their input on: Identity, Dropout outside training."""
+    """Remove nodes of the main graph that only pass their input on: Identity, Dropout outside training."""
     for node in list(view.graph_ir.graph):
         source = node.inputs[0] if node.inputs else None
         if source is not None and _is_noop(node):
@@ -70,7 +70,7 @@ def erase_text(view: ModelView) -> None:
         for value in (*kept, *graph.initializers.values()):
             value.doc_string = None
         for node in graph:
-            node.name, node.doc_string = "", None  # without a name (None) it would be given one
+            node.name, node.doc_string = "", None  # with None it would get a name
             for attribute in node.attributes.values():
                 attribute.doc_string = None
             for value in node.outputs:
@@ -81,9 +81,9 @@ def erase_text(view: ModelView) -> None:
 
 
 def erase_metadata(view: ModelView) -> None:
-    """Remove ``metadata_props`` everywhere, the model's doc string, and who made the model.
+    """Remove ``metadata_props`` everywhere, the model's doc string, and the producer.
 
-    Keys that start with ``onnx_admm.`` stay: whether they are written is for their writers to say.
+    Keys that start with ``onnx_admm.`` stay: their writers decide about them.
     """
     model = view.graph_ir
     model.producer_name = model.producer_version = model.domain = None
@@ -100,7 +100,7 @@ def erase_metadata(view: ModelView) -> None:
 
 
 def erase_exporter_text(view: ModelView) -> int:
-    """Remove what exporters write for people: doc strings below the model, ``pkg.*`` notes on nodes.
+    """Remove exporters' text for people: doc strings below the model, ``pkg.*`` notes on nodes.
 
     The model's own doc string and metadata stay, and so does other metadata of nodes and values: users put it
     there.
@@ -125,7 +125,7 @@ def erase_exporter_text(view: ModelView) -> int:
 
 
 def _strip_notes(metadata: MutableMapping[str, str]) -> int:
-    """Remove an exporter's notes; the characters they had."""
+    """Remove an exporter's notes; return their number of characters."""
     notes = [key for key in metadata if key.startswith(_EXPORTER_KEYS) or key == "namespace"]
     return sum(len(key) + len(metadata.pop(key)) for key in notes)
 
@@ -138,7 +138,7 @@ def _strip(metadata: MutableMapping[str, str]) -> None:
 def shorten_value_names(view: ModelView) -> None:
     """Name inner values by use, the most used the shortest; names of inputs and outputs stay.
 
-    Function bodies keep their names: they are few, and their inputs are part of how they are read.
+    Function bodies keep their names: they are few, and their inputs are part of their interface.
     """
     model = view.graph_ir
     fixed = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}

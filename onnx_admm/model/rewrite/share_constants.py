@@ -1,4 +1,4 @@
-"""Equal constants stored once: in several places, in branches of an If, or one the transpose of another."""
+"""Equal constants stored once: in several places, in branches of an If, or transposed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from onnx_admm.model.view import ModelView
 
 _LEAST_BYTES = 256
 _LEAST_TRANSPOSED_BYTES = 4096
-"""A Transpose node and its name take some forty bytes, and a runtime folds it at load."""
+"""Size from which on a Transpose pays: it takes some forty bytes; a runtime folds it at load."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedConstant:
-    """A constant that is stored no more.
+    """A constant that is no longer stored.
 
     Attributes:
-        name: what it was called; of a Constant node without an output name, the node.
-        kept: the constant that takes its place.
-        nbytes: that it took.
+        name: its name; of a Constant node without an output name, the node's.
+        kept: the constant that replaces it.
+        nbytes: its bytes.
         is_transposed: whether the other is its transpose.
     """
 
@@ -38,10 +38,10 @@ class SharedConstant:
 
 
 def share_equal_constants(view: ModelView) -> tuple[SharedConstant, ...]:
-    """Store each matrix once, whatever graph reads it; functions are left, since they see no other graph.
+    """Store each matrix once for all graphs; functions are left, since they see no other graph.
 
-    A vector stays even where another is equal: passes change vectors (biases, statistics) one by one. What is
-    an output, or a default that a caller may override, stays too.
+    A vector stays even where another is equal: passes change vectors (biases, statistics) one by one.
+    Outputs, and defaults that a caller may override, stay too.
     """
     model = view.graph_ir
     shared: list[SharedConstant] = []
@@ -62,7 +62,7 @@ def share_equal_constants(view: ModelView) -> tuple[SharedConstant, ...]:
 
 
 def _candidates(model: ir.Model) -> Mapping[tuple[str, tuple[int, ...]], list[ir.Value]]:
-    """Constants of one type and, but for their order, the same extents, where there are two or more."""
+    """Return constants of one type and the same extents in any order, where there are two or more."""
     found: dict[tuple[str, tuple[int, ...]], list[ir.Value]] = defaultdict(list)
     for graph in (model.graph, *(graph for graph in model.graphs() if graph is not model.graph)):
         for value in _stored(graph):
@@ -106,7 +106,7 @@ def _name(value: ir.Value) -> str:
 
 
 def _replace(value: ir.Value, other: ir.Value) -> None:
-    """Have everything read another value, and remove the constant."""
+    """Redirect all readers to another value, and remove the constant."""
     value.replace_all_uses_with(other)
     producer = value.producer()
     if producer is not None and producer.graph is not None:
@@ -116,7 +116,7 @@ def _replace(value: ir.Value, other: ir.Value) -> None:
 
 
 def _as_initializer(model: ir.Model, kept: dict[bytes, ir.Value], key: bytes) -> ir.Value:
-    """The kept constant as an initializer of the main graph, where every graph but a function's sees it."""
+    """Return the kept constant as an initializer of the main graph, visible to all graphs but functions."""
     value = kept[key]
     if value.is_initializer() and value.graph is model.graph:
         return value
@@ -140,7 +140,7 @@ def _as_initializer(model: ir.Model, kept: dict[bytes, ir.Value], key: bytes) ->
 
 
 def _transpose(model: ir.Model, source: ir.Value, array: np.ndarray, replaced: ir.Value) -> ir.Value:
-    """The transpose of a constant, computed at the beginning of the main graph."""
+    """Return the transpose of a constant, computed at the beginning of the main graph."""
     node = ir.node("Transpose", [source], {"perm": [1, 0]})
     output = node.outputs[0]
     output.name = free_name(_name(replaced), taken_names(model) - {replaced.name})

@@ -1,4 +1,4 @@
-"""Marks on weights that are to be written as sparse tensors (see ``sparse_storage``)."""
+"""Marks on weights that are to be written as sparse tensors (see ``sparse_tensors``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_admm.model.view import ModelView
 
 
 def mark_sparse(view: ModelView, names: Iterable[str]) -> None:
-    """Have these initializers of the main graph written sparse.
+    """Mark these initializers of the main graph to be written sparse.
 
     Raises:
         UsageError: no initializer of that name.
@@ -30,18 +30,18 @@ def mark_sparse(view: ModelView, names: Iterable[str]) -> None:
 
 
 def initializer_names(view: ModelView) -> frozenset[str]:
-    """What can be marked: initializers of the main graph."""
+    """Return the names that can be marked: initializers of the main graph."""
     return frozenset(view.graph_ir.graph.initializers)
 
 
 def mark_dense(view: ModelView) -> None:
-    """Have every tensor of the model written dense, those of subgraphs and Constant nodes too."""
+    """Mark every tensor of the model to be written dense, those of subgraphs and Constant nodes too."""
     for value, tensor in list(_marked(view)):
         replace_constant(value, tensor.numpy())
 
 
 def marked_sparse(view: ModelView) -> frozenset[str]:
-    """Names of the constants that will be written sparse."""
+    """Return the names of the constants that will be written sparse."""
     return frozenset(value.name or "" for value, _ in _marked(view))
 
 

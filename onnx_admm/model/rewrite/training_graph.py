@@ -1,8 +1,9 @@
-"""The training form of a model: a lowered copy that computes one scalar loss, ADMM's terms included.
+"""The training graph of a model: a lowered copy that computes one scalar loss, ADMM's terms included.
 
 For every trained weight W the copy computes ``W_eff = W * free + fixed`` (masked retraining, levels fixed a
 fraction at a time) and adds ``rho/2 * ||W_eff - target||^2`` to the loss (the augmented term of ADMM-NN,
-arXiv 1812.11677 section 3). ``free``, ``fixed``, ``target`` and ``rho`` are initializers the trainer sets.
+arXiv 1812.11677 section 3). ``free``, ``fixed``, ``target`` and ``rho`` are initializers that the trainer
+sets.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
 MAX_OPSET, MAX_IR = 21, 10
-"""What onnxruntime-training-cpu 1.19.2 loads."""
+"""Newest versions that onnxruntime-training-cpu 1.19.2 loads."""
 
 _INITIALIZERS_ALONE = 4
 """The IR version from which an initializer need not be a graph input too."""
@@ -38,7 +39,7 @@ MIN_OPSET = 13
 """Gemm has a gradient from opset 11; the loss operators used here need 13."""
 
 LABELS, TEACHER = "admm::labels", "admm::teacher"
-"""Names of the inputs that the training graph has beside the model's own."""
+"""Names of the training graph's inputs in addition to the model's own."""
 
 _PLAIN = {"Identity", "Cast", "Squeeze", "ZipMap"}
 _SHAPE_KEEPING = {"Softmax", "LogSoftmax", "Hardmax", "Identity", "Cast"}
@@ -47,15 +48,15 @@ _PREFIX = "admm::"
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """Which terms the scalar loss has.
+    """Terms of the scalar loss.
 
     Attributes:
         label_weight: factor of the cross-entropy against integer labels.
         divergence_weight: factor of T^2 KL(teacher || student), fed as teacher probabilities.
         squared_weight: factor of the mean squared error against the teacher's outputs.
         temperature: T of the divergence.
-        class_axis: of the logits; not negative.
-        rank: of the logits.
+        class_axis: class axis of the logits; not negative.
+        rank: rank of the logits.
         ignored_label: a label that is ignored.
     """
 
@@ -70,14 +71,14 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class TrainingForm:
-    """A serialised training graph and the names that steer it.
+    """A serialised training graph and the names that control it.
 
     Attributes:
         proto: ModelProto bytes; its only output is the loss.
         trained: names of the trained tensors, the same as in the user's model.
-        steered: parameter names that hold targets, masks and penalties.
-        inputs: what the trainer feeds beside the model's own inputs: ``LABELS``, one for each place of each
-            sample, shape (places,), and ``TEACHER``, of the logits' shape.
+        steered: names of parameters with targets, masks and penalties.
+        inputs: inputs in addition to the model's own: ``LABELS``, one for each place of each sample, shape
+            (places,), and ``TEACHER``, of the logits' shape.
     """
 
     proto: bytes
@@ -87,38 +88,38 @@ class TrainingForm:
 
 
 def weight_input_name(weight: str) -> str:
-    """Parameter that holds the 0/1 mask of trained entries."""
+    """Return the name of the parameter with the 0/1 mask of trained entries."""
     return f"{_PREFIX}free::{weight}"
 
 
 def fixed_name(weight: str) -> str:
-    """Parameter that holds the values of entries that are not trained."""
+    """Return the name of the parameter with the values of entries that are not trained."""
     return f"{_PREFIX}fixed::{weight}"
 
 
 def target_name(weight: str) -> str:
-    """Parameter that holds ADMM's ``Z - U``."""
+    """Return the name of the parameter with ADMM's ``Z - U``."""
     return f"{_PREFIX}target::{weight}"
 
 
 def rho_name(weight: str) -> str:
-    """Parameter that holds half of ADMM's penalty, shape (1,)."""
+    """Return the name of the parameter with half of ADMM's penalty, shape (1,)."""
     return f"{_PREFIX}rho::{weight}"
 
 
 def parse_form(proto: bytes) -> onnx.ModelProto:
-    """The training graph as the protobuf the artifact builder takes."""
+    """Return the training graph as the protobuf that the artifact builder takes."""
     return onnx.load_from_string(proto)
 
 
 def cut_at_logits(model: ModelView) -> tuple[ModelView, ClassAxis | None]:
-    """A fork whose only output is what the first output is made of: the scores of a classifier.
+    """Return a fork whose only output is the logits of the first output.
 
     A classifier is cut in front of its Softmax or ArgMax (see ``class_axis``). Where the classes lie along
-    several axes together, those are made one, the last.
+    several axes together, these are joined as the last axis.
 
     Returns:
-        The fork, and where the scores have their classes; None for any other model.
+        The fork, and the class axis of the scores; None for any other model.
     """
     cut = model.fork()
     drop_tail(cut.graph_ir)
@@ -145,7 +146,7 @@ def cut_at_logits(model: ModelView) -> tuple[ModelView, ClassAxis | None]:
 
 
 def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
-    """What a node at the end of a graph reads, its shape and type filled in where they follow."""
+    """Return the input of a node at the end of a graph, with its type and shape where they follow."""
     source = node.inputs[0]
     if source is None:
         return value
@@ -157,7 +158,7 @@ def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
 
 
 def _joined(graph: ir.Graph, value: ir.Value, axis: ClassAxis) -> ir.Value:
-    """All axes from the class axis on as one."""
+    """Return the value with all axes from the class axis on joined."""
     shape = _parameter(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
     node = ir.node("Reshape", [value, shape])
     graph.append(node)
@@ -167,12 +168,12 @@ def _joined(graph: ir.Graph, value: ir.Value, axis: ClassAxis) -> ir.Value:
 
 
 def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec) -> TrainingForm:
-    """Build the training graph of ``model`` for ``sites`` and the biases beside them.
+    """Build the training graph of ``model`` for ``sites`` and their biases.
 
     Raises:
-        NoGradient: a site lies in a subgraph, is no float32, or does not reach the loss; or a node with a
-            subgraph is on the way to it.
-        UnsupportedModel: the model cannot be brought to an opset the training runtime loads.
+        NoGradient: a site is in a subgraph, is not float32, or does not reach the loss; or a node with a
+            subgraph is on the path to it.
+        UnsupportedModel: the model cannot be converted to an opset that the training runtime loads.
     """
     cut, _ = cut_at_logits(model)
     cut = convert_opset(cut, at_least=MIN_OPSET, at_most=MAX_OPSET)
@@ -200,13 +201,13 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Name every node, so that a missing gradient can be pointed at."""
+    """Name every node, so that errors about a missing gradient can name it."""
     for node in graph:
         node.name = node.name or node.outputs[0].name or node.op_type
 
 
 def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
-    """Turn Constant nodes that hold trained weights into initializers of the same name."""
+    """Turn Constant nodes with trained weights into initializers of the same name."""
     for node in list(graph):
         value = node.outputs[0] if node.op_type == "Constant" else None
         if value is None or value.name not in names:
@@ -289,7 +290,7 @@ def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[s
 
 
 def _class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
-    """Logits (places, classes), the places of all samples in the order of their labels."""
+    """Return the logits as (places, classes), the places of all samples in the order of their labels."""
     if loss.rank == 2 and loss.class_axis == 1:
         return logits
     others = [axis for axis in range(loss.rank) if axis != loss.class_axis]
@@ -305,7 +306,7 @@ def _class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
 
 
 def _divergence(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, loss: LossSpec) -> ir.Value:
-    """-T^2 mean_places sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
+    """Return -T^2 mean_places sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
     cooled = _scaled(graph, logits, 1.0 / loss.temperature)
     log_p = ir.node("LogSoftmax", [cooled], {"axis": loss.class_axis})
     product = ir.node("Mul", [log_p.outputs[0], teacher])

@@ -1,4 +1,4 @@
-"""How a model's weights are held: on disk, in memory, as codes; for rooms that do not see the IR."""
+"""Storage of a model's weights: on disk, in memory, as codes; for packages that do not see the IR."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from onnx_admm.model.view import ModelView
 
 
 def model_bytes(view: ModelView) -> int:
-    """Bytes of the model as one file; no large weight is read for it."""
+    """Return the bytes of the model as one file; no large weight is read for it."""
     return model_files.file_bytes(view.graph_ir)
 
 
 def check_model(view: ModelView, where: str) -> None:
-    """Check a model in memory as it would be checked when written; no large weight is read for it.
+    """Check a model in memory as when it is written; no large weight is read for it.
 
     Raises:
         OutputError: the checker refuses it.
@@ -33,22 +33,22 @@ def check_model(view: ModelView, where: str) -> None:
 
 
 def passes_full_check(view: ModelView) -> bool:
-    """Whether onnx's full check passes the model as it would be written; no large weight is read for it."""
+    """Return whether onnx's full check would pass the written model; no large weight is read for it."""
     return checker.passes_full_check(model_files.skeleton_of(view.graph_ir))
 
 
-def settle(view: ModelView) -> None:
-    """Move very large new weights out of memory, into temporary files that go with them."""
+def spill_to_disk(view: ModelView) -> None:
+    """Move very large new weights out of memory, into temporary files that are removed with them."""
     spill(view.graph_ir)
 
 
 def stored_weight_bytes(view: ModelView) -> int:
-    """Bytes of the model's constants as they are stored, sparse ones dense."""
+    """Return the bytes of the model's stored constants, sparse ones dense."""
     return model_files.weight_bytes(view.graph_ir)
 
 
 def constant_bytes(view: ModelView) -> int:
-    """Bytes of all initializers and of what Constant nodes hold, in subgraphs and functions too."""
+    """Return the bytes of all initializers and Constant nodes, in subgraphs and functions too."""
     nodes = (stored_tensor(node.ir_node.outputs[0]) for node in view.nodes("Constant"))
     return stored_weight_bytes(view) + sum(tensor.nbytes for tensor in nodes if tensor is not None)
 
@@ -69,11 +69,11 @@ class ByteGrid:
     scales: npt.NDArray[np.float32] = field(repr=False)
 
     def values(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """The products, as ``dtype``."""
+        """Return the products, as ``dtype``."""
         return np.multiply(self.codes, self.scales, dtype=np.float32).astype(dtype, copy=False)
 
     def holds(self, values: npt.NDArray[Any]) -> bool:
-        """Whether these are the products; compared a piece at a time."""
+        """Return whether these are the products; compared a piece at a time."""
         step = max(1, _PIECE // max(1, values[:1].size))
         parts = (slice(start, start + step) for start in range(0, len(values), step))
         scales = np.broadcast_to(self.scales, (len(values), *self.scales.shape[1:]))
@@ -84,7 +84,7 @@ class ByteGrid:
 
 
 class _GridTensor(ir.LazyTensor):
-    """A float tensor held as the codes and scales it is the product of."""
+    """A float tensor stored as codes and scales, whose product it is."""
 
     def __init__(
         self, codes: ir.TensorProtocol, scales: npt.NDArray[np.float32], like: ir.TensorProtocol
@@ -104,11 +104,11 @@ class _GridTensor(ir.LazyTensor):
 
 
 @dataclass(frozen=True, eq=False)
-class HeldWeight:
-    """A handle on a stored weight; what it reads is what was stored when it was made.
+class StoredWeight:
+    """A handle on a stored weight; it reads the values stored when it was made.
 
     Attributes:
-        site: what it is a handle on.
+        site: site of the weight.
     """
 
     site: WeightSite
@@ -127,32 +127,32 @@ class HeldWeight:
 
     @property
     def memo(self) -> MutableMapping[str, Any]:
-        """Notes on the values: they go with these, to forks too, and are never written to a file."""
+        """Notes on the values: they are kept with these, in forks too, and never written to a file."""
         return self._tensor.meta
 
     def read(self) -> npt.NDArray[Any]:
-        """Its values, not to be written to; no copy is made where a file is read for them anyway."""
+        """Return the values, read-only; no copy is made where a file is read anyway."""
         array = self._tensor.numpy().view()
         array.flags.writeable = False
         return array
 
     def byte_grid(self) -> ByteGrid | None:
-        """The grid it is held on; None where it is held in another way, also if it lies on one."""
+        """Return the grid it is stored on; None where values are stored, even if they lie on a grid."""
         return self._tensor.grid if isinstance(self._tensor, _GridTensor) else None
 
-    def hold_on(self, grid: ByteGrid) -> None:
-        """Store the values of a grid, held as their codes, in the weight's place."""
-        if self._value.producer() is not None:  # a Constant node holds nothing but values
+    def store_as_codes(self, grid: ByteGrid) -> None:
+        """Replace the weight by the values of a grid, stored as codes."""
+        if self._value.producer() is not None:  # a Constant node can only store values
             replace_constant(self._value, grid.values(self.dtype))
             return
         codes = spilled(ir.tensor(grid.codes, name=self.site.name))
         self._value.const_value = _GridTensor(codes, grid.scales, self._tensor)
 
 
-def held_weights(view: ModelView) -> tuple[HeldWeight, ...]:
-    """A handle on every stored weight, in graph order; those that operators compute have none."""
+def stored_weights(view: ModelView) -> tuple[StoredWeight, ...]:
+    """Return a handle on every stored weight, in graph order; those that operators compute have none."""
     return tuple(
-        HeldWeight(found.site, found.value, tensor)
+        StoredWeight(found.site, found.value, tensor)
         for found in view.found_sites().values()
         if found.site.editable and (tensor := constant_tensor(found.value)) is not None
     )

@@ -11,7 +11,7 @@ from onnx_admm.model.edit import free_name, taken_names
 from onnx_admm.model.view import ModelView
 
 _FED = ("float16", "float32", "float64")
-"""Types that a runtime's Python interface takes as arrays of numpy."""
+"""Types that a runtime accepts as numpy arrays."""
 
 
 def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView, dict[str, str]]:

@@ -79,18 +79,18 @@ class _Flow:
                 learned.update(outputs)
 
     def crossing(self, cut: int) -> Iterator[str]:
-        """Values that nodes before the cut compute and others read."""
+        """Yield values that nodes before the cut compute and others read."""
         return (name for name, made in self._made.items() if made < cut <= self._last.get(name, -1))
 
     def given(self, start: int, end: int, outputs: Collection[str]) -> Iterator[str]:
-        """Values that nodes from ``start`` to ``end`` compute and later ones, or the caller, read."""
+        """Yield values of nodes from ``start`` to ``end`` that later nodes, or the caller, read."""
         for name, made in self._made.items():
             if start <= made < end and (name in outputs or self._last.get(name, -1) >= end):
                 yield name
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, its subgraphs included."""
+    """Yield the values that a node and its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -105,7 +105,7 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _cuts(flow: _Flow, most_parts: int) -> Iterator[int]:
-    """Numbers of the nodes in front of which the graph is cut, rising."""
+    """Yield the numbers of the nodes in front of which the graph is cut, rising."""
     places, before = flow.weighted, 0
     size = len(places) / most_parts
     for number in range(1, most_parts):

@@ -1,1 +1,1 @@
-"""Models into files: external data, the lock beside an output, the one atomic writer."""
+"""Writing models: external data, the lock of an output, the one atomic writer."""

@@ -1,10 +1,10 @@
-"""The one way to write a file for the user: prepared beside its place, put there by one rename.
+"""The one way to write a user's file: prepared in a work folder, moved in place by one rename.
 
-`prepare_output` takes the lock on an output file and gives a folder on the same file system. What is written
-there is put in place by `OutputFile.commit`: the rename of that file is the commit point. Before it the
-earlier file stands, after it the new one, whole, and both are synchronised with the disk. A file that belongs
-to it (external weights) is placed before, under a name that nothing uses yet, and goes again if the commit
-point is not reached, even if the process dies: the next run that writes the same file removes it.
+`prepare_output` takes the lock on an output file and gives a folder on the same file system. A file prepared
+there is moved in place by `OutputFile.commit`: the rename of that file is the commit point. Before it the
+earlier file is there, after it the new one, complete, and both are synchronised with the disk. A file that
+belongs to it (external weights) is placed before, under an unused name, and is removed if the commit point is
+not reached, even if the process dies: the next run that writes the same file removes it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from onnx_admm.model.writing.external_files import external_locations, is_used_n
 from onnx_admm.model.writing.output_lock import OutputLock
 
 _UNLESS_USED = ".unless-used"
-"""Ending of an empty file in the work folder that names a data file beside the output.
+"""Ending of an empty file in the work folder that names a data file of the output.
 
-The data file goes when the work is over, unless the output refers to it then: one that was placed for a
-commit that did not come, or the one that the earlier output used."""
+The data file is removed at the end of the work, unless the output refers to it then: one that was placed for
+a commit that did not happen, or one that the earlier output used.
+"""
 
 
 @dataclass(frozen=True)
 class _Commit:
-    """A rename that was begun: where to, and the file that stands there once it is done."""
+    """A rename that was started: its target, and the file that is there once it is done."""
 
     named: Path
     target: Path
@@ -51,13 +52,13 @@ _COMMITS: list[_Commit] = []
 def written_files() -> tuple[Path, ...]:
     """Return the output files that this process has put in place, in order, as the user named them.
 
-    True at every moment, also while a rename is under way: each is compared with what lies on the disk.
+    True at every moment, also during a rename: each is compared with the disk.
     """
     return tuple(dict.fromkeys(commit.named for commit in _COMMITS if commit.is_done()))
 
 
 def forget_written() -> None:
-    """Start the list of `written_files` anew."""
+    """Reset the list of `written_files`."""
     _COMMITS.clear()
 
 
@@ -67,7 +68,7 @@ class OutputFile:
     Attributes:
         named: its path as the user gave it.
         target: the same with links followed; a link stays a link.
-        folder: where to prepare it; gone afterwards whatever happens.
+        folder: folder to prepare it in; always removed afterwards.
     """
 
     def __init__(self, named: Path, target: Path, lock: OutputLock) -> None:
@@ -77,17 +78,17 @@ class OutputFile:
         self._lock = lock
 
     def commit(self, file: Path, *, data: Path | None = None, obsolete: tuple[Path, ...] = ()) -> None:
-        """Put a prepared file in place; afterwards it stands there whole, whatever happens.
+        """Move a prepared file in place; afterwards it is there complete, whatever happens.
 
-        Mode and ownership are those of the file that stood there before.
+        Mode and ownership are those of the file that it replaces.
 
         Args:
-            file: what was prepared, in ``folder``.
-            data: a prepared file that belongs beside it, in ``folder`` and under its final name.
-            obsolete: files that the earlier file used; removed afterwards, unless another model does.
+            file: the prepared file, in ``folder``.
+            data: a prepared data file, in ``folder`` and under its final name.
+            obsolete: files that the earlier file used; removed afterwards, unless another model uses them.
 
         Raises:
-            OutputError: the disk refuses; the sentence says whether the file is in place.
+            OutputError: the disk refuses; the error says whether the file is in place.
         """
         try:
             for prepared in (file, data):
@@ -112,7 +113,7 @@ class OutputFile:
             ) from error
 
     def _place(self, data: Path) -> None:
-        """Give a data file its name beside the target; one that stands there has the same content."""
+        """Move a data file to its name next to the target; an existing one has the same content."""
         place = self.target.parent / data.name
         if os.path.lexists(place):
             return
@@ -130,7 +131,7 @@ class OutputFile:
         _synchronise(self.target.parent)
 
     def _remove_unless_used(self, name: str) -> None:
-        """Note a data file beside the output that goes when the work is over, or with the next run."""
+        """Mark a data file for removal at the end of the work, or by the next run."""
         (self.folder / f"{name}{_UNLESS_USED}").touch()
 
 
@@ -161,10 +162,10 @@ def prepare_output(path: str | os.PathLike[str]) -> Iterator[OutputFile]:
 
 
 def followed(path: Path) -> Path:
-    """Return where writing to ``path`` ends up: links are followed.
+    """Return the final target of ``path``, with links followed.
 
     Raises:
-        UsageError: links go round in a circle, or something that is no regular file stands there.
+        UsageError: links form a circle, or the target is no regular file.
     """
     try:
         target = path.resolve()
@@ -183,12 +184,12 @@ def followed(path: Path) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all; raises as `write_bytes`."""
+    """Write a text file in UTF-8, completely or not at all; raises as `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, completely or not at all.
 
     Raises:
         UsageError, OutputError: as `prepare_output` and `OutputFile.commit`.
@@ -198,7 +199,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_content(output: OutputFile, content: bytes) -> Path:
-    """Write the content of an output file into its folder; return what to commit.
+    """Write the content of an output file into its folder; return the file to commit.
 
     Raises:
         OutputError: the disk refuses.
@@ -222,7 +223,7 @@ def _release(lock: OutputLock, target: Path) -> None:
 
 
 def _remove_unreferenced(lock: OutputLock, target: Path) -> None:
-    """Remove the data files that were noted and that neither the output nor a model beside it uses."""
+    """Remove the marked data files that neither the output nor another model of the folder uses."""
     if not lock.is_ours():
         return
     notes = (path.name for path in lock.leftovers() if path.name.endswith(_UNLESS_USED))
@@ -236,7 +237,7 @@ def _remove_unreferenced(lock: OutputLock, target: Path) -> None:
 
 
 def _take_over(file: Path, earlier: Path) -> None:
-    """Give a file the mode and the ownership of the one it will replace, as far as the system allows."""
+    """Give a file the mode and ownership of the one it replaces, as far as the system allows."""
     try:
         facts = os.stat(earlier)
     except FileNotFoundError:
@@ -248,7 +249,7 @@ def _take_over(file: Path, earlier: Path) -> None:
 
 
 def _synchronise(path: Path) -> None:
-    """Have a file's content, or a folder's entries, reach the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     if path.is_dir() and os.name == "nt":  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDONLY)

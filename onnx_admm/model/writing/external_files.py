@@ -1,4 +1,4 @@
-"""Which files beside a model file hold its weights, told without reading a weight."""
+"""External files of a model, found without reading a weight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import onnx
 from onnx_admm.errors import ModelError
 from onnx_admm.model.files.file_bytes import FileBytes
 from onnx_admm.model.files.guards import stored_tensors
-from onnx_admm.model.files.protobuf_wire import lift
+from onnx_admm.model.files.protobuf_wire import strip_tensors
 
 _LENGTH_BYTES = 4
-"""Bytes by which the lengths of a location and of the messages around it may grow with it."""
+"""Bytes by which the lengths of a location and of its enclosing messages may grow."""
 
 _LONGEST_STEM = 220  # characters; file names have 255 bytes at most
 
@@ -25,16 +25,16 @@ _MOST_NEIGHBOURS, _MOST_BYTES = 200, 64 << 20
 
 
 def external_locations(path: Path) -> frozenset[str] | None:
-    """Return the locations that a model file's external tensors name; None where it cannot be read.
+    """Return the locations of a model file's external tensors; None where it cannot be read.
 
-    The names are as they stand in the file: relative to its folder, and not checked.
+    The names are those in the file: relative to its folder, and not checked.
     """
     named = _locations(path)
     return None if named is None else frozenset(location for location in named if location)
 
 
 def growth_by_names(before: Path, after: Path) -> int:
-    """Return the bytes, at most, by which a model file grows since its data file has a longer name.
+    """Return an upper bound on a model file's growth by a longer name of its data file, in bytes.
 
     Each external tensor has the name, and the lengths of the messages around it grow too.
     """
@@ -44,10 +44,10 @@ def growth_by_names(before: Path, after: Path) -> int:
 
 
 def _locations(path: Path) -> list[str] | None:
-    """The location of each external tensor; None where the file cannot be read."""
+    """Return the location of each external tensor; None where the file cannot be read."""
     try:
         with FileBytes(path) as data:
-            proto = onnx.load_from_string(lift(data, ""))
+            proto = onnx.load_from_string(strip_tensors(data, ""))
     except (OSError, ValueError, ModelError, google.protobuf.message.DecodeError):
         return None
     return [
@@ -74,7 +74,7 @@ def bytes_on_disk(path: str | os.PathLike[str]) -> int:
 
 
 def data_files_of_output(target: Path) -> tuple[Path, ...]:
-    """Return the data files beside an earlier output that only carry its name and that it refers to.
+    """Return the data files of an earlier output that have its name and that it refers to.
 
     ``NAME.data``, as exporters call it, and ``NAME.<8 hex digits>.data``, as this package does.
     """
@@ -87,9 +87,9 @@ def data_files_of_output(target: Path) -> tuple[Path, ...]:
 
 
 def data_stem(target: Path) -> str:
-    """Return what the names of an output's data files begin with: its own name, where a model can hold it.
+    """Return the beginning of the names of an output's data files: its own name, if a model can store it.
 
-    A model file holds UTF-8 alone, and a data file's name is longer than the output's.
+    A model file stores UTF-8 alone, and a data file's name is longer than the output's.
     """
     name = target.name
     if not name.isascii():
@@ -98,7 +98,7 @@ def data_stem(target: Path) -> str:
 
 
 def is_used_nearby(data: Path) -> bool:
-    """Whether a model file of the same folder names the data file; in doubt it does."""
+    """Return whether a model file of the same folder names the data file, or may do so."""
     needle = os.fsencode(data.name)
     try:
         models = [entry for entry in os.scandir(data.parent) if entry.name.endswith(".onnx")]
@@ -110,7 +110,7 @@ def is_used_nearby(data: Path) -> bool:
 
 
 def same_file(path: Path, others: Iterable[Path]) -> bool:
-    """Whether a path leads to one of several existing files, whatever they are called."""
+    """Return whether a path leads to one of several existing files, by any name."""
     for other in others:
         try:
             if os.path.samefile(path, other):
@@ -121,11 +121,11 @@ def same_file(path: Path, others: Iterable[Path]) -> bool:
 
 
 def _mentions(model: Path, needle: bytes) -> bool:
-    """Whether a file names another one; large weights inside it are skipped."""
+    """Return whether a file names another one; large weights inside it are skipped."""
     with FileBytes(model) as data:
         if len(data) <= _MOST_BYTES:
             return needle in data[:]
         try:
-            return needle in lift(data, "")
+            return needle in strip_tensors(data, "")
         except ValueError:
             return True

@@ -1,4 +1,4 @@
-"""Models that are no files, as files: every function that takes a model takes them too."""
+"""Models in memory as files: every function that takes a path takes them too."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NAME = "model.onnx"
 
 
 def model_file(model: ModelLike, folder: Path, what: str = "the model") -> Path:
-    """Return the path of a model; one in memory is written into a folder first, and is not changed.
+    """Return the path of a model; write one in memory into a folder first, without changing it.
 
     Args:
         model: a path, a serialised ModelProto, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
-        folder: where a model in memory goes.
-        what: how errors name it.
+        folder: folder for a model in memory.
+        what: its name in errors.
 
     Raises:
-        UsageError: something else.
+        UsageError: a value of another type.
         ModelError: a model that cannot be serialised, for instance one over 2 GB.
     """
     match model:

@@ -1,8 +1,8 @@
-"""A lock beside an output file, and the folder that its writer works in.
+"""The lock of an output file, and the work folder of its writer.
 
-A run that writes ``OUT`` works in the folder ``.OUT.onnx-admm`` beside it and holds a lock on the file
-``lock`` in that folder. The operating system drops the lock when the process ends, however it ends. So a
-folder whose lock can be taken belongs to a dead run, and what is in it may be removed.
+A run that writes ``OUT`` works in the folder ``.OUT.onnx-admm`` next to it and holds a lock on the file
+``lock`` in that folder. The operating system drops the lock when the process ends in any way. So a folder
+whose lock can be taken belongs to a dead run, and its content may be removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnx_admm.local_files.file_lock import try_lock
 _SUFFIX = ".onnx-admm"
 _LOCK = "lock"
 _LONGEST_NAME = 255
-"""Bytes of a file name that common file systems take."""
+"""Longest file name of common file systems, in bytes."""
 
 
 def work_folder(target: Path) -> Path:
@@ -32,11 +32,11 @@ def work_folder(target: Path) -> Path:
 
 
 class OutputLock:
-    """The right to write one output file, held by one run at a time.
+    """The exclusive right to write one output file.
 
     Args:
         target: the output file, with links followed.
-        named: how errors name it.
+        named: its name in errors.
     """
 
     def __init__(self, target: Path, named: Path) -> None:
@@ -47,7 +47,7 @@ class OutputLock:
         self._is_started = False
 
     def acquire(self) -> None:
-        """Take the lock, and make the folder.
+        """Take the lock, and create the folder.
 
         Raises:
             UsageError: another run holds the lock, or the folder's name is taken by something else.
@@ -66,14 +66,14 @@ class OutputLock:
             )
 
     def leftovers(self) -> list[Path]:
-        """Return what lies in the folder beside the lock: of this run, or of a dead one."""
+        """Return the content of the folder without the lock: of this run, or of a dead one."""
         try:
             return sorted(path for path in self.folder.iterdir() if path.name != _LOCK)
         except OSError:
             return []
 
     def clear(self) -> None:
-        """Remove what lies in the folder beside the lock."""
+        """Remove the content of the folder except the lock."""
         for path in self.leftovers():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -82,9 +82,9 @@ class OutputLock:
                     path.unlink()
 
     def release(self) -> None:
-        """Remove the folder and drop the lock; does nothing where another run holds it.
+        """Remove the folder and release the lock; do nothing where another run holds it.
 
-        An interruption that arrives meanwhile is raised after the folder is gone.
+        An interruption that arrives meanwhile is raised after the folder is removed.
         """
         try:
             self._remove()
@@ -93,7 +93,7 @@ class OutputLock:
             raise
 
     def is_ours(self) -> bool:
-        """Whether the lock is held here; one that an interruption left half taken is taken now."""
+        """Return whether this object holds the lock; complete an acquisition that was interrupted."""
         if self._handle is None and self._is_started and self._file.exists():
             with contextlib.suppress(OSError, UsageError):
                 return self._take()
@@ -116,7 +116,7 @@ class OutputLock:
                 self.folder.rmdir()
 
     def _take(self) -> bool:
-        """Make the folder and lock the file in it; False where another process has it locked."""
+        """Create the folder and lock the file in it; return False where another process holds the lock."""
         while True:
             self._make_folder()
             try:
@@ -145,7 +145,7 @@ class OutputLock:
 
 
 def _is_same(handle: int, file: Path) -> bool:
-    """Whether the name still belongs to the open file."""
+    """Return whether the name still belongs to the open file."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(file))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Saving a model: its file and its external weights, put in place by one rename."""
+"""Saves a model: its file and its external weights, moved in place by one rename."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_admm.errors import OutputError
 from onnx_admm.model.files.file_tensor import FileTensor, is_large
 from onnx_admm.model.files.guards import all_graphs
-from onnx_admm.model.files.protobuf_wire import Piece, refer, reference_of
+from onnx_admm.model.files.protobuf_wire import Piece, make_external, reference_of
 from onnx_admm.model.files.sparse_tensors import write_sparse
 from onnx_admm.model.loading.checker import check_output
 from onnx_admm.model.loading.model_files import (
@@ -51,23 +51,23 @@ class ModelFiles:
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str], *, inputs: Collection[Path] = ()) -> int:
-    """Write and check a model, then put it in place by one rename.
+    """Write and check a model, then move it in place by one rename.
 
-    Weights that lay outside the model file before, or exceed 2 GB, go to ``NAME.<8 hex digits>.data`` beside
-    it; the digits are a digest of the content. Tensors are written one after the other: what is not in memory
-    is never there as a whole.
+    Weights that were in an external file before, or exceed 2 GB, go to ``NAME.<8 hex digits>.data`` next to
+    it; the digits are a digest of the content. Tensors are written one after the other: those that are in
+    files are never in memory as a whole.
 
     Args:
-        model: what to write.
-        path: where to; a link stays a link.
-        inputs: files that must stay, whatever they are called.
+        model: the model.
+        path: target path; a link stays a link.
+        inputs: files that must stay, by any name.
 
     Returns:
         Bytes on disk, external data included.
 
     Raises:
-        OutputError: the checker or the disk refuses; what was at ``path`` is still there.
-        UsageError: another run writes the file, or no regular file stands there.
+        OutputError: the checker or the disk refuses; an earlier file at ``path`` is unchanged.
+        UsageError: another run writes the file, or the target is no regular file.
     """
     with prepare_output(path) as output:
         written = write_model(model, output, inputs)
@@ -91,7 +91,7 @@ def write_model(model: ir.Model, output: OutputFile, inputs: Collection[Path] = 
 
 
 def commit_model(output: OutputFile, written: ModelFiles, inputs: Collection[Path] = ()) -> None:
-    """Put a written model in place, and remove the data file that only the earlier one used.
+    """Move a written model in place, and remove a data file that only the earlier one used.
 
     Raises:
         OutputError: the disk refuses.
@@ -127,7 +127,7 @@ def _write_data(
     output: OutputFile,
     inputs: Collection[Path],
 ) -> Path:
-    """Write external weights, name the file by their digest, and have the skeleton refer to it."""
+    """Write external weights, name the file by their digest, and refer to it in the skeleton."""
     if output.named.absolute().parent.resolve() != output.target.parent:
         raise OutputError(
             "the result is a link into another folder, and its weights need a file beside it",
@@ -140,12 +140,12 @@ def _write_data(
     file = output.folder / _data_name(output, prepared, digest, inputs)
     os.replace(prepared, file)
     for tensor, offset, length in places:
-        refer(tensor, file.name, offset, length)
+        make_external(tensor, file.name, offset, length)
     return file
 
 
 def _data_name(output: OutputFile, prepared: Path, digest: str, inputs: Collection[Path]) -> str:
-    """Return a name beside the target that nothing uses, or that the same content has there already."""
+    """Return an unused name next to the target, or the name of a file with the same content."""
     earlier = data_files_of_output(output.target)
     for start in range(0, len(digest) - 7):
         place = output.target.with_name(f"{data_stem(output.target)}.{digest[start : start + 8]}.data")
@@ -158,7 +158,7 @@ def _data_name(output: OutputFile, prepared: Path, digest: str, inputs: Collecti
 
 
 def _write_pieces(file: Path, pieces: Iterable[Piece]) -> str:
-    """Write pieces of a file; return the hexadecimal SHA-256 of what was written."""
+    """Write pieces of a file; return their hexadecimal SHA-256."""
     digest = hashlib.sha256()
     with open(file, "wb") as stream:
         sink = _Tee(stream, digest)
@@ -190,7 +190,7 @@ def _outside(
     contents: Sequence[ir.TensorProtocol],
     places: list[tuple[onnx.TensorProto, int, int]],
 ) -> Iterator[Piece]:
-    """Yield the content of a data file, and note which tensor lies where in it: offset and length."""
+    """Yield the content of a data file, and record the place of each tensor: offset and length."""
     position = 0
     for tensor in (tensor for graph in all_graphs(proto) for tensor in graph.initializer):
         number = reference_of(tensor)

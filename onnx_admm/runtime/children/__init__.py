@@ -1,1 +1,1 @@
-"""Runs of models in processes of their own, which may crash or hang."""
+"""Runs of models in separate processes, which may crash or hang."""

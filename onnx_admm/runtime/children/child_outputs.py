@@ -1,4 +1,4 @@
-"""Outputs of a large model, computed in a process of its own: its memory goes with it.
+"""Outputs of a large model, computed in a separate process, whose memory is freed at its end.
 
 The process is ``python -m onnx_admm.runtime.children.child_outputs MODEL FEEDS OUTPUTS OPTIMIZE``.
 """
@@ -25,7 +25,7 @@ _ERROR = ".error"
 
 
 def outputs_in_child(model: ModelView, feeds: Mapping[str, Array], *, optimize: bool = False) -> list[Feeds]:
-    """What a model computes of a batch of samples, one item for each run; texts are left out.
+    """Return the outputs of a batch of samples, one item for each run; texts are left out.
 
     Raises:
         UnsupportedModel: the runtime does not know an operator or the opset, or there is no runtime.
@@ -36,7 +36,7 @@ def outputs_in_child(model: ModelView, feeds: Mapping[str, Array], *, optimize: 
         model = with_fixed_draws(model)
         try:
             model.save(folder / "model.onnx")
-        except OutputError:  # the checker wants types of exposed values, which the runtime infers
+        except OutputError:  # the checker needs types of exposed values, which the runtime infers
             (folder / "model.onnx").write_bytes(model.to_bytes())
         write_npz(folder / "feeds.npz", feeds)
         files = [str(folder / file) for file in ("model.onnx", "feeds.npz", "outputs.npz")]
@@ -54,7 +54,7 @@ def outputs_in_child(model: ModelView, feeds: Mapping[str, Array], *, optimize: 
 
 
 def _work(model: str, feeds: str, outputs: str, optimize: bool) -> None:
-    """The other process: write the outputs, or why there are none."""
+    """Write the outputs, or the reason why there are none; runs in the other process."""
     try:
         session = open_session(model, threads=1, optimize=optimize)
         arrays = {

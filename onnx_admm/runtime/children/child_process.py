@@ -1,4 +1,4 @@
-"""Running a module of this package in a process that ends with its work, and takes its memory along.
+"""Runs a module of this package in a separate process, whose memory is freed at its end.
 
 Work whose process can be kept goes to the worker process (``onnx_admm.worker``).
 """
@@ -22,7 +22,7 @@ def run_module(module: str, arguments: Sequence[str], *, limit_s: float | None =
 
     Args:
         module: dotted name.
-        arguments: of the command line.
+        arguments: arguments of the command line.
         limit_s: seconds after which the process is killed; None: no limit.
 
     Returns:
@@ -45,5 +45,5 @@ def run_module(module: str, arguments: Sequence[str], *, limit_s: float | None =
 
 
 def text_of(file: Path) -> str:
-    """Content of a text file that a child process may have written; "" where there is none."""
+    """Return the content of a text file that a child process may have written; "" where there is none."""
     return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -16,15 +16,16 @@ from onnx_admm.runtime.sessions import Session, open_session
 Verdict = dict[str, str | bool | None]
 
 _LEAST_FINITE = 0.05
-"""Share of an output's values that must be finite: a mask of -inf leaves more, an overflow next to none."""
+"""Share of an output's values that must be finite: a mask of -inf leaves more, an overflow hardly any."""
 
 _open: dict[str, Session] = {}
 
 
 def run(arguments: Mapping[str, Any], content: bytes) -> tuple[Verdict, bytes]:
-    """Run a model file on the samples of an ``.npz`` file; the session is kept for the next samples.
+    """Run a model file on the samples of an ``.npz`` file; keep the session for the next samples.
 
-    The first sample is run alone, and all of them together, since what runs with one need not with a batch.
+    The first sample is run alone, and all of them together, since a model that runs with one may fail with a
+    batch.
 
     Args:
         arguments: ``model`` and ``feeds``, paths.
@@ -32,7 +33,7 @@ def run(arguments: Mapping[str, Any], content: bytes) -> tuple[Verdict, bytes]:
 
     Returns:
         ``why`` it does not run, None where it does; what is ``not_finite`` in its outputs, None where all is;
-        whether an output is ``useless``, having hardly a finite value. No bytes.
+        whether an output is ``useless``, with hardly a finite value. No bytes.
     """
     model = arguments["model"]
     try:
@@ -49,7 +50,7 @@ def run(arguments: Mapping[str, Any], content: bytes) -> tuple[Verdict, bytes]:
 
 
 def _finiteness(runs: Sequence[Feeds]) -> tuple[str | None, bool]:
-    """What is not finite, in words, and whether that is most of an output; None where all is finite."""
+    """Return what is not finite, in words, and whether that is most of an output; None where all is."""
     found = None
     for name in dict.fromkeys(name for run in runs for name in run):
         arrays = [run[name] for run in runs if run[name].dtype.kind == "f"]
@@ -63,6 +64,6 @@ def _finiteness(runs: Sequence[Feeds]) -> tuple[str | None, bool]:
 
 
 def forget(arguments: Mapping[str, Any], content: bytes) -> tuple[None, bytes]:
-    """Close the session that is kept."""
+    """Close the kept session."""
     _open.clear()
     return None, b""

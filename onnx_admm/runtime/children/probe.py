@@ -1,8 +1,8 @@
-"""First runs of a model in the worker process: one that crashes, hangs or fills the memory harms nobody.
+"""First runs of a model in the worker process, where a crash, a hang or full memory does no harm.
 
-Some models kill the process they run in on a shape they were not made for (an integer division by zero among
-their shape computations is enough), some never end, and the runtime computes constants as it opens a model,
-whatever memory they take. So a model nobody has run yet runs there first, on one sample.
+Some models kill their process on an unexpected shape (an integer division by zero among their shape
+computations is enough), some never end, and the runtime computes constants as it opens a model, whatever
+memory they take. So a model that has not run yet runs there first, on one sample.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from onnx_admm.runtime.installed import require_runtime
 from onnx_admm.worker import TaskFailed, TaskLimits, WorkerEnded, run_task
 
 LIMIT_S = 20.0
-"""Processor seconds that the attempts on a model may take in all; more for large files."""
+"""Processor seconds for all attempts on a model; more for large files."""
 
 PROBED_SAMPLES = 3
 _MOST_PARTLY = 4
-"""Attempts with values that are not finite, after which more of the same kind are no use."""
+"""Attempts with non-finite values, after which more of the same kind are not tried."""
 
 _BYTES_PER_S = 4 << 20
 _BYTES_PER_BYTE_FED = 32
@@ -42,7 +42,7 @@ _HINT = "Give some real samples: --data D.npz."
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt came to nothing; ``end`` where it took its process along or was ended."""
+    """The reason why an attempt failed; ``end`` where it ended the process or was ended."""
 
     why: str
     feeds: str
@@ -54,7 +54,7 @@ class FirstRun:
     """An attempt with which the model runs.
 
     Attributes:
-        index: of the attempt.
+        index: number of the attempt.
         not_finite: what is not finite in its outputs; None where all is.
         useless: whether an output has hardly a finite value.
     """
@@ -67,13 +67,13 @@ class FirstRun:
 def first_that_runs(
     model: ModelView, attempts: Iterable[Dataset], *, limit_s: float | None = None
 ) -> FirstRun:
-    """The first dataset whose samples the model runs with, found out in the worker process.
+    """Return the first dataset whose samples the model runs with, tried in the worker process.
 
     Attempts are drawn, written and tried one at a time, the likeliest first. Up to ``PROBED_SAMPLES`` samples
     of each are run, one alone and all together. Outputs that are finite are preferred.
 
     Args:
-        model: what to run.
+        model: the model to run.
         attempts: data that fits the model's inputs; at least one.
         limit_s: processor seconds for all attempts; None for 20, and one more for each 4 MiB of the model.
 
@@ -109,9 +109,9 @@ def first_that_runs(
 
 
 def check_first_run(model: ModelView, data: Dataset) -> None:
-    """Run a model on one sample in the worker process, before anybody runs it in this one.
+    """Run a model on one sample in the worker process, before it runs in this one.
 
-    A model or a sample that the runtime merely refuses passes: the run in this process says why.
+    A model or a sample that the runtime merely refuses passes: the run in this process reports the reason.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -128,14 +128,14 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
 
 
 def _write(model: ModelView, file: Path) -> int:
-    """Write a model as it is, checked by nobody; its bytes."""
+    """Write a model without checks; return its bytes."""
     if stored_weight_bytes(model) > _MOST_IN_MEMORY:
         return model.save(file)
     return file.write_bytes(model.to_bytes())
 
 
 def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure | FirstRun:
-    """Run one attempt; why it failed, or what came out."""
+    """Run one attempt; return its failure or its outputs' finiteness."""
     feeds = _some_samples(attempt)
     fed = sum(array.nbytes for array in feeds.values())
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
@@ -168,7 +168,7 @@ def _nothing_runs(failures: list[Failure]) -> OnnxAdmmError:
 
 
 def _ended(what: str, failure: Failure, end: WorkerEnded | None) -> OnnxAdmmError:
-    """The error for a run that ended the worker."""
+    """Return the error for a run that ended the worker."""
     sentence = f"{what}; a run on {failure.feeds} {failure.why}"
     match end:
         case WorkerEnded(kind="memory"):

@@ -60,7 +60,7 @@ def forged_attribute(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("damage", "cause"),
+    ("corruption", "cause"),
     [
         (no_utf8, r"text that is not UTF-8, as name of a NodeProto; got b'multipl\xff'"),
         (no_utf8_key, "text that is not UTF-8, as key of a StringStringEntryProto"),
@@ -69,10 +69,10 @@ def forged_attribute(data: bytes) -> bytes:
     ],
 )
 def test_what_a_parser_raises_becomes_a_sentence(
-    tmp_path: Path, damage: Callable[[bytes], bytes], cause: str
+    tmp_path: Path, corruption: Callable[[bytes], bytes], cause: str
 ) -> None:
     file = tmp_path / "m.onnx"
-    file.write_bytes(damage(gemm().SerializeToString()))
+    file.write_bytes(corruption(gemm().SerializeToString()))
     with pytest.raises(ModelError) as refused:
         ModelView.load(file)
     sentence = str(refused.value)

@@ -49,9 +49,9 @@ def test_weights_that_are_computed_are_not_all_kept(build: Callable[[int, int], 
         view = view_of(build(count, side))
         sites = view.sites()
         assert [site.shape for site in sites] == [(side, side)] * count
-        held = [budget.kept_bytes for site in sites if np.all(np.abs(view.read(site)) <= 1)]
-        assert len(held) == count
-        assert max(held) <= 2 * 4 * side**2
+        kept = [budget.kept_bytes for site in sites if np.all(np.abs(view.read(site)) <= 1)]
+        assert len(kept) == count
+        assert max(kept) <= 2 * 4 * side**2
 
 
 def test_computing_weights_over_and_over_ends_with_the_operations_of_the_run() -> None:

@@ -20,7 +20,7 @@ from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.fingerprint import fingerprint, same_model
 from onnx_admm.model.files import file_tensor, protobuf_wire
 from onnx_admm.model.files.file_tensor import KEPT_IN_FILES_FROM_BYTES, FileTensor
-from onnx_admm.model.rewrite.weight_storage import ByteGrid, held_weights, model_bytes, settle
+from onnx_admm.model.rewrite.weight_storage import ByteGrid, model_bytes, spill_to_disk, stored_weights
 from onnx_admm.pipeline import Pipeline
 
 SIDE = 520  # a square of which takes a little over the bytes that stay in files
@@ -74,7 +74,9 @@ def test_large_weights_stay_in_the_file_and_are_right(path: Path) -> None:
     assert len(proto.graph.initializer) >= 3
     for tensor in proto.graph.initializer:
         np.testing.assert_array_equal(view.read(tensor.name), onnx.numpy_helper.to_array(tensor))
-    assert len(protobuf_wire.lift(path.read_bytes(), "m.onnx")) < 4 * SIDE * SIDE / 100 + 4 * SIDE * 3
+    assert (
+        len(protobuf_wire.strip_tensors(path.read_bytes(), "m.onnx")) < 4 * SIDE * SIDE / 100 + 4 * SIDE * 3
+    )
 
 
 def test_one_file_in_one_file_out_byte_for_byte(path: Path, tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_very_large_new_weights_move_to_a_temporary_file(
     doubled = {name: view.read(name) * 2 for name in ("w1", "w3")}
     for name, array in doubled.items():
         view.replace(name, array)
-    settle(view)
+    spill_to_disk(view)
     assert isinstance(tensor_of(view, "w1"), FileTensor)
     assert not isinstance(tensor_of(view, "w3"), FileTensor)
     for name, array in doubled.items():
@@ -190,11 +192,11 @@ def test_a_weight_held_as_codes_is_the_values_of_its_grid(path: Path, tmp_path: 
     grid = ByteGrid(codes, np.linspace(0.5, 1, SIDE, dtype=np.float32)[:, None])
     assert grid.holds(grid.values(np.float32))
     assert not grid.holds(grid.values(np.float32) + np.eye(SIDE, dtype=np.float32))
-    [held] = [weight for weight in held_weights(view) if weight.site.name == "w1"]
-    assert held.byte_grid() is None
-    held.hold_on(grid)
+    [stored] = [weight for weight in stored_weights(view) if weight.site.name == "w1"]
+    assert stored.byte_grid() is None
+    stored.store_as_codes(grid)
     np.testing.assert_array_equal(view.read("w1"), codes * grid.scales)
-    np.testing.assert_array_equal(held.read(), ModelView.load(path).read("w1"))  # what was there before
+    np.testing.assert_array_equal(stored.read(), ModelView.load(path).read("w1"))  # what was there before
     view.save(tmp_path / "o.onnx")
     assert same_model(ModelView.load(tmp_path / "o.onnx"), view)
 
@@ -212,14 +214,14 @@ def test_encoding_is_the_same_whether_codes_are_held_or_found(path: Path, tmp_pa
     view = ModelView.load(path)
     context = PassContext(reference=view)
     quantised = Pipeline([first]).run(view, context).model
-    assert any(weight.byte_grid() is not None for weight in held_weights(quantised))
+    assert any(weight.byte_grid() is not None for weight in stored_weights(quantised))
     quantised.save(tmp_path / "q.onnx")
     found = Pipeline([second]).run(ModelView.load(tmp_path / "q.onnx"), context).model
-    held = Pipeline([second]).run(quantised, context).model
-    assert same_model(held, found)
-    assert model_bytes(held) < path.stat().st_size / 3.8
+    stored = Pipeline([second]).run(quantised, context).model
+    assert same_model(stored, found)
+    assert model_bytes(stored) < path.stat().st_size / 3.8
     for name in ("w1", "w2"):
-        np.testing.assert_array_equal(held.read(name), quantised.read(name))
+        np.testing.assert_array_equal(stored.read(name), quantised.read(name))
 
 
 MEASURE = """

@@ -36,7 +36,7 @@ def tensor(values: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> o
 
 def with_sparse(view: ModelView, sparse: onnx.SparseTensorProto) -> bytes:
     proto = onnx.load_from_string(view.to_bytes())
-    proto.graph.initializer.remove(next(held for held in proto.graph.initializer if held.name == "w1"))
+    proto.graph.initializer.remove(next(stored for stored in proto.graph.initializer if stored.name == "w1"))
     proto.graph.sparse_initializer.append(sparse)
     return proto.SerializeToString()
 
@@ -75,8 +75,8 @@ def test_what_was_read_sparse_is_written_sparse(loaded: ModelView, tmp_path: Pat
     for round_trip in range(2):
         loaded.save(tmp_path / f"{round_trip}.onnx")
         graph = onnx.load(tmp_path / f"{round_trip}.onnx").graph
-        assert [held.values.name for held in graph.sparse_initializer] == ["w1"]
-        assert not any(held.metadata_props for held in graph.initializer)
+        assert [stored.values.name for stored in graph.sparse_initializer] == ["w1"]
+        assert not any(stored.metadata_props for stored in graph.initializer)
         loaded = ModelView.load(tmp_path / f"{round_trip}.onnx")
     assert (tmp_path / "0.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()
     np.testing.assert_array_equal(loaded.read("w1"), DENSE)
@@ -112,15 +112,15 @@ def test_constants_and_branches_keep_theirs(tmp_path: Path) -> None:
         }""".replace("{0}", "{" + ", ".join(map(str, DENSE.flat)) + "}"))  # fmt: skip
     proto = onnx.load_from_string(view.to_bytes())
     yes, no = (attribute.g for attribute in proto.graph.node[0].attribute)
-    held = tensor(DENSE.flat[FLAT], FLAT, (8, 16))
+    stored = tensor(DENSE.flat[FLAT], FLAT, (8, 16))
     del yes.initializer[:]
-    held.values.name = "inner"
-    yes.sparse_initializer.append(held)
-    no.node[0].attribute[0].CopyFrom(onnx.helper.make_attribute("sparse_value", held))
+    stored.values.name = "inner"
+    yes.sparse_initializer.append(stored)
+    no.node[0].attribute[0].CopyFrom(onnx.helper.make_attribute("sparse_value", stored))
     path = tmp_path / "branches.onnx"
     ModelView.from_bytes(proto.SerializeToString()).save(path)
     yes, no = (attribute.g for attribute in onnx.load(path).graph.node[0].attribute)
-    assert [held.values.name for held in yes.sparse_initializer] == ["inner"]
+    assert [stored.values.name for stored in yes.sparse_initializer] == ["inner"]
     assert [attribute.name for attribute in no.node[0].attribute] == ["sparse_value"]
     x = np.arange(8, dtype=np.float32)[None]
     for branch in (True, False):
@@ -130,15 +130,15 @@ def test_constants_and_branches_keep_theirs(tmp_path: Path) -> None:
     loaded = ModelView.load(path)
     mark_dense(loaded)
     yes, no = (attribute.g for attribute in onnx.load_from_string(loaded.to_bytes()).graph.node[0].attribute)
-    assert [held.name for held in yes.initializer] == ["inner"]
+    assert [stored.name for stored in yes.initializer] == ["inner"]
     assert [attribute.name for attribute in no.node[0].attribute] == ["value"]
 
 
 def test_a_sparse_attribute_of_another_operator_is_refused(tiny_mlp: ModelView) -> None:
     proto = onnx.load_from_string(tiny_mlp.to_bytes())
-    held = onnx.helper.make_attribute("table", tensor(DENSE.flat[FLAT], FLAT, (8, 16)))
+    stored = onnx.helper.make_attribute("table", tensor(DENSE.flat[FLAT], FLAT, (8, 16)))
     proto.graph.node[0].domain = "elsewhere"
-    proto.graph.node[0].attribute.append(held)
+    proto.graph.node[0].attribute.append(stored)
     proto.opset_import.append(onnx.helper.make_opsetid("elsewhere", 1))
     with pytest.raises(UnsupportedModel, match="sparse tensor as an attribute"):
         ModelView.from_bytes(proto.SerializeToString())

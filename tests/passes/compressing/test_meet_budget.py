@@ -1,4 +1,4 @@
-"""MeetBudget: budgets held on real weights, reasons told, accuracy part of the search, and its command."""
+"""MeetBudget: budgets met on real weights, reasons told, accuracy part of the search, and its command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import pytest
 from conftest import CONV_NET, RunCommand
 from fake_plugins import register
 
-from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, TrainingSettings, Treatment
+from onnx_admm.contracts import (
+    CompressionOption,
+    Cost,
+    LayerProfile,
+    ModelView,
+    PassContext,
+    TrainingSettings,
+)
 from onnx_admm.cost_models.macs import MacsCostModel
 from onnx_admm.cost_models.onnxruntime import OnnxRuntimeCostModel
 from onnx_admm.data import from_arrays
@@ -31,10 +38,10 @@ class FlatTime:
 
     name: ClassVar[str] = "flat-time"
     assumes: ClassVar[str] = "zeros are multiplied like any other weight"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s",)
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s",)
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
-        return Cost(latency_s=layer.known_macs() * (1.0 if treatment.bits > 8 else 0.5) * 1e-9)
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
+        return Cost(latency_s=layer.known_macs() * (1.0 if option.bits > 8 else 0.5) * 1e-9)
 
 
 def context(**changes: object) -> PassContext:
@@ -181,7 +188,7 @@ def test_the_command_explains_each_layer(run: RunCommand, net: Path, samples: Pa
     assert (code, err) == (0, "")
     assert "macs, % of all" in out
     assert "break-even" in out
-    assert "less damage" in out
+    assert "less relative error" in out
     report = Report.from_json(told.read_text())
     step = next(step for step in report.steps if step.name == "meet_budget")
     assert step.figures["budget"]["macs"]["reached"] <= 0.5
@@ -226,7 +233,7 @@ def test_a_flat_target_says_why_zeros_do_not_help(
     [
         (["--budget", "latency=0.5x"], "a budget needs a cost model to say what layers cost"),
         (["--budget", "latency=0.5x", "--cost-model", "macs"], "'macs' says nothing about that; got latency"),
-        (["--budget", "fast=0.5x", "--cost-model", "macs"], "unknown figure 'fast'"),
+        (["--budget", "fast=0.5x", "--cost-model", "macs"], "unknown quantity 'fast'"),
         (["--budget", "macs=half", "--cost-model", "macs"], "not a budget; got 'macs=half'"),
         (["--budget", "macs=2x", "--cost-model", "macs", "--prune", "0.5"], "got --budget and --prune"),
         (["--budget", "macs=0.5x", "--cost-model", "macs"], "Give it an extent: --bind N=1"),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_admm.contracts import Cost, LayerProfile, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile
 from onnx_admm.errors import UnpricedOperator
 
 
@@ -19,7 +19,7 @@ class SystolicArray:
     """
 
     name: ClassVar[str] = "systolic-array"
-    figures: ClassVar[tuple[str, ...]] = ("latency_s", "macs", "mac_bits")
+    quantities: ClassVar[tuple[str, ...]] = ("latency_s", "macs", "mac_bits")
 
     rows: int
     columns: int
@@ -32,7 +32,7 @@ class SystolicArray:
             "while the tile before runs; operators without products run beside"
         )
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         macs = layer.known_macs()  # names the axis to bind where it is open
         if macs == 0:
             return Cost(latency_s=0.0, macs=0.0, mac_bits=0.0, uncertainty=0.3)
@@ -41,7 +41,7 @@ class SystolicArray:
         outputs = math.prod(layer.output_shape or ())
         inner = macs // outputs
         columns = layer.channels if layer.weight else (layer.output_shape or (1,))[-1]
-        kept = math.ceil(columns * treatment.density) if treatment.structure == "channel" else columns
+        kept = math.ceil(columns * option.density) if option.structure == "channel" else columns
         groups = dict(layer.attributes).get("group", 1)
         tiles = groups * math.ceil(inner / self.rows) * math.ceil(kept / groups / self.columns)
         cycles = tiles * (outputs / columns + self.rows + self.columns)
@@ -49,6 +49,6 @@ class SystolicArray:
         return Cost(
             latency_s=cycles / (self.clock_mhz * 1e6),
             macs=done,
-            mac_bits=done * treatment.bits,
+            mac_bits=done * option.bits,
             uncertainty=0.3,
         )

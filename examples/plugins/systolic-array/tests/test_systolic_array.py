@@ -7,7 +7,7 @@ import math
 from systolic_array import SystolicArray
 
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import Treatment
+from onnx_admm.contracts import CompressionOption
 from onnx_admm.costs.pricing import break_even
 from onnx_admm.testing import check_cost_model, layers
 
@@ -26,7 +26,7 @@ def test_it_comes_with_a_profile() -> None:
 
 
 def test_a_layer_takes_its_tiles() -> None:
-    latency = ARRAY.estimate(CONV, Treatment()).latency_s
+    latency = ARRAY.estimate(CONV, CompressionOption()).latency_s
     assert latency == 9 * 2 * (144 + 16) / 100e6
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_admm.calibration.argmax_positions import ArgmaxPositions, argmax_positions_behind
 from onnx_admm.calibration.biases import bias_behind
-from onnx_admm.calibration.layer_inputs import carrier_of
+from onnx_admm.calibration.layer_inputs import extractor_of
 from onnx_admm.calibration.row_sampling import SampledRows
 from onnx_admm.calibration.stream import calibrated_layer
 from onnx_admm.contracts import ModelView, PassContext
@@ -43,7 +43,7 @@ def behind(text: str, axis: int, node: int = 0) -> ArgmaxPositions | None:
 
 
 @pytest.mark.parametrize(
-    ("body", "axis", "tap"),
+    ("body", "axis", "value"),
     [
         ("t = Conv(x, w)\n r = Relu(t)\n y = GlobalMaxPool(r)", 1, "r"),
         ("t = Conv(x, w)\n y = ReduceMax<keepdims = 0>(t, last)", 1, "t"),
@@ -55,11 +55,11 @@ def behind(text: str, axis: int, node: int = 0) -> ArgmaxPositions | None:
         ("t = Conv(x, w)\n s = Softmax(t)\n y = GlobalMaxPool(s)", 1, None),  # mixes places
     ],
 )
-def test_a_maximum_over_all_places_is_found(body: str, axis: int, tap: str | None) -> None:
+def test_a_maximum_over_all_places_is_found(body: str, axis: int, value: str | None) -> None:
     constants = "float[6, 4, 3] w, int64[1] last = {2}, int64[1] second = {1}, int64[1] minus = {-1}"
     text = f"g (float[n, 4, 9] x) => (float y) <{constants}> {{ {body} }}"
     found = behind(text, axis)
-    assert (None if found is None else found.tap) == tap
+    assert (None if found is None else found.value) == value
 
 
 def test_a_maximum_behind_a_product_is_over_its_places() -> None:
@@ -116,8 +116,8 @@ def test_shares_count_the_channels_that_pick_a_place() -> None:
     shares = ArgmaxPositions("a", 1).shares({"a": a}).reshape(2, 4)
     assert shares.sum() == pytest.approx(1)
     alike = 0.2 / 8
-    picked = (shares - alike) / 0.8 * 6
-    np.testing.assert_allclose(picked, [[0, 3, 0, 0], [0.25, 0.25, 1.25, 1.25]], atol=1e-12)
+    counts = (shares - alike) / 0.8 * 6
+    np.testing.assert_allclose(counts, [[0, 3, 0, 0], [0.25, 0.25, 1.25, 1.25]], atol=1e-12)
     turned = ArgmaxPositions("a", -1).shares({"a": np.moveaxis(a, 1, -1)})
     np.testing.assert_allclose(turned, shares.reshape(-1))
 
@@ -126,12 +126,12 @@ def test_rows_follow_the_shares() -> None:
     view = view_of(TEXT_NET)
     layer = calibrated_layer(view, view.sites()[0])
     assert layer is not None
-    assert layer.picks is not None
-    assert layer.taps == ("x", layer.picks.tap)
+    assert layer.argmax_positions is not None
+    assert layer.exposed_values == ("x", layer.argmax_positions.value)
     x = np.random.default_rng(0).normal(size=(5, 4, 40)).astype(np.float32)
     shares = np.zeros(5 * 38)
     shares[[3, 60, 189]] = [0.5, 0.25, 0.25]
-    rows = layer.carriers[0].design({"x": x}, SampledRows(300, (0,), shares))[0]
+    rows = layer.extractors[0].input_rows({"x": x}, SampledRows(300, (0,), shares))[0]
     windows = np.stack([x[0, :, 3:6], x[1, :, 22:25], x[4, :, 37:40]]).reshape(3, -1)
     counts = [int((rows == window).all(axis=1).sum()) for window in windows]
     assert sum(counts) == 300
@@ -140,11 +140,12 @@ def test_rows_follow_the_shares() -> None:
 
 def test_shares_for_other_places_are_not_used() -> None:
     view = view_of(TEXT_NET)
-    carrier = carrier_of(view.sites()[0], weight_uses(view, view.sites()[0])[0])
-    assert carrier is not None
+    extractor = extractor_of(view.sites()[0], weight_uses(view, view.sites()[0])[0])
+    assert extractor is not None
     x = np.random.default_rng(0).normal(size=(5, 4, 40)).astype(np.float32)
     plain, cropped = (
-        carrier.design({"x": x}, SampledRows(50, (0,), shares)) for shares in (None, np.full(36 * 5, 1 / 180))
+        extractor.input_rows({"x": x}, SampledRows(50, (0,), shares))
+        for shares in (None, np.full(36 * 5, 1 / 180))
     )
     np.testing.assert_array_equal(plain, cropped)
 

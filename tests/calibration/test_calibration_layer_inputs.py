@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.calibration.layer_inputs import carrier_of
+from onnx_admm.calibration.layer_inputs import extractor_of
 from onnx_admm.calibration.row_sampling import SampledRows
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.rewrite.expose_values import tapped, weight_uses
+from onnx_admm.model.rewrite.expose_values import expose_values, weight_uses
 from onnx_admm.runtime.sessions import open_session
 
 ALL = 1 << 20
@@ -31,14 +31,14 @@ def design_and_output(
     view = parse_text(f'<ir_version: 10, opset_import: ["" : 21]>\n{text}')
     chosen = view.sites()[site]
     use = weight_uses(view, chosen)[0]
-    carrier = carrier_of(chosen, use)
-    assert carrier is not None
-    rows = carrier.design(feeds, SampledRows(ALL, (0,)))
-    layout = carrier.layout
+    extractor = extractor_of(chosen, use)
+    assert extractor is not None
+    rows = extractor.input_rows(feeds, SampledRows(ALL, (0,)))
+    layout = extractor.layout
     matrix = layout.matrix(view.read(chosen))
     np.testing.assert_array_equal(layout.tensor(matrix), view.read(chosen))
     blocks = matrix.reshape(layout.group, -1, layout.columns)
-    output = next(iter(open_session(tapped(view, [use.node.outputs[0].name])).run(feeds).values()))
+    output = next(iter(open_session(expose_values(view, [use.node.outputs[0].name])).run(feeds).values()))
     return rows @ np.swapaxes(blocks, 1, 2), output
 
 
@@ -155,10 +155,10 @@ def test_recurrent_steps_are_rebuilt_from_both_matrices(direction: str, rng: np.
     total = np.zeros((d, 14, 4))
     assert len(view.sites()) == 2
     for site in view.sites():
-        carrier = carrier_of(site, weight_uses(view, site)[0])
-        assert carrier is not None
-        rows = carrier.design(feeds, SampledRows(ALL, (0,)))
-        matrix = carrier.layout.matrix(view.read(site)).reshape(d, 4, -1)
+        extractor = extractor_of(site, weight_uses(view, site)[0])
+        assert extractor is not None
+        rows = extractor.input_rows(feeds, SampledRows(ALL, (0,)))
+        matrix = extractor.layout.matrix(view.read(site)).reshape(d, 4, -1)
         total += rows @ np.swapaxes(matrix, 1, 2)
     expected = np.moveaxis(feeds["y"], 1, 0).reshape(d, 14, 4)
     np.testing.assert_allclose(np.tanh(total), expected, rtol=1e-4, atol=1e-5)
@@ -170,13 +170,13 @@ def test_entries_of_a_table_weigh_as_often_as_they_are_looked_up() -> None:
         "g (int64[n, 2] ids) => (float[n, 2, 6] e) <float[9, 6] table> { e = Gather(table, ids) }"
     )
     site = view.sites()[0]
-    carrier = carrier_of(site, weight_uses(view, site)[0])
-    assert carrier is not None
-    layout = carrier.layout
+    extractor = extractor_of(site, weight_uses(view, site)[0])
+    assert extractor is not None
+    layout = extractor.layout
     assert (layout.group, layout.rows, layout.columns, layout.together) == (9, 54, 1, 6)
     np.testing.assert_array_equal(layout.tensor(layout.matrix(view.read(site))), view.read(site))
     ids = np.array([[0, 0], [0, 3], [-1, 3]] * 100)
-    rows = carrier.design({"ids": ids}, SampledRows(ALL, (0,)))
+    rows = extractor.input_rows({"ids": ids}, SampledRows(ALL, (0,)))
     assert rows.shape == (9, 1, 1)
     energy = np.square(rows[:, 0, 0])
     np.testing.assert_allclose(energy[[0, 3, 8]], [300, 200, 100], rtol=0.01)
@@ -189,19 +189,19 @@ def test_rows_are_drawn_without_repetition(rng: np.random.Generator) -> None:
         '<ir_version: 10, opset_import: ["" : 21]>\n'
         "g (float[n, 4] x) => (float[n, 6] y) <float[4, 6] w> { y = MatMul(x, w) }"
     )
-    carrier = carrier_of(view.sites()[0], weight_uses(view, view.sites()[0])[0])
-    assert carrier is not None
+    extractor = extractor_of(view.sites()[0], weight_uses(view, view.sites()[0])[0])
+    assert extractor is not None
     x = rng.normal(size=(50, 4)).astype(np.float32)
-    drawn = carrier.design({"x": x}, SampledRows(20, (1,)))[0]
+    drawn = extractor.input_rows({"x": x}, SampledRows(20, (1,)))[0]
     assert drawn.shape == (20, 4)
     assert len({row.tobytes() for row in drawn}) == 20
 
 
-def test_what_has_no_rows_is_not_a_carrier() -> None:
+def test_what_has_no_rows_is_not_an_extractor() -> None:
     view = parse_text(
         '<ir_version: 10, opset_import: ["" : 21]>\n'
         "g (int64[n] ids, float[n, 2, 4, 5] s) => (float[9, n] e, float[n, 2, 4, 3] y)"
         " <float[9, 6] table, float[2, 5, 3] w>"
         " { e = Gather<axis = 1>(table, ids)\n y = MatMul(s, w) }"
     )
-    assert [carrier_of(site, weight_uses(view, site)[0]) for site in view.sites()] == [None, None]
+    assert [extractor_of(site, weight_uses(view, site)[0]) for site in view.sites()] == [None, None]

@@ -1,11 +1,11 @@
-"""Channels behind a global maximum are reconstructed from the rows that each is picked for."""
+"""Channels behind a global maximum are reconstructed from the rows where each has its maximum."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from onnx_admm.calibration.picked_rows import PickedRows
+from onnx_admm.calibration.argmax_rows import ArgmaxRows
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
 from onnx_admm.contracts import Array, ModelView, PassContext
 from onnx_admm.data import from_arrays
@@ -66,23 +66,23 @@ def test_rows_are_those_under_the_maxima_of_both_models() -> None:
     weights = model.read("w")
     other = np.where(rng.random(weights.shape) < 0.4, 0, weights).astype(np.float32)
     model.replace("w", other)
-    rows = calibration.picked_rows(model, layer, MEMORY)
+    rows = calibration.argmax_rows(model, layer, MEMORY)
     assert rows is not None
     windows = windows_of(x)
     assert layer.bias is not None
     bias = layer.bias.read(6)
-    for chosen, matrix in ((rows.best, weights.reshape(6, -1)), (rows.rivals, other.reshape(6, -1))):
+    for chosen, matrix in ((rows.best, weights.reshape(6, -1)), (rows.hard_negatives, other.reshape(6, -1))):
         outputs = np.maximum(windows @ matrix.T + bias, 0)  # (n, places, channels)
         expected = np.take_along_axis(windows, outputs.argmax(axis=1)[:, :, None], axis=1)
         np.testing.assert_allclose(rows.x[0][chosen], expected, atol=1e-6)
     np.testing.assert_allclose(rows.targets, rows.x[0] @ weights.reshape(6, -1).T, atol=1e-5)
 
 
-def test_grouped_convolutions_and_products_have_picked_rows_too() -> None:
+def test_grouped_convolutions_and_products_have_argmax_rows_too() -> None:
     rng = np.random.default_rng(1)
     model, x = convolution(group=2), rng.normal(size=(5, 4, 12)).astype(np.float32)
     calibration, layer = calibrated(model, x)
-    rows = calibration.picked_rows(model, layer, MEMORY)
+    rows = calibration.argmax_rows(model, layer, MEMORY)
     assert rows is not None
     assert rows.x.shape[::2] == (2, 6)
     weights = model.read("w").reshape(2, 3, 6)
@@ -90,7 +90,7 @@ def test_grouped_convolutions_and_products_have_picked_rows_too() -> None:
 
     model, x = parse_text(HEAD + PRODUCT), rng.normal(size=(5, 10, 8)).astype(np.float32)
     calibration, layer = calibrated(model, x)
-    rows = calibration.picked_rows(model, layer, MEMORY)
+    rows = calibration.argmax_rows(model, layer, MEMORY)
     assert rows is not None
     assert not rows.is_centred
     best = (x @ model.read("w")).argmax(axis=1)  # (n, channels)
@@ -100,14 +100,14 @@ def test_grouped_convolutions_and_products_have_picked_rows_too() -> None:
 def test_a_maximum_over_a_crop_tells_nothing_of_the_rows() -> None:
     model, x = parse_text(HEAD + CROPPED), np.random.default_rng(2).normal(size=(5, 4, 12))
     calibration, layer = calibrated(model, x.astype(np.float32))
-    assert layer.picks is not None
-    assert calibration.picked_rows(model, layer, MEMORY) is None
+    assert layer.argmax_positions is not None
+    assert calibration.argmax_rows(model, layer, MEMORY) is None
 
 
 def test_rows_fit_the_memory() -> None:
     model, x = convolution(), np.random.default_rng(0).normal(size=(12, 4, 12)).astype(np.float32)
     calibration, layer = calibrated(model, x)
-    rows = calibration.picked_rows(model, layer, 1)
+    rows = calibration.argmax_rows(model, layer, 1)
     assert rows is not None
     assert len(rows.best) == calibration.batch_size
 
@@ -120,15 +120,15 @@ def test_moments_are_those_of_the_weighted_rows(centred: bool) -> None:
     calibration, layer = calibrated(model, x)
     others = calibration.moments(model, [layer], centred=centred)["w"]
     everything, channel = windows_of(x).reshape(-1, 12), 2
-    best, rivals = rng.integers(0, 80, (8, 6)), rng.integers(0, 80, (8, 6))
+    best, hard_negatives = rng.integers(0, 80, (8, 6)), rng.integers(0, 80, (8, 6))
     weights = model.read("w").reshape(6, -1)
-    picked = PickedRows(everything[None], everything @ weights.T, best, rivals, centred)
-    # the layer's own moments are of rows drawn by what is picked: take all alike here
-    found = picked.moments(channel, others)
+    argmax_rows = ArgmaxRows(everything[None], everything @ weights.T, best, hard_negatives, centred)
+    # the layer's own moments are of rows drawn by where maxima are: take all alike here
+    found = argmax_rows.moments(channel, others)
     rest = others.problem
     n, shares = 8, np.zeros(80)
     np.add.at(shares, best[:, channel], 1 / n)
-    np.add.at(shares, rivals[:, channel], 0.7 / n)
+    np.add.at(shares, hard_negatives[:, channel], 0.7 / n)
     second = np.einsum("m,mi,mj->ij", shares, everything, everything)
     second += 0.3 * (rest.gram[0] + np.outer(others.input_mean[0], others.input_mean[0]))
     mean = (shares @ everything + 0.3 * others.input_mean[0]) / 2 * (1 if centred else 0)
@@ -161,11 +161,11 @@ def test_own_rows_keep_maxima_better(made: dict[str, object], monkeypatch: pytes
     errors = []
     for is_own in (True, False):
         if not is_own:
-            monkeypatch.setattr(Calibration, "picked_rows", lambda *_: None)
+            monkeypatch.setattr(Calibration, "argmax_rows", lambda *_: None)
         pruned = model.fork()
         job = ReconstructLayers(**made)  # type: ignore[arg-type]
         report = job.run(pruned, PassContext(reference=model, train=from_arrays({"x": x[:200]})))
-        assert ("picked_error" in report.figures["layers"]["w"]) == is_own
+        assert ("argmax_error" in report.figures["layers"]["w"]) == is_own
         errors.append(np.square(outputs_of(pruned, x[200:]) - outputs_of(model, x[200:])).mean())
     assert errors[0] < 0.9 * errors[1]
 
@@ -186,4 +186,4 @@ def test_levels_alone_and_one_scale_for_all_are_left(made: dict[str, object]) ->
     model, x = specialists(np.random.default_rng(0))
     context = PassContext(reference=model, train=from_arrays({"x": x}))
     report = ReconstructLayers(**made).run(model.fork(), context)  # type: ignore[arg-type]
-    assert "picked_error" not in report.figures["layers"]["w"]
+    assert "argmax_error" not in report.figures["layers"]["w"]

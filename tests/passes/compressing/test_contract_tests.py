@@ -1,4 +1,4 @@
-"""The batteries: built-in plug-ins go through them, and planted faults do not."""
+"""The contract tests: built-in plug-ins go through them, and planted faults do not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fake_plugins import Scale
 
 from onnx_admm.config.registry import COST_MODELS, PASSES, cost_model
-from onnx_admm.contracts import Cost, LayerProfile, ModelView, PassContext, PassReport, Treatment
+from onnx_admm.contracts import CompressionOption, Cost, LayerProfile, ModelView, PassContext, PassReport
 from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family, varied_family
@@ -241,10 +241,10 @@ class FaultyCost:
         return "" if self.fault == "presuming" else "nothing"
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def quantities(self) -> tuple[str, ...]:
         return {"sure": ("latency_s",), "odd": ("speed",)}.get(self.fault, ("bytes",))
 
-    def estimate(self, layer: LayerProfile, treatment: Treatment) -> Cost:
+    def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
         if self.fault == "rude":
             raise UnpricedOperator("no idea")
         if self.fault == "giving up":
@@ -268,7 +268,7 @@ class FaultyCost:
             ),
             "moody": Cost(bytes=float(time.perf_counter_ns())),
         }
-        return figures.get(self.fault) or StorageCostModel().estimate(layer, treatment)
+        return figures.get(self.fault) or StorageCostModel().estimate(layer, option)
 
 
 class Miscomposed(FaultyCost):
@@ -284,7 +284,7 @@ class Miscomposed(FaultyCost):
     ("fault", "promise"),
     [
         ("presuming", "says what it assumes"),
-        ("odd", "gives figures among latency_s"),
+        ("odd", "gives quantities among latency_s"),
         ("rude", "names the node it cannot price"),
         ("giving up", "prices at least one row"),
         ("demanding", "prices what is bound"),
@@ -294,8 +294,8 @@ class Miscomposed(FaultyCost):
         ("talkative", "gives macs if and only if it says so"),
         ("sure", "how uncertain times and energies are"),
         ("doubtful", "an uncertainty of at least 0"),
-        ("vanishing", "refuses an open axis that its figures depend on"),
-        ("one sample", "refuses an open axis that its figures depend on"),
+        ("vanishing", "refuses an open axis that its quantities depend on"),
+        ("one sample", "refuses an open axis that its quantities depend on"),
         ("vague", "says which axis to bind"),
         ("wrong error", "answers an open axis with UnknownExtent"),
         ("moody", "answers the same question alike"),

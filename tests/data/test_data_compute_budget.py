@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from conftest import CONV_NET, TWO_GEMMS
 
-from onnx_admm.data import affordable, cost_of_sample, from_arrays
+from onnx_admm.data import cost_of_sample, from_arrays, limit_samples
 from onnx_admm.model.analysis.text import parse_text
 
 
@@ -44,9 +44,9 @@ def test_a_layer_whose_shapes_are_hidden_counts_at_every_pixel() -> None:
 
 def test_few_samples_of_what_is_dear() -> None:
     model, data = parse_text(TWO_GEMMS), from_arrays({"x": images(50, 16)})
-    assert len(affordable(model, data, 640 * 10)) == 10
-    assert len(affordable(model, data, 640, least=3)) == 3
-    assert len(affordable(model, data, 1 << 40)) == 50
+    assert len(limit_samples(model, data, 640 * 10)) == 10
+    assert len(limit_samples(model, data, 640, least=3)) == 3
+    assert len(limit_samples(model, data, 1 << 40)) == 50
 
 
 def test_samples_with_large_outputs_are_few() -> None:
@@ -55,5 +55,5 @@ def test_samples_with_large_outputs_are_few() -> None:
     data = from_arrays({"x": np.ones((16, 4, 4), np.float32)})
     cost = cost_of_sample(parse_text(tile), data)
     assert cost.output_bytes == cost.value_bytes == 99 * 4 * 99 * 4 * 99 * 4
-    assert len(affordable(parse_text(tile), data, 1 << 36)) == 2
-    assert len(affordable(parse_text(TILE.replace("REPEATS", "1, 9, 9")), data, 1 << 36)) == 16
+    assert len(limit_samples(parse_text(tile), data, 1 << 36)) == 2
+    assert len(limit_samples(parse_text(TILE.replace("REPEATS", "1, 9, 9")), data, 1 << 36)) == 16

@@ -1,4 +1,4 @@
-"""Treatments: their values are what the coders take, their prices what the coders ask."""
+"""Compression options: their values are what the coders take, their prices what the coders ask."""
 
 from __future__ import annotations
 

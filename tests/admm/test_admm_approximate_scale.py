@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.admm.sets.approximate_scale import near_levels, near_scales
+from onnx_admm.admm.sets.approximate_scale import approximate_levels, approximate_scales
 from onnx_admm.admm.sets.scale import CodeRange, best_scale, scale_step
 
 RANGES = [
@@ -38,7 +38,7 @@ def error(rows: np.ndarray, scales: np.ndarray, codes: CodeRange) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["normal", "heavy", "short"])
 def test_error_is_near_the_least(kind: str, codes: CodeRange) -> None:
     rows = rows_of(kind)
-    near = error(rows, near_scales(rows, None, codes).scales, codes)
+    near = error(rows, approximate_scales(rows, None, codes).scales, codes)
     best = error(rows, np.array([best_scale([(row, codes)], 24) for row in rows]), codes)
     assert np.all(near >= best * (1 - 1e-6) - 1e-9)
     # Nine values on 255 levels can all be hit nearly by luck, which only the exact search has.
@@ -48,14 +48,14 @@ def test_error_is_near_the_least(kind: str, codes: CodeRange) -> None:
 def test_only_the_mask_counts_and_the_rest_is_zero() -> None:
     v = np.array([[1.0, -1.1, 50.0, 0.9], [2.0, 2.0, -90.0, -2.0]], np.float32)
     mask = np.array([[True, True, False, True]] * 2)
-    found = near_levels(v, mask, CodeRange(1, 1), 0, 24)
+    found = approximate_levels(v, mask, CodeRange(1, 1), 0, 24)
     np.testing.assert_allclose(found, [[1, -1, 0, 1], [2, 2, 0, -2]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_values_are_codes_times_a_short_scale(axis: int | None) -> None:
     v = np.random.default_rng(3).normal(size=(6, 5, 7)).astype(np.float32)
-    found = near_levels(v, np.ones(v.shape, np.bool_), CodeRange(0, 19), axis, 11)
+    found = approximate_levels(v, np.ones(v.shape, np.bool_), CodeRange(0, 19), axis, 11)
     assert found.shape == v.shape
     for piece in [found] if axis is None else np.moveaxis(found, axis, 0):
         least = np.abs(piece[piece != 0]).min()
@@ -72,7 +72,7 @@ def test_zero_slices_stay_zero() -> None:
     v = np.zeros((3, 4), np.float32)
     v[1] = [1, -2, 3, 1]
     for codes in RANGES:
-        found = near_levels(v, v != 0, codes, 0, 11)
+        found = approximate_levels(v, v != 0, codes, 0, 11)
         assert not found[[0, 2]].any()
         assert found[1].any()
 
@@ -82,7 +82,7 @@ def test_long_slices_are_fitted_by_a_sample_that_keeps_their_ends(codes: CodeRan
     rng = np.random.default_rng(1)
     rows = np.abs(rng.standard_t(5, size=(2, 30_000))).astype(np.float32)
     rows[1, 7] = 1.5 * rows[1].max()  # one far from all others, which a sample of any kind would miss
-    found = near_scales(rows, None, codes)
+    found = approximate_scales(rows, None, codes)
     near = error(rows, found.scales, codes)
     best = error(rows, np.array([best_scale([(row, codes)], 24) for row in rows]), codes)
     assert near.sum() <= 1.03 * best.sum()
@@ -91,8 +91,8 @@ def test_long_slices_are_fitted_by_a_sample_that_keeps_their_ends(codes: CodeRan
 def test_many_slices_take_the_shares_that_pilots_took() -> None:
     rows = np.abs(np.random.default_rng(2).normal(size=(2000, 40))).astype(np.float32)
     for codes in RANGES:
-        alone = np.concatenate([near_scales(part, None, codes).scales for part in np.split(rows, 10)])
-        together = near_scales(rows, None, codes).scales
+        alone = np.concatenate([approximate_scales(part, None, codes).scales for part in np.split(rows, 10)])
+        together = approximate_scales(rows, None, codes).scales
         assert error(rows, together, codes).sum() <= 1.01 * error(rows, alone, codes).sum()
 
 
@@ -100,7 +100,7 @@ def test_many_slices_take_the_shares_that_pilots_took() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_magnitudes_do_not_matter(dtype: type, scale: float) -> None:
     rows = np.abs(np.random.default_rng(4).normal(size=(5, 64)) * scale).astype(dtype)
-    expected = near_scales(rows.astype(np.float64) / float(rows.max()), None, CodeRange(0, 7)).scales
-    found = near_scales(rows, None, CodeRange(0, 7)).scales
+    expected = approximate_scales(rows.astype(np.float64) / float(rows.max()), None, CodeRange(0, 7)).scales
+    found = approximate_scales(rows, None, CodeRange(0, 7)).scales
     step = scale_step(rows.dtype) / float(rows.max())  # of float16: a share of what is small
     assert found / float(rows.max()) == pytest.approx(expected, rel=2e-3, abs=0.6 * step)
