@@ -48,8 +48,8 @@ def as_dataset(
     - a ``CalibrationDataReader``: what its ``get_next`` gives.
 
     Items may be batches; anything that numpy makes an array of will do, tensors of other libraries too. What
-    an iterable gives is kept in memory; more than fits is better given as an ``.npz`` file, which stays on
-    disk.
+    an iterable gives is kept in a temporary folder, at most 32 GiB and 2^24 samples of it, and read back as
+    it is asked for. More is better given as an ``.npz`` file, which is read where it lies.
 
     Args:
         data: the samples.
@@ -60,6 +60,7 @@ def as_dataset(
 
     Raises:
         DataError: nothing readable, or data that does not fit the model; says which.
+        LimitReached: an iterable that gives more than is kept.
     """
     names = [port.name for port in model.signature().inputs]
     if isinstance(data, str | os.PathLike):

@@ -38,7 +38,7 @@ INSIDE = {
     "data": (
         {"compute_budget", "sources"},
         {"labels", "stored_rows"},
-        {"readers", "samples"},
+        {"readers", "samples", "spooled_rows"},
         {"fitting", "ragged"},
         {"feeds", "synthetic"},
         {"opening"},
