@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.contracts import FIGURES, Cost, CostModel, ModelView
-from onnx_admm.costs.pricing import add_costs
 from onnx_admm.limits import in_a_run
 from onnx_admm.model.rewrite.annotate_nodes import NodeKey, annotate_nodes
+from onnx_admm.pricing.pricing import add_costs
 from onnx_admm.report import CostFacts, CostRowFacts, describe_costs
 
 _FOLDED = "computed once, when the model is loaded"

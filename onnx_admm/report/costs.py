@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnx_admm.contracts import FIGURES, Cost, CostModel, LayerProfile, ModelView, Treatment
-from onnx_admm.costs.pricing import CostRow, CostTable, Unpriced, break_even, chosen_figure, for_model, price
+from onnx_admm.pricing.pricing import (
+    CostRow,
+    CostTable,
+    Unpriced,
+    break_even,
+    chosen_figure,
+    for_model,
+    price,
+)
 from onnx_admm.report.document import Document
 
 ZEROS = "90 % zeros"

@@ -15,10 +15,10 @@ from onnx_admm.contracts import (
     ModelView,
     Treatment,
 )
-from onnx_admm.costs.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.errors import OnnxAdmmError, UnknownExtent, UnpricedOperator
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.testing.contract import demand
 
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0)

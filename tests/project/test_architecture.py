@@ -20,7 +20,7 @@ LEVELS = (
     {"worker"},
     {"admm", "allocation", "model"},
     {"contracts"},
-    {"costs", "metrics", "runtime", "selection"},
+    {"metrics", "pricing", "runtime", "selection"},
     {"data", "encoding", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},
