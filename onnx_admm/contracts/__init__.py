@@ -11,6 +11,7 @@ from onnx_admm.contracts.costs import (
     WholeModel,
 )
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.metrics import Metric, MetricState
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
 from onnx_admm.contracts.progress import Progress, SilentProgress, Task
 from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
@@ -31,6 +32,8 @@ __all__ = [
     "Edit",
     "Feeds",
     "LayerProfile",
+    "Metric",
+    "MetricState",
     "ModelView",
     "Operand",
     "Pass",

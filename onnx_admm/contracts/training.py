@@ -31,6 +31,15 @@ class TrainingSettings:
 
     Raises:
         RecipeError: a setting that no training can run with.
+
+    Example:
+        >>> from onnx_admm.contracts import TrainingSettings
+        >>> TrainingSettings(batch_size=128, augment=("flip",)).loss
+        'auto'
+        >>> TrainingSettings(temperature=0)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.RecipeError: temperature: impossible temperature; got 0; expected over 0
     """
 
     loss: str = "auto"
@@ -57,7 +66,30 @@ class TrainingSettings:
 
 
 class TrainingRun(Protocol):
-    """One open training session over one model; a context manager."""
+    """One open training session over one model; a context manager.
+
+    Example:
+        >>> import numpy as np
+        >>> class TermAlone:
+        ...     '''Training on the added term alone; the other members are left out here.'''
+        ...     def __init__(self, weights):
+        ...         self.values, self.targets, self.rho = dict(weights), {}, {}
+        ...     def weights(self):
+        ...         return dict(self.values)
+        ...     def pull(self, targets, rho):
+        ...         self.targets, self.rho = targets, rho
+        ...     def epoch(self, start_rate, end_rate, *, seed):
+        ...         loss = 0.0
+        ...         for name, target in self.targets.items():
+        ...             apart = self.values[name] - target
+        ...             loss += self.rho[name] / 2 * float((apart**2).sum())
+        ...             self.values[name] = self.values[name] - start_rate * self.rho[name] * apart
+        ...         return loss
+        >>> run = TermAlone({"w": np.array([1.0, 3.0])})
+        >>> run.pull({"w": np.zeros(2)}, {"w": 0.5})
+        >>> run.epoch(1.0, 1.0, seed=0), run.weights()["w"].tolist()
+        (2.5, [0.5, 1.5])
+    """
 
     def __enter__(self) -> TrainingRun: ...
 
@@ -96,7 +128,24 @@ class TrainingRun(Protocol):
 
 
 class Trainer(Protocol):
-    """Opens training sessions."""
+    """Opens training sessions.
+
+    Example:
+        >>> from onnx_admm.contracts import PassContext, Trainer, TrainingSettings
+        >>> from onnx_admm.errors import TrainingError
+        >>> from onnx_admm.testing import model_family
+        >>> class NothingTrains:
+        ...     '''A trainer for tests of passes: every session is refused.'''
+        ...     def open(self, model, sites, data, settings, reference):
+        ...         raise TrainingError("no gradients", where=", ".join(site.name for site in sites))
+        >>> trainer: Trainer = NothingTrains()
+        >>> model = model_family()["tied_weights"]
+        >>> context = PassContext(reference=model, trainer=trainer)
+        >>> context.trainer.open(model, model.sites(), None, context.settings, model)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.TrainingError: w: no gradients
+    """
 
     def open(
         self,

@@ -60,6 +60,13 @@ def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...
 
     Args:
         bindings: extents of the axes ``N`` and ``T``; by default 1 and 7.
+
+    Example:
+        >>> from onnx_admm.testing import layers
+        >>> [layer.op_type for layer in layers()][:4]
+        ['Conv', 'Relu', 'Conv', 'Conv']
+        >>> layers()[0].macs, layers({"N": 2, "T": 7})[0].macs
+        (165888, 331776)
     """
     return node_profiles(_kinds(), _BOUND if bindings is None else bindings)
 
@@ -75,6 +82,21 @@ def check_cost_model(model: CostModel) -> None:
 
     Raises:
         ContractBroken: names the cost model, the layer and the promise.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from onnx_admm.contracts import Cost
+        >>> from onnx_admm.testing import check_cost_model
+        >>> @dataclass(frozen=True)
+        ... class Bits:
+        ...     '''Counts the bits of all weights.'''
+        ...     name: ClassVar[str] = "bits"
+        ...     assumes: ClassVar[str] = "zeros are not stored, and their places take nothing"
+        ...     figures: ClassVar[tuple[str, ...]] = ("bytes",)
+        ...     def estimate(self, layer, treatment):
+        ...         return Cost(bytes=layer.parameters * treatment.density * treatment.bits / 8)
+        >>> check_cost_model(Bits())
     """
     subject = getattr(model, "name", type(model).__name__)
     _check_declaration(model, subject)
