@@ -13,8 +13,8 @@ from onnx_admm.contracts.costs import (
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
 from onnx_admm.contracts.metrics import Metric, MetricState
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
-from onnx_admm.contracts.progress import Progress, SilentProgress, Task
-from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
+from onnx_admm.contracts.progress import PartialProgress, Progress, SilentProgress, Task
+from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings, WatchedTraining
 from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSite
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "MetricState",
     "ModelView",
     "Operand",
+    "PartialProgress",
     "Pass",
     "PassContext",
     "PassReport",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingRun",
     "TrainingSettings",
     "Treatment",
+    "WatchedTraining",
     "WeightSite",
     "WholeModel",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from onnx_admm.contracts.data import Array, Blocks, Dataset
 from onnx_admm.errors import RecipeError
@@ -125,6 +125,33 @@ class TrainingRun(Protocol):
 
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Go back to a snapshot."""
+
+
+@runtime_checkable
+class WatchedTraining(Protocol):
+    """A `TrainingRun` that tells within an epoch how far it is, so that the time of all can be told early.
+
+    Example:
+        >>> from onnx_admm.contracts import WatchedTraining
+        >>> class TwoBatches:
+        ...     '''An epoch of two batches; the other members of a run are left out here.'''
+        ...     def watch(self, told):
+        ...         self.told = told
+        ...     def epoch(self, start_rate, end_rate, *, seed):
+        ...         for batch in (1, 2):
+        ...             self.told(batch / 2)
+        ...         return 0.0
+        >>> run = TwoBatches()
+        >>> isinstance(run, WatchedTraining)
+        True
+        >>> run.watch(print)
+        >>> _ = run.epoch(1e-3, 1e-3, seed=0)
+        0.5
+        1.0
+    """
+
+    def watch(self, told: Callable[[float], None]) -> None:
+        """Call ``told`` after each batch with the share of the epoch that is done."""
 
 
 class Trainer(Protocol):
