@@ -28,6 +28,7 @@ from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Dataset, ModelView, PassContext
 from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
+from onnx_admm.data.class_numbers import check_class_numbers
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.metrics import as_metric, scored_by
@@ -69,6 +70,9 @@ class Compression(Request):
             train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
             recipe = self.settled_recipe(len(train))
+        for samples in (train, validation):
+            if samples is not None and self.metric is None:
+                check_class_numbers(samples, model)
         return Plan(
             source=Path(source),
             model=model,
@@ -90,7 +94,9 @@ class Compression(Request):
         """
         plan = self.plan(source)
         if self.test is not None:
-            self._opened(self.test, plan.model, plan.recipe, "test")
+            test = scored_by(self._opened(self.test, plan.model, plan.recipe, "test"), self.metric)
+            if self.metric is None:
+                check_class_numbers(test, plan.model)
         return replace(plan, notes=(*plan.notes, *rehearse(plan)))
 
     @in_a_run

@@ -53,6 +53,7 @@ class Metric:
     Attributes:
         name: what reports call it.
         start: makes the state of one evaluation.
+        needs_labels: whether it says nothing without labels: data without are refused before any work.
 
     Example:
         >>> import numpy as np
@@ -67,6 +68,7 @@ class Metric:
 
     name: str
     start: Callable[[], MetricState]
+    needs_labels: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ class Labels:
         if self.dense:
             self._ignored.update(IGNORED_WHERE_DENSE)
         allowed = self._ignored if self.dense else {ignored}
+        self._largest = IGNORED
         for part in self._parts():
+            kept = part[~np.isin(part, list(self._ignored))]
+            self._largest = max(self._largest, int(kept.max(initial=IGNORED)))
             negative = np.unique(part[part < 0]).tolist()
             wrong = next((label for label in negative if label not in allowed), None)
             if wrong is not None:
@@ -65,6 +68,11 @@ class Labels:
     def shape(self) -> tuple[int, ...]:
         """Of all of them, (n, ...)."""
         return self._shape
+
+    @property
+    def largest(self) -> int:
+        """The largest class that a label names; ``IGNORED`` where all are ignored."""
+        return self._largest
 
     def take(self, index: Index) -> npt.NDArray[np.int64]:
         """The labels at ``index``, (len(index), ...)."""

@@ -40,7 +40,7 @@ INSIDE = {
         {"labels", "stored_rows"},
         {"readers", "samples", "spooled_rows"},
         {"fitting", "ragged"},
-        {"feeds", "synthetic"},
+        {"class_numbers", "feeds", "synthetic"},
         {"opening"},
         {"anything"},
     ),
