@@ -49,6 +49,15 @@ def annotate(
         UsageError: ``target`` is ``source``, a file that it refers to, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
         OutputError: the copy cannot be written; whatever was at ``target`` is still there.
+
+    Example:
+        >>> from onnx_admm.api import annotate
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> from onnx_admm.config.registry import cost_model
+        >>> facts = annotate("net.onnx", "noted.onnx", cost_model("macs"), {"N": 1})
+        >>> facts.total.macs
+        5832.0
     """
     files = RunFiles()
     files.read_model(source, "the model")

@@ -47,7 +47,16 @@ _MUCH_TEXT = 0.05
 
 
 class Compression(Request):
-    """A request, and what is done about it."""
+    """A request, and what is done about it.
+
+    Example:
+        >>> from onnx_admm.api import Compression
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> plan = Compression(bits=6, threads=1).plan("net.onnx")
+        >>> [step.name for step in plan.recipe.passes][-3:]
+        ['reconstruct_layers', 'encode', 'minify']
+    """
 
     @in_a_run
     def plan(self, source: str | os.PathLike[str]) -> Plan:
@@ -325,6 +334,14 @@ def compress(
         PromiseMissed: the result misses a promise (BudgetExceeded: a stated one); it was not written unless
             ``keep``.
         OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
+
+    Example:
+        >>> from onnx_admm.api import compress
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> report = compress("net.onnx", "small.onnx", bits=6, threads=1)
+        >>> report.written, report.file_ratio > 1
+        (True, True)
     """
     stated = max_memory_mb is not None or timeout_s is not None
     with run_within(RunLimits(max_memory_mb, timeout_s) if stated else None):

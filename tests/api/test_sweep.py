@@ -87,6 +87,7 @@ def test_a_file_that_misses_a_promise_is_not_written(run: RunCommand, net: Path)
     )  # fmt: skip
     assert code == 3
     assert "output scores changes too much" in err
+    assert ".." not in err
     (wrecked,) = csv.DictReader((folder / "sweep.csv").read_text().splitlines())
     assert "output scores changes too much" in wrecked["missed"]
     assert wrecked["on_frontier"] == "False"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PUBLIC = ("onnx_admm", "onnx_admm.contracts", "onnx_admm.testing")
+PUBLIC = ("onnx_admm", "onnx_admm.api", "onnx_admm.contracts", "onnx_admm.testing")
 INSTALLED = ("onnx_admm", "onnx_admm.passes", "onnx_admm.cost_models")
 
 
