@@ -21,9 +21,9 @@ import numpy as np
 
 from onnx_admm.contracts import CompressionOption, LayerProfile
 from onnx_admm.cost_models.admm_nn import PUBLISHED, AdmmNnCostModel
-from onnx_admm.costs.pricing import break_even, price_layers
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import break_even, price_layers
 
 LAYERS = ("CONV1", "CONV2", "CONV3", "CONV4", "CONV5")
 ALEXNET = """

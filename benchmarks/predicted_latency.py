@@ -30,12 +30,12 @@ from scipy.stats import spearmanr
 
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Feeds
-from onnx_admm.costs.pricing import price
 from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.model import ModelView, node_profiles
 from onnx_admm.model.analysis.runtime_kernels import Place, trace
 from onnx_admm.model.analysis.shapes import bind_extents
+from onnx_admm.pricing.pricing import price
 from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.installed import runtime_versions
 from onnx_admm.runtime.sessions import open_session, optimised_model

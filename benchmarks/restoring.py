@@ -38,11 +38,11 @@ from onnx_admm.cli.console import load_preprocessing
 from onnx_admm.cli.target import parse_bindings
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption, Dataset, ModelView, PassContext, SilentProgress
-from onnx_admm.costs.pricing import price_layers
 from onnx_admm.data import open_dataset
 from onnx_admm.errors import BudgetExceeded
 from onnx_admm.model import node_profiles
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
+from onnx_admm.pricing.pricing import price_layers
 from onnx_admm.runtime.sessions import runtime_versions
 from onnx_admm.targeting.search_space import SearchSpace, build_search_space
 

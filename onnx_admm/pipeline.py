@@ -6,10 +6,20 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from onnx_admm.contracts import Dataset, ModelView, Pass, PassContext, PassReport, Skip
+from onnx_admm.contracts import (
+    Dataset,
+    ModelView,
+    PartialProgress,
+    Pass,
+    PassContext,
+    PassReport,
+    Skip,
+    Task,
+)
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
@@ -107,25 +117,28 @@ class Pipeline:
         exactness = ExactnessCheck(context)
         for position, step in enumerate(self.passes):
             check_ranges(step, self._place(position))
-        for position, step in enumerate(self.passes):
-            place = self._place(position)
-            known = None if journal is None else journal.recall(position)
-            if known is not None:
-                view, report = known
+        with ExitStack() as stack:
+            bar = _EpochBar(self.passes, context, stack)
+            for position, step in enumerate(self.passes):
+                place = self._place(position)
+                known = None if journal is None else journal.recall(position)
+                if known is not None:
+                    view, report = known
+                    steps.append(report)
+                    continue
+                try:
+                    with located(place):
+                        view, report = self._transaction(view, step, bar.context(position), exactness)
+                except (OnnxAdmmError, *STOPS):
+                    raise
+                except BaseException as error:
+                    fault = f"{type(error).__name__}: {error}"
+                    raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
+                _log(place, report)
+                bar.finish()
+                if journal is not None:
+                    journal.keep(position, view, report)
                 steps.append(report)
-                continue
-            try:
-                with located(place):
-                    view, report = self._transaction(view, step, context, exactness)
-            except (OnnxAdmmError, *STOPS):
-                raise
-            except BaseException as error:
-                fault = f"{type(error).__name__}: {error}"
-                raise WorkError("the pass failed unexpectedly", where=place, got=fault) from error
-            _log(place, report)
-            if journal is not None:
-                journal.keep(position, view, report)
-            steps.append(report)
         return PipelineResult(view, tuple(steps))
 
     def _transaction(
@@ -158,6 +171,48 @@ class Pipeline:
         before = ", ".join(names[:position])
         place = f"pass {position + 1} of {len(names)}, {names[position]}"
         return f"{place} (after {before})" if before else place
+
+
+class _EpochBar:
+    """One bar over the epochs of all passes that train, opened with the first of them that is run.
+
+    It tells the time of all of them from the first batches on. A single pass has a bar of its own already.
+
+    Args:
+        passes: of the pipeline.
+        context: that they share.
+        stack: closes the bar.
+    """
+
+    def __init__(self, passes: Sequence[Pass], context: PassContext, stack: ExitStack) -> None:
+        trains = context.trainer is not None and context.train is not None
+        self._epochs = [_epochs(step) if trains else 0 for step in passes]
+        self._context, self._stack = context, stack
+        self._whole: Task | None = None
+        self._part: PartialProgress | None = None
+
+    def context(self, position: int) -> PassContext:
+        """Return the context for a pass that is about to run."""
+        rest = self._epochs[position:]
+        if self._whole is None and rest[0] and sum(count > 0 for count in rest) > 1:
+            whole = self._context.progress.task("epochs of all passes", sum(rest))
+            self._whole = self._stack.enter_context(whole)
+        if self._whole is None or not rest[0]:
+            return self._context
+        self._part = PartialProgress(self._context.progress, self._whole, rest[0])
+        return replace(self._context, progress=self._part)
+
+    def finish(self) -> None:
+        """Note that the pass is done, however many of its epochs it took."""
+        if self._part is not None:
+            self._part.reach(1.0)
+        self._part = None
+
+
+def _epochs(step: Pass) -> int:
+    """Epochs that a pass says it trains; 0 where it does not say."""
+    counts = (getattr(step, name, 0) for name in ("epochs", "retrain_epochs"))
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def open_context(

@@ -13,12 +13,12 @@ from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
 from onnx_admm.contracts import CostModel, Dataset, Edit, ModelView, PassContext, PassReport, WeightSite
-from onnx_admm.costs.pricing import for_model, price
 from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import output_roles
+from onnx_admm.pricing.pricing import for_model, price
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.contracts import QUANTITIES, Cost, CostModel, ModelView
-from onnx_admm.costs.pricing import add_costs
 from onnx_admm.limits import in_a_run
 from onnx_admm.model.rewrite.annotate_nodes import NodeKey, annotate_nodes
+from onnx_admm.pricing.pricing import add_costs
 from onnx_admm.report import CostFacts, CostRowFacts, describe_costs
 
 _FOLDED = "computed once, when the model is loaded"
@@ -49,6 +49,15 @@ def annotate(
         UsageError: ``target`` is ``source``, a file that it refers to, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
         OutputError: the copy cannot be written; an earlier file at ``target`` is unchanged.
+
+    Example:
+        >>> from onnx_admm.api import annotate
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> from onnx_admm.config.registry import cost_model
+        >>> facts = annotate("net.onnx", "noted.onnx", cost_model("macs"), {"N": 1})
+        >>> facts.total.macs
+        5832.0
     """
     files = RunFiles()
     files.read_model(source, "the model")

@@ -57,6 +57,13 @@ def compare(
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
         WorkError: a file changed meanwhile.
+
+    Example:
+        >>> from onnx_admm.api import compare
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> compare("net.onnx", "net.onnx", threads=1).file_ratio
+        1.0
     """
     if metric is not None and data is None:
         raise UsageError("nothing to measure on", where="--metric", hint="Give --data.")

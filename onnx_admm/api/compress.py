@@ -28,6 +28,7 @@ from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Dataset, ModelView, PassContext
 from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
+from onnx_admm.data.class_numbers import check_class_numbers
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.metrics import as_metric, scored_by
@@ -46,7 +47,16 @@ _MUCH_TEXT = 0.05
 
 
 class Compression(Request):
-    """A request, and the run that fulfils it."""
+    """A request, and the run that fulfils it.
+
+    Example:
+        >>> from onnx_admm.api import Compression
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> plan = Compression(bits=6, threads=1).plan("net.onnx")
+        >>> [step.name for step in plan.recipe.passes][-3:]
+        ['reconstruct_layers', 'encode', 'minify']
+    """
 
     @in_a_run
     def plan(self, source: str | os.PathLike[str]) -> Plan:
@@ -69,6 +79,9 @@ class Compression(Request):
             train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
             recipe = self.complete_recipe(len(train))
+        for samples in (train, validation):
+            if samples is not None and self.metric is None:
+                check_class_numbers(samples, model)
         return Plan(
             source=Path(source),
             model=model,
@@ -90,7 +103,9 @@ class Compression(Request):
         """
         plan = self.plan(source)
         if self.test is not None:
-            self._opened(self.test, plan.model, plan.recipe, "test")
+            test = scored_by(self._opened(self.test, plan.model, plan.recipe, "test"), self.metric)
+            if self.metric is None:
+                check_class_numbers(test, plan.model)
         return replace(plan, notes=(*plan.notes, *rehearse(plan)))
 
     @in_a_run
@@ -319,6 +334,14 @@ def compress(
         PromiseMissed: the result misses a promise (BudgetExceeded: a stated one); it was not written unless
             ``keep``.
         OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
+
+    Example:
+        >>> from onnx_admm.api import compress
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> report = compress("net.onnx", "small.onnx", bits=6, threads=1)
+        >>> report.written, report.file_ratio > 1
+        (True, True)
     """
     stated = max_memory_mb is not None or timeout_s is not None
     with run_within(RunLimits(max_memory_mb, timeout_s) if stated else None):

@@ -18,6 +18,13 @@ def inspect_model(path: str | os.PathLike[str]) -> ModelFacts:
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
+
+    Example:
+        >>> from onnx_admm.api import inspect_model
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> inspect_model("net.onnx").parameters
+        324
     """
     return describe_model(ModelView.load(path), path)
 
@@ -35,5 +42,13 @@ def inspect_costs(
         ModelError: not a model, or not one that is safe to read.
         UnknownExtent: a cost depends on an axis that is left open.
         UsageError: the cost model does not give that quantity.
+
+    Example:
+        >>> from onnx_admm.api import inspect_costs
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> from onnx_admm.config.registry import cost_model
+        >>> inspect_costs("net.onnx", cost_model("macs"), {"N": 1}).total.macs
+        5832.0
     """
     return describe_costs(ModelView.load(path), path, cost_model, bindings, quantity)

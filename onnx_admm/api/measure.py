@@ -98,10 +98,11 @@ class Measurement:
         if is_scored(data):
             original = evaluate(before, data, roles=roles, threads=self.threads)
         result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
-        metric = metric_of(data)
+        asked = metric_of(data)
+        metric = "agreement" if result.accuracy is None else "accuracy"
         return QualityFacts(
             data=name,
-            metric="accuracy" if metric is None else metric.name,
+            metric=metric if asked is None else asked.name,
             samples=result.samples,
             accuracy_before=None if original is None else original.accuracy,
             accuracy_after=result.accuracy,

@@ -20,6 +20,14 @@ class Plan:
         notes: notes of the report on the preparation.
         frozen: inputs that callers can no longer override.
         text: characters of an exporter's text that are left out.
+
+    Example:
+        >>> from onnx_admm.api import Compression, Plan
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> plan: Plan = Compression(threads=1).plan("net.onnx")
+        >>> plan.facts.parameters, plan.train is None
+        (324, True)
     """
 
     source: Path

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from onnx_admm.api.annotate import annotate as annotate_file
 from onnx_admm.api.compare import compare as compare_files
 from onnx_admm.api.compress import Compression
+from onnx_admm.api.compressed import Compressed
 from onnx_admm.api.inspect import inspect_costs, inspect_model
 from onnx_admm.api.sweep import SHARES, Sweep, Swept
 from onnx_admm.config.recipe import Recipe
@@ -20,39 +21,16 @@ from onnx_admm.config.registry import cost_model as find_cost_model
 from onnx_admm.contracts import CostModel, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing
 from onnx_admm.data.anything import DataLike, as_dataset
-from onnx_admm.errors import UsageError
 from onnx_admm.limits import RunLimits, run_within
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.metrics import MetricLike
-from onnx_admm.model.writing.in_memory import ModelLike, ModelProto, model_file, read_proto
-from onnx_admm.report import Comparison, CostFacts, ModelFacts, Report
+from onnx_admm.model.writing.in_memory import ModelLike, model_file, read_proto
+from onnx_admm.report import Comparison, CostFacts, ModelFacts
+from onnx_admm.settings.argument_types import texts, typed
+
+__all__ = ["Compressed", "annotate", "compare", "compress", "costs", "inspect", "sweep"]
 
 PathLike = str | os.PathLike[str]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """The result of `compress`.
-
-    Attributes:
-        report: report of the compression.
-        target: the file that was written; None where none was named.
-        model: the compressed model, where no target was named; else None: it is in the file.
-    """
-
-    report: Report
-    target: Path | None = None
-    model: ModelProto | None = None
-
-    def __repr__(self) -> str:
-        comparison = self.report.comparison
-        where = "in memory" if self.target is None else str(self.target)
-        size = f"{comparison.before.file_bytes:,} to {comparison.after.file_bytes:,} bytes"
-        return f"Compressed({where}: {size}, {comparison.file_ratio:.1f}x)"
-
-    def _repr_html_(self) -> str:
-        return self.report._repr_html_()
 
 
 def compress(
@@ -142,36 +120,42 @@ def compress(
 
     Example:
         >>> import onnx_admm
-        >>> onnx_admm.compress("net.onnx", "small.onnx", data="train.npz", bits=4)  # doctest: +SKIP
-        Compressed(small.onnx: 1,725,696 to 60,312 bytes, 28.6x)
+        >>> from onnx_admm.testing import varied_family
+        >>> varied_family()["chain_of_scales"].save("net.onnx")
+        23217
+        >>> result = onnx_admm.compress("net.onnx", "small.onnx", bits=6, threads=1)
+        >>> result
+        Compressed(small.onnx: 23,217 to ... bytes, ...x)
+        >>> result.report.file_ratio > 5
+        True
     """
     request = Compression(
         data=data,
         validation=validation,
         test=test,
-        label=_typed("label", label, str, type(None)),
+        label=typed("label", label, str, type(None)),
         metric=metric,
         recipe=recipe,
-        prune=_typed("prune", prune, str, type(None)),
-        bits=_typed("bits", bits, int, type(None)),
-        budget=_texts("budget", budget),
-        format=_typed("format", format, str),
-        epochs=_typed("epochs", epochs, int, type(None)),
-        include=_texts("include", include),
-        exclude=_texts("exclude", exclude),
-        fine_tune=_typed("fine_tune", fine_tune, bool, type(None)),
+        prune=typed("prune", prune, str, type(None)),
+        bits=typed("bits", bits, int, type(None)),
+        budget=texts("budget", budget),
+        format=typed("format", format, str),
+        epochs=typed("epochs", epochs, int, type(None)),
+        include=texts("include", include),
+        exclude=texts("exclude", exclude),
+        fine_tune=typed("fine_tune", fine_tune, bool, type(None)),
         preprocessing=preprocessing,
-        freeze_defaults=_typed("freeze_defaults", freeze_defaults, bool, type(None)),
-        keep_docs=_typed("keep_docs", keep_docs, bool),
-        cost_model=_typed("cost_model", cost_model, str, type(None)),
+        freeze_defaults=typed("freeze_defaults", freeze_defaults, bool, type(None)),
+        keep_docs=typed("keep_docs", keep_docs, bool),
+        cost_model=typed("cost_model", cost_model, str, type(None)),
         bind=dict(bind or {}),
-        max_drop=_typed("max_drop", max_drop, float, int, type(None)),
-        keep=_typed("keep", keep, bool),
+        max_drop=typed("max_drop", max_drop, float, int, type(None)),
+        keep=typed("keep", keep, bool),
         report=report,
         resume=resume,
-        seed=_typed("seed", seed, int),
-        threads=_typed("threads", threads, int),
-        memory_mb=_typed("memory_mb", memory_mb, int),
+        seed=typed("seed", seed, int),
+        threads=typed("threads", threads, int),
+        memory_mb=typed("memory_mb", memory_mb, int),
         executor=executor,
         progress=progress or SilentProgress(),
     )
@@ -196,6 +180,13 @@ def inspect(model: ModelLike) -> ModelFacts:
 
     Raises:
         ModelError: not a model, or not one that is safe to read.
+
+    Example:
+        >>> import onnx_admm
+        >>> from onnx_admm.testing import model_family
+        >>> facts = onnx_admm.inspect(model_family()["conv_net"].to_bytes())
+        >>> [(layer.weight, layer.op_type, layer.shape) for layer in facts.layers]
+        [('w1', 'Conv', (4, 1, 3, 3)), ('w2', 'Conv', (6, 4, 3, 3)), ('w3', 'Gemm', (3, 24))]
     """
     with TemporaryFolder() as folder:
         return inspect_model(model_file(model, Path(folder)))
@@ -219,6 +210,14 @@ def costs(
     Raises:
         UnknownExtent: a cost depends on an axis that is left open.
         UsageError: the cost model does not give that quantity.
+
+    Example:
+        >>> import onnx_admm
+        >>> from onnx_admm.testing import model_family
+        >>> net = model_family()["conv_net"].to_bytes()
+        >>> found = onnx_admm.costs(net, "macs", bind={"N": 1})
+        >>> {row.weight: row.cost.macs for row in found.rows if row.weight}
+        {'w1': 2304.0, 'w2': 3456.0, 'w3': 72.0}
     """
     with TemporaryFolder() as folder:
         return inspect_costs(model_file(model, Path(folder)), _cost_model(cost_model), bind, quantity)
@@ -257,6 +256,16 @@ def compare(
 
     Raises:
         UsageError: the two do not take the same inputs, or a file cannot be read.
+
+    Example:
+        >>> import onnx_admm
+        >>> from onnx_admm.testing import model_family
+        >>> model = model_family()["conv_net"]
+        >>> original = model.to_bytes()
+        >>> model.replace(model.sites()[0], model.read(model.sites()[0]).round(2))
+        >>> found = onnx_admm.compare(original, model.to_bytes(), threads=1, min_ratio=2)
+        >>> found.verdict, round(found.file_ratio, 1), found.sqnr_db > 30
+        ('missed', 1.0, True)
     """
     with TemporaryFolder() as first, TemporaryFolder() as second:
         return compare_files(
@@ -265,11 +274,11 @@ def compare(
             data,
             preprocessing=preprocessing,
             threads=threads,
-            is_classifier=_typed("is_classifier", is_classifier, bool),
-            max_drop=_typed("max_drop", max_drop, float, int, type(None)),
-            min_ratio=_typed("min_ratio", min_ratio, float, int, type(None)),
+            is_classifier=typed("is_classifier", is_classifier, bool),
+            max_drop=typed("max_drop", max_drop, float, int, type(None)),
+            min_ratio=typed("min_ratio", min_ratio, float, int, type(None)),
             report=report,
-            label=_typed("label", label, str, type(None)),
+            label=typed("label", label, str, type(None)),
             metric=metric,
             progress=progress,
         )
@@ -289,6 +298,16 @@ def annotate(
     Raises:
         UsageError: ``target`` is the model itself, or no regular file.
         UnknownExtent: a cost depends on an axis that is left open.
+
+    Example:
+        >>> import onnx
+        >>> import onnx_admm
+        >>> from onnx_admm.testing import model_family
+        >>> net = model_family()["conv_net"].to_bytes()
+        >>> _ = onnx_admm.annotate(net, "noted.onnx", "macs", bind={"N": 1})
+        >>> notes = {note.key: note.value for note in onnx.load("noted.onnx").graph.node[0].metadata_props}
+        >>> notes["onnx_admm.macs.macs"], notes["onnx_admm.macs.option"]
+        ('2304', 'density 1, 32 bits, unstructured')
     """
     with TemporaryFolder() as folder:
         return annotate_file(model_file(model, Path(folder)), target, _cost_model(cost_model), bind)
@@ -305,6 +324,7 @@ def sweep(
     label: str | None = None,
     metric: MetricLike | None = None,
     quantity: str | None = None,
+    bind: Mapping[str, int] | None = None,
     shares: Sequence[float] = SHARES,
     plot: PathLike | None = None,
     seed: int = 0,
@@ -322,6 +342,7 @@ def sweep(
         label: name of the labels among the arrays of the data; None: ``labels``.
         metric: metric in place of accuracy, as in `compress`.
         quantity: the quantity that budgets limit; None: the cost model's main one.
+        bind: extents of open axes for costs, such as ``{"N": 1}``.
         shares: budgets as shares of what the original costs, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
         seed: decides every random choice.
@@ -330,14 +351,25 @@ def sweep(
     Raises:
         UsageError: a quantity that the cost model does not give, an impossible share, nothing to plot with.
         PromiseMissed: no file could be written.
+
+    Example:
+        >>> import onnx_admm
+        >>> from onnx_admm.testing import model_family
+        >>> net = model_family()["mlp_both_ways"].to_bytes()
+        >>> found = onnx_admm.sweep(
+        ...     net, "results", cost_model="macs", bind={"N": 1}, shares=[0.8], threads=1
+        ... )
+        >>> [(point.file, point.reached <= 0.8) for point in found.points]
+        [('model-macs-0.8x.onnx', True)]
     """
     job = Compression(
         data=data,
         validation=validation,
         test=test,
-        label=_typed("label", label, str, type(None)),
+        label=typed("label", label, str, type(None)),
         metric=metric,
         cost_model=cost_model,
+        bind=dict(bind or {}),
         seed=seed,
         threads=threads,
     )
@@ -361,18 +393,3 @@ def _kept(data: DataLike | None, model: Path, label: str | None) -> DataLike | N
 
 def _cost_model(given: CostModel | str) -> CostModel:
     return find_cost_model(given) if isinstance(given, str) else given
-
-
-def _typed(name: str, value: T, *kinds: type) -> T:
-    """Return the value after a check of its type; a bool is no number."""
-    if type(value) in kinds or (isinstance(value, kinds) and not isinstance(value, bool)):
-        return value
-    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-    raise UsageError("an argument of the wrong type", where=name, got=repr(value), expected=expected)
-
-
-def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Return several texts; a single text counts as one."""
-    if isinstance(values, str):
-        return (values,)
-    return tuple(_typed(name, value, str) for value in values)

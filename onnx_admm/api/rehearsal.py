@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from onnx_admm.api.preparing import Plan
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import WholeModel
-from onnx_admm.costs.pricing import price
 from onnx_admm.errors import NothingToDo, located
 from onnx_admm.model import node_profiles
+from onnx_admm.pricing.pricing import price
 from onnx_admm.runtime.sessions import require_runtime
 from onnx_admm.selection.layers import choose_sites
 

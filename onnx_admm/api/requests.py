@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.config.registry import cost_model
@@ -155,6 +156,8 @@ def check_request(job: Request) -> None:
         _check_budget(job)
     if job.data is None and job.validation is None and job.max_drop is not None:
         raise UsageError("nothing to measure a drop on", where="--max-drop", hint="Give --data or --val.")
+    if job.resume is not None and Path(job.resume).exists() and not Path(job.resume).is_dir():
+        raise UsageError("not a folder to keep results of passes in", where=f"--resume {job.resume}")
     check_number(job.max_drop, 0, 100, "--max-drop")
     check_number(job.seed, 0, MOST_SEED, "--seed")
     check_number(job.threads, 0, MOST_THREADS, "--threads")

@@ -48,6 +48,15 @@ class Sweep:
         quantity: the quantity that budgets limit; None: the cost model's main one.
         shares: budgets as shares of the original's cost, each over 0 and below 1.
         plot: a ``.png`` or ``.svg`` file for a plot of the frontier.
+
+    Example:
+        >>> from onnx_admm.api import Compression, Sweep
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["mlp_both_ways"].save("net.onnx")
+        >>> job = Compression(cost_model="macs", bind={"N": 1}, threads=1)
+        >>> found = Sweep(job=job, shares=[0.8]).run("net.onnx", "results")
+        >>> [point.file for point in found.points]
+        ['net-macs-0.8x.onnx']
     """
 
     job: Compression
@@ -106,7 +115,8 @@ class Sweep:
         if not points:
             raise BudgetExceeded(end or "no budget was tried")
         if all(point.missed is not None for point in points):
-            raise PromiseMissed(points[0].missed or "", hint=f"No file was written; {table} has the figures.")
+            missed = (points[0].missed or "").rstrip(".")
+            raise PromiseMissed(missed, hint=f"No file was written; {table} has the figures.")
         if self.plot is not None:
             write_bytes(Path(self.plot), draw(with_frontier(points), Path(self.plot).suffix))
         return Swept(points=with_frontier(points), table=table, end=end)

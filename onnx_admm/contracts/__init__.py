@@ -11,9 +11,10 @@ from onnx_admm.contracts.costs import (
     WholeModel,
 )
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.metrics import Metric, MetricState
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
-from onnx_admm.contracts.progress import Progress, SilentProgress, Task
-from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings
+from onnx_admm.contracts.progress import PartialProgress, Progress, SilentProgress, Task
+from onnx_admm.contracts.training import Trainer, TrainingRun, TrainingSettings, WatchedTraining
 from onnx_admm.model import LayerProfile, ModelView, Operand, PortSpec, WeightSite
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "Edit",
     "Feeds",
     "LayerProfile",
+    "Metric",
+    "MetricState",
     "ModelView",
     "Operand",
+    "PartialProgress",
     "Pass",
     "PassContext",
     "PassReport",
@@ -45,6 +49,7 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "TrainingSettings",
+    "WatchedTraining",
     "WeightSite",
     "WholeModel",
 ]

@@ -26,6 +26,15 @@ class CompressionOption:
 
     Raises:
         UsageError: an impossible density, number of bits or structure.
+
+    Example:
+        >>> from onnx_admm.contracts import Treatment
+        >>> Treatment(density=0.5, bits=8, structure="2:4").pattern
+        (2, 4)
+        >>> Treatment(density=2)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.UsageError: impossible density; got 2; expected 0 to 1
     """
 
     density: float = 1.0
@@ -59,6 +68,12 @@ class Cost:
         mac_bits: multiply-accumulates times the bits of their weight.
         uncertainty: relative uncertainty of latency and energy: 0.25 for a quarter up or down; None where the
             quantities are exact.
+
+    Example:
+        >>> from onnx_admm.contracts import Cost
+        >>> cost = Cost(latency_s=1e-3, uncertainty=0.25)
+        >>> cost.bytes is None
+        True
     """
 
     bytes: float | None = None
@@ -89,6 +104,28 @@ class CostModel(Protocol):
     The cost of a model is the sum of its rows, unless the cost model also has the members of `Composition`. A
     cost model of the machine it runs on has a member ``is_this_machine`` that is True: a result with a
     latency budget must then not be slower than the original when both are timed.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from onnx_admm.contracts import Cost, CostModel, Treatment
+        >>> from onnx_admm.testing import layers
+        >>> @dataclass(frozen=True)
+        ... class Steady:
+        ...     '''One multiplier that skips zeros.'''
+        ...     name: ClassVar[str] = "steady"
+        ...     quantities: ClassVar[tuple[str, ...]] = ("latency_s",)
+        ...     mhz: float = 100.0
+        ...     @property
+        ...     def assumes(self):
+        ...         return f"a MAC a cycle at {self.mhz:g} MHz"
+        ...     def estimate(self, layer, option):
+        ...         seconds = layer.known_macs() * option.density / (self.mhz * 1e6)
+        ...         return Cost(latency_s=seconds, uncertainty=0.5)
+        >>> isinstance(Steady(), CostModel)
+        True
+        >>> f"{Steady().estimate(layers()[0], Treatment(density=0.5)).latency_s:.3g} s"
+        '0.000829 s'
     """
 
     name: ClassVar[str]
@@ -112,7 +149,20 @@ class CostModel(Protocol):
 
 @runtime_checkable
 class Composition(Protocol):
-    """A cost model whose total is not the sum of its rows."""
+    """A cost model whose total is not the sum of its rows.
+
+    Example:
+        >>> from onnx_admm.contracts import Composition, Cost
+        >>> class Slowest:
+        ...     '''Rows that run side by side.'''
+        ...     composition = "the slowest row"
+        ...     def compose(self, rows):
+        ...         return Cost(latency_s=max(row.latency_s for row in rows))
+        >>> isinstance(Slowest(), Composition)
+        True
+        >>> Slowest().compose([Cost(latency_s=1.0), Cost(latency_s=3.0)]).latency_s
+        3.0
+    """
 
     @property
     def composition(self) -> str:
@@ -124,7 +174,23 @@ class Composition(Protocol):
 
 @runtime_checkable
 class WholeModel(Protocol):
-    """A cost model that prices rows more precisely once it knows the model they belong to."""
+    """A cost model that prices rows more precisely once it knows the model they belong to.
+
+    Example:
+        >>> from dataclasses import dataclass, replace
+        >>> from onnx_admm.contracts import WholeModel
+        >>> from onnx_admm.testing import model_family
+        >>> @dataclass(frozen=True)
+        ... class Counted:
+        ...     '''Knows how many weights the model has (its prices are left out here).'''
+        ...     weights: int = 0
+        ...     def for_model(self, view, bindings):
+        ...         return replace(self, weights=len(view.sites()))
+        >>> isinstance(Counted(), WholeModel)
+        True
+        >>> Counted().for_model(model_family()["conv_net"], {"N": 1})
+        Counted(weights=3)
+    """
 
     def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
         """Return a cost model for the rows of ``view``, with these extents of open axes."""

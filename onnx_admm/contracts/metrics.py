@@ -10,7 +10,24 @@ from onnx_admm.contracts.data import Array, Batch, Dataset, Feeds
 
 
 class MetricState(Protocol):
-    """Sums over the runs of one evaluation."""
+    """Sums over the runs of one evaluation.
+
+    Example:
+        >>> import numpy as np
+        >>> from onnx_admm.contracts import MetricState
+        >>> class LargestOutput:
+        ...     '''The largest output of all runs, negated: smaller is better.'''
+        ...     def __init__(self):
+        ...         self.largest = 0.0
+        ...     def update(self, outputs, labels, reference, samples):
+        ...         self.largest = max(self.largest, *(float(array.max()) for array in outputs.values()))
+        ...     def compute(self):
+        ...         return -self.largest
+        >>> state: MetricState = LargestOutput()
+        >>> state.update({"y": np.array([[1.0, 3.0]])}, None, {}, 1)
+        >>> state.compute()
+        -3.0
+    """
 
     def update(self, outputs: Feeds, labels: Array | None, reference: Feeds, samples: int) -> None:
         """Add the outputs of one run.
@@ -36,10 +53,22 @@ class Metric:
     Attributes:
         name: name in reports.
         start: makes the state of one evaluation.
+        needs_labels: whether it says nothing without labels: data without are refused before any work.
+
+    Example:
+        >>> import numpy as np
+        >>> from onnx_admm.metrics import as_metric
+        >>> metric = as_metric("top-2")
+        >>> state = metric.start()
+        >>> scores = np.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]])
+        >>> state.update({"scores": scores}, np.array([2, 2]), {"scores": scores}, 2)
+        >>> metric.name, state.compute()
+        ('top-2', 0.5)
     """
 
     name: str
     start: Callable[[], MetricState]
+    needs_labels: bool = False
 
 
 @dataclass(frozen=True)

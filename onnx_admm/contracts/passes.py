@@ -19,7 +19,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What a pass changed in one layer."""
+    """What a pass changed in one layer.
+
+    Example:
+        >>> from onnx_admm.contracts import Edit
+        >>> Edit("conv1.weight", "12 weights set to zero").layer
+        'conv1.weight'
+    """
 
     layer: str
     what: str
@@ -27,7 +33,13 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The reason why a pass left one layer unchanged."""
+    """The reason why a pass left one layer unchanged.
+
+    Example:
+        >>> from onnx_admm.contracts import Skip
+        >>> Skip("conv1.weight", "it has 9 weights").why
+        'it has 9 weights'
+    """
 
     layer: str
     why: str
@@ -39,6 +51,12 @@ class PassReport:
 
     ``unmet`` is the sentence for a budget that the pass could not meet: the model then holds the best result
     found, and the run ends as over budget.
+
+    Example:
+        >>> from onnx_admm.contracts import Edit, PassReport
+        >>> report = PassReport(changed=True, edits=(Edit("w", "rounded"),), figures={"largest_change": 0.01})
+        >>> report.unmet is None
+        True
     """
 
     changed: bool
@@ -65,6 +83,13 @@ class PassContext:
         executor: runs work on independent layers; None: one after another.
         cost_model: prices the options that passes choose from; None where no target was named.
         bindings: extents of open axes for costs, by symbol (``N``) or place (``x[1]``).
+
+    Example:
+        >>> from onnx_admm.contracts import PassContext
+        >>> from onnx_admm.testing import model_family
+        >>> context = PassContext(reference=model_family()["conv_net"], seed=3)
+        >>> list(context.map(str.upper, ["a", "b"]))
+        ['A', 'B']
     """
 
     reference: ModelView
@@ -91,6 +116,30 @@ class Pass(Protocol):
 
     ``idempotent``: a second run changes nothing. ``exact``: outputs stay equal up to rounding; the pipeline
     checks this by running the model before and after. It is a property where it depends on the settings.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from onnx_admm.contracts import Edit, Pass, PassContext, PassReport
+        >>> from onnx_admm.testing import model_family
+        >>> @dataclass(frozen=True)
+        ... class Negate:
+        ...     '''Turns the sign of all weights.'''
+        ...     name: ClassVar[str] = "negate"
+        ...     idempotent: ClassVar[bool] = False
+        ...     exact: ClassVar[bool] = False
+        ...     def requires(self, model, context):
+        ...         pass
+        ...     def run(self, model, context):
+        ...         sites = [site for site in model.sites() if site.editable]
+        ...         for site in sites:
+        ...             model.replace(site, -model.read(site))
+        ...         return PassReport(bool(sites), tuple(Edit(site.name, "negated") for site in sites))
+        >>> isinstance(Negate(), Pass)
+        True
+        >>> model = model_family()["tied_weights"]
+        >>> Negate().run(model, PassContext(reference=model.fork())).edits
+        (Edit(layer='w', what='negated'),)
     """
 
     name: ClassVar[str]

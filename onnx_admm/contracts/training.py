@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from onnx_admm.contracts.data import Array, Blocks, Dataset
 from onnx_admm.errors import RecipeError
@@ -31,6 +31,15 @@ class TrainingSettings:
 
     Raises:
         RecipeError: an impossible setting.
+
+    Example:
+        >>> from onnx_admm.contracts import TrainingSettings
+        >>> TrainingSettings(batch_size=128, augment=("flip",)).loss
+        'auto'
+        >>> TrainingSettings(temperature=0)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.RecipeError: temperature: impossible temperature; got 0; expected over 0
     """
 
     loss: str = "auto"
@@ -57,7 +66,30 @@ class TrainingSettings:
 
 
 class TrainingRun(Protocol):
-    """An open training session over one model; a context manager."""
+    """An open training session over one model; a context manager.
+
+    Example:
+        >>> import numpy as np
+        >>> class TermAlone:
+        ...     '''Training on the added term alone; the other members are left out here.'''
+        ...     def __init__(self, weights):
+        ...         self.values, self.targets, self.rho = dict(weights), {}, {}
+        ...     def weights(self):
+        ...         return dict(self.values)
+        ...     def pull(self, targets, rho):
+        ...         self.targets, self.rho = targets, rho
+        ...     def epoch(self, start_rate, end_rate, *, seed):
+        ...         loss = 0.0
+        ...         for name, target in self.targets.items():
+        ...             apart = self.values[name] - target
+        ...             loss += self.rho[name] / 2 * float((apart**2).sum())
+        ...             self.values[name] = self.values[name] - start_rate * self.rho[name] * apart
+        ...         return loss
+        >>> run = TermAlone({"w": np.array([1.0, 3.0])})
+        >>> run.pull({"w": np.zeros(2)}, {"w": 0.5})
+        >>> run.epoch(1.0, 1.0, seed=0), run.weights()["w"].tolist()
+        (2.5, [0.5, 1.5])
+    """
 
     def __enter__(self) -> TrainingRun: ...
 
@@ -95,8 +127,52 @@ class TrainingRun(Protocol):
         """Set the trained tensors to a snapshot."""
 
 
+@runtime_checkable
+class WatchedTraining(Protocol):
+    """A `TrainingRun` that tells within an epoch how far it is, so that the time of all can be told early.
+
+    Example:
+        >>> from onnx_admm.contracts import WatchedTraining
+        >>> class TwoBatches:
+        ...     '''An epoch of two batches; the other members of a run are left out here.'''
+        ...     def watch(self, told):
+        ...         self.told = told
+        ...     def epoch(self, start_rate, end_rate, *, seed):
+        ...         for batch in (1, 2):
+        ...             self.told(batch / 2)
+        ...         return 0.0
+        >>> run = TwoBatches()
+        >>> isinstance(run, WatchedTraining)
+        True
+        >>> run.watch(print)
+        >>> _ = run.epoch(1e-3, 1e-3, seed=0)
+        0.5
+        1.0
+    """
+
+    def watch(self, told: Callable[[float], None]) -> None:
+        """Call ``told`` after each batch with the share of the epoch that is done."""
+
+
 class Trainer(Protocol):
-    """Opens training sessions."""
+    """Opens training sessions.
+
+    Example:
+        >>> from onnx_admm.contracts import PassContext, Trainer, TrainingSettings
+        >>> from onnx_admm.errors import TrainingError
+        >>> from onnx_admm.testing import model_family
+        >>> class NothingTrains:
+        ...     '''A trainer for tests of passes: every session is refused.'''
+        ...     def open(self, model, sites, data, settings, reference):
+        ...         raise TrainingError("no gradients", where=", ".join(site.name for site in sites))
+        >>> trainer: Trainer = NothingTrains()
+        >>> model = model_family()["tied_weights"]
+        >>> context = PassContext(reference=model, trainer=trainer)
+        >>> context.trainer.open(model, model.sites(), None, context.settings, model)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.TrainingError: w: no gradients
+    """
 
     def open(
         self,

@@ -48,8 +48,8 @@ def as_dataset(
     - a ``CalibrationDataReader``: the results of its ``get_next``.
 
     Items may be batches of anything that numpy converts to an array, tensors of other libraries included.
-    Items of an iterable are kept in memory; data that does not fit should be an ``.npz`` file, which stays on
-    disk.
+    Items of an iterable are kept in a temporary folder, at most 32 GiB and 2^24 samples. More data should be
+    an ``.npz`` file, which is read in place.
 
     Args:
         data: the samples.
@@ -60,6 +60,7 @@ def as_dataset(
 
     Raises:
         DataError: nothing readable, or data that does not fit the model; names the entry.
+        LimitReached: an iterable that gives more than is kept.
     """
     names = [port.name for port in model.signature().inputs]
     if isinstance(data, str | os.PathLike):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Array, Feeds, ModelView, PortSpec
-from onnx_admm.data.fitting import check_names, fit_samples
-from onnx_admm.data.ragged import RaggedSamples
-from onnx_admm.data.samples import SampleSet, from_arrays
+from onnx_admm.data.fitting import check_names, check_shape, fit_samples
+from onnx_admm.data.ragged import Places, RaggedSamples
+from onnx_admm.data.samples import SampleSet, plain_texts
+from onnx_admm.data.spooled_rows import Spool, SpooledRows
 from onnx_admm.errors import DataError
 from onnx_admm.model.files.tensor_files import read_tensor
 
@@ -45,37 +47,79 @@ def from_iterable(
     any other (a scalar, recurrent state, a sample without its batch axis) is one. The key ``label``, or
     ``labels`` unless the model has an input of that name, holds classes. Samples may differ in shape where
     the model leaves it open, such as texts in length: they need no padding, and neighbours of one shape are
-    run together.
+    run together. The items are kept in a temporary folder, not in memory.
 
     Raises:
         DataError: nothing in it, or a name, shape or type that does not fit the model.
+        LimitReached: more samples or bytes than `spooled_rows` keeps.
     """
+    spool = Spool()
+    try:
+        return _spooled(_each(feeds), model, label, spool)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _spooled(
+    feeds: Iterable[Mapping[str, npt.ArrayLike]], model: ModelView, label: str | None, spool: Spool
+) -> SampleSet | RaggedSamples:
     ports = {port.name: port for port in model.signature().inputs}
-    sets: dict[tuple[Any, ...], dict[str, list[Array]]] = {}
-    places: list[tuple[int, int]] = []
-    filled: list[int] = []
-    for feed in _each(feeds):
-        arrays = {name: np.asarray(value) for name, value in feed.items()}
+    sets: dict[tuple[Any, ...], _OneShape] = {}
+    numbers = array.array("q")
+    for feed in feeds:
+        arrays = {name: plain_texts(np.asarray(value)) for name, value in feed.items()}
         labels = take_labels(arrays, ports, label)
         check_names(tuple(arrays), ports)
         if not _is_stack(arrays, ports):
-            arrays = {name: array[None] for name, array in arrays.items()}
+            arrays = {name: rows[None] for name, rows in arrays.items()}
         key = tuple((name, arrays[name].shape[1:]) for name in sorted(arrays))
-        if labels is not None:
-            arrays[_LABEL_ROWS] = np.atleast_1d(labels)
         if key not in sets:
-            filled.append(0)
-        rows = sets.setdefault(key, {})
-        for name, array in arrays.items():
-            rows.setdefault(name, []).append(array)
-        number = list(sets).index(key)
-        count = len(arrays[key[0][0]])
-        places += [(number, filled[number] + k) for k in range(count)]
-        filled[number] += count
+            for name, rows in arrays.items():
+                check_shape(rows.shape[1:], ports[name])
+            sets[key] = _OneShape(len(sets), spool)
+        count = len(next(iter(arrays.values()), ()))
+        spool.count(count)
+        numbers.extend([sets[key].number] * count)
+        sets[key].append(arrays, None if labels is None else np.atleast_1d(labels))
     if not sets:
         raise DataError("the data holds no samples", where="the iterable")
-    fitted = [_fitted(rows, model) for rows in sets.values()]
-    return fitted[0] if len(fitted) == 1 else RaggedSamples(fitted, np.array(places, np.int64))
+    spool.finish()
+    fitted = [fit_samples(one.samples(), model) for one in sets.values()]
+    return fitted[0] if len(fitted) == 1 else RaggedSamples(fitted, _places(numbers))
+
+
+class _OneShape:
+    """Samples of one shape, the ``number``-th that was met, and their labels."""
+
+    def __init__(self, number: int, spool: Spool) -> None:
+        self.number = number
+        self._spool = spool
+        self._rows: dict[str, SpooledRows] = {}
+
+    def append(self, arrays: Mapping[str, Array], labels: Array | None) -> None:
+        every = dict(arrays) if labels is None else {**arrays, _LABEL_ROWS: labels}
+        for name, rows in every.items():
+            if name not in self._rows:
+                self._rows[name] = self._spool.rows(name, rows.shape[1:])
+            self._rows[name].append(rows)
+
+    def samples(self) -> SampleSet:
+        inputs = {name: rows for name, rows in self._rows.items() if name != _LABEL_ROWS}
+        return SampleSet(inputs, self._rows.get(_LABEL_ROWS))
+
+
+def _places(numbers: array.array[int]) -> Places:
+    """Return the set of each sample and its number there, (n, 2).
+
+    Args:
+        numbers: the set of each sample; a set's samples keep their order.
+    """
+    set_of = np.frombuffer(numbers, np.int64)
+    places = np.stack([set_of, np.empty_like(set_of)], 1)
+    for number in np.unique(set_of):
+        places[set_of == number, 1] = np.arange(np.count_nonzero(set_of == number))
+    return places
 
 
 def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None) -> T | None:
@@ -103,13 +147,6 @@ def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None)
             expected=f"one of {', '.join(sorted(arrays))}",
         )
     return arrays.pop(label)
-
-
-def _fitted(rows: Mapping[str, list[Array]], model: ModelView) -> SampleSet:
-    """Return samples of one shape."""
-    joined = {name: _joined(name, parts) for name, parts in rows.items()}
-    labels = joined.pop(_LABEL_ROWS, None)
-    return fit_samples(from_arrays(joined, labels), model)
 
 
 def read_test_data_sets(folder: Path, model: ModelView) -> SampleSet | RaggedSamples:
@@ -157,11 +194,3 @@ def _is_stack(arrays: Mapping[str, Array], ports: Mapping[str, PortSpec]) -> boo
     if any(array.ndim == 0 or array.ndim != ranks.get(name, array.ndim) for name, array in arrays.items()):
         return False
     return len({len(array) for array in arrays.values()}) == 1
-
-
-def _joined(name: str, parts: list[Array]) -> Array:
-    try:
-        return np.concatenate(parts)
-    except ValueError as error:
-        shapes = sorted({part.shape for part in parts}, key=str)
-        raise DataError("feeds of different shapes", where=name, got=", ".join(map(str, shapes))) from error

@@ -12,6 +12,7 @@ from onnx_admm.contracts import Array, Dataset, ModelView, PortSpec
 from onnx_admm.data.labels import check_labels
 from onnx_admm.data.samples import SampleSet
 from onnx_admm.data.sources import ArraySource, Index, Source
+from onnx_admm.data.spooled_rows import SpooledRows
 from onnx_admm.data.stored_rows import StoredRows
 from onnx_admm.errors import DataError
 
@@ -79,7 +80,8 @@ def fit_source(source: Source, port: PortSpec) -> Source:
     """
     check_shape(source.sample_shape, port)
     fitted = _cast(source, port)
-    if not isinstance(source, ArraySource | StoredRows) or not np.issubdtype(source.dtype, np.floating):
+    holds_values = isinstance(source, ArraySource | SpooledRows | StoredRows)
+    if not holds_values or not np.issubdtype(source.dtype, np.floating):
         return fitted  # integers, pixels and random values are finite as they are
     checked = FiniteSource(fitted, port.name)
     size = len(source) * math.prod(source.sample_shape) * source.dtype.itemsize

@@ -127,8 +127,7 @@ def _open_arrays(
     label: str | None = None,
 ) -> Dataset:
     ports = {port.name: port for port in model.signature().inputs}
-    found = take_labels(arrays, ports, label)
-    labels = found.take(np.arange(len(found))) if isinstance(found, StoredRows) else found
+    labels = take_labels(arrays, ports, label)
     for name, array in arrays.items():
         if array.ndim == 0:
             raise DataError(

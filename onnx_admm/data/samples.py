@@ -27,7 +27,7 @@ class SampleSet:
     def __init__(
         self,
         sources: Mapping[str, Source],
-        labels: Array | Labels | None = None,
+        labels: Array | Source | Labels | None = None,
         *,
         index: Index | None = None,
         ignore_label: int | None = None,
@@ -122,7 +122,7 @@ def from_arrays(
     Raises:
         DataError: as ``SampleSet``.
     """
-    arrays = {name: _plain(np.asarray(array)) for name, array in feeds.items()}
+    arrays = {name: plain_texts(np.asarray(array)) for name, array in feeds.items()}
     for name, array in arrays.items():
         if array.dtype == object:
             raise DataError(
@@ -134,7 +134,7 @@ def from_arrays(
     return SampleSet(sources, classes, ignore_label=ignore_label)
 
 
-def _plain(array: Array) -> Array:
+def plain_texts(array: Array) -> Array:
     """Return Python objects that are all texts as an array of texts; anything else as it is."""
     if array.dtype == object and array.size and all(isinstance(item, str) for item in array.flat):
         return array.astype(str)

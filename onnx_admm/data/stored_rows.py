@@ -69,21 +69,40 @@ class StoredRows:
         """
         rows = np.arange(len(self))[index]
         out = np.empty((len(rows), *self.sample_shape), self._dtype)
-        target = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")  # type: ignore[arg-type]
+        target = as_bytes(out)
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for start, stop in pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else []):
             piece = target[start * self._row_bytes : stop * self._row_bytes]
-            self._fill(piece, self._offset + int(rows[start]) * self._row_bytes)
+            read_exactly(self._handle, piece, self._offset + int(rows[start]) * self._row_bytes, self._path)
         return out
 
-    def _fill(self, buffer: memoryview, offset: int) -> None:
-        while buffer:
-            try:
-                os.lseek(self._handle, offset, os.SEEK_SET)
-                piece = os.read(self._handle, min(len(buffer), 1 << 30))
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=self._path) from error
-            if not piece:
-                raise DataError("the file has become shorter while it was read", where=self._path)
-            buffer[: len(piece)] = piece
-            buffer, offset = buffer[len(piece) :], offset + len(piece)
+
+def as_bytes(array: Array) -> memoryview:
+    """Return the bytes of an array in C order, of any type, without a copy."""
+    if not array.nbytes:
+        return memoryview(b"")
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def read_exactly(handle: int, buffer: memoryview, offset: int, where: object) -> None:
+    """Fill a buffer of bytes from an open file.
+
+    Args:
+        handle: descriptor of the file.
+        buffer: what to fill, of format ``B``.
+        offset: of the first byte in the file.
+        where: how errors name the file.
+
+    Raises:
+        DataError: the file has become shorter, or cannot be read.
+    """
+    while buffer:
+        try:
+            os.lseek(handle, offset, os.SEEK_SET)
+            piece = os.read(handle, min(len(buffer), 1 << 30))
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=where) from error
+        if not piece:
+            raise DataError("the file has become shorter while it was read", where=where)
+        buffer[: len(piece)] = piece
+        buffer, offset = buffer[len(piece) :], offset + len(piece)

@@ -61,6 +61,15 @@ class RunLimits:
 
     Raises:
         UsageError: a limit that is not positive.
+
+    Example:
+        >>> from onnx_admm.api import RunLimits
+        >>> RunLimits(max_memory_mb=4000, timeout_s=600).timeout_s
+        600
+        >>> RunLimits(timeout_s=0)
+        Traceback (most recent call last):
+            ...
+        onnx_admm.errors.UsageError: an impossible timeout; got 0; expected a positive number
     """
 
     max_memory_mb: int | None = None

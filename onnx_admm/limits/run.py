@@ -55,6 +55,15 @@ def run_within(
 
     Raises:
         LimitReached: a limit is reached, or the system refuses memory.
+
+    Example:
+        >>> from onnx_admm.api import RunLimits, inspect_model, run_within
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> with run_within(RunLimits(max_memory_mb=4000, timeout_s=60)) as budget:
+        ...     facts = inspect_model("net.onnx")
+        >>> budget.remaining_s < 60
+        True
     """
     outer = _current.get()
     if outer is not None and limits is None:

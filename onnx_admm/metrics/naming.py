@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from onnx_admm.contracts import Dataset
 from onnx_admm.contracts.metrics import Metric, MetricState, ScoredDataset
-from onnx_admm.errors import STOPS, UsageError
+from onnx_admm.errors import STOPS, DataError, UsageError
 from onnx_admm.metrics.classes import LogLikelihood, MeanIoU, TopK
 from onnx_admm.metrics.outputs import Cosine, RelativeFidelity
 from onnx_admm.metrics.own import own_metric
@@ -36,6 +36,7 @@ _STATES: dict[str, Callable[[], MetricState]] = {
     "cosine": Cosine,
     "sqnr": RelativeFidelity,
 }
+_NEED_LABELS = {"miou", "log-likelihood"}
 
 
 def as_metric(given: MetricLike) -> Metric:
@@ -66,15 +67,25 @@ def scored_by(data: Dataset, given: MetricLike | None) -> Dataset:
 
     Raises:
         UsageError: see `as_metric`.
+        DataError: a metric that needs labels, and data without.
     """
-    return data if given is None else ScoredDataset(data, as_metric(given))
+    if given is None:
+        return data
+    metric = as_metric(given)
+    if metric.needs_labels and not data.has_labels:
+        raise DataError(
+            "the metric needs labels, and the data has none",
+            where=f"--metric {metric.name}",
+            hint="Name another array of labels with --label, or take cosine or sqnr, which need none.",
+        )
+    return ScoredDataset(data, metric)
 
 
 def _named(name: str) -> Metric:
     if (top := _TOP.match(name)) is not None:
-        return Metric(f"top-{int(top[1])}", lambda: TopK(int(top[1])))
+        return Metric(f"top-{int(top[1])}", lambda: TopK(int(top[1])), needs_labels=True)
     if name in _STATES:
-        return Metric(name, _STATES[name])
+        return Metric(name, _STATES[name], needs_labels=name in _NEED_LABELS)
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise UsageError(

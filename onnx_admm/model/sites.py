@@ -46,6 +46,12 @@ class WeightSite:
         scope: path of the subgraph or function that holds it; empty for the main graph.
         editable: False where standard operators decode it (an already encoded weight), and where it is fixed.
         fixed: why its values must stay ("is an output of the model"); None where they may change.
+
+    Example:
+        >>> from onnx_admm.testing import model_family
+        >>> site = model_family()["tied_weights"].sites()[0]
+        >>> site.name, site.op_type, site.shape, len(site.users)
+        ('w', 'Gemm', (6, 6), 2)
     """
 
     name: str

@@ -34,6 +34,11 @@ class PortSpec:
     """One graph input or output: name, numpy dtype name (``str`` for texts), shape with symbols.
 
     An axis of no known extent or symbol is None, and so is a shape of unknown rank.
+
+    Example:
+        >>> from onnx_admm.testing import model_family
+        >>> model_family()["conv_net"].signature().inputs[0]
+        PortSpec(name='x', dtype='float32', shape=('N', 1, 8, 8))
     """
 
     name: str
@@ -57,7 +62,19 @@ class Signature:
 
 
 class ModelView:
-    """One ONNX model: load, inspect, edit, fork, save."""
+    """One ONNX model: load, inspect, edit, fork, save.
+
+    Example:
+        >>> from onnx_admm.contracts import ModelView
+        >>> from onnx_admm.testing import model_family
+        >>> size = model_family()["conv_net"].save("net.onnx")
+        >>> model = ModelView.load("net.onnx")
+        >>> copy = model.fork()
+        >>> site = copy.sites()[0]
+        >>> copy.replace(site, copy.read(site) * 0)
+        >>> bool(copy.read(site).any()), bool(model.read(site).any())
+        (False, True)
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -140,11 +141,17 @@ def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
 
 def _timing_rows(timing: Timing) -> Iterator[tuple[str, ...]]:
     threads = "1 thread" if timing.threads == 1 else f"{timing.threads} threads"
-    latencies = (f"{timing.before_us:,.1f}", f"{timing.after_us:,.1f}")
+    latencies = (four_digits(timing.before_us), four_digits(timing.after_us))
     yield f"latency, us ({threads})", *latencies, f"{timing.ratio:.2f}x time"
     loads = (timing.before_load_ms, timing.after_load_ms)
     ratio = f"{loads[1] / loads[0]:.2f}x time" if loads[0] > 0 else ""
-    yield "load, ms", f"{loads[0]:.1f}", f"{loads[1]:.1f}", ratio
+    yield "load, ms", four_digits(loads[0]), four_digits(loads[1]), ratio
+
+
+def four_digits(figure: float) -> str:
+    """Return a number with four digits or more, so that a ratio beside two of them is theirs to the last."""
+    decimals = 3 - math.floor(math.log10(abs(figure))) if figure else 0
+    return f"{figure:,.{max(0, decimals)}f}"
 
 
 def score_text(quality: QualityFacts) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 
 from onnx_admm.contracts import Cost
-from onnx_admm.costs.pricing import Unpriced
+from onnx_admm.pricing.pricing import Unpriced
 from onnx_admm.report.costs import CostFacts, CostRowFacts
 from onnx_admm.report.plain_table import PlainTable, line
 

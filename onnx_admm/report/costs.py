@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnx_admm.contracts import QUANTITIES, CompressionOption, Cost, CostModel, LayerProfile, ModelView
-from onnx_admm.costs.pricing import (
+from onnx_admm.pricing.pricing import (
     CostRow,
     CostTable,
     Unpriced,

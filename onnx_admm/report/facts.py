@@ -88,7 +88,8 @@ class QualityFacts:
 
     Attributes:
         data: ``validation``, ``test``, ``data`` or ``synthetic``.
-        metric: what ``accuracy_before`` and ``accuracy_after`` are: ``accuracy``, or the requested metric.
+        metric: what ``accuracy_before``, ``accuracy_after`` and ``drop_points`` measure: ``accuracy``, the
+            requested metric, or ``agreement`` where there are no labels.
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
         agreement: share of samples on which both predict the same class; None where there are none.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
@@ -116,7 +117,7 @@ class QualityFacts:
 
     @property
     def drop_points(self) -> float | None:
-        """Accuracy lost, in percentage points; without labels the disagreement; None without classes."""
+        """Points lost of the metric; of ``agreement`` what it lacks to 100 %; None without classes."""
         if self.accuracy_before is not None and self.accuracy_after is not None:
             return 100.0 * (self.accuracy_before - self.accuracy_after)
         return None if self.agreement is None else 100.0 * (1.0 - self.agreement)

@@ -41,14 +41,14 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    is_accuracy = all(point.drop_points is not None for point in points)
+    kind_of_loss = _kind_of_loss(points)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     largest = max(point.file_bytes for point in points)
-    losses = [_loss(point, is_accuracy) for point in points]
+    losses = [_loss(point, kind_of_loss) for point in points]
     sizes = [_LARGEST * point.file_bytes / largest for point in points]
     axes.scatter([point.reached for point in points], losses, s=sizes, alpha=0.5)
-    front = sorted((point.reached, _loss(point, is_accuracy)) for point in points if point.on_frontier)
+    front = sorted((point.reached, _loss(point, kind_of_loss)) for point in points if point.on_frontier)
     axes.plot([cost for cost, _ in front], [loss for _, loss in front], linewidth=1)
     for point, loss in zip(points, losses, strict=True):
         axes.annotate(
@@ -59,13 +59,25 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
             fontsize=8,
         )
     axes.margins(0.15)  # keeps the labels of the outermost marks inside
-    axes.set_title(f"Accuracy against {points[0].quantity}; the line is the frontier")
+    axes.set_title(f"{kind_of_loss[0]} against {points[0].quantity}; the line is the frontier")
     axes.set_xlabel(f"predicted {points[0].quantity}, share of the original's")
-    axes.set_ylabel("accuracy lost, points" if is_accuracy else "output noise, dB")
+    axes.set_ylabel(kind_of_loss[1])
     content = io.BytesIO()
     figure.savefig(content, format=kind.lstrip(".").lower())
     return content.getvalue()
 
 
-def _loss(point: Point, is_accuracy: bool) -> float:
-    return (point.drop_points or 0.0) if is_accuracy else -(point.sqnr_db or 0.0)
+_ACCURACY = ("Accuracy", "accuracy lost, points")
+_PREDICTIONS = ("Agreement", "predictions that change, %")
+_NOISE = ("Output noise", "output noise, dB")
+
+
+def _kind_of_loss(points: Sequence[Point]) -> tuple[str, str]:
+    """Return what the points lose, as a title and an axis say it: accuracy only where labels tell it."""
+    if all(point.drop_points is not None for point in points):
+        return _ACCURACY if all(point.accuracy is not None for point in points) else _PREDICTIONS
+    return _NOISE
+
+
+def _loss(point: Point, kind: tuple[str, str]) -> float:
+    return -(point.sqnr_db or 0.0) if kind is _NOISE else (point.drop_points or 0.0)

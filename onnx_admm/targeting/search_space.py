@@ -11,8 +11,8 @@ import numpy as np
 from onnx_admm.allocation.allocation import FLOAT_BITS, Surface, least_error_within
 from onnx_admm.allocation.knapsack import Floats
 from onnx_admm.contracts import QUANTITY_OF, CompressionOption, CostModel, LayerProfile
-from onnx_admm.costs.pricing import CostTable, break_even, price_layers
 from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
+from onnx_admm.pricing.pricing import CostTable, break_even, price_layers
 from onnx_admm.targeting.quantities import WEIGHTS, amount
 
 _STEPS = 48

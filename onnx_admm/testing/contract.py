@@ -4,7 +4,20 @@ from __future__ import annotations
 
 
 class ContractBroken(AssertionError):
-    """A plug-in breaks its contract; the message names the plug-in, the case and the requirement."""
+    """A plug-in breaks its contract; the message names the plug-in, the case and the requirement.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from onnx_admm.testing import ContractBroken, check_pass
+        >>> @dataclass(frozen=True)
+        ... class Nameless:
+        ...     '''A pass without members.'''
+        >>> try:
+        ...     check_pass(Nameless())
+        ... except ContractBroken as error:
+        ...     print(error)
+        Nameless: has all members of the Pass protocol
+    """
 
 
 def demand(kept: bool, subject: str, promise: str, got: object = None) -> None:

@@ -15,10 +15,10 @@ from onnx_admm.contracts import (
     LayerProfile,
     ModelView,
 )
-from onnx_admm.costs.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.errors import OnnxAdmmError, UnknownExtent, UnpricedOperator
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import add_costs, as_stored, break_even, for_model, price
 from onnx_admm.testing.contract import demand
 
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0)
@@ -62,6 +62,13 @@ def layers(bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...
 
     Args:
         bindings: extents of the axes ``N`` and ``T``; by default 1 and 7.
+
+    Example:
+        >>> from onnx_admm.testing import layers
+        >>> [layer.op_type for layer in layers()][:4]
+        ['Conv', 'Relu', 'Conv', 'Conv']
+        >>> layers()[0].macs, layers({"N": 2, "T": 7})[0].macs
+        (165888, 331776)
     """
     return node_profiles(_kinds(), _BOUND if bindings is None else bindings)
 
@@ -77,6 +84,21 @@ def check_cost_model(model: CostModel) -> None:
 
     Raises:
         ContractBroken: names the cost model, the layer and the requirement.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from onnx_admm.contracts import Cost
+        >>> from onnx_admm.testing import check_cost_model
+        >>> @dataclass(frozen=True)
+        ... class Bits:
+        ...     '''Counts the bits of all weights.'''
+        ...     name: ClassVar[str] = "bits"
+        ...     assumes: ClassVar[str] = "zeros are not stored, and their places take nothing"
+        ...     quantities: ClassVar[tuple[str, ...]] = ("bytes",)
+        ...     def estimate(self, layer, option):
+        ...         return Cost(bytes=layer.parameters * option.density * option.bits / 8)
+        >>> check_cost_model(Bits())
     """
     subject = getattr(model, "name", type(model).__name__)
     _check_declaration(model, subject)

@@ -101,7 +101,15 @@ _FAMILY = {
 
 
 def model_family(seed: int = 0) -> dict[str, ModelView]:
-    """Return every model of the family by name, with seeded weights; new ones in each call."""
+    """Return every model of the family by name, with seeded weights; new ones in each call.
+
+    Example:
+        >>> from onnx_admm.testing import model_family
+        >>> sorted(model_family())[:3]
+        ['branches', 'constant_node_weights', 'conv_net']
+        >>> [site.shape for site in model_family()["conv_net"].sites()]
+        [(4, 1, 3, 3), (6, 4, 3, 3), (3, 24)]
+    """
     return {
         name: parse_text(_HEADER % _IR_VERSIONS.get(name, 10) + text, seed) for name, text in _FAMILY.items()
     }

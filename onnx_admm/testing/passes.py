@@ -44,6 +44,33 @@ def check_pass(
 
     Raises:
         ContractBroken: names the pass, the model and the requirement.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from onnx_admm.contracts import Edit, PassReport
+        >>> from onnx_admm.testing import check_pass
+        >>> @dataclass(frozen=True)
+        ... class Cut:
+        ...     '''Sets weights below ``limit`` to zero.'''
+        ...     name: ClassVar[str] = "cut"
+        ...     idempotent: ClassVar[bool] = True
+        ...     exact: ClassVar[bool] = False
+        ...     limit: float = 0.05
+        ...     def requires(self, model, context):
+        ...         pass
+        ...     def run(self, model, context):
+        ...         edits = []
+        ...         for site in (site for site in model.sites() if site.editable):
+        ...             weights = model.read(site)
+        ...             small = (abs(weights) < self.limit) & (weights != 0)
+        ...             if small.any():
+        ...                 model.replace(site, weights * ~small)
+        ...                 edits.append(Edit(site.name, f"{small.sum()} weights are zero now"))
+        ...         return PassReport(changed=bool(edits), edits=tuple(edits))
+        >>> outcomes = check_pass(Cut())
+        >>> outcomes["conv_net"], outcomes["no_weights"]
+        ('changed', 'unchanged')
     """
     check_declaration(step)
     make = context or (lambda model: PassContext(reference=model))

@@ -209,5 +209,12 @@ _MODELS = {
 
 
 def varied_family(seed: int = 0) -> dict[str, ModelView]:
-    """Return every model by name, with seeded weights; new ones in each call."""
+    """Return every model by name, with seeded weights; new ones in each call.
+
+    Example:
+        >>> from onnx_admm.testing import varied_family
+        >>> family = varied_family()
+        >>> [site.name for site in family["recurrent"].sites()]
+        ['w', 'r']
+    """
     return {name: model.view(seed) for name, model in _MODELS.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from onnx_admm.admm.loop.schedule import RhoSchedule
 from onnx_admm.admm.loop.solver import Record, Stopping, solve
 from onnx_admm.admm.sets.blocks import JointSet
-from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun
+from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun, WatchedTraining
 from onnx_admm.contracts.metrics import metric_of
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import Quality, evaluate
@@ -77,6 +77,12 @@ def freeze_zeros(run: TrainingRun, weights: Blocks) -> None:
     run.freeze(free, {name: np.zeros_like(array) for name, array in weights.items()})
 
 
+def show_batches(run: TrainingRun, task: Task) -> None:
+    """Have the bar move within epochs, where the run tells how far it is in one."""
+    if isinstance(run, WatchedTraining):
+        run.watch(task.within)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdmmPhase:
     """ADMM by fine-tuning: an epoch is a W-step, zeros are frozen, rho rises geometrically.
@@ -96,6 +102,7 @@ class AdmmPhase:
 
     def run(self, run: TrainingRun, constraint: JointSet, task: Task) -> tuple[Record, ...]:
         """Move the run's weights to the set, then remove the proximal term; return the residuals."""
+        show_batches(run, task)
         weights = run.weights()
         freeze_zeros(run, weights)
         rho = RhoSchedule(
@@ -164,6 +171,7 @@ class Retraining:
 
     def run(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
         """Train; end in the state of the chosen epoch. Return the score of each epoch, if any."""
+        show_batches(run, task)
         scores: list[Estimate] = []
         kept: Mapping[str, Array] | None = None
         recent = deque[Mapping[str, Array]](maxlen=self.average)

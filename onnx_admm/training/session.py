@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class OrtTrainingRun:
         if LABELS in self._form.inputs:
             targets = replace(targets, classes=logits.classes)
         self._feeder = Feeder(model, data, settings, targets)
+        self._told: Callable[[float], None] = lambda _: None
         self._folder = TemporaryFolder()
         try:
             self._session = self._built(Path(self._folder.name))
@@ -137,12 +138,17 @@ class OrtTrainingRun:
 
     # -- training ----------------------------------------------------------------------------
 
+    def watch(self, told: Callable[[float], None]) -> None:
+        """See ``contracts.WatchedTraining.watch``."""
+        self._told = told
+
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
         losses = []
         for step, runs in enumerate(self._feeder.epoch(seed)):
             losses += [self._session.add_gradients(feeds) for feeds in runs]
             self._session.step(start_rate + (end_rate - start_rate) * step / self._feeder.steps)
+            self._told((step + 1) / self._feeder.steps)
         mean = float(np.mean(losses))
         if not math.isfinite(mean):
             raise TrainingError(

@@ -31,6 +31,20 @@ def test_compare_two_models(net: Path, samples: Path, tmp_path: Path) -> None:
     assert itself.file_ratio == 1.0
 
 
+def test_agreement_is_never_called_accuracy(net: Path, run: RunCommand, tmp_path: Path) -> None:
+    unlabelled = tmp_path / "x.npz"
+    np.savez(unlabelled, x=np.ones((4, 1, 8, 8), np.float32))
+    report = tmp_path / "r.json"
+    for data in ([], ["--data", unlabelled]):
+        command = ("compare", net, net, "--max-drop", "1", "--report", report, *data)
+        code, shown, _ = run(*command)
+        assert code == 0
+        assert "same prediction" in shown
+        assert "accuracy" not in shown
+        quality = json.loads(report.read_text(encoding="utf-8"))["quality"][0]
+        assert (quality["metric"], quality["drop_points"]) == ("agreement", 0.0)
+
+
 def test_compare_wants_the_same_inputs(net: Path, tiny_mlp: ModelView, tmp_path: Path) -> None:
     other = parse_text("""
         <ir_version: 10, opset_import: ["" : 17]>

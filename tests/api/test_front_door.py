@@ -159,6 +159,14 @@ def test_the_package_says_what_it_has() -> None:
         _ = onnx_admm.nothing  # type: ignore[attr-defined]
 
 
+def test_no_package_takes_the_place_of_a_function(path: Path) -> None:
+    """An import of ``onnx_admm.NAME`` would set the attribute of that name."""
+    folders = {entry.stem for entry in Path(onnx_admm.__path__[0]).iterdir()}
+    assert not folders & set(onnx_admm.__all__)
+    assert onnx_admm.costs(path, "macs", bind={"N": 1}).total.macs == 24 * 40 + 40 * 6
+    assert callable(onnx_admm.costs)
+
+
 def test_the_import_is_quick_and_the_module_runs() -> None:
     heavy = "import sys, onnx_admm; print([m for m in ('onnx', 'numpy', 'onnxruntime') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)

@@ -87,6 +87,7 @@ def test_a_file_that_misses_a_promise_is_not_written(run: RunCommand, net: Path)
     )  # fmt: skip
     assert code == 3
     assert "output scores changes too much" in err
+    assert ".." not in err
     (wrecked,) = csv.DictReader((folder / "sweep.csv").read_text().splitlines())
     assert "output scores changes too much" in wrecked["missed"]
     assert wrecked["on_frontier"] == "False"
@@ -129,3 +130,22 @@ def test_the_picture(kind: str, head: bytes) -> None:
     pytest.importorskip("matplotlib")
     points = with_frontier([point(100, 0.5, 0.1), point(90, 0.3, 0.4)])
     assert draw(points, kind).startswith(head)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "drop", "words"),
+    [
+        (0.9, 0.5, {"Accuracy against macs", "accuracy lost, points"}),
+        (None, 0.5, {"Agreement against macs", "predictions that change, %"}),
+        (None, None, {"Output noise against macs", "output noise, dB"}),
+    ],
+)
+def test_a_picture_speaks_of_accuracy_only_where_labels_tell_it(
+    accuracy: float | None, drop: float | None, words: set[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    sizes = ((100, 0.5), (90, 0.3))
+    points = [replace(point(nbytes, share, drop), accuracy=accuracy) for nbytes, share in sizes]
+    picture = draw(points, ".svg").decode()
+    assert [word for word in words if f"<!-- {word}" not in picture] == []
+    assert ("ccuracy" in picture) == (accuracy is not None)

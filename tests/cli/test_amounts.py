@@ -9,8 +9,8 @@ import pytest
 from onnx_admm.cli.target import parse_bindings
 from onnx_admm.config.recipe import parse_prune
 from onnx_admm.config.registry import cost_model
-from onnx_admm.costs.pricing import chosen_quantity
 from onnx_admm.errors import RecipeError, UsageError
+from onnx_admm.pricing.pricing import chosen_quantity
 from onnx_admm.settings.amounts import parse_points, parse_share, parse_times
 from onnx_admm.targeting.quantities import parse_budgets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import RunCommand
 
@@ -24,6 +25,14 @@ MACS = "--cost-model macs --budget macs=0.5x"
         ("--bind M=2", 2, "M: no input has that open axis"),
         ("--test none.npz", 2, "none.npz: no such file or folder of data"),
         ("--test wrong.npz", 2, "wrong.npz"),
+        ("--resume wrong.npz", 2, "--resume wrong.npz: not a folder to keep results of passes in"),
+        ("--data plain.npz --metric miou", 2, "--metric miou: the metric needs labels, and the data"),
+        ("--data few.npz --test plain.npz --metric top-5", 2, "--metric top-5: the metric needs labels"),
+        ("--test many.npz", 2, "a label the model has no class for; got 7"),
+        ("--data many.npz", 2, "a label the model has no class for; got 7; expected 0 to 2"),
+        ("--data few.npz --val many.npz", 2, "a label the model has no class for; got 7"),
+        ("--data plain.npz --metric cosine", 0, ""),
+        ("--data few.npz", 0, ""),
     ],
 )
 def test_mistakes_are_found(
@@ -31,6 +40,10 @@ def test_mistakes_are_found(
 ) -> None:
     monkeypatch.chdir(net.parent)
     Path("wrong.npz").write_bytes(b"no zip")
+    x = np.zeros((20, 1, 8, 8), np.float32)
+    np.savez("plain.npz", x=x)
+    np.savez("few.npz", x=x, labels=np.arange(20) % 3)
+    np.savez("many.npz", x=x, labels=np.arange(20) % 8)
     found = run("compress", net, "out.onnx", "--dry-run", *flags.split())
     assert found[0] == code
     assert sentence in found[2]

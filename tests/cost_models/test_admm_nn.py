@@ -12,9 +12,9 @@ import pytest
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption
 from onnx_admm.cost_models.admm_nn import PUBLISHED, AdmmNnCostModel, mac_picojoules
-from onnx_admm.costs.pricing import break_even
 from onnx_admm.encoding.coders.accounting import gap_bits
 from onnx_admm.errors import RecipeError
+from onnx_admm.pricing.pricing import break_even
 from onnx_admm.testing import layers
 
 CONV = layers()[0]

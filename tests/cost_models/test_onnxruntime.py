@@ -17,11 +17,11 @@ from onnx_admm.allocation.allocation import Option, least_error
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption, LayerProfile, ModelView
 from onnx_admm.cost_models.onnxruntime import OnnxRuntimeCostModel
-from onnx_admm.costs.pricing import CostTable, break_even, for_model, price
 from onnx_admm.errors import PassRefused, UnknownExtent, UnpricedOperator, UsageError
 from onnx_admm.model import layer_profiles, node_profiles
 from onnx_admm.model.analysis.runtime_kernels import kernels_of, trace
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import CostTable, break_even, for_model, price
 from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.runtime.timing import every_value
 from onnx_admm.runtime.timing_cache import cache_file

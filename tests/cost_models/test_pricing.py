@@ -15,10 +15,10 @@ from onnx_admm.api import compress
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import CompressionOption, Cost, LayerProfile, ModelView, PassContext, PassReport
 from onnx_admm.cost_models.storage import StorageCostModel
-from onnx_admm.costs.pricing import SUM, add_costs, break_even, price, price_layers
 from onnx_admm.errors import UnknownExtent, UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import SUM, add_costs, break_even, price, price_layers
 
 
 @dataclass(frozen=True)

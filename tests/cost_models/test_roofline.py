@@ -11,10 +11,10 @@ import pytest
 from onnx_admm.config.registry import cost_model, shipped_profiles
 from onnx_admm.contracts import CompressionOption, LayerProfile
 from onnx_admm.cost_models.roofline import RooflineCostModel, SparseKernel
-from onnx_admm.costs.pricing import break_even, price_layers
 from onnx_admm.errors import UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import break_even, price_layers
 
 DEVICE = RooflineCostModel(
     device="a board",

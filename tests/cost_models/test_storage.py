@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption, CostModel, LayerProfile
 from onnx_admm.cost_models.storage import StorageCostModel
-from onnx_admm.costs.pricing import break_even
 from onnx_admm.encoding.coders.bits import rice_bits
+from onnx_admm.pricing.pricing import break_even
 from onnx_admm.testing import check_cost_model
 
 

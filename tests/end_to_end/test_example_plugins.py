@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import CONV_NET
+
+from onnx_admm.model.analysis.text import parse_text
 
 PACKAGES = ("powers-of-two", "systolic-array")
 
@@ -44,12 +48,11 @@ def run_with_plugins(sources: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
-def commands_in_one_process(commands: list[list[object]]) -> str:
+def commands_in_one_process(commands: list[list[str]]) -> str:
     """Code that runs ``onnx-admm`` with each list of arguments."""
-    plain = [[str(argument) for argument in command] for command in commands]
     return f"""
 from onnx_admm.cli import main
-for command in {plain!r}:
+for command in {commands!r}:
     try:
         main(command)
     except SystemExit as left:
@@ -64,28 +67,30 @@ def test_their_own_tests_pass(run_with_plugins: Run, sources: Path) -> None:
     assert "6 passed" in out
 
 
-def test_the_command_lists_and_uses_them(
-    run_with_plugins: Run, net: Path, samples: Path, tmp_path: Path
+def shown(repository: Path, package: str) -> tuple[list[list[str]], str]:
+    """Commands of ``onnx-admm`` in the README of a package, and the recipe there."""
+    text = (repository / "examples/plugins" / package / "README.md").read_text("utf-8")
+    commands = [line.split()[1:] for line in text.splitlines() if line.startswith("    onnx-admm ")]
+    assert commands
+    return commands, "".join(re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def test_the_command_lists_them_and_their_readmes_are_true(
+    run_with_plugins: Run, repository: Path, samples: Path, tmp_path: Path
 ) -> None:
-    recipe, small, noted = (tmp_path / name for name in ("recipe.toml", "small.onnx", "noted.onnx"))
-    recipe.write_text(
-        'cost_model = "systolic-array:tpu-v1"\nfine_tune = false\n[bind]\nN = 1\n'
-        '[[pass]]\nname = "powers_of_two"\noctaves = 4\n[[pass]]\nname = "encode"\n'
-    )
-    target = ("--cost-model", "systolic-array:tpu-v1", "--bind", "N=1")
-    (tmp_path / "session.py").write_text(
-        commands_in_one_process(
-            [
-                ["plugins"],
-                ["compress", net, small, "--recipe", recipe, "--data", samples, "-q"],
-                ["annotate", small, noted, *target],
-                ["inspect", small, *target],
-            ]
-        )
-    )
+    net = parse_text(CONV_NET.replace("w1", "conv1_w"))
+    net.save(tmp_path / "net.onnx")
+    rounding, recipe = shown(repository, "powers-of-two")
+    pricing, _ = shown(repository, "systolic-array")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    target = ["--cost-model", "systolic-array:tpu-v1", "--bind", "N=1"]
+    compressed = [[*command, "--data", str(samples), "-q"] for command in rounding]
+    commands = [["plugins"], *compressed, ["annotate", "small.onnx", "noted.onnx", *target], *pricing]
+    (tmp_path / "session.py").write_text(commands_in_one_process(commands))
     out = run_with_plugins("session", folder=tmp_path)
     assert "onnx-admm-systolic-array 1.0.0" in out
     assert "onnx-admm-powers-of-two 1.0.0" in out
     assert "priced by 'systolic-array:tpu-v1'" in out
     assert "'systolic-array' assumes: 256 x 256 elements at 700 MHz" in out
-    assert small.stat().st_size < net.stat().st_size
+    assert "'systolic-array' assumes: 128 x 128 elements" in out
+    assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "net.onnx").stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_the_report_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     view = model()
     trials = Encode().run(view, PassContext(reference=view.fork())).figures["trials"]
     assert trials[0]["timing_cache"] == timing_cache.cache_file(1).name
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the folder is the system's there")
+@pytest.mark.parametrize("stated", [None, "", "relative/cache"])
+def test_the_cache_lies_in_the_users_home(
+    stated: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if stated is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", stated)
+    assert timing_cache.cache_folder() == tmp_path / ".cache" / "onnx-admm"
 
 
 def test_without_a_home_times_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

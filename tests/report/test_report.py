@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnx_admm.report import (
     Timing,
     to_json,
 )
+from onnx_admm.report.comparison import four_digits
 from onnx_admm.report.tables import model_table, report_view
 
 
@@ -231,6 +233,38 @@ def test_tables_show_what_counts() -> None:
         "99.00 %", "98.50 %", "-0.50 points", "0.50x time", "Note: Mind the gap.", "50 kept", "10x100",
     ):  # fmt: skip
         assert piece in text, piece
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (0.0, "0"),
+        (0.0123, "0.01230"),
+        (0.58349, "0.5835"),
+        (1.5, "1.500"),
+        (12.345, "12.35"),
+        (54321.4, "54,321"),
+    ],
+)
+def test_times_have_digits_enough_for_the_ratio_beside_them(figure: float, text: str) -> None:
+    assert four_digits(figure) == text
+
+
+@pytest.mark.parametrize("before_us", [0.0123, 0.6, 10.8, 333.3, 12345.6])
+@pytest.mark.parametrize("ratio", [0.013, 0.97, 1.344, 1.355, 88.88])
+def test_a_ratio_of_times_is_that_of_the_two_figures_beside_it(before_us: float, ratio: float) -> None:
+    timing = Timing(
+        before_us=before_us,
+        after_us=before_us * ratio,
+        ratio=ratio,
+        before_load_ms=before_us,
+        after_load_ms=before_us * ratio,
+        threads=1,
+    )
+    rows = {row[0]: row[1:] for row in replace(comparison(), timing=timing).rows()}
+    for row in (rows["latency, us (1 thread)"], rows["load, ms"]):
+        before, after, shown = (float(cell.replace(",", "").removesuffix("x time")) for cell in row)
+        assert after / before == pytest.approx(shown, abs=0.0051, rel=0.005)
 
 
 def test_what_a_budget_made_of_a_layer_is_told_once() -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from onnx_admm.allocation.allocation import Curve, Surface, least_error_within
 from onnx_admm.allocation.knapsack import GAP
 from onnx_admm.contracts import CompressionOption, Cost, LayerProfile
-from onnx_admm.costs.pricing import price_layers
 from onnx_admm.errors import BudgetExceeded, PassRefused, UsageError
+from onnx_admm.pricing.pricing import price_layers
 from onnx_admm.targeting.quantities import parse_budgets, require_given
 from onnx_admm.targeting.reasons import by_operator, explain
 from onnx_admm.targeting.search import CandidateResult, not_reachable, search

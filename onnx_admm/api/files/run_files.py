@@ -39,7 +39,7 @@ class RunFiles:
         >>> files = RunFiles()
         >>> files.read_model("net.onnx", "the model")
         >>> files.write("small.onnx", "the result")
-        >>> files.check()  # doctest: +SKIP
+        >>> files.check()
     """
 
     def __init__(self) -> None:

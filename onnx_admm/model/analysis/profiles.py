@@ -42,6 +42,11 @@ class Operand:
         is_constant: whether it is fixed once the model is loaded.
         producer: operator of the node that computes it; empty for inputs and constants.
         values: elements in order, of constants of at most 64; else None.
+
+    Example:
+        >>> from onnx_admm.contracts import Operand
+        >>> Operand(name="x", dtype="float32", shape=(1, 8)).elements
+        8
     """
 
     name: str = ""
@@ -88,6 +93,12 @@ class LayerProfile:
             extent is unknown or the operator's cannot be counted.
         share: part of the node that this profile stands for: 1, or its share of the node's MACs.
         open_axes: axes of the model's inputs that no binding gives an extent.
+
+    Example:
+        >>> from onnx_admm.testing import layers
+        >>> conv = layers({"N": 1, "T": 7})[0]
+        >>> conv.op_type, conv.weight_shape, conv.macs, conv.output_shape
+        ('Conv', (16, 8, 3, 3), 165888, (1, 16, 12, 12))
     """
 
     node: str

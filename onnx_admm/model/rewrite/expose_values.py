@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from onnx_admm.errors import UsageError
-from onnx_admm.model.edit import NodeRef, strip_unused
-from onnx_admm.model.loading.map_outputs import drop_tail
+from onnx_admm.model.edit import NodeRef
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
@@ -27,7 +28,9 @@ def weight_uses(view: ModelView, site: WeightSite) -> tuple[WeightUse, ...]:
 
 
 def expose_values(view: ModelView, names: Sequence[str]) -> ModelView:
-    """Return a fork that computes the named values of the main graph and nothing else; its inputs stay.
+    """Return a model that computes the named values of the main graph and nothing else; its inputs stay.
+
+    Weights are shared with the view.
 
     Args:
         view: the model.
@@ -36,14 +39,12 @@ def expose_values(view: ModelView, names: Sequence[str]) -> ModelView:
     Raises:
         UsageError: no node of the main graph computes such a value.
     """
-    model = view.fork().graph_ir
+    model = view.graph_ir
     computed = {value.name: value for node in model.graph for value in node.outputs if value.name}
     if unknown := [name for name in names if name not in computed]:
         raise UsageError("no node of the main graph computes that value", where=", ".join(unknown))
-    drop_tail(model)
-    model.graph.outputs.clear()
-    for name in names:
-        computed[name].shape = None  # a stored shape may be wrong, and an output's is checked
-        model.graph.outputs.append(computed[name])
-    strip_unused(model)
-    return ModelView(model)
+    part = ir.convenience.extract(model.graph, model.graph.inputs, [computed[name] for name in names])
+    for value in part.outputs:
+        value.shape = None  # a stored shape may be wrong, and an output's is checked
+    functions = tuple(model.functions.values())
+    return ModelView(ir.Model(part, ir_version=model.ir_version, functions=functions))

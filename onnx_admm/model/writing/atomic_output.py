@@ -140,10 +140,12 @@ def prepare_output(path: str | os.PathLike[str]) -> Iterator[OutputFile]:
     """Take the lock on an output file and give a folder to prepare it in.
 
     Example:
-        >>> with prepare_output("figures.csv") as output:  # doctest: +SKIP
+        >>> with prepare_output("figures.csv") as output:
         ...     prepared = output.folder / "figures.csv"
-        ...     prepared.write_text("a,b\\n")
+        ...     _ = prepared.write_text("a,b")
         ...     output.commit(prepared)
+        >>> Path("figures.csv").read_text()
+        'a,b'
 
     Raises:
         UsageError: another run writes the file, or something that is no regular file stands there.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption
-from onnx_admm.costs.pricing import break_even
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pricing.pricing import break_even
 from onnx_admm.testing import layers
 
 

@@ -8,7 +8,7 @@ from systolic_array import SystolicArray
 
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption
-from onnx_admm.costs.pricing import break_even
+from onnx_admm.pricing.pricing import break_even
 from onnx_admm.testing import check_cost_model, layers
 
 ARRAY = SystolicArray(rows=8, columns=8, clock_mhz=100.0)
