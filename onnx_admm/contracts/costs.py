@@ -28,10 +28,10 @@ class CompressionOption:
         UsageError: an impossible density, number of bits or structure.
 
     Example:
-        >>> from onnx_admm.contracts import Treatment
-        >>> Treatment(density=0.5, bits=8, structure="2:4").pattern
+        >>> from onnx_admm.contracts import CompressionOption
+        >>> CompressionOption(density=0.5, bits=8, structure="2:4").pattern
         (2, 4)
-        >>> Treatment(density=2)
+        >>> CompressionOption(density=2)
         Traceback (most recent call last):
             ...
         onnx_admm.errors.UsageError: impossible density; got 2; expected 0 to 1
@@ -108,7 +108,7 @@ class CostModel(Protocol):
     Example:
         >>> from dataclasses import dataclass
         >>> from typing import ClassVar
-        >>> from onnx_admm.contracts import Cost, CostModel, Treatment
+        >>> from onnx_admm.contracts import Cost, CostModel, CompressionOption
         >>> from onnx_admm.testing import layers
         >>> @dataclass(frozen=True)
         ... class Steady:
@@ -124,7 +124,7 @@ class CostModel(Protocol):
         ...         return Cost(latency_s=seconds, uncertainty=0.5)
         >>> isinstance(Steady(), CostModel)
         True
-        >>> f"{Steady().estimate(layers()[0], Treatment(density=0.5)).latency_s:.3g} s"
+        >>> f"{Steady().estimate(layers()[0], CompressionOption(density=0.5)).latency_s:.3g} s"
         '0.000829 s'
     """
 

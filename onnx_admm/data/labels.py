@@ -47,7 +47,8 @@ class Labels:
         self._largest = IGNORED
         for part in self._parts():
             kept = part[~np.isin(part, list(self._ignored))]
-            self._largest = max(self._largest, int(kept.max(initial=IGNORED)))
+            if kept.size:
+                self._largest = max(self._largest, int(kept.max()))
             negative = np.unique(part[part < 0]).tolist()
             wrong = next((label for label in negative if label not in allowed), None)
             if wrong is not None:
