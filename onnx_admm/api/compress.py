@@ -120,6 +120,8 @@ class Compression(Request):
             OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
         """
         started = time.perf_counter()
+        check_request(self)  # before the runtime is imported, which takes long
+        self.settled_recipe()
         files = self.files(source, target)
         with open_results(files, target, self.report) as results:
             require_runtime()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -249,3 +250,26 @@ def test_a_bug_is_a_sentence_and_its_traceback_on_request(
     assert err == "error: unexpected LookupError: oops (a bug; ONNX_ADMM_TRACEBACK=1 shows where)\n"
     monkeypatch.setenv("ONNX_ADMM_TRACEBACK", "1")
     assert "Traceback" in run("inspect", net)[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--prune abc", "impossible pruning target"),
+        ("--metric top-0 --data train.npz", "no such metric"),
+        ("--seed -1", "--seed"),
+        ("--max-drop 1", "nothing to measure a drop on"),
+    ],
+)
+def test_flags_are_checked_before_the_runtime_is_looked_for(
+    flags: str, sentence: str, net: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing the runtime takes as long as all that comes before."""
+    monkeypatch.setattr(
+        importlib.import_module("onnx_admm.api.compress"),
+        "require_runtime",
+        lambda: pytest.fail("looked for"),
+    )
+    code, _, error = run("compress", net, net.parent / "out.onnx", *flags.split())
+    assert code == 2
+    assert sentence in error
