@@ -121,7 +121,7 @@ class Compression(Request):
         """
         started = time.perf_counter()
         check_request(self)  # before the runtime is imported, which takes long
-        self.settled_recipe()
+        self.complete_recipe()
         files = self.files(source, target)
         with open_results(files, target, self.report) as results:
             require_runtime()
