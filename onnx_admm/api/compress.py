@@ -120,10 +120,10 @@ class Compression(Request):
             OnnxAdmmError: see the tree in ``errors.py``; nothing was written.
         """
         started = time.perf_counter()
-        check_request(self)  # before the runtime is imported, which takes long
-        self.complete_recipe()
         files = self.files(source, target)
         with open_results(files, target, self.report) as results:
+            check_request(self)  # before the runtime is imported, which takes long
+            self.complete_recipe()
             require_runtime()
             plan = self.plan(source)
             judged = self._samples(plan)
