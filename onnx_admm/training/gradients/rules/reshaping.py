@@ -1,0 +1,192 @@
+"""Gradients of operators that move, cut, join, repeat and pad elements."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_admm.training.gradients.node import GradientNode, UnsupportedVariant
+from onnx_admm.training.gradients.registry import rule
+from onnx_admm.training.gradients.tape import Tape
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The gradient in the shape of the input."""
+    return {0: tape.reshape(node.dy, node.input_shapes[0])}
+
+
+@rule("Transpose")
+def transpose(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The axes back in their order."""
+    rank = len(node.input_shapes[0])
+    order = node.get("perm", tuple(reversed(range(rank))))
+    return {0: tape.transpose(node.dy, [int(axis) for axis in np.argsort(order)])}
+
+
+@rule("Concat")
+def concat(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """Each input takes its part."""
+    axis = int(node.get("axis")) % len(node.output_shapes[0])
+    sizes = [shape[axis] for shape in node.input_shapes]
+    if len(sizes) == 1:
+        return {0: node.dy}
+    parts = tape.write_several("Split", [node.dy, tape.ints(sizes)], len(sizes), axis=axis)
+    return dict(enumerate(parts))
+
+
+@rule("Split")
+def split(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The parts joined, zeros for those that the loss does not depend on."""
+    parts = [
+        tape.zeros(shape, node.dtype) if gradient is None else gradient
+        for gradient, shape in zip(node.gradients, node.output_shapes, strict=True)
+    ]
+    axis = int(node.get("axis", 0)) % len(node.input_shapes[0])
+    return {0: parts[0] if len(parts) == 1 else tape.write("Concat", *parts, axis=axis)}
+
+
+@rule("Slice")
+def slice_of(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """Zeros around the gradient, and between its elements where the step is no 1."""
+    shape, extents = node.input_shapes[0], list(node.output_shapes[0])
+    rank = len(shape)
+    gradient = node.dy
+    before, after = [0] * rank, [0] * rank
+    for axis, start, step in _cuts(node):
+        extent = shape[axis]
+        start = start + extent if start < 0 else start
+        start = int(np.clip(start, 0, extent - 1 if step < 0 else extent))
+        if step < 0:
+            gradient = tape.cut(gradient, [axis], [-1], [-extents[axis] - 1], [-1])
+            start += step * (extents[axis] - 1)
+            step = -step
+        if step > 1:
+            gradient = _spaced(tape, gradient, extents, axis, step)
+            extents[axis] = extents[axis] * step
+            surplus = max(start + extents[axis] - extent, 0)
+            if surplus:
+                extents[axis] -= surplus
+                gradient = tape.cut(gradient, [axis], [0], [extents[axis]])
+        before[axis], after[axis] = start, extent - start - extents[axis]
+    return {0: tape.padded(gradient, before, after)}
+
+
+def _cuts(node: GradientNode) -> list[tuple[int, int, int]]:
+    """Axis, start and step of each cut."""
+    rank = len(node.input_shapes[0])
+    if "starts" in node.attributes:
+        starts, axes, steps = node.get("starts"), node.get("axes"), None
+    else:
+        starts, axes, steps = node.constant(1), node.constant(3), node.constant(4)
+    if starts is None:
+        raise UnsupportedVariant("no starts")
+    over = list(range(len(starts))) if axes is None else [int(axis) % rank for axis in axes]
+    by = [1] * len(starts) if steps is None else [int(step) for step in steps]
+    return [(axis, int(start), step) for axis, start, step in zip(over, starts, by, strict=True)]
+
+
+def _spaced(tape: Tape, value: str, extents: list[int], axis: int, step: int) -> str:
+    """``step - 1`` zeros behind each element along an axis."""
+    apart = [*extents[: axis + 1], 1, *extents[axis + 1 :]]
+    after = [0] * len(apart)
+    after[axis + 1] = step - 1
+    widened = tape.padded(tape.reshape(value, apart), [0] * len(apart), after)
+    return tape.reshape(widened, [*extents[:axis], extents[axis] * step, *extents[axis + 1 :]])
+
+
+@rule("Pad")
+def pad(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """What was added is cut off; where it repeats elements, its gradient is added to theirs."""
+    mode = node.get("mode", "constant")
+    shape, rank = node.input_shapes[0], len(node.input_shapes[0])
+    before, after = _pads(node)
+    if min(*before, *after) < 0 and mode != "constant":
+        raise UnsupportedVariant(f"negative pads of mode {mode}")
+    gradient, current = node.dy, list(node.output_shapes[0])
+    if mode != "constant":
+        for axis in range(rank):
+            if before[axis] or after[axis]:
+                gradient = _gathered_back(tape, node, gradient, current, axis, before[axis], mode)
+                current[axis] = shape[axis]
+        return {0: gradient}
+    starts = [max(value, 0) for value in before]
+    stops = [extent - max(value, 0) for extent, value in zip(current, after, strict=True)]
+    axes = [axis for axis in range(rank) if starts[axis] or stops[axis] != current[axis]]
+    if axes:
+        gradient = tape.cut(gradient, axes, [starts[a] for a in axes], [stops[a] for a in axes])
+    lost = [[max(-value, 0) for value in values] for values in (before, after)]
+    return {0: tape.padded(gradient, *lost)}
+
+
+def _pads(node: GradientNode) -> tuple[list[int], list[int]]:
+    rank = len(node.input_shapes[0])
+    pads = node.get("pads", node.get("paddings"))
+    if pads is None:
+        pads = node.constant(1)
+    if pads is None:
+        raise UnsupportedVariant("no pads")
+    chosen = node.constant(3) if node.has(3) else None
+    axes = range(rank) if chosen is None else [int(axis) % rank for axis in chosen]
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis], after[axis] = int(pads[place]), int(pads[place + len(pads) // 2])
+    return before, after
+
+
+def _gathered_back(
+    tape: Tape, node: GradientNode, value: str, current: list[int], axis: int, before: int, mode: str
+) -> str:
+    """Along one axis, add each element's gradient to the element it repeats: a product with a 0/1 matrix."""
+    extent = node.input_shapes[0][axis]
+    places = np.arange(current[axis]) - before
+    if mode == "reflect":
+        period = max(2 * (extent - 1), 1)
+        source = np.abs((places + extent - 1) % period - (extent - 1)) if extent > 1 else places * 0
+    elif mode == "edge":
+        source = np.clip(places, 0, extent - 1)
+    elif mode == "wrap":
+        source = places % extent
+    else:
+        raise UnsupportedVariant(f"mode {mode}")
+    matrix = np.zeros((current[axis], extent))
+    matrix[np.arange(current[axis]), source] = 1
+    return along_axis(tape, value, len(current), axis, tape.constant(matrix, node.dtype))
+
+
+def along_axis(tape: Tape, value: str, rank: int, axis: int, matrix: str) -> str:
+    """Multiply a value along one axis by a matrix (old extent, new extent)."""
+    order = [other for other in range(rank) if other != axis] + [axis]
+    product = tape.write("MatMul", tape.transpose(value, order), matrix)
+    return tape.transpose(product, [int(place) for place in np.argsort(order)])
+
+
+@rule("Expand")
+def expand(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The sum over what was repeated."""
+    return {0: tape.sum_to(node.dy, node.output_shapes[0], node.input_shapes[0])}
+
+
+@rule("Tile")
+def tile(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The sum over the copies."""
+    shape, tiled = node.input_shapes[0], node.output_shapes[0]
+    apart = [part for own, all_of in zip(shape, tiled, strict=True) for part in (all_of // max(own, 1), own)]
+    copies = list(range(0, len(apart), 2))
+    return {0: tape.sum(tape.reshape(node.dy, apart), copies)}
+
+
+@rule("DepthToSpace")
+def depth_to_space(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The blocks back into channels."""
+    n, channels, height, width = node.input_shapes[0]
+    block = int(node.get("blocksize"))
+    if node.get("mode", "DCR") == "DCR":
+        return {0: tape.write("SpaceToDepth", node.dy, blocksize=block)}
+    apart = tape.reshape(node.dy, [n, channels // block**2, height, block, width, block])
+    return {0: tape.reshape(tape.transpose(apart, [0, 1, 3, 5, 2, 4]), node.input_shapes[0])}
+
+
+@rule("SpaceToDepth")
+def space_to_depth(tape: Tape, node: GradientNode) -> dict[int, str]:
+    """The channels back into blocks."""
+    return {0: tape.write("DepthToSpace", node.dy, blocksize=int(node.get("blocksize")))}

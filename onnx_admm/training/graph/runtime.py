@@ -1,0 +1,72 @@
+"""Opening the graphs of a step in the installed ONNX Runtime."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnx_admm.contracts import Array
+from onnx_admm.errors import NoGradient, OnnxAdmmError, reason_of
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.runtime.sessions import open_session, require_runtime
+
+_SILENT = 4
+_NEWEST, _OLDEST = 40, 13
+_PROBE = (
+    '<ir_version: 8, opset_import: ["" : {opset}]> probe (float[1] x) => (float[1] y) {{ y = Identity (x) }}'
+)
+
+
+def open_step(model: bytes, threads: int) -> Any:
+    """Open a serialised graph; the same threads give the same bytes in every run.
+
+    Raises:
+        NoGradient: the runtime has no kernel for it.
+    """
+    runtime = require_runtime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    try:
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        what = f"the runtime cannot run the gradients of this model ({reason_of(error)[:300]})"
+        raise NoGradient(what, hint="Use --no-fine-tune.") from error
+
+
+def run_once(model: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[object]:
+    """Run a model once, without optimisation: values by name of output, in their order."""
+    session = open_session(model, threads=1, optimize=False)
+    found = session.run({name: feeds[name] for name in session.input_names}, outputs)
+    return [found[name] for name in outputs]
+
+
+@functools.cache
+def newest_opset() -> int:
+    """The newest version of the default operator set that the installed runtime and onnx read."""
+    for opset in range(_NEWEST, _OLDEST, -1):
+        try:
+            model = parse_text(_PROBE.format(opset=opset)).to_bytes()
+            require_runtime().InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
+        except OnnxAdmmError:
+            continue
+        except Exception:  # noqa: BLE001 (the runtime's status codes are direct children of Exception)
+            continue
+        return opset
+    return _OLDEST
+
+
+def _quiet() -> Any:
+    options = require_runtime().SessionOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def value_of(array: Array) -> Any:
+    """An OrtValue that holds a copy of an array."""
+    return require_runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"))
