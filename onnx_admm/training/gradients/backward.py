@@ -10,8 +10,8 @@ import numpy as np
 from onnx_admm.errors import NoGradient
 from onnx_admm.model.differentiation.records import GraphNode, StaticGraph
 from onnx_admm.model.operators import Trait, operators_with
+from onnx_admm.training.gradients.lookup import gradient_rules
 from onnx_admm.training.gradients.node import GradientNode, UnsupportedVariant
-from onnx_admm.training.gradients.registry import gradient_rules
 from onnx_admm.training.gradients.tape import Tape
 
 STEPS = operators_with(Trait.DISCRETE, Trait.COMPARES, Trait.RANDOM) | {
@@ -75,6 +75,11 @@ def write_backward(
             if wanted[index]:
                 found.setdefault(node.inputs[index], []).append(gradient)
     return {name: value for name in sources if (value := total(name)) is not None}
+
+
+def is_known(domain: str, operator: str) -> bool:
+    """Whether an operator has a gradient rule, or its gradient is zero."""
+    return (domain, operator) in gradient_rules() or (domain == "" and operator in STEPS)
 
 
 def reached_from(graph: StaticGraph, sources: Collection[str]) -> set[str]:

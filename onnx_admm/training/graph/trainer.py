@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Blocks, Dataset, Feeds, ModelView, TrainingSettings, WeightSite
 from onnx_admm.errors import TrainingError
 from onnx_admm.model.differentiation.loss_graph import LABEL_SCALE, SHARE, loss_graph
-from onnx_admm.model.differentiation.read_graph import read_graph, with_fixed_inputs
+from onnx_admm.model.differentiation.prepare import static_graph
 from onnx_admm.model.differentiation.records import StaticGraph
 from onnx_admm.model.rewrite.training_graph import (
     LABELS,
@@ -24,6 +24,7 @@ from onnx_admm.model.rewrite.training_graph import (
 )
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.feeder import Feeder, Targets
+from onnx_admm.training.gradients.backward import is_known
 from onnx_admm.training.graph.runtime import newest_opset, run_once
 from onnx_admm.training.graph.session import StepSession
 from onnx_admm.training.graph.step import Adam, Trained
@@ -74,6 +75,7 @@ class GraphTrainingRun:
         if LABELS in self._graph.inputs:
             targets = replace(targets, classes=logits.classes)
         self._feeder = Feeder(model, data, settings, targets)
+        self._inputs = tuple(port.name for port in self._graph.proto.graph.input)
         self._trained = Trained(self._graph.weights, self._graph.biases)
         graph = self._read(self._with_shares([self._feeder.first_run()])[0])
         values = {name: graph.constants[name] for name in self._trained.all}
@@ -81,8 +83,8 @@ class GraphTrainingRun:
         self._session = StepSession(self._read, self._trained, values, adam, threads)
 
     def _read(self, feeds: Feeds) -> StaticGraph:
-        shapes = {name: np.shape(array) for name, array in feeds.items()}
-        return read_graph(with_fixed_inputs(self._graph.proto, shapes), feeds, run_once)
+        fed = {port: feeds[port] for port in self._inputs}
+        return static_graph(self._graph.proto, fed, run_once, is_known)
 
     def __enter__(self) -> GraphTrainingRun:
         return self

@@ -106,8 +106,8 @@ def pad(tape: Tape, node: GradientNode) -> dict[int, str]:
     if mode != "constant":
         for axis in range(rank):
             if before[axis] or after[axis]:
-                gradient = _gathered_back(tape, node, gradient, current, axis, before[axis], mode)
-                current[axis] = shape[axis]
+                matrix = tape.constant(_repeats(mode, shape[axis], current[axis], before[axis]), node.dtype)
+                gradient = along_axis(tape, gradient, rank, axis, matrix)
         return {0: gradient}
     starts = [max(value, 0) for value in before]
     stops = [extent - max(value, 0) for extent, value in zip(current, after, strict=True)]
@@ -133,12 +133,13 @@ def _pads(node: GradientNode) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def _gathered_back(
-    tape: Tape, node: GradientNode, value: str, current: list[int], axis: int, before: int, mode: str
-) -> str:
-    """Along one axis, add each element's gradient to the element it repeats: a product with a 0/1 matrix."""
-    extent = node.input_shapes[0][axis]
-    places = np.arange(current[axis]) - before
+def _repeats(mode: str, extent: int, length: int, before: int) -> np.ndarray:
+    """Which element each place of a padded axis repeats, as a 0/1 matrix (length, extent).
+
+    Raises:
+        UnsupportedVariant: an unknown mode.
+    """
+    places = np.arange(length) - before
     if mode == "reflect":
         period = max(2 * (extent - 1), 1)
         source = np.abs((places + extent - 1) % period - (extent - 1)) if extent > 1 else places * 0
@@ -148,9 +149,7 @@ def _gathered_back(
         source = places % extent
     else:
         raise UnsupportedVariant(f"mode {mode}")
-    matrix = np.zeros((current[axis], extent))
-    matrix[np.arange(current[axis]), source] = 1
-    return along_axis(tape, value, len(current), axis, tape.constant(matrix, node.dtype))
+    return np.asarray(np.eye(extent)[source])
 
 
 def along_axis(tape: Tape, value: str, rank: int, axis: int, matrix: str) -> str:
