@@ -42,6 +42,7 @@ class _Options:
     threads: int
     optimize: bool
     save_as: str = ""
+    spins: bool = True
 
 
 class Session:
@@ -120,7 +121,9 @@ class Session:
             return self._session.run(names or None, feeds, settings)
 
 
-def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True) -> Session:
+def open_session(
+    model: ModelSource, *, threads: int = 0, optimize: bool = True, spins: bool = True
+) -> Session:
     """Open a model on the CPU provider.
 
     A model whose IR version or opset is too new for the runtime is opened from a copy lowered to the
@@ -134,6 +137,8 @@ def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True)
         model: a view, a serialised model, or a file (external data beside it).
         threads: intra-op threads; 0 lets the runtime choose.
         optimize: all graph optimisations, or none.
+        spins: whether idle threads wait busily for work; two sessions used in turn that both do slow one
+            another down.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -141,7 +146,7 @@ def open_session(model: ModelSource, *, threads: int = 0, optimize: bool = True)
         ModelError: the runtime refuses the model.
     """
     require_runtime()
-    options = _Options(threads, optimize)
+    options = _Options(threads, optimize, spins=spins)
     if isinstance(model, bytes):
         return Session(model, options)
     if isinstance(model, ModelView):
@@ -196,6 +201,8 @@ def _open(source: bytes | str, options: _Options) -> Any:
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.use_deterministic_compute = True
+    if not options.spins:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.save_as:
         settings.optimized_model_filepath = options.save_as
     level = runtime.GraphOptimizationLevel

@@ -102,7 +102,7 @@ def loss_graph(
 
 
 def _terms(graph: ir.Graph, loss: LossSpec, classes: int) -> tuple[list[ir.Value], list[str]]:
-    logits = graph.outputs[0]
+    logits = _as_float32(graph, graph.outputs[0])
     terms: list[ir.Value] = []
     inputs: list[str] = []
 
@@ -126,6 +126,14 @@ def _terms(graph: ir.Graph, loss: LossSpec, classes: int) -> tuple[list[ir.Value
         )
         terms.append(_times(graph, term, read(SHARE, ir.DataType.FLOAT, [1])))
     return terms, inputs
+
+
+def _as_float32(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    if value.dtype in (None, ir.DataType.FLOAT):
+        return value
+    node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value})
+    graph.append(node)
+    return node.outputs[0]
 
 
 def _entropy(graph: ir.Graph, rows: ir.Value, labels: ir.Value, classes: int) -> ir.Value:

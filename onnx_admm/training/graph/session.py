@@ -130,6 +130,10 @@ class StepSession:
             loss += self._run(kind, {**feeds, **numbers})
         return loss
 
+    def loss(self, feeds: Feeds) -> float:
+        """The loss of one run."""
+        return self._run(StepKind(adds=False, moves=False, differentiates=False), feeds)
+
     def loss_and_gradients(self, feeds: Feeds) -> tuple[float, dict[str, Array]]:
         """The loss of one run, and its gradients by trained tensor; nothing moves."""
         loss = self._run(StepKind(adds=False, moves=False), feeds)
@@ -159,6 +163,8 @@ class StepSession:
 
     def _written(self, kind: StepKind) -> dict[str, _Pair]:
         """Pairs by the output that writes them."""
+        if not kind.differentiates:
+            return {}
         if kind.moves:
             return {
                 new_name(role, name): self._pairs[name_of(role, name)]

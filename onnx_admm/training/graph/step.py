@@ -7,6 +7,7 @@ the weights:
     inner runs    gradient + sum so far
     last run      gradient + sum so far, then AdamW
     single run    gradient, then AdamW
+    no run        the loss alone, for checks
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ class StepKind:
         moves: the weights are moved; else the gradients are given.
         pulls: ADMM's penalty counts.
         freezes: weights are ``W * free + fixed``.
+        differentiates: there are gradients at all; else the loss is given alone.
     """
 
     adds: bool
     moves: bool
     pulls: bool = False
     freezes: bool = False
+    differentiates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +120,11 @@ def step_graph(graph: StaticGraph, trained: Trained, kind: StepKind, adam: Adam)
     step = _Step(graph, tape, kind)
     for name in trained.all:
         step.parameter(name, is_steered=name in trained.weights)
-    one = tape.constant(np.ones(graph.shapes[loss]), _FLOAT)
-    found = write_backward(graph, tape, {loss: one}, trained.all)
     total = loss
-    for name in trained.all:
+    if kind.differentiates:
+        seed = tape.constant(np.ones(graph.shapes[loss]), _FLOAT)
+        found = write_backward(graph, tape, {loss: seed}, trained.all)
+    for name in trained.all if kind.differentiates else ():
         gradient = found.get(name) or tape.zeros(graph.shapes[name], _FLOAT)
         steered = name in trained.weights
         if kind.adds:

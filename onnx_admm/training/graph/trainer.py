@@ -25,12 +25,18 @@ from onnx_admm.model.rewrite.training_graph import (
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.gradients.backward import is_known
+from onnx_admm.training.graph.check import check_gradients, random_targets
 from onnx_admm.training.graph.runtime import newest_opset, run_once
 from onnx_admm.training.graph.session import StepSession
 from onnx_admm.training.graph.step import Adam, Trained
 from onnx_admm.training.logits import look_at_logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.teacher import Teacher
+
+_RUN_SAMPLES = 32
+"""Samples of a run where a batch is cut into several; measured, see benchmarks/training_step.py."""
+
+_MUCH = 8
 
 
 class GraphTrainer:
@@ -63,7 +69,7 @@ class GraphTrainingRun:
         # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
-        session = open_session(cut, threads=threads)
+        session = open_session(cut, threads=threads, spins=False)
         logits = look_at_logits(session, data, axis)
         loss = loss_spec(settings, logits, has_labels=data.has_labels)
         self._loss = loss
@@ -77,10 +83,20 @@ class GraphTrainingRun:
         self._feeder = Feeder(model, data, settings, targets)
         self._inputs = tuple(port.name for port in self._graph.proto.graph.input)
         self._trained = Trained(self._graph.weights, self._graph.biases)
-        graph = self._read(self._with_shares([self._feeder.first_run()])[0])
+        [first] = self._with_shares([self._feeder.first_run()])
+        graph = self._read(first)
         values = {name: graph.constants[name] for name in self._trained.all}
+        if logits.by_sample and _are_activations_larger(graph, values, self._feeder.run_size):
+            self._feeder.limit_runs(_RUN_SAMPLES)
         adam = Adam(weight_decay=settings.weight_decay)
         self._session = StepSession(self._read, self._trained, values, adam, threads)
+        [first] = self._with_shares([self._feeder.first_run()])
+        check_gradients(
+            self._session,
+            random_targets(first, loss, logits.classes),
+            self._trained.all,
+            half_precision=any(dtype == np.float16 for dtype in graph.dtypes.values()),
+        )
 
     def _read(self, feeds: Feeds) -> StaticGraph:
         fed = {port: feeds[port] for port in self._inputs}
@@ -175,3 +191,16 @@ class GraphTrainingRun:
             {**run, **{name: values[index] for name, values in shares.items() if name in self._graph.inputs}}
             for index, run in enumerate(runs)
         ]
+
+
+def _are_activations_larger(graph: StaticGraph, values: Mapping[str, Array], samples: int) -> bool:
+    """Whether what a run of ``_RUN_SAMPLES`` computes is far larger than the weights.
+
+    Then the caches decide, and small runs whose gradients add up are faster, and take less memory. Otherwise
+    the weights are read once for each run, and one run is faster.
+    """
+    computed = sum(
+        math.prod(graph.shapes.get(name, ())) for node in graph.nodes for name in node.outputs if name
+    )
+    stored = sum(value.size for value in values.values())
+    return computed / samples * _RUN_SAMPLES >= _MUCH * stored

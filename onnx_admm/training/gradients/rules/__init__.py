@@ -10,6 +10,7 @@ _FAMILIES = (
     "elementwise",
     "indexing",
     "normalisation",
+    "padding",
     "pooling",
     "products",
     "recurrence",

@@ -9,7 +9,6 @@ import numpy as np
 
 from onnx_admm.training.gradients.node import GradientNode, UnsupportedVariant
 from onnx_admm.training.gradients.registry import rule
-from onnx_admm.training.gradients.rules.reshaping import along_axis
 from onnx_admm.training.gradients.tape import Tape
 
 
@@ -27,7 +26,7 @@ def resize(tape: Tape, node: GradientNode) -> dict[int, str]:
         return {0: tape.scaled(pooled, factors[2] * factors[3], node.dtype)}
     gradient = node.dy
     for axis, matrix in matrices.items():
-        gradient = along_axis(tape, gradient, len(x_shape), axis, tape.constant(matrix, node.dtype))
+        gradient = _along_axis(tape, gradient, len(x_shape), axis, tape.constant(matrix, node.dtype))
     return {0: gradient}
 
 
@@ -50,6 +49,13 @@ _ROUNDINGS: dict[str, Rounding] = {
     "round_prefer_floor": lambda places: np.ceil(places - 0.5),
     "round_prefer_ceil": lambda places: np.floor(places + 0.5),
 }
+
+
+def _along_axis(tape: Tape, value: str, rank: int, axis: int, matrix: str) -> str:
+    """Multiply a value along one axis by a matrix (old extent, new extent)."""
+    order = [other for other in range(rank) if other != axis] + [axis]
+    product = tape.write("MatMul", tape.transpose(value, order), matrix)
+    return tape.transpose(product, [int(place) for place in np.argsort(order)])
 
 
 @dataclass(frozen=True, slots=True)

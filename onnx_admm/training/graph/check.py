@@ -1,0 +1,109 @@
+"""The check of a session's gradients against the change of the loss along them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnx_admm.contracts import Array, Feeds
+from onnx_admm.errors import TrainingError
+from onnx_admm.model.rewrite.training_graph import LABELS, TEACHER, LossSpec
+from onnx_admm.training.graph.session import StepSession
+
+_GROUPS = 4
+"""Groups of tensors, in the order of the graph, that are moved together."""
+
+_TOLERANCE = 0.15
+"""Share by which difference and derivative may part: kinks lie within a step; a lost path takes far more."""
+
+_STEPS = (1e-2, 2e-3, 4e-4)
+"""Share of the loss that a step is to change."""
+
+_NOISE = {False: 1e-6, True: 3e-3}
+"""What rounding changes of a loss, as a share; by whether something is computed in float16."""
+
+
+def random_targets(feeds: Feeds, loss: LossSpec, classes: int) -> Feeds:
+    """The feeds with random labels and teacher: a model that is its own teacher has no gradient."""
+    rng = np.random.default_rng(0)
+    changed = dict(feeds)
+    if LABELS in feeds:
+        changed[LABELS] = rng.integers(0, classes, feeds[LABELS].shape)
+    if TEACHER in feeds:
+        shape = feeds[TEACHER].shape
+        noise = rng.normal(size=shape)
+        if loss.divergence_weight:
+            grown = np.exp(noise)
+            changed[TEACHER] = grown / grown.sum(axis=loss.class_axis, keepdims=True)
+        else:
+            changed[TEACHER] = feeds[TEACHER] + noise * (feeds[TEACHER].std() + 1e-3)
+        changed[TEACHER] = changed[TEACHER].astype(np.float32)
+    return changed
+
+
+def check_gradients(
+    session: StepSession, feeds: Feeds, names: Sequence[str], *, half_precision: bool
+) -> None:
+    """Move groups of tensors along their gradients, and compare the change of the loss with the gradients.
+
+    Args:
+        session: stays as it is.
+        feeds: of one run.
+        names: the trained tensors.
+        half_precision: whether something is computed in float16.
+
+    Raises:
+        TrainingError: they differ at every step size; names the tensors.
+    """
+    loss, gradients = session.loss_and_gradients(feeds)
+    values = {name: session.get("raw", name) for name in names}
+    if not np.isfinite(loss):
+        raise TrainingError("the loss is not finite before any training", got=loss, hint="Check the data.")
+    room = _NOISE[half_precision] * max(abs(loss), 1e-12)
+    try:
+        for group in np.array_split(np.array(names, dtype=object), min(_GROUPS, len(names))):
+            chosen = {str(name): gradients[str(name)].astype(np.float64) for name in group}
+            slopes = list(_slopes(session, feeds, values, chosen, loss))
+            if not all(abs(found - said) > _TOLERANCE * said + room / step for found, said, step in slopes):
+                continue
+            if slopes:
+                found, said, _ = slopes[-1]
+                raise TrainingError(
+                    "the gradients of this model are not those of its loss",
+                    where=", ".join(chosen),
+                    got=f"{said:.3g} along them",
+                    expected=f"{found:.3g}, which the loss changes by",
+                    hint="Please report the model. Use --trainer onnxruntime-training or --no-fine-tune.",
+                )
+    finally:
+        for name, value in values.items():
+            session.set("raw", name, value)
+
+
+def _slopes(
+    session: StepSession,
+    feeds: Feeds,
+    values: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    loss: float,
+) -> list[tuple[float, float, float]]:
+    """Slope of the loss along normalised gradients, their norm, and the step; for each size of step."""
+    norm = float(np.sqrt(sum(float(np.square(gradient).sum()) for gradient in gradients.values())))
+    size = float(np.sqrt(sum(float(np.square(values[name]).sum()) for name in gradients)))
+    if norm <= 1e-9 * abs(loss) / max(size, 1e-12):
+        return []
+    found = []
+    for share in _STEPS:
+        step = min(share * abs(loss) / norm, share * size) if size else share * abs(loss) / norm
+        losses = []
+        for sign in (1, -1):
+            for name, gradient in gradients.items():
+                session.set("raw", name, values[name] + sign * step / norm * gradient)
+            losses.append(session.loss(feeds))
+        for name in gradients:
+            session.set("raw", name, values[name])
+        found.append(((losses[0] - losses[1]) / (2 * step), norm, step))
+        if abs(found[-1][0] - norm) <= _TOLERANCE * norm:
+            break
+    return found
