@@ -84,6 +84,7 @@ def compress(
     resume: PathLike | None = None,
     seed: int = 0,
     threads: int = 0,
+    trainer: str | None = None,
     memory_mb: int = 1024,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -125,6 +126,7 @@ def compress(
         resume: a folder that the result of each pass is kept in; a run goes on from there.
         seed: decides every random choice: same seed, threads and timing cache, same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
+        trainer: ``"graph"`` (any ONNX Runtime), ``"onnxruntime-training"`` or ``"auto"``: the former.
         memory_mb: MiB that statistics of layers looked at together may take.
         executor: threads for layers that do not depend on one another.
         progress: where long work tells how far it is.
@@ -171,6 +173,7 @@ def compress(
         resume=resume,
         seed=_typed("seed", seed, int),
         threads=_typed("threads", threads, int),
+        trainer=_typed("trainer", trainer, str, type(None)),
         memory_mb=_typed("memory_mb", memory_mb, int),
         executor=executor,
         progress=progress or SilentProgress(),
@@ -309,6 +312,7 @@ def sweep(
     plot: PathLike | None = None,
     seed: int = 0,
     threads: int = 0,
+    trainer: str | None = None,
 ) -> Swept:
     """Compress under several budgets, and write the frontier of cost and accuracy.
 
@@ -326,6 +330,7 @@ def sweep(
         plot: a ``.png`` or ``.svg`` file to draw the frontier into.
         seed: decides every random choice.
         threads: intra-op threads; 0 lets the runtime choose.
+        trainer: what trains, as in `compress`.
 
     Raises:
         UsageError: a figure that the cost model does not give, an impossible share, nothing to plot with.
@@ -340,6 +345,7 @@ def sweep(
         cost_model=cost_model,
         seed=seed,
         threads=threads,
+        trainer=_typed("trainer", trainer, str, type(None)),
     )
     with TemporaryFolder() as place:
         source = model_file(model, Path(place))

@@ -136,9 +136,9 @@ def _independent(graph: StaticGraph) -> Collection[str]:
     """Values that no input's content has a say in, stored numbers aside that are not integers."""
     settled = {name for name, array in graph.constants.items() if _is_small_integer(array)}
     for node in graph.nodes:
-        if node.operator in _RANDOM or not node.inputs:
+        if node.operator in _RANDOM or not node.reads:
             continue
-        if node.operator in _OF_SHAPES or all(not name or name in settled for name in node.inputs):
+        if node.operator in _OF_SHAPES or all(name in settled for name in node.reads):
             settled.update(name for name in node.outputs if name)
     return settled
 
@@ -178,7 +178,20 @@ def _read_node(node: onnx.NodeProto) -> GraphNode:
         domain="" if node.domain in STANDARD else node.domain,
         name=node.name,
         stored=node.SerializeToString(),
+        captured=tuple(sorted(_captured(node))),
     )
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Values from outside that the subgraphs of a node read."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            own = {port.name for port in graph.input} | {tensor.name for tensor in graph.initializer}
+            own |= {name for inner in graph.node for name in inner.output}
+            read = {name for inner in graph.node for name in (*inner.input, *_captured(inner)) if name}
+            found |= (read | {port.name for port in graph.output}) - own
+    return found
 
 
 def _attribute_of(attribute: onnx.AttributeProto) -> Attribute | None:

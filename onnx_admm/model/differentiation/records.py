@@ -44,6 +44,7 @@ class GraphNode:
         domain: empty for the default domain.
         name: for messages.
         stored: the serialised node it was read from; None where it was made here.
+        captured: values of the graph around it that its subgraphs read.
     """
 
     operator: str
@@ -53,6 +54,12 @@ class GraphNode:
     domain: str = ""
     name: str = ""
     stored: bytes | None = field(default=None, repr=False)
+    captured: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every value of its own graph that it depends on."""
+        return (*(name for name in self.inputs if name), *self.captured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

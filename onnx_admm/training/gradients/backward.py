@@ -63,9 +63,8 @@ def write_backward(
         return values[0]
 
     for node in reversed(graph.nodes):
-        if not any(name in needed for name in node.inputs) or not any(
-            name in needed for name in node.outputs
-        ):
+        is_on_the_way = any(name in needed for name in node.reads)
+        if not is_on_the_way or not any(name in needed for name in node.outputs):
             continue
         gradients = tuple(total(name) for name in node.outputs)
         if all(gradient is None for gradient in gradients):
@@ -88,13 +87,13 @@ def reached_from(graph: StaticGraph, sources: Collection[str]) -> set[str]:
     for node in graph.nodes:
         if node.domain == "" and node.operator in STEPS:
             continue
-        if any(name in reached for name in node.inputs):
+        if any(name in reached for name in node.reads):
             reached.update(name for name in node.outputs if name and _is_real(graph, name))
     return reached
 
 
 def _read_once_behind_relu(graph: StaticGraph) -> set[str]:
-    reads = Counter(name for node in graph.nodes for name in node.inputs)
+    reads = Counter(name for node in graph.nodes for name in node.reads)
     made = {node.outputs[0] for node in graph.nodes if node.operator == "Relu" and node.domain == ""}
     return {name for name in made if reads[name] == 1 and name not in graph.outputs}
 

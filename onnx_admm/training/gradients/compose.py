@@ -38,7 +38,7 @@ def compose(
         *tape.nodes,
     ]
     nodes = _named(nodes, {name: port.value for name, port in outputs.items()})
-    read = {name for node in nodes for name in node.inputs} | {port.value for port in outputs.values()}
+    read = {name for node in nodes for name in node.reads} | {port.value for port in outputs.values()}
     inner = _outer_names(nodes)
     kept = {
         name: array
