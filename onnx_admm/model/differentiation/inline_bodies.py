@@ -77,13 +77,11 @@ def _body(node: onnx.NodeProto, opset: int, types: Mapping[str, onnx.TypeProto])
             max(versions), node.SerializeToString(), known
         )
         return onnx.FunctionProto.FromString(content) if content else None
-    if schema.has_function:
-        versions = [v for v in schema.function_opset_versions if v <= opset]
-        if versions:
-            return onnx.FunctionProto.FromString(
-                schema.get_function_with_opset_version(max(versions)).SerializeToString()
-            )
-    return None
+    versions = [version for version in schema.function_opset_versions if version <= opset]
+    if not schema.has_function or not versions:
+        return None
+    body: onnx.FunctionProto | bytes = schema.get_function_with_opset_version(max(versions))
+    return onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else body
 
 
 def _instance(
