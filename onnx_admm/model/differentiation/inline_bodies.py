@@ -113,7 +113,7 @@ def _renamed(
 ) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(inner)
-    copy.name = f"{caller}::{inner.op_type}"
+    copy.name = f"{caller}::{prefix}::{inner.output[0]}"
 
     def renamed(values: Sequence[str]) -> list[str]:
         return [name and names.setdefault(name, f"{prefix}::{name}") for name in values]

@@ -44,25 +44,20 @@ def _input_gradient(tape: Tape, node: GradientNode, windows: Windows, groups: in
 def _transposed(tape: Tape, dy: str, weight: str, windows: Windows, groups: int) -> str:
     """A transposed convolution that gives the data's extents.
 
-    Rows that no window reads take no gradient: zeros are added behind, as ``output_padding`` may not be as
-    large as the stride.
+    Rows behind the last place of the window take no gradient: they make up for the pads there, or zeros are
+    added, as ``output_padding`` may not be as large as the stride.
     """
     rank = windows.rank
-    unread = [max(rows, 0) for rows in windows.unread]
-    pads = [*windows.before, *windows.after]
-    extra = [0] * rank
-    for axis in range(rank):
-        if 0 < unread[axis] <= pads[rank + axis]:
-            pads[rank + axis] -= unread[axis]
-        else:
-            extra[axis] = unread[axis]
+    ends = list(zip(windows.after, windows.unread, strict=True))
+    pads = (*windows.before, *(max(after - unread, 0) for after, unread in ends))
+    extra = [max(unread - after, 0) for after, unread in ends]
     result = tape.write(
         "ConvTranspose",
         dy,
         weight,
         strides=windows.strides,
         dilations=windows.dilations,
-        pads=tuple(pads),
+        pads=pads,
         group=groups,
     )
     return tape.padded(result, [0] * (rank + 2), [0, 0, *extra])
