@@ -12,9 +12,13 @@ from scipy.special import erf
 SMOOTH = (
     "Sigmoid", "Tanh", "Exp", "Neg", "Sin", "Cos", "Identity", "Softplus", "Softsign", "Elu", "HardSwish",
 )  # fmt: skip
-KINKED = ("Relu", "LeakyRelu", "Abs", "HardSigmoid", "ThresholdedRelu")
+KINKED = ("Relu", "LeakyRelu", "Abs", "HardSigmoid")
 POSITIVE = ("Log", "Sqrt", "Reciprocal")
 AXES = ((0,), (1, 2), (-1,), ())
+
+
+def same(feeds: Arrays) -> np.ndarray:
+    return feeds["x"]
 
 
 def unary() -> Iterator[Case]:
@@ -26,6 +30,14 @@ def unary() -> Iterator[Case]:
     yield single("HardSigmoid", alpha=0.4, beta=0.3, values="spread")
     yield single("ThresholdedRelu", alpha=0.2, values="spread")
     yield single("Gelu", opset=20, approximate="tanh")
+    yield single("Swish", opset=24, alpha=1.5)
+    yield Case("Cast", [node("Cast", ["x"], ["y"], to=1)], {"x": (3, 4)}, exact=False, forward=same)
+    there_and_back = [
+        node("Cast", ["x"], ["h"], to=11),
+        node("Mul", ["h", "h"], ["s"]),
+        node("CastLike", ["s", "x"], ["y"]),
+    ]
+    yield Case("CastLike", there_and_back, {"x": (3, 4)})
     for axis in (0, 1, -1):
         yield single("Softmax", (3, 4, 2), axis=axis)
         yield single("LogSoftmax", (3, 4, 2), axis=axis)
@@ -103,8 +115,8 @@ def gelu_of(feeds: Arrays) -> np.ndarray:
 
 def test_gradients_of_the_error_function() -> None:
     """The reference evaluator computes it in float32."""
-    check(single("Erf"), erf_of)
-    check(single("Gelu", opset=20), gelu_of)
+    check(single("Erf", forward=erf_of))
+    check(single("Gelu", opset=20, forward=gelu_of))
 
 
 def test_equal_extremes_share_the_gradient() -> None:

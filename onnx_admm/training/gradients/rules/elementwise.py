@@ -184,11 +184,9 @@ def clip(tape: Tape, node: GradientNode) -> dict[int, str]:
     return summed_to_inputs(tape, node, found)
 
 
-@rule("Identity", "Dropout", "ImageScaler")
+@rule("Identity", "Dropout")
 def unchanged(tape: Tape, node: GradientNode) -> dict[int, str]:
     """The gradient as it is: a dropout of a trained model drops nothing."""
-    if node.operator == "ImageScaler":
-        return {0: tape.scaled(node.dy, float(node.get("scale", 1.0)), node.dtype)}
     return {0: node.dy}
 
 

@@ -94,7 +94,6 @@ def through_normalised(
 
 
 @rule("LayerNormalization", "RMSNormalization")
-@rule("SimplifiedLayerNormalization")
 def layer_normalization(tape: Tape, node: GradientNode) -> dict[int, str]:
     """Normalised over the last axes, then scaled (and shifted) there."""
     if any(gradient is not None for gradient in node.gradients[1:]):

@@ -12,7 +12,7 @@ from onnx_admm.training.gradients.registry import rule
 from onnx_admm.training.gradients.tape import Tape
 
 
-@rule("Resize", "Upsample")
+@rule("Resize")
 def resize(tape: Tape, node: GradientNode) -> dict[int, str]:
     """Along each axis that is resized, the transposed interpolation."""
     x_shape, y_shape = node.input_shapes[0], node.output_shapes[0]
@@ -148,15 +148,14 @@ def _axis_of(node: GradientNode, axis: int) -> _Axis:
     if node.get("antialias", 0):
         raise UnsupportedVariant("antialias")
     old, new = node.input_shapes[0][axis], node.output_shapes[0][axis]
-    is_upsample = node.operator == "Upsample"
     return _Axis(
         axis=axis,
         old=old,
         new=new,
         scale=_scale(node, axis),
         mode=node.get("mode", "nearest"),
-        coordinates="asymmetric" if is_upsample else node.get("coordinate_transformation_mode", "half_pixel"),
-        rounding="floor" if is_upsample else node.get("nearest_mode", "round_prefer_floor"),
+        coordinates=node.get("coordinate_transformation_mode", "half_pixel"),
+        rounding=node.get("nearest_mode", "round_prefer_floor"),
         cubic=float(node.get("cubic_coeff_a", -0.75)),
         excludes_outside=bool(node.get("exclude_outside", 0)),
     )
@@ -165,10 +164,7 @@ def _axis_of(node: GradientNode, axis: int) -> _Axis:
 def _scale(node: GradientNode, axis: int) -> float:
     """The scale of an axis: as stated, or the ratio of extents."""
     old, new = node.input_shapes[0][axis], node.output_shapes[0][axis]
-    index = 1 if node.operator == "Upsample" else 2
-    stated = node.get("scales")
-    if stated is None and node.has(index) and node.input_shapes[index] != (0,):
-        stated = node.constant(index)
+    stated = node.constant(2) if node.has(2) and node.input_shapes[2] != (0,) else None
     if stated is None:
         return new / old
     axes = node.get("axes")
