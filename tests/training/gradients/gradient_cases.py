@@ -148,4 +148,5 @@ def check(case: Case, *, seed: int = 0, rounded: float = _ROUNDED) -> None:
         for tolerance, given in found:
             assert given[name].shape == shape, name
             said = given[name].astype(np.float64) * direction
-            assert abs(said.sum() - slope) <= tolerance * (np.abs(said).sum() + 1e-6), (name, tolerance)
+            size = np.abs(said).sum() + 0.01 * np.abs(weights).sum()  # a gradient of zero is rounding alone
+            assert abs(said.sum() - slope) <= tolerance * size, (name, tolerance)
