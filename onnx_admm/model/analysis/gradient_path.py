@@ -38,7 +38,8 @@ def biases_beside(
 ) -> Iterator[ir.Value]:
     """Float vectors that are added behind trained weights, each once.
 
-    The bias of a Conv or Gemm whose weight is trained; an operand of an Add that a trained weight reaches.
+    The bias of a Conv or Gemm whose weight is trained; an operand of an Add that a trained weight reaches. A
+    single number in an Add belongs to a formula (an epsilon, the 3 of a HardSwish): it is no bias.
 
     Args:
         graph: computes the loss and nothing else.
@@ -56,6 +57,8 @@ def biases_beside(
             if value is None or not value.is_initializer() or value.const_value is None:
                 continue
             name = value.name or ""
+            if node.op_type == "Add" and value.const_value.size == 1:
+                continue
             if value.const_value.dtype == ir.DataType.FLOAT and name not in seen:
                 seen.add(name)
                 yield value

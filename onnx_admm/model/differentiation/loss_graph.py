@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model.analysis.gradient_path import biases_beside
 from onnx_admm.model.constants import why_fixed
 from onnx_admm.model.loading.default_inputs import unlist
@@ -32,8 +33,8 @@ from onnx_admm.model.rewrite.training_graph import (
 from onnx_admm.model.sites import WeightSite
 from onnx_admm.model.view import ModelView
 
-_OLDEST = 17
-"""From this opset on everything that gradient rules write is part of ONNX."""
+_OLDEST, _BODIES = 17, 18
+"""The opset from which ONNX has all that gradient rules write, and that of most function bodies."""
 
 _FIRST_IR = 4
 """The IR version from which an initializer need not be a graph input too."""
@@ -79,7 +80,10 @@ def loss_graph(
         UnsupportedModel: the model cannot be brought to an opset from 17 to the newest.
     """
     cut, _ = cut_at_logits(model)
-    cut = convert_opset(cut, at_least=_OLDEST, at_most=newest_opset)
+    try:
+        cut = convert_opset(cut, at_least=_BODIES, at_most=newest_opset)
+    except UnsupportedModel:
+        cut = convert_opset(cut, at_least=_OLDEST, at_most=newest_opset)
     graph = cut.graph_ir.graph
     lift_constants(graph, {site.name for site in sites})
     name_nodes(graph)

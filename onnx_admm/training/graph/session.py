@@ -120,8 +120,8 @@ class StepSession:
         """
         self._steps += 1
         numbers = {
-            STEP_SIZE: np.array([self._adam.step_size(rate, self._steps)], np.float32),
-            KEPT: np.array([self._adam.kept(rate)], np.float32),
+            STEP_SIZE: np.array(self._adam.step_size(rate, self._steps), np.float32),
+            KEPT: np.array(self._adam.kept(rate), np.float32),
         }
         loss = 0.0
         for index, feeds in enumerate(runs):

@@ -24,7 +24,7 @@ from onnx_admm.training.gradients.tape import PREFIX, Tape
 
 LOSS = f"{PREFIX}step_loss"
 STEP_SIZE, KEPT = f"{PREFIX}step_size", f"{PREFIX}kept"
-"""Inputs of shape (1,): AdamW's step size of this step, and what weight decay leaves of a weight."""
+"""Inputs, single numbers: AdamW's step size of this step, and what weight decay leaves of a weight."""
 
 _FLOAT = np.dtype(np.float32)
 
@@ -169,7 +169,7 @@ class _Step:
         return name
 
     def number(self, name: str) -> str:
-        self.inputs[name] = Port(name, (1,), _FLOAT)
+        self.inputs[name] = Port(name, (), _FLOAT)
         return name
 
     def parameter(self, tensor: str, *, is_steered: bool) -> None:
