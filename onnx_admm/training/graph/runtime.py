@@ -32,11 +32,32 @@ def open_step(model: bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
+    if _has_shared_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         what = f"the runtime cannot run the gradients of this model ({reason_of(error)[:300]})"
         raise NoGradient(what, hint="Use --no-fine-tune.") from error
+
+
+@functools.cache
+def _has_shared_arena() -> bool:
+    """Whether sessions of steps take memory from one arena: they run in turn, so that they need it once."""
+    runtime = require_runtime()
+    arena, default = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, runtime.OrtMemType.DEFAULT
+    try:
+        runtime.create_and_register_allocator(runtime.OrtMemoryInfo("Cpu", arena, 0, default), None)
+    except Exception:  # noqa: BLE001 (another user of the runtime in this process has registered one)
+        return False
+    return True
+
+
+def shrinking() -> Any:
+    """Options of a run that gives the arena's memory back when it is over."""
+    options = require_runtime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def run_once(model: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[object]:

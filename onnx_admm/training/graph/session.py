@@ -12,7 +12,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.model.differentiation.records import StaticGraph
 from onnx_admm.model.differentiation.write_graph import write_graph
-from onnx_admm.training.graph.runtime import open_step, value_of
+from onnx_admm.training.graph.runtime import open_step, shrinking, value_of
 from onnx_admm.training.graph.step import (
     KEPT,
     LOSS,
@@ -44,6 +44,21 @@ class _Pair:
 
     def turn(self) -> None:
         self.now, self.later = self.later, self.now
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What a step does beside lowering the loss.
+
+    Attributes:
+        pulls: ADMM's penalty counts.
+        freezes: entries are held.
+        is_last: memory is given back when it is over.
+    """
+
+    pulls: bool = False
+    freezes: bool = False
+    is_last: bool = False
 
 
 class StepSession:
@@ -109,14 +124,13 @@ class StepSession:
 
     # -- steps -------------------------------------------------------------------------------
 
-    def step(self, runs: Sequence[Feeds], rate: float, *, pulls: bool, freezes: bool) -> float:
+    def step(self, runs: Sequence[Feeds], rate: float, how: StepOptions) -> float:
         """One step of the optimizer over the runs of a batch; the loss.
 
         Args:
             runs: feeds of each run, shares included.
             rate: learning rate.
-            pulls: whether ADMM's penalty counts.
-            freezes: whether entries are held.
+            how: what the step does beside.
         """
         self._steps += 1
         numbers = {
@@ -126,9 +140,14 @@ class StepSession:
         loss = 0.0
         for index, feeds in enumerate(runs):
             moves = index == len(runs) - 1
-            kind = StepKind(adds=index > 0, moves=moves, pulls=pulls and moves, freezes=freezes)
-            loss += self._run(kind, {**feeds, **numbers})
+            kind = StepKind(adds=index > 0, moves=moves, pulls=how.pulls and moves, freezes=how.freezes)
+            loss += self._run(kind, {**feeds, **numbers}, is_last=moves and how.is_last)
         return loss
+
+    def close(self) -> None:
+        """Close what is open in the runtime; steps open it again."""
+        self._sessions.clear()
+        self._graphs.clear()
 
     def loss(self, feeds: Feeds) -> float:
         """The loss of one run."""
@@ -141,7 +160,7 @@ class StepSession:
             name: np.array(self._pairs[name_of("sum", name)].now.numpy()) for name in self._trained.all
         }
 
-    def _run(self, kind: StepKind, feeds: Feeds) -> float:
+    def _run(self, kind: StepKind, feeds: Feeds, *, is_last: bool = False) -> float:
         session = self._session(kind, feeds)
         binding = session.io_binding()
         read = [port.name for port in session.get_inputs()]
@@ -156,7 +175,7 @@ class StepSession:
         written = self._written(kind)
         for name, pair in written.items():
             binding.bind_ortvalue_output(name, pair.later)
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, shrinking() if is_last else None)
         for pair in written.values():
             pair.turn()
         return float(self._loss.numpy())

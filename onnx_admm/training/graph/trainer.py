@@ -27,7 +27,7 @@ from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.gradients.backward import is_known
 from onnx_admm.training.graph.check import check_gradients, random_targets
 from onnx_admm.training.graph.runtime import newest_opset, run_once
-from onnx_admm.training.graph.session import StepSession
+from onnx_admm.training.graph.session import StepOptions, StepSession
 from onnx_admm.training.graph.step import Adam, Trained
 from onnx_admm.training.logits import look_at_logits
 from onnx_admm.training.loss import loss_spec
@@ -106,7 +106,7 @@ class GraphTrainingRun:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        self._session.close()
 
     # -- steering ----------------------------------------------------------------------------
 
@@ -172,7 +172,8 @@ class GraphTrainingRun:
         pulls, freezes = self._session.is_pulled(), self._session.is_frozen()
         for step, runs in enumerate(self._feeder.epoch(seed)):
             rate = start_rate + (end_rate - start_rate) * step / self._feeder.steps
-            losses.append(self._session.step(self._with_shares(runs), rate, pulls=pulls, freezes=freezes))
+            how = StepOptions(pulls, freezes, is_last=step == self._feeder.steps - 1)
+            losses.append(self._session.step(self._with_shares(runs), rate, how))
         mean = float(np.mean(losses))
         if not math.isfinite(mean):
             raise TrainingError(
