@@ -3,12 +3,12 @@
     python benchmarks/training_step.py MODELS OUT.json [--old PYTHON] [--torch PYTHON] [--threads 1 2]
         [--rounds 7] [--steps 10] [--loss cross_entropy] [--only NAME]
 
-MODELS holds `lenet5-mnist.onnx`, `vgg-cifar10.onnx` and `resnet8-cifar10.onnx`; inputs and labels are random, which
-changes no time. Each trainer runs in a process of its own and stays open; they take turns, round by round, so
-that other work on the machine meets all of them. With one thread processor time of the thread that works is
-measured, with more wall-clock time too. `--old` is a Python with onnxruntime-training (else this one), `--torch`
-one with PyTorch (left out if None). The last three columns are ratios to onnxruntime-training, medians over
-rounds; `peak_mb` is the largest resident size of each process.
+MODELS holds `lenet5-mnist.onnx`, `vgg-cifar10.onnx` and `resnet8-cifar10.onnx`; inputs and labels are random,
+which changes no time. Each trainer runs in a process of its own that stays open; they take turns, epoch by
+epoch, so that other work on the machine meets all of them. Processor time is that of the whole process:
+with one thread it is what counts on a busy machine, with more the idle threads spin and wall-clock time counts.
+`--old` is a Python with onnxruntime-training, `--torch` one with PyTorch (left out by default). Ratios are to
+onnxruntime-training, medians over rounds. `peak_mb` is the largest resident size of a process.
 """
 
 from __future__ import annotations
@@ -196,9 +196,10 @@ def measure(
 def versions(python: str) -> dict[str, str]:
     """What is installed where a trainer ran."""
     code = (
-        "import importlib.metadata as m, json, platform; names = [d.metadata['Name'] for d in m.distributions()];"
-        "print(json.dumps({'python': platform.python_version(), **{n: m.version(n) for n in names if n and "
-        "(n.startswith('onnx') or n in ('torch', 'numpy'))}}))"
+        "import importlib.metadata as m, json, platform\n"
+        "found = {d.metadata['Name']: d.version for d in m.distributions()}\n"
+        "kept = {n: v for n, v in found.items() if n and (n.startswith('onnx') or n in ('torch', 'numpy'))}\n"
+        "print(json.dumps({'python': platform.python_version(), **kept}))"
     )
     found: dict[str, str] = json.loads(subprocess.check_output([python, "-c", code], text=True))
     return dict(sorted(found.items()))
