@@ -6,7 +6,7 @@
 MODELS holds `lenet5-mnist.onnx`, `vgg-cifar10.onnx` and `resnet8-cifar10.onnx`; inputs and labels are random,
 which changes no time. Each trainer runs in a process of its own that stays open; they take turns, epoch by
 epoch, so that other work on the machine meets all of them. Processor time is that of the whole process:
-with one thread it is what counts on a busy machine, with more the idle threads spin and wall-clock time counts.
+it counts with one thread; with more, idle threads spin, and wall-clock time counts.
 `--old` is a Python with onnxruntime-training, `--torch` one with PyTorch (left out by default). Ratios are to
 onnxruntime-training, medians over rounds. `peak_mb` is the largest resident size of a process.
 """

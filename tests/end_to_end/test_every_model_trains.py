@@ -24,8 +24,8 @@ QUICK = (
 )
 OTHERS = (
     "aecmos_run", "basic_pitch", "dnsmos_v8", "face_landmark", "fastestdet", "go1_policy", "hand_keypoint",
-    "iris_winml", "magika_v33", "ppocr_det_en", "ppocr_v11_det", "superres", "ultraface_rfb320", "vgg-cifar10",
-    "vit_tracker", "yolox_nano",
+    "iris_winml", "magika_v33", "ppocr_det_en", "ppocr_v11_det", "superres", "ultraface_rfb320",
+    "vgg-cifar10", "vit_tracker", "yolox_nano",
 )  # fmt: skip
 STOPPED = {
     "mlperf_ic": "RequantShift is in no ONNX operator set",

@@ -37,8 +37,7 @@ def open_step(model: bytes, threads: int) -> Any:
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        what = f"the runtime cannot run the gradients of this model ({reason_of(error)[:300]})"
-        raise NoGradient(what, hint="Use --no-fine-tune.") from error
+        raise _failed(error) from error
 
 
 @functools.cache
@@ -53,11 +52,32 @@ def _has_shared_arena() -> bool:
     return True
 
 
-def shrinking() -> Any:
-    """Options of a run that gives the arena's memory back when it is over."""
-    options = require_runtime().RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options
+def run_step(session: Any, binding: Any, *, is_last: bool) -> None:
+    """Run a step whose inputs and outputs are bound.
+
+    Args:
+        session: from ``open_step``.
+        binding: of the session.
+        is_last: the arena's memory is given back when the run is over.
+
+    Raises:
+        NoGradient: a kernel failed.
+    """
+    options = None
+    if is_last:
+        options = require_runtime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> NoGradient:
+    said = " ".join(reason_of(error).split())[:300]
+    return NoGradient(
+        f"the runtime cannot run the gradients of this model ({said})", hint="Use --no-fine-tune."
+    )
 
 
 def run_once(model: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[object]:

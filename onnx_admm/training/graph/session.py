@@ -12,7 +12,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.model.differentiation.records import StaticGraph
 from onnx_admm.model.differentiation.write_graph import write_graph
-from onnx_admm.training.graph.runtime import open_step, shrinking, value_of
+from onnx_admm.training.graph.runtime import open_step, run_step, value_of
 from onnx_admm.training.graph.step import (
     KEPT,
     LOSS,
@@ -175,7 +175,7 @@ class StepSession:
         written = self._written(kind)
         for name, pair in written.items():
             binding.bind_ortvalue_output(name, pair.later)
-        session.run_with_iobinding(binding, shrinking() if is_last else None)
+        run_step(session, binding, is_last=is_last)
         for pair in written.values():
             pair.turn()
         return float(self._loss.numpy())

@@ -83,6 +83,7 @@ class GraphTrainingRun:
         self._feeder = Feeder(model, data, settings, targets)
         self._inputs = tuple(port.name for port in self._graph.proto.graph.input)
         self._trained = Trained(self._graph.weights, self._graph.biases)
+        self._last: tuple[object, StaticGraph] | None = None
         [first] = self._with_shares([self._feeder.first_run()])
         graph = self._read(first)
         values = {name: graph.constants[name] for name in self._trained.all}
@@ -100,7 +101,10 @@ class GraphTrainingRun:
 
     def _read(self, feeds: Feeds) -> StaticGraph:
         fed = {port: feeds[port] for port in self._inputs}
-        return static_graph(self._graph.proto, fed, run_once, is_known)
+        key = tuple((name, np.shape(array)) for name, array in fed.items())
+        if self._last is None or self._last[0] != key:
+            self._last = key, static_graph(self._graph.proto, fed, run_once, is_known)
+        return self._last[1]
 
     def __enter__(self) -> GraphTrainingRun:
         return self
