@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx_admm.contracts import Array
-from onnx_admm.errors import NoGradient, OnnxAdmmError, reason_of
+from onnx_admm.errors import NoGradient, reason_of
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.sessions import open_session, require_runtime
 
@@ -89,13 +89,16 @@ def run_once(model: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -
 
 @functools.cache
 def newest_opset() -> int:
-    """The newest version of the default operator set that the installed runtime and onnx read."""
+    """The newest version of the default operator set that the installed runtime and onnx read.
+
+    Raises:
+        RuntimeMissing: no runtime, or two.
+    """
+    runtime = require_runtime()
     for opset in range(_NEWEST, _OLDEST, -1):
         try:
             model = parse_text(_PROBE.format(opset=opset)).to_bytes()
-            require_runtime().InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-        except OnnxAdmmError:
-            continue
+            runtime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
         except Exception:  # noqa: BLE001 (the runtime's status codes are direct children of Exception)
             continue
         return opset
