@@ -74,8 +74,11 @@ class Feeder:
         """Samples in the first run of an epoch."""
         return self._parts(min(self._size, self._samples))[0][1]
 
-    def limit_runs(self, samples: int) -> None:
-        """Cut batches into runs of about equal size with no more samples each, where inputs allow it."""
+    def limit_runs(self, samples: int | None) -> None:
+        """Cut batches into runs of about equal size with no more samples each, where inputs allow it.
+
+        None: a batch is one run.
+        """
         self._most = samples
 
     def epoch(self, seed: int) -> Iterator[list[Feeds]]:

@@ -36,7 +36,11 @@ from onnx_admm.training.teacher import Teacher
 _RUN_SAMPLES = 32
 """Samples of a run where a batch is cut into several; measured, see benchmarks/training_step.py."""
 
+_CHECKED_SAMPLES = 8
+"""Samples of the run that gradients are checked on."""
+
 _MUCH = 8
+"""How many times as large as the weights what a run computes must be, for a batch to be cut."""
 
 
 class GraphTrainer:
@@ -84,20 +88,22 @@ class GraphTrainingRun:
         self._inputs = tuple(port.name for port in self._graph.proto.graph.input)
         self._trained = Trained(self._graph.weights, self._graph.biases)
         self._last: tuple[object, StaticGraph] | None = None
+        may_cut = logits.by_sample
+        self._feeder.limit_runs(_CHECKED_SAMPLES if may_cut else None)
         [first] = self._with_shares([self._feeder.first_run()])
         graph = self._read(first)
         values = {name: graph.constants[name] for name in self._trained.all}
-        if logits.by_sample and _are_activations_larger(graph, values, self._feeder.run_size):
-            self._feeder.limit_runs(_RUN_SAMPLES)
         adam = Adam(weight_decay=settings.weight_decay)
         self._session = StepSession(self._read, self._trained, values, adam, threads)
-        [first] = self._with_shares([self._feeder.first_run()])
         check_gradients(
             self._session,
             random_targets(first, loss, logits.classes),
             self._trained.all,
             half_precision=any(dtype == np.float16 for dtype in graph.dtypes.values()),
         )
+        self._session.close()
+        is_cut = may_cut and _are_activations_larger(graph, values, self._feeder.run_size)
+        self._feeder.limit_runs(_RUN_SAMPLES if is_cut else None)
 
     def _read(self, feeds: Feeds) -> StaticGraph:
         fed = {port: feeds[port] for port in self._inputs}

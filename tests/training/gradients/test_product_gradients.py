@@ -91,6 +91,20 @@ def written_out() -> Iterator[Case]:
     yield single("Celu", exact=False, alpha=0.7)
     yield single("MeanVarianceNormalization", (2, 3, 4, 4), exact=False, forward=centred)
     yield single("ReduceLogSum", (2, 3), values="positive")
+    yield single("Shrink", lambd=0.2, values="spread")
+    for name, width, attributes in (
+        ("plain", 8, {"q_num_heads": 2}),
+        ("causal", 8, {"q_num_heads": 2, "is_causal": 1}),
+        ("grouped", 16, {"q_num_heads": 4}),
+    ):
+        made = node("Attention", ["q", "k", "v"], ["y"], kv_num_heads=2, **attributes)
+        shapes = {"q": (1, 5, width), "k": (1, 5, 8), "v": (1, 5, 8)}
+        yield Case(f"Attention {name}", [made], shapes, opset=23)
+    angles = {"c": np.cos(np.arange(6.0)).reshape(1, 3, 2), "s": np.sin(np.arange(6.0)).reshape(1, 3, 2)}
+    made = node("RotaryEmbedding", ["x", "c", "s"], ["y"])
+    yield Case("RotaryEmbedding", [made], {"x": (1, 2, 3, 4)}, angles, opset=23)
+    made = node("SoftmaxCrossEntropyLoss", ["x", "l"], ["y"])
+    yield Case("SoftmaxCrossEntropyLoss", [made], {"x": (4, 3)}, {"l": np.array([0, 1, 2, 1])})
     for operator in ("HardSwish", "Elu", "Softplus", "Softsign", "Softmax", "LogSoftmax"):
         yield single(operator, name=f"{operator} written out", written_out=(operator,))
     yield single("Gelu", name="Gelu written out", opset=20, approximate="tanh", written_out=("Gelu",))
