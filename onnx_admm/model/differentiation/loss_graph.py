@@ -15,6 +15,7 @@ from onnx_admm.model.constants import why_fixed
 from onnx_admm.model.loading.default_inputs import unlist
 from onnx_admm.model.loading.model_files import serialize_model
 from onnx_admm.model.opsets.convert_opset import convert_opset
+from onnx_admm.model.opsets.removed_operators import write_out_removed
 from onnx_admm.model.rewrite.training_graph import (
     LABELS,
     TEACHER,
@@ -80,6 +81,7 @@ def loss_graph(
         UnsupportedModel: the model cannot be brought to an opset from 17 to the newest.
     """
     cut, _ = cut_at_logits(model)
+    write_out_removed(cut.graph_ir.graph, cut.opset)
     try:
         cut = convert_opset(cut, at_least=_BODIES, at_most=newest_opset)
     except UnsupportedModel:
