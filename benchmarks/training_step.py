@@ -205,6 +205,15 @@ def versions(python: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command that repeats a run, places left open."""
+    words = ["python benchmarks/training_step.py MODELS OUT.json --old PYTHON"]
+    words += ["--torch PYTHON"] * (arguments.torch is not None)
+    words += ["--threads", *map(str, arguments.threads), "--rounds", str(arguments.rounds)]
+    words += ["--steps", str(arguments.steps), "--loss", arguments.loss, *["--pull"] * arguments.pull]
+    return " ".join(words)
+
+
 def main() -> None:
     """Time every model at every number of threads, and write the results."""
     parser = argparse.ArgumentParser(
@@ -236,7 +245,7 @@ def main() -> None:
             results.append(measure(case, threads, pythons, arguments))
             print(json.dumps(results[-1]), flush=True)
     found = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_of(arguments),
         "loss": arguments.loss,
         "pull": arguments.pull,
         "results": results,

@@ -29,7 +29,7 @@ from onnx_admm.training.graph.check import check_gradients, random_targets
 from onnx_admm.training.graph.runtime import newest_opset, run_once
 from onnx_admm.training.graph.session import StepOptions, StepSession
 from onnx_admm.training.graph.step import Adam, Trained
-from onnx_admm.training.logits import look_at_logits
+from onnx_admm.training.logits import Logits, look_at_logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.teacher import Teacher
 
@@ -69,41 +69,45 @@ class GraphTrainingRun:
         settings: TrainingSettings,
         reference: ModelView,
     ) -> None:
-        self._model, self._sites = model, sites
+        self._model = model
         # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
-        session = open_session(cut, threads=threads, spins=False)
-        logits = look_at_logits(session, data, axis)
-        loss = loss_spec(settings, logits, has_labels=data.has_labels)
-        self._loss = loss
-        self._graph = loss_graph(model, sites, loss, classes=logits.classes, newest_opset=newest_opset())
-        targets = Targets()
-        if TEACHER in self._graph.inputs:
-            kept = {"augmented": bool(settings.augment), "by_sample": logits.by_sample}
-            targets = replace(targets, teacher=Teacher(session, len(data), loss, **kept))
-        if LABELS in self._graph.inputs:
-            targets = replace(targets, classes=logits.classes)
-        self._feeder = Feeder(model, data, settings, targets)
+        original = open_session(cut, threads=threads, spins=False)
+        logits = look_at_logits(original, data, axis)
+        self._loss = loss_spec(settings, logits, has_labels=data.has_labels)
+        self._graph = loss_graph(
+            model, sites, self._loss, classes=logits.classes, newest_opset=newest_opset()
+        )
         self._inputs = tuple(port.name for port in self._graph.proto.graph.input)
         self._trained = Trained(self._graph.weights, self._graph.biases)
         self._last: tuple[object, StaticGraph] | None = None
-        may_cut = logits.by_sample
-        self._feeder.limit_runs(_CHECKED_SAMPLES if may_cut else None)
+        targets = Targets()
+        if TEACHER in self._inputs:
+            kept = {"augmented": bool(settings.augment), "by_sample": logits.by_sample}
+            targets = replace(targets, teacher=Teacher(original, len(data), self._loss, **kept))
+        if LABELS in self._inputs:
+            targets = replace(targets, classes=logits.classes)
+        self._feeder = Feeder(model, data, settings, targets)
+        self._session = self._checked_session(logits, Adam(weight_decay=settings.weight_decay), threads)
+
+    def _checked_session(self, logits: Logits, adam: Adam, threads: int) -> StepSession:
+        """Open the session, check its gradients on a small run, and decide how batches are cut into runs."""
+        self._feeder.limit_runs(_CHECKED_SAMPLES if logits.by_sample else None)
         [first] = self._with_shares([self._feeder.first_run()])
         graph = self._read(first)
         values = {name: graph.constants[name] for name in self._trained.all}
-        adam = Adam(weight_decay=settings.weight_decay)
-        self._session = StepSession(self._read, self._trained, values, adam, threads)
+        session = StepSession(self._read, self._trained, values, adam, threads)
         check_gradients(
-            self._session,
-            random_targets(first, loss, logits.classes),
+            session,
+            random_targets(first, self._loss, logits.classes),
             self._trained.all,
             half_precision=any(dtype == np.float16 for dtype in graph.dtypes.values()),
         )
-        self._session.close()
-        is_cut = may_cut and _are_activations_larger(graph, values, self._feeder.run_size)
+        session.close()
+        is_cut = logits.by_sample and _are_activations_larger(graph, values, self._feeder.run_size)
         self._feeder.limit_runs(_RUN_SAMPLES if is_cut else None)
+        return session
 
     def _read(self, feeds: Feeds) -> StaticGraph:
         fed = {port: feeds[port] for port in self._inputs}
