@@ -253,9 +253,9 @@ class Compression(Request):
     def _context(self, plan: Plan) -> PassContext:
         trainer = None
         if plan.recipe.fine_tune and plan.train is not None:
-            from onnx_admm.training.session import OrtTrainer
+            from onnx_admm.training.trainers import make_trainer
 
-            trainer = OrtTrainer()
+            trainer = make_trainer(plan.recipe.training.trainer)
         return PassContext(
             reference=plan.model,
             train=plan.train,

@@ -138,8 +138,8 @@ def test_no_runtime_is_a_sentence(run: RunCommand, net: Path, monkeypatch: pytes
     code, _, err = run("compress", net, net.parent / "out.onnx")
     assert code == 2
     assert err == (
-        'error: no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
-        'or "onnx-admm[runtime]" (no fine-tuning)\n'
+        'error: no ONNX Runtime found: pip install "onnx-admm[runtime]" (or, on Python 3.11-3.12 and for '
+        '--trainer onnxruntime-training, "onnx-admm[training]")\n'
     )
     assert run("inspect", net)[0] == 0
     assert run("annotate", net, net.parent / "noted.onnx")[0] == 0
@@ -229,9 +229,8 @@ def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:
         }""").save(tmp_path / "net.onnx")
     data, target = tmp_path / "train.npz", tmp_path / "out.onnx"
     np.savez(data, x=np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
-    code, _, err = run(
-        "compress", tmp_path / "net.onnx", target, "--data", data, "--prune", "2x", "--fine-tune"
-    )
+    asked = ("--data", data, "--prune", "2x", "--fine-tune", "--trainer", "onnxruntime-training")
+    code, _, err = run("compress", tmp_path / "net.onnx", target, *asked)
     assert code == 1
     assert err.startswith("error: pass ")
     assert "HardSwish" in err
