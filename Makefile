@@ -1,10 +1,10 @@
 # Every target does its own set-up with pip alone, in four environments that are renewed when
 # pyproject.toml changes:
-#   .venv          the checkout, editable, with the training runtime and the development tools
-#   .venv-wheel    the built wheel with the training runtime: what users install, under test
+#   .venv          the checkout, editable, with a current ONNX Runtime and the development tools
+#   .venv-wheel    the built wheel with onnxruntime-training, whose runtime is old: both trainers, under test
 #   .venv-lowest   the same with the lowest declared version of every dependency
 #   .venv-docs     the checkout with mkdocs, for make docs alone
-#   .venv-runtime  the built wheel with a current ONNX Runtime: where compressed models are deployed
+#   .venv-runtime  the built wheel with a current ONNX Runtime: what users install, and where models are deployed
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,10 +12,11 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: docs help demo test lint types unit wheel wheel-tests test-lowest test-models faults fuzz clean
 
-# Fine-tuning needs 3.11 or 3.12; the lowest versions are tested on the lowest Python, compressed models on 3.13
-# where there is one.
-PYTHON ?= $(or $(shell scripts/find_python.sh 3.12 3.11),python3)
-LOWEST_PYTHON ?= $(or $(shell scripts/find_python.sh 3.11),$(PYTHON))
+# Any Python from 3.11 on will do. onnxruntime-training needs 3.11 or 3.12; the lowest versions are tested on the
+# lowest Python, what users install on 3.13 where there is one.
+PYTHON ?= $(or $(shell scripts/find_python.sh 3.12 3.11 3.13 3.14),python3)
+TRAINING_PYTHON ?= $(or $(shell scripts/find_python.sh 3.12 3.11),$(PYTHON))
+LOWEST_PYTHON ?= $(or $(shell scripts/find_python.sh 3.11),$(TRAINING_PYTHON))
 RUNTIME_PYTHON ?= $(or $(shell scripts/find_python.sh 3.13),$(PYTHON))
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
@@ -83,12 +84,12 @@ clean:
 # -- environments ----------------------------------------------------------------------------
 
 .venv/.ready: pyproject.toml
-	@$(call create,.venv,$(PYTHON),3.11 3.12)
-	.venv/bin/python -m pip install --quiet --editable '.[training,images,dev]'
+	@$(call create,.venv,$(PYTHON),3.11 3.12 3.13 3.14)
+	.venv/bin/python -m pip install --quiet --editable '.[runtime,images,dev]'
 	@touch $@
 
 .venv-wheel/.ready: pyproject.toml | wheel
-	@$(call create,.venv-wheel,$(PYTHON),3.11 3.12)
+	@$(call create,.venv-wheel,$(TRAINING_PYTHON),3.11 3.12)
 	.venv-wheel/bin/python -m pip install --quiet "$$(echo dist/*.whl)[training,images,test]"
 	@touch $@
 
@@ -100,13 +101,13 @@ clean:
 	@touch $@
 
 .venv-docs/.ready: pyproject.toml
-	@$(call create,.venv-docs,$(RUNTIME_PYTHON),3.11 3.12 3.13)
+	@$(call create,.venv-docs,$(RUNTIME_PYTHON),3.11 3.12 3.13 3.14)
 	.venv-docs/bin/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv-runtime/.ready: pyproject.toml | wheel
-	@$(call create,.venv-runtime,$(RUNTIME_PYTHON),3.11 3.12 3.13)
-	.venv-runtime/bin/python -m pip install --quiet "$$(echo dist/*.whl)[runtime,images]"
+	@$(call create,.venv-runtime,$(RUNTIME_PYTHON),3.11 3.12 3.13 3.14)
+	.venv-runtime/bin/python -m pip install --quiet "$$(echo dist/*.whl)[runtime,images,test]"
 	@touch $@
 
 # create FOLDER, PYTHON, RELEASES: an environment made by a Python of one of the releases.

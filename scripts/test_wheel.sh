@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the suite against the installed wheel; then runs what the end-to-end tests wrote in a current ONNX
-# Runtime, and compresses there once, without fine-tuning. Arguments go to pytest.
+# Runs the suite against the installed wheel; then, with a current ONNX Runtime and no training package, runs what
+# the end-to-end tests wrote, compresses once, and runs the tests of training. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kept=$(mktemp -d)
@@ -12,3 +12,4 @@ scripts/run_suite.sh .venv-wheel --cov=onnx_admm --cov-branch --cov-report=term:
 .venv-runtime/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 .venv-runtime/bin/python -I tests/deployment/check.py "$kept"
 .venv-runtime/bin/onnx-admm compress --quiet "$kept"/*every_form-dense-1/model.onnx "$kept/again.onnx"
+scripts/run_suite.sh .venv-runtime tests/training tests/end_to_end/test_fine_tunes_anywhere.py

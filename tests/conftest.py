@@ -168,7 +168,7 @@ def context_of_gemms(model: ModelView, *, trained: bool = False, seed: int = 0) 
     """For passes on ``TWO_GEMMS``: without data, or with a trainer and samples that can be learned."""
     from onnx_admm.contracts import PassContext, TrainingSettings
     from onnx_admm.data import from_arrays
-    from onnx_admm.training.session import OrtTrainer
+    from onnx_admm.training.graph.trainer import GraphTrainer
 
     if not trained:
         return PassContext(reference=model)
@@ -179,7 +179,7 @@ def context_of_gemms(model: ModelView, *, trained: bool = False, seed: int = 0) 
         reference=model,
         train=data.select(np.arange(512)),
         validation=data.select(np.arange(512, 768)),
-        trainer=OrtTrainer(),
+        trainer=GraphTrainer(),
         settings=TrainingSettings(batch_size=32, loss="cross_entropy"),
         seed=seed,
     )

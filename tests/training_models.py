@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnx_admm.contracts import Dataset, ModelView, Trainer, TrainingRun, TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.runtime.installed import installed_runtimes
+from onnx_admm.training.graph.trainer import GraphTrainer
 from onnx_admm.training.session import OrtTrainer
 
-make_trainer: type[Trainer] = OrtTrainer
+_CAN_TRAIN = any(name.startswith("onnxruntime-training") for name in installed_runtimes())
+
+needs_training_build = pytest.mark.skipif(not _CAN_TRAIN, reason="needs onnxruntime-training")
+"""Mark of tests of the trainer that only the training build of ONNX Runtime has."""
+
+TRAINERS = [
+    pytest.param(GraphTrainer, id="graph"),
+    pytest.param(OrtTrainer, id="onnxruntime-training", marks=needs_training_build),
+]
+
+make_trainer: type[Trainer] = GraphTrainer
 """What ``open_run`` opens; tests set it."""
 
 MLP = """

@@ -20,7 +20,7 @@ from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.graph.trainer import GraphTrainer
 
 DIGITS_NET = conv_net((8, 16), 10, ir_version=8, opset=13)
 TEST_SAMPLES = 400
@@ -48,7 +48,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     net = parse_text(DIGITS_NET)
     settings = TrainingSettings(loss="cross_entropy", batch_size=32, threads=1)
     data = from_arrays({"x": x[train]}, labels[train])
-    with OrtTrainer().open(net, net.sites(), data, settings, net) as run:
+    with GraphTrainer().open(net, net.sites(), data, settings, net) as run:
         for epoch in range(12):
             run.epoch(3e-3, 1e-3, seed=epoch)
         run.export().save(folder / "digits.onnx")

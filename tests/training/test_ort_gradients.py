@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from training_models import mlp, open_run
+import training_models
+from training_models import mlp, needs_training_build, open_run
 
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import TrainingError
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.training.session import OrtTrainer
+
+pytestmark = needs_training_build
+
+
+@pytest.fixture(autouse=True)
+def trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_models, "make_trainer", OrtTrainer)
 
 
 def test_an_operator_whose_gradient_has_no_kernel_is_named_with_its_node() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from training_models import mlp, samples
+from training_models import TRAINERS, mlp, samples
 
 from onnx_admm.contracts import Trainer, TrainingSettings
 from onnx_admm.runtime.sessions import Session, open_session
-from onnx_admm.training.graph.trainer import GraphTrainer
-from onnx_admm.training.session import OrtTrainer
 from onnx_admm.training.teacher import Teacher
 
 SPINNING = "session.intra_op.allow_spinning"
@@ -20,8 +18,8 @@ def options_of(session: Session) -> Any:
     return session._session.get_session_options()
 
 
-@pytest.mark.parametrize("trainer", [GraphTrainer(), OrtTrainer()], ids=["graph", "onnxruntime-training"])
-def test_the_teacher_does_not_spin(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_teacher_does_not_spin(monkeypatch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
     opened: list[Session] = []
     initialise = Teacher.__init__
 
@@ -31,7 +29,7 @@ def test_the_teacher_does_not_spin(monkeypatch: pytest.MonkeyPatch, trainer: Tra
 
     monkeypatch.setattr(Teacher, "__init__", seen)
     settings = TrainingSettings(loss="blend", batch_size=32, threads=2)
-    with trainer.open(mlp(), mlp().sites(), samples(), settings, mlp()):
+    with trainer().open(mlp(), mlp().sites(), samples(), settings, mlp()):
         assert options_of(opened[0]).get_session_config_entry(SPINNING) == "0"
 
 

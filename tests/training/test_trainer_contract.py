@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from training_models import TRAINERS
 
 from onnx_admm.contracts import Trainer
 from onnx_admm.errors import TrainingError
 from onnx_admm.testing import ContractBroken, check_trainer
 from onnx_admm.training.graph.trainer import GraphTrainer, GraphTrainingRun
-from onnx_admm.training.session import OrtTrainer
 
 
-@pytest.mark.parametrize("trainer", [GraphTrainer(), OrtTrainer()], ids=["graph", "onnxruntime-training"])
-def test_a_trainer_keeps_the_contract(trainer: Trainer) -> None:
-    assert len(check_trainer(trainer)) == 10
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer_keeps_the_contract(trainer: type[Trainer]) -> None:
+    assert len(check_trainer(trainer())) == 10
 
 
 class Broken(GraphTrainer):

@@ -7,21 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import training_models
-from training_models import MLP, mlp, open_run, samples
+from training_models import MLP, TRAINERS, mlp, open_run, samples
 
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import RecipeError, TrainingError
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.training.feeder import Feeder, Targets
-from onnx_admm.training.graph.trainer import GraphTrainer
 from onnx_admm.training.logits import Logits
 from onnx_admm.training.loss import loss_spec
-from onnx_admm.training.session import OrtTrainer
 from onnx_admm.training.teacher import Teacher
 
 
-@pytest.fixture(autouse=True, params=[GraphTrainer, OrtTrainer], ids=["graph", "onnxruntime-training"])
+@pytest.fixture(autouse=True, params=TRAINERS)
 def trainer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_models, "make_trainer", request.param)
 

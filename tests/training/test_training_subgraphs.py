@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from training_models import MLP, mlp, open_run, samples
+import training_models
+from training_models import MLP, mlp, needs_training_build, open_run, samples
 
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.errors import NoGradient
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite import training_graph as training_form_module
 from onnx_admm.training.session import OrtTrainer
+
+pytestmark = needs_training_build
+
+
+@pytest.fixture(autouse=True)
+def trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_models, "make_trainer", OrtTrainer)
+
 
 BRANCH = """total = ReduceSum <keepdims = 0> (x) c = Greater (total, zero)
         r = If (c) <then_branch = t () => (float[N,12] o1) { o1 = Relu (a) },

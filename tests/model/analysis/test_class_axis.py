@@ -16,7 +16,7 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import evaluate, predicted_classes
 from onnx_admm.runtime.predictions import predictions
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.graph.trainer import GraphTrainer
 
 IMAGE = "float[N,3,4,5]"
 
@@ -269,7 +269,7 @@ def test_a_student_that_answers_one_class_everywhere_has_a_larger_loss(
     losses = {}
     settings = TrainingSettings(loss="distillation", batch_size=32)
     for name, model in (("same", teacher), ("blind", student)):
-        with OrtTrainer().open(model, model.sites(), from_arrays({"x": PIXELS}), settings, teacher) as run:
+        with GraphTrainer().open(model, model.sites(), from_arrays({"x": PIXELS}), settings, teacher) as run:
             losses[name] = run.epoch(0.0, 0.0, seed=0)
     scores = np.einsum("oc,nchw->nohw", teacher.read("w")[:, :, 0, 0], PIXELS) / settings.temperature
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -293,7 +293,7 @@ def test_cross_entropy_is_over_the_class_axis_of_every_place(
         costs = np.delete(costs, 1, axis=1)
     data = from_arrays({"x": PIXELS}, labels)
     settings = TrainingSettings(loss="cross_entropy", batch_size=32)
-    with OrtTrainer().open(model, model.sites(), data, settings, model) as run:
+    with GraphTrainer().open(model, model.sites(), data, settings, model) as run:
         assert run.epoch(0.0, 0.0, seed=0) == pytest.approx(float(costs.mean()), rel=1e-4)
 
 
@@ -302,7 +302,7 @@ def test_labels_of_samples_train_a_classifier_with_axes_of_one() -> None:
         <float[3,2,1,1] w> { s = Conv (x, w) y = Softmax <axis = 1> (s) }"""
     model = parse_text(text)
     data = from_arrays({"x": PIXELS[:, :, :1, :1]}, np.arange(32) % 3)
-    with OrtTrainer().open(model, model.sites(), data, TrainingSettings(batch_size=8), model) as run:
+    with GraphTrainer().open(model, model.sites(), data, TrainingSettings(batch_size=8), model) as run:
         run.epoch(1e-2, 1e-2, seed=0)
         assert not np.array_equal(run.weights()["w"], model.read("w"))
 
@@ -312,14 +312,16 @@ def test_a_label_without_a_class_does_not_reach_the_training_runtime() -> None:
     labels = np.zeros((32, 4, 4), np.int64)
     labels[:, 2, 2] = 3
     with pytest.raises(DataError, match="a label the model has no class for; got 3; expected 0 to 2"):
-        OrtTrainer().open(model, model.sites(), from_arrays({"x": PIXELS}, labels), TrainingSettings(), model)
+        GraphTrainer().open(
+            model, model.sites(), from_arrays({"x": PIXELS}, labels), TrainingSettings(), model
+        )
 
 
 def test_labels_of_samples_for_dense_predictions_are_refused() -> None:
     model = segmenter("y = Softmax <axis = 1> (s)")
     data = from_arrays({"x": PIXELS}, np.zeros(32, np.int64))
     with pytest.raises(DataError, match="labels of another shape than the predictions"):
-        OrtTrainer().open(model, model.sites(), data, TrainingSettings(), model)
+        GraphTrainer().open(model, model.sites(), data, TrainingSettings(), model)
 
 
 def test_max_drop_counts_pixels(tmp_path: Path, run: RunCommand) -> None:

@@ -19,7 +19,7 @@ from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.sparse_marks import mark_dense, mark_sparse
 from onnx_admm.report import describe_model
 from onnx_admm.runtime.sessions import open_session
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.graph.trainer import GraphTrainer
 
 DENSE = np.zeros((8, 16), np.float32)
 DENSE[1, 2], DENSE[7, 15], DENSE[0, 0] = 3, -4, 5
@@ -194,7 +194,7 @@ def test_the_version_converter_gets_it_dense_and_the_form_stays() -> None:
 def test_the_trainer_gets_it_dense(loaded: ModelView) -> None:
     data = from_arrays({"x": np.ones((4, 8), np.float32)}, np.zeros(4, np.int64))
     settings = TrainingSettings(loss="cross_entropy", batch_size=4, threads=1)
-    with OrtTrainer().open(loaded, loaded.sites(), data, settings, loaded) as run:
+    with GraphTrainer().open(loaded, loaded.sites(), data, settings, loaded) as run:
         np.testing.assert_array_equal(run.weights()["w1"], DENSE)
         run.epoch(1e-3, 1e-3, seed=0)
         assert not np.array_equal(run.weights()["w1"], DENSE)

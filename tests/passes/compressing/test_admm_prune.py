@@ -12,7 +12,7 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.evaluation import evaluate
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.graph.trainer import GraphTrainer
 
 
 def mlp() -> ModelView:
@@ -65,7 +65,7 @@ def test_channels_go_whole() -> None:
 
 def test_fine_tuning_meets_the_budget_and_beats_the_nearest_point() -> None:
     base = mlp()
-    with OrtTrainer().open(base, base.sites(), *_train_part(base)) as run:
+    with GraphTrainer().open(base, base.sites(), *_train_part(base)) as run:
         for epoch in range(10):
             run.epoch(1e-2, 1e-2, seed=epoch)
         model = run.export()

@@ -29,7 +29,7 @@ from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass, model_family
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.graph.trainer import GraphTrainer
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def test_mistakes_about_budgets(
 
 
 def test_training_between_pruning_and_quantising_holds_the_zeros() -> None:
-    given = context(trainer=OrtTrainer(), settings=TrainingSettings(batch_size=32, threads=1))
+    given = context(trainer=GraphTrainer(), settings=TrainingSettings(batch_size=32, threads=1))
     model, plain = given.reference.fork(), given.reference.fork()
     settings = MeetBudget(budget=("macs=0.4x", "macbits=0.08x"), samples=128, epochs=2, learning_rate=1e-2)
     report = settings.run(model, given)

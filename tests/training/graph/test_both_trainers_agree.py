@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_models import needs_training_build
 
 from onnx_admm.contracts import Dataset, ModelView, Trainer, TrainingSettings
 from onnx_admm.data import Preprocessing, from_arrays, open_dataset
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.training.graph.trainer import GraphTrainer
 from onnx_admm.training.session import OrtTrainer
+
+pytestmark = needs_training_build
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 
