@@ -1,0 +1,59 @@
+"""The table of rewrites: name, pattern, and whether the opset is raised for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
+from onnx_admm.model.rewrite.for_runtime.integer_weights import (
+    find_blocks_of_512,
+    find_missing_zero_points,
+    find_narrow_two_bit_weights,
+    find_uint8_weights,
+)
+from onnx_admm.model.rewrite.for_runtime.linear_layers import (
+    find_float_biases,
+    find_relus_behind_weights,
+    find_transposed_weights,
+)
+from onnx_admm.model.rewrite.for_runtime.match import Finder
+from onnx_admm.model.rewrite.for_runtime.normalisation import find_layer_norms
+from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
+from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
+from onnx_admm.model.rewrite.for_runtime.storage import find_unused_constants, find_wrong_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One rewrite.
+
+    Attributes:
+        find: yields its places.
+        raises_opset: whether the opset is raised where the model's is older than the result's: only where
+            that was measured to pay.
+    """
+
+    find: Finder
+    raises_opset: bool = True
+
+
+REWRITES: Mapping[str, Rewrite] = {
+    "wrong_shapes": Rewrite(find_wrong_shapes),
+    "unused_constants": Rewrite(find_unused_constants),
+    "two_bit_weights": Rewrite(find_narrow_two_bit_weights),
+    "blocks_of_512": Rewrite(find_blocks_of_512),
+    "missing_zero_point": Rewrite(find_missing_zero_points),
+    "uint8_weights": Rewrite(find_uint8_weights),
+    "transposed_weight": Rewrite(find_transposed_weights),
+    "float_bias": Rewrite(find_float_biases),
+    "relu_after_weight": Rewrite(find_relus_behind_weights),
+    "one_hot_product": Rewrite(find_one_hot_products),
+    "gelu": Rewrite(find_gelus),
+    "layer_norm": Rewrite(find_layer_norms),
+    "hard_sigmoid": Rewrite(find_hard_sigmoids),
+    "sigmoid": Rewrite(find_sigmoids),
+    "mean_over_places": Rewrite(find_means_over_places),
+    "maximum_behind_function": Rewrite(find_maxima_behind_functions),
+}
+"""By name, in the order in which they are applied: what one makes, a later one may read."""
