@@ -32,9 +32,9 @@ class Applied:
     why_left: str = ""
 
 
-def find_matches(view: ModelView, rule: str) -> tuple[Match, ...]:
+def find_matches(context: RewriteContext, rule: str) -> tuple[Match, ...]:
     """Return the places where a rewrite applies, those that overlap included; the model stays."""
-    return tuple(REWRITES[rule].find(RewriteContext(view)))
+    return tuple(REWRITES[rule].find(context))
 
 
 def apply_rewrites(
@@ -49,13 +49,16 @@ def apply_rewrites(
     """
     done: list[Applied] = []
     for rule in (name for name in REWRITES if name in rules):
-        found = find_matches(view, rule)
+        found = find_matches(RewriteContext(view), rule)
         needed = max((match.opset for match in found), default=0)
         if needed > view.opset:
             why = _raised(view, rule, needed, most_opset)
             if why:
                 done += [Applied(rule, match.places[0], match.what, why) for match in found]
                 continue
+            raised = [Applied(rule, match.places[0], match.what) for match in found]
+            done += _apply(view, rule) or raised  # the newer opset may be all that was needed
+            continue
         done += _apply(view, rule)
     if any(not one.why_left for one in done):
         view.strip_unused()

@@ -24,6 +24,7 @@ from onnx_admm.model.rewrite.for_runtime.replacing import constant_for, insert_b
 _THRESHOLDED_SINCE = 10
 _PER_CHANNEL_SINCE = 13
 _MOST_INT32 = 2**31 - 1
+_CLOSE_SCALES = 1e-3
 
 
 # -- a Relu or Clip behind the layer ---------------------------------------------------------
@@ -212,3 +213,52 @@ def _quantise_bias(
     constant_for(context, node, 2, np.zeros_like(bias, shape=scale.shape), f"{name}_bias_zero_point")
     kept = {"transB": 1} if layer.attributes.get_int("transB", 0) else {}
     replace(context, root, "Gemm", [layer.inputs[0], layer.inputs[1], value], kept)
+
+
+# -- int32 biases of another scale -----------------------------------------------------------
+
+
+def find_bias_scales(context: RewriteContext) -> Iterator[Match]:
+    """Yield int32 biases whose scale is not that of the data times that of the weight.
+
+    The integer Gemm adds them as they are, and so computes something else than the graph says; a Conv with
+    one stays in fp32.
+    """
+    for layer in context.nodes("Gemm", "Conv"):
+        data, weight = dequantised(layer.inputs[0]), dequantised(layer.inputs[1])
+        bias = dequantised(layer.inputs[2]) if len(layer.inputs) > 2 else None
+        if data is None or weight is None or bias is None or not data.is_per_tensor or weight.block:
+            continue
+        if bias.dtype != ir.DataType.INT32 or (bias.zero_point is not None and _is_shifted(bias)):
+            continue
+        codes, scale = stored_array(bias.codes), stored_array(bias.scale)
+        data_scale, weight_scale = stored_array(data.scale), stored_array(weight.scale)
+        if codes is None or scale is None or data_scale is None or weight_scale is None:
+            continue
+        right = (data_scale.reshape(-1) * weight_scale.reshape(-1)).astype(np.float32)
+        if codes.ndim != 1 or scale.size not in (1, codes.size) or right.size not in (1, codes.size):
+            continue
+        if np.allclose(scale.reshape(-1), right, rtol=_CLOSE_SCALES, atol=0) or not (right > 0).all():
+            continue
+        exact = codes.astype(np.float64) * scale.reshape(-1) / right
+        if np.abs(exact).max(initial=0) > _MOST_INT32 or (right.size > 1 and context.view.opset < 13):
+            continue
+        what = f"the int32 bias of a {layer.op_type} gets the scale that its kernel adds it with"
+        new = np.rint(exact).astype(np.int32), right if right.size > 1 else right.reshape(())
+        yield Match((layer, bias.node), what, 10, partial(_rescale, context, bias, new))
+
+
+def _is_shifted(bias: Dequantised) -> bool:
+    point = stored_array(bias.zero_point)
+    return point is None or bool(point.any())
+
+
+def _rescale(context: RewriteContext, bias: Dequantised, new: tuple[np.ndarray, np.ndarray]) -> None:
+    codes, scale = new
+    name = bias.node.outputs[0].name or "bias"
+    constant_for(context, bias.node, 0, codes, f"{name}_codes")
+    constant_for(context, bias.node, 1, scale, f"{name}_scale")
+    constant_for(context, bias.node, 2, np.zeros(scale.shape, np.int32), f"{name}_zero_point")
+    bias.node.attributes.pop("axis", None)
+    if scale.ndim:
+        bias.node.attributes.add(ir.AttrInt64("axis", 0))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
+from onnx_admm.model.rewrite.for_runtime.dequantise_at_load import find_unfused_weights
 from onnx_admm.model.rewrite.for_runtime.integer_weights import (
     find_blocks_of_512,
     find_missing_zero_points,
@@ -13,6 +14,7 @@ from onnx_admm.model.rewrite.for_runtime.integer_weights import (
     find_uint8_weights,
 )
 from onnx_admm.model.rewrite.for_runtime.linear_layers import (
+    find_bias_scales,
     find_float_biases,
     find_relus_behind_weights,
     find_transposed_weights,
@@ -21,7 +23,11 @@ from onnx_admm.model.rewrite.for_runtime.match import Finder
 from onnx_admm.model.rewrite.for_runtime.normalisation import find_layer_norms
 from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
 from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
-from onnx_admm.model.rewrite.for_runtime.storage import find_unused_constants, find_wrong_shapes
+from onnx_admm.model.rewrite.for_runtime.storage import (
+    find_scales_of_channels,
+    find_unused_constants,
+    find_wrong_shapes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Rewrite:
 
 
 REWRITES: Mapping[str, Rewrite] = {
+    "per_channel_opset": Rewrite(find_scales_of_channels),
     "wrong_shapes": Rewrite(find_wrong_shapes),
     "unused_constants": Rewrite(find_unused_constants),
     "two_bit_weights": Rewrite(find_narrow_two_bit_weights),
@@ -46,8 +53,10 @@ REWRITES: Mapping[str, Rewrite] = {
     "missing_zero_point": Rewrite(find_missing_zero_points),
     "uint8_weights": Rewrite(find_uint8_weights),
     "transposed_weight": Rewrite(find_transposed_weights),
+    "bias_scale": Rewrite(find_bias_scales),
     "float_bias": Rewrite(find_float_biases),
     "relu_after_weight": Rewrite(find_relus_behind_weights),
+    "unfused_weight": Rewrite(find_unfused_weights),
     "one_hot_product": Rewrite(find_one_hot_products),
     "gelu": Rewrite(find_gelus),
     "layer_norm": Rewrite(find_layer_norms),
