@@ -15,6 +15,7 @@ from onnx_admm.api.compare import compare as compare_files
 from onnx_admm.api.compress import Compression
 from onnx_admm.api.compressed import Compressed
 from onnx_admm.api.inspect import inspect_costs, inspect_model
+from onnx_admm.api.linting.lint import lint
 from onnx_admm.api.sweep import SHARES, Sweep, Swept
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model as find_cost_model
@@ -28,7 +29,7 @@ from onnx_admm.model.writing.in_memory import ModelLike, model_file, read_proto
 from onnx_admm.report import Comparison, CostFacts, ModelFacts
 from onnx_admm.settings.argument_types import texts, typed
 
-__all__ = ["Compressed", "annotate", "compare", "compress", "costs", "inspect", "sweep"]
+__all__ = ["Compressed", "annotate", "compare", "compress", "costs", "inspect", "lint", "sweep"]
 
 PathLike = str | os.PathLike[str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Level, LintRule, LintSubject, ModelView, PassContext, RuntimeTarget
 from onnx_admm.errors import OnnxAdmmError
-from onnx_admm.lint.run import Found, run_rules
+from onnx_admm.lint_rules.run import Found, run_rules
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.runtime.installed import installed_runtimes

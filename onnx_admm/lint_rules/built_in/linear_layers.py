@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Array, Finding, Level, LintSubject, ModelView
-from onnx_admm.lint.graph import VNNI
-from onnx_admm.lint.matches import Explained, example, rewritable, rewrite_step
+from onnx_admm.lint_rules.graph import VNNI
+from onnx_admm.lint_rules.matches import Explained, example, rewritable, rewrite_step
 
 _ROWS, _COLUMNS = 32, 12
 _DECODE = "d = DequantizeLinear (codes, scale, zero) "

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Finding, Level, LintSubject, ModelView, RuntimeTarget
-from onnx_admm.lint.graph import VNNI, only_reader
-from onnx_admm.lint.matches import Explained, example, rewritable, rewrite_step
+from onnx_admm.lint_rules.graph import VNNI, only_reader
+from onnx_admm.lint_rules.matches import Explained, example, rewritable, rewrite_step
 from onnx_admm.model.rewrite.weight_storage import stored_weight_bytes
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")

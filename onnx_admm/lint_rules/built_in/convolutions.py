@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Finding, Level, LintSubject, ModelView
-from onnx_admm.lint.graph import VNNI, dequantise, quantised_data, quantised_layers
-from onnx_admm.lint.matches import example
+from onnx_admm.lint_rules.graph import VNNI, dequantise, quantised_data, quantised_layers
+from onnx_admm.lint_rules.matches import example
 from onnx_admm.model import NodeRef
 
 _NO_FIX: Mapping[str, Any] = {}

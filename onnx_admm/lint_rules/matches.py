@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_admm.contracts import Finding, LintSubject, ModelView
-from onnx_admm.lint.graph import VNNI
+from onnx_admm.lint_rules.graph import VNNI
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.for_runtime.apply import find_matches
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Finding, Level, LintSubject, ModelView
-from onnx_admm.lint.graph import VNNI, is_stored, only_reader
-from onnx_admm.lint.matches import Explained, example, rewritable, rewrite_step
+from onnx_admm.lint_rules.graph import VNNI, is_stored, only_reader
+from onnx_admm.lint_rules.matches import Explained, example, rewritable, rewrite_step
 from onnx_admm.model import NodeRef
 
 _PORTS = "float[N,5,8] x => float[N,5,8] y"

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Finding, Level, LintSubject, ModelView
-from onnx_admm.lint.graph import (
+from onnx_admm.lint_rules.built_in.written_out import attention_products
+from onnx_admm.lint_rules.graph import (
     VNNI,
     dequantise,
     is_stored,
@@ -17,8 +18,7 @@ from onnx_admm.lint.graph import (
     quantised_data,
     quantised_layers,
 )
-from onnx_admm.lint.matches import example
-from onnx_admm.lint.rules.written_out import attention_products
+from onnx_admm.lint_rules.matches import example
 from onnx_admm.model import NodeRef
 
 _NO_FIX: Mapping[str, Any] = {}

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from onnx_admm.contracts import Finding, Level, LintSubject, ModelView, RuntimeTarget
-from onnx_admm.lint.graph import dequantise, is_stored, quantised_layers, stored_codes
-from onnx_admm.lint.matches import Explained, example, rewritable, rewrite_step
+from onnx_admm.lint_rules.graph import dequantise, is_stored, quantised_layers, stored_codes
+from onnx_admm.lint_rules.matches import Explained, example, rewritable, rewrite_step
 from onnx_admm.model.analysis.text import parse_text
 
 _DECODE = "d = DequantizeLinear (codes, scale, zero) "
