@@ -12,7 +12,6 @@ from onnx_admm.lint_rules.built_in.written_out import attention_products
 from onnx_admm.lint_rules.graph import (
     VNNI,
     dequantise,
-    is_stored,
     only_reader,
     quantise_behind,
     quantised_data,
@@ -201,6 +200,20 @@ def _values(node: NodeRef | None) -> Iterable[Any]:
     return () if node is None else node.inputs
 
 
+_INTEGER = frozenset(
+    {
+        "Add", "ArgMax", "AveragePool", "Clip", "Concat", "Conv", "Expand", "Flatten", "Gather",
+        "GatherElements", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax",
+        "ReduceMin", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Tile",
+        "Transpose", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+"""Operators that have an integer kernel, let codes pass, or are redundant beside QuantizeLinear."""
+
+_WITHOUT_KERNEL = {"ConvTranspose": 1.39, "HardSwish": 1.5, "Gelu": 1.5, "LayerNormalization": 1.5}
+"""Slowdown of an operator with quantised data, where it was measured."""
+
+
 class NoIntegerKernel:
     """QuantizeLinear and DequantizeLinear around an operator that has no integer kernel."""
 
@@ -210,12 +223,17 @@ class NoIntegerKernel:
 
     def check(self, subject: LintSubject) -> Iterable[Finding]:
         """See ``contracts.LintRule``."""
-        for op_type, slowdown in _WITHOUT_KERNEL.items():
-            for node in subject.model.nodes(op_type):
-                if quantised_data(node) is None or is_stored(node.input(0)):
-                    continue
-                why = f"{op_type} has no integer kernel: its input is quantised and dequantised for nothing"
-                yield Finding((node.name,), why, f"leave {op_type} in fp32", slowdown, VNNI)
+        for node in subject.model.nodes():
+            if node.op_type in _INTEGER or quantised_data(node) is None:
+                continue
+            if node.op_type not in _WITHOUT_KERNEL and quantise_behind(node) is None:
+                continue  # a float tail behind integers
+            kind, slowdown = node.op_type, _WITHOUT_KERNEL.get(node.op_type)
+            why = f"{kind} has no integer kernel: its data are quantised and dequantised for nothing"
+            basis = VNNI if slowdown else ""
+            yield Finding(
+                (node.name,), why, f"leave {kind} in fp32, or quantise less around it", slowdown, basis
+            )
 
     def faulty(self) -> ModelView:
         """See ``contracts.LintRule``."""
@@ -224,12 +242,6 @@ class NoIntegerKernel:
     def sound(self) -> ModelView:
         """See ``contracts.LintRule``."""
         return _transposed("x")
-
-
-_WITHOUT_KERNEL = {
-    "ConvTranspose": 1.39, "HardSwish": 1.5, "Gelu": 1.5, "LayerNormalization": 1.5,
-    "InstanceNormalization": 1.5, "DepthToSpace": None, "LSTM": None, "GRU": None,
-}  # fmt: skip
 
 
 def _transposed(data: str) -> ModelView:

@@ -48,8 +48,13 @@ def apply_rewrites(
         most_opset: newest opset that the model may be raised to; None for as far as a rewrite needs.
     """
     done: list[Applied] = []
+    context, known = RewriteContext(view), 0  # what it knows holds until something is changed
     for rule in (name for name in REWRITES if name in rules):
-        found = find_matches(RewriteContext(view), rule)
+        if len(done) > known:
+            context, known = RewriteContext(view), len(done)
+        found = find_matches(context, rule)
+        if not found:
+            continue
         needed = max((match.opset for match in found), default=0)
         if needed > view.opset:
             why = _raised(view, rule, needed, most_opset)

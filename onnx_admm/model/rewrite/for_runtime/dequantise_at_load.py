@@ -23,7 +23,7 @@ _NARROW_SINCE = {"INT2": 25, "UINT2": 25, "INT4": 21, "UINT4": 21}
 def find_unfused_weights(context: RewriteContext) -> Iterator[Match]:
     """Yield dequantised weights of convolutions with data in fp32."""
     for layer in context.nodes("Conv", "ConvTranspose"):
-        weight = dequantised(layer.inputs[1])
+        weight = dequantised(layer.inputs[1], context.dtypes)
         if weight is None or weight.bits is None or not context.is_constant(weight.codes):
             continue
         if dequantised(layer.inputs[0]) is not None or weight.block:

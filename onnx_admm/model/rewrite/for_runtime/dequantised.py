@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,14 +74,23 @@ class Dequantised:
         return tensor is not None and tensor.size == 1 and not self.block
 
 
-def dequantised(value: ir.Value | None) -> Dequantised | None:
-    """Return the DequantizeLinear that computes a value; None where another node does."""
+def dequantised(
+    value: ir.Value | None, dtypes: Mapping[ir.Value, ir.DataType] | None = None
+) -> Dequantised | None:
+    """Return the DequantizeLinear that computes a value; None where another node does.
+
+    Args:
+        value: the value.
+        dtypes: inferred element types, for codes that are computed.
+    """
     node = producer(value, "DequantizeLinear")
     if node is None or node.inputs[0] is None or len(node.inputs) < 2:
         return None
     codes = node.inputs[0]
     tensor = constant_tensor(codes)
     dtype = codes.dtype if tensor is None else tensor.dtype
+    if dtype is None and dtypes is not None:
+        dtype = dtypes.get(codes)
     return Dequantised(node, codes, dtype, None if tensor is None else tuple(tensor.shape.numpy()))
 
 

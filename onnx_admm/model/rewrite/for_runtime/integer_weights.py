@@ -3,6 +3,7 @@
 All of them keep every dequantised value:
 
     uint8 codes            int8 codes and zero points, both less 128
+    int8 codes of ConvInteger  uint8 codes and zero points, both 128 more
     int8, no zero point    a zero point of 0
     2 bits, N % 4 != 0     4 bits, the same codes
     blocks of 512          blocks of 256, each scale twice
@@ -18,12 +19,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.operators import MICROSOFT, STANDARD
 from onnx_admm.model.rewrite.for_runtime.dequantised import Dequantised, dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
 from onnx_admm.model.rewrite.for_runtime.replacing import constant_for
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
-_INTEGER_LAYERS = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "MatMulInteger": (1, 3)}
+_INTEGER_LAYERS = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "MatMulInteger": (1, 3), "QGemm": (3, 5)}
 """Operators that compute with stored integers: inputs of the weight and of its zero point."""
 
 _FOUR_BITS = {ir.DataType.INT2: ml_dtypes.int4, ir.DataType.UINT2: ml_dtypes.uint4}
@@ -38,8 +40,8 @@ def find_uint8_weights(context: RewriteContext) -> Iterator[Match]:
     what = "uint8 weights become int8 weights, zero points included"
     for node, weight in _dequantised_weights(context):
         if weight.dtype == ir.DataType.UINT8 and _can_shift(weight.codes, weight.zero_point, weight.scale):
-            yield Match((node, weight.node), what, 10, partial(_shift, context, weight.node, 0, 2, 1))
-    for node in context.nodes(*_INTEGER_LAYERS):
+            yield Match((node, weight.node), what, 10, partial(_shift, context, weight.node, 0, 2, 1, -128))
+    for node in context.nodes(*_INTEGER_LAYERS, domains=(*STANDARD, MICROSOFT)):
         codes, zero = _INTEGER_LAYERS[node.op_type]
         value = node.inputs[codes]
         tensor = None if value is None else constant_tensor(value)
@@ -47,7 +49,20 @@ def find_uint8_weights(context: RewriteContext) -> Iterator[Match]:
         if tensor is None or tensor.dtype != ir.DataType.UINT8:
             continue
         if point is None or stored_array(point) is not None:
-            yield Match((node,), what, 10, partial(_shift, context, node, codes, zero, None))
+            yield Match((node,), what, 10, partial(_shift, context, node, codes, zero, None, -128))
+
+
+def find_int8_conv_integers(context: RewriteContext) -> Iterator[Match]:
+    """Yield ConvInteger with int8 weights, whose kernel is several times slower than that for uint8."""
+    for node in context.nodes("ConvInteger"):
+        weight = node.inputs[1]
+        tensor = None if weight is None else constant_tensor(weight)
+        point = node.inputs[3] if len(node.inputs) > 3 else None
+        if tensor is None or tensor.dtype != ir.DataType.INT8:
+            continue
+        if point is None or stored_array(point) is not None:
+            what = "int8 weights of ConvInteger become uint8 weights, zero points included"
+            yield Match((node,), what, 10, partial(_shift, context, node, 1, 3, None, 128))
 
 
 def _dequantised_weights(context: RewriteContext) -> Iterator[tuple[ir.Node, Dequantised]]:
@@ -69,18 +84,19 @@ def _can_shift(codes: ir.Value, point: ir.Value | None, scale: ir.Value | None) 
     )
 
 
-def _shift(context: RewriteContext, node: ir.Node, codes: int, zero: int, scale: int | None) -> None:
+def _shift(context: RewriteContext, node: ir.Node, codes: int, zero: int, scale: int | None, by: int) -> None:
     array = stored_array(node.inputs[codes])
     if array is None:
         return
     point = stored_array(node.inputs[zero] if len(node.inputs) > zero else None)
     if point is None:
         like = None if scale is None else stored_array(node.inputs[scale])
-        point = np.zeros(() if like is None else like.shape, np.uint8)
+        point = np.zeros(() if like is None else like.shape, array.dtype)
     for index, content in ((codes, array), (zero, point)):
         old = node.inputs[index] if index < len(node.inputs) else None
         name = (old.name if old is not None else None) or f"{node.outputs[0].name}_zero_point"
-        constant_for(context, node, index, (content.astype(np.int16) - 128).astype(np.int8), f"{name}_int8")
+        shifted = (content.astype(np.int16) + by).astype(np.int8 if by < 0 else np.uint8)
+        constant_for(context, node, index, shifted, f"{name}_{shifted.dtype.name}")
 
 
 def find_missing_zero_points(context: RewriteContext) -> Iterator[Match]:

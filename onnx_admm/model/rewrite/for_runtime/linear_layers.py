@@ -33,7 +33,7 @@ _CLOSE_SCALES = 1e-3
 def find_relus_behind_weights(context: RewriteContext) -> Iterator[Match]:
     """Yield Relu and Clip that keep a layer with a dequantised weight from its kernel."""
     for layer in context.nodes("Gemm", "MatMul"):
-        weight = dequantised(layer.inputs[1])
+        weight = dequantised(layer.inputs[1], context.dtypes)
         if weight is None or weight.bits is None or not context.is_constant(weight.codes):
             continue
         last = layer

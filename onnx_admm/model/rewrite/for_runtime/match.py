@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -70,17 +70,17 @@ class RewriteContext:
         """Inferred element types."""
         return {value: copy.dtype for value, copy in self._copies.items() if copy.dtype is not None}
 
-    def nodes(self, *op_types: str) -> Iterator[ir.Node]:
-        """Yield the nodes of these operators that are still in a graph, functions left out.
+    def nodes(self, *op_types: str, domains: Sequence[str] = STANDARD) -> Iterator[ir.Node]:
+        """Yield the nodes of these operators that are still in a graph.
 
-        Nodes of functions have no shapes, and their opset is another one.
+        Functions are left out: their values have no shapes, and their opset is another one.
         """
         inside = self.view.function_scopes()
         for reference in self.view.nodes():
             node = reference.ir_node
             if reference.scope in inside or node.graph is None:
                 continue
-            if node.op_type in op_types and node.domain in STANDARD:
+            if node.op_type in op_types and node.domain in domains:
                 yield node
 
     def keeps_form(self, data: ir.Value, result: ir.Value) -> bool:

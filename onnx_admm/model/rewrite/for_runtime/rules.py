@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx_admm.model.rewrite.for_runtime.activation_types import (
+    find_int8_activations,
+    find_views_behind_dequantise,
+)
 from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
 from onnx_admm.model.rewrite.for_runtime.dequantise_at_load import find_unfused_weights
 from onnx_admm.model.rewrite.for_runtime.integer_weights import (
     find_blocks_of_512,
+    find_int8_conv_integers,
     find_missing_zero_points,
     find_narrow_two_bit_weights,
     find_uint8_weights,
@@ -52,6 +57,9 @@ REWRITES: Mapping[str, Rewrite] = {
     "blocks_of_512": Rewrite(find_blocks_of_512),
     "missing_zero_point": Rewrite(find_missing_zero_points),
     "uint8_weights": Rewrite(find_uint8_weights),
+    "int8_conv_integer": Rewrite(find_int8_conv_integers),
+    "int8_activations": Rewrite(find_int8_activations),
+    "view_behind_dequantise": Rewrite(find_views_behind_dequantise),
     "transposed_weight": Rewrite(find_transposed_weights),
     "bias_scale": Rewrite(find_bias_scales),
     "float_bias": Rewrite(find_float_biases),
