@@ -203,9 +203,9 @@ def _values(node: NodeRef | None) -> Iterable[Any]:
 _INTEGER = frozenset(
     {
         "Add", "ArgMax", "AveragePool", "Clip", "Concat", "Conv", "Expand", "Flatten", "Gather",
-        "GatherElements", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax",
-        "ReduceMin", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Tile",
-        "Transpose", "Unsqueeze", "Where",
+        "GatherElements", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul",
+        "QuantizeLinear", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
+        "Softmax", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 """Operators that have an integer kernel, let codes pass, or are redundant beside QuantizeLinear."""

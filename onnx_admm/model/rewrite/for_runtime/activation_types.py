@@ -22,6 +22,7 @@ from onnx_admm.model.rewrite.for_runtime.replacing import constant_for, insert_b
 
 _VIEWS = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LAYERS = ("Conv", "Gemm", "MatMul")
+_INTEGER_POOL_SINCE = 12
 
 
 def find_int8_activations(context: RewriteContext) -> Iterator[Match]:
@@ -77,19 +78,40 @@ def _to_uint8(context: RewriteContext, nodes: Sequence[ir.Node]) -> None:
 
 def find_views_behind_dequantise(context: RewriteContext) -> Iterator[Match]:
     """Yield views of dequantised activations that a layer reads: they hide the DequantizeLinear from it."""
-    for view in context.nodes(*_VIEWS):
+    for view in context.nodes(*_VIEWS, "MaxPool"):
         data = dequantised(view.inputs[0], context.dtypes)
         if data is None or not data.is_per_tensor or context.is_constant(data.codes) or data.bits != 8:
             continue
         output = view.outputs[0]
-        if output.is_graph_output() or not output.uses() or view.graph is not data.node.graph:
+        if view.graph is not data.node.graph or not _leads_to_layers(output):
             continue
-        if not all(use.node.op_type in _LAYERS and use.idx == 0 for use in output.uses()):
-            continue
+        if view.op_type == "MaxPool" and (len(view.outputs) > 1 or not _is_flattened(output)):
+            continue  # the runtime moves DequantizeLinear past a MaxPool itself
         if producer(data.codes, "QuantizeLinear") is None and not is_inner(data.codes):
             continue
         what = f"{view.op_type} is done on the codes, in front of DequantizeLinear"
-        yield Match((view, data.node), what, 10, partial(_move, context, view))
+        opset = _INTEGER_POOL_SINCE if view.op_type == "MaxPool" else 10
+        yield Match((view, data.node), what, opset, partial(_move, context, view))
+
+
+def _leads_to_layers(value: ir.Value) -> bool:
+    """Return whether layers read a value as their data, directly or through views, and nothing else does."""
+    uses = tuple(value.uses())
+    if value.is_graph_output() or not uses:
+        return False
+    return all(
+        use.idx == 0
+        and use.node.domain in STANDARD
+        and (
+            use.node.op_type in _LAYERS
+            or (use.node.op_type in _VIEWS and _leads_to_layers(use.node.outputs[0]))
+        )
+        for use in uses
+    )
+
+
+def _is_flattened(value: ir.Value) -> bool:
+    return all(use.node.op_type in _VIEWS for use in value.uses())
 
 
 def _move(context: RewriteContext, view: ir.Node) -> None:
