@@ -14,6 +14,7 @@ from onnx_admm.model.rewrite.for_runtime.apply import apply_rewrites
 from onnx_admm.model.rewrite.for_runtime.rules import REWRITES
 
 _NEWEST_OPSET = 26
+_DEFAULT = tuple(name for name, rewrite in REWRITES.items() if rewrite.is_default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class RewriteForRuntime:
     lookups, and linear layers with dequantised weights take the form that becomes an integer kernel.
 
     Attributes:
-        rules: names of the rewrites; empty stands for all.
+        rules: names of the rewrites; empty stands for all that pay on most models.
         most_opset: newest opset that the model may be raised to; a rewrite that needs a newer one is left
             out, with the reason.
     """
@@ -52,7 +53,7 @@ class RewriteForRuntime:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        done = apply_rewrites(model, self.rules or tuple(REWRITES), self.most_opset)
+        done = apply_rewrites(model, self.rules or _DEFAULT, self.most_opset)
         edits = tuple(Edit(one.node, one.what) for one in done if not one.why_left)
         skipped = tuple(
             Skip(one.node, f"{one.what}: not done, {one.why_left}") for one in done if one.why_left

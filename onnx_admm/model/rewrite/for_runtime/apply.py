@@ -57,7 +57,7 @@ def apply_rewrites(
             continue
         needed = max((match.opset for match in found), default=0)
         if needed > view.opset:
-            why = _raised(view, rule, needed, most_opset)
+            why = _raised(view, needed, most_opset)
             if why:
                 done += [Applied(rule, match.places[0], match.what, why) for match in found]
                 continue
@@ -70,9 +70,9 @@ def apply_rewrites(
     return tuple(done)
 
 
-def _raised(view: ModelView, rule: str, needed: int, most_opset: int | None) -> str:
+def _raised(view: ModelView, needed: int, most_opset: int | None) -> str:
     """Raise the opset for a rewrite; return why it is not raised, else nothing."""
-    if not REWRITES[rule].raises_opset or (most_opset is not None and needed > most_opset):
+    if most_opset is not None and needed > most_opset:
         return f"it needs opset {needed}, and the model has {view.opset}"
     return raise_opset(view, needed) or ""
 

@@ -21,6 +21,8 @@ from onnx_admm.model.rewrite.for_runtime.replacing import insert_before, replace
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool"})
 """Operators whose results the runtime keeps in blocks of channels."""
 
+_PASSING = ("BatchNormalization", "QuantizeLinear", "DequantizeLinear")
+
 _SLOW_AND_MONOTONE = ("Celu", "Elu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh")
 """Functions that do not fall, and cost more than a maximum; Relu and LeakyRelu are fused anyway."""
 
@@ -61,7 +63,7 @@ def _is_blocked(value: ir.Value) -> bool:
         seen.add(current)
         if node.op_type in _BLOCKED:
             return True
-        if has_trait(node, Trait.UNARY, Trait.BROADCASTS) or node.op_type == "BatchNormalization":
+        if has_trait(node, Trait.UNARY, Trait.BROADCASTS) or node.op_type in _PASSING:
             pending += [operand for operand in node.inputs if operand is not None]
     return False
 

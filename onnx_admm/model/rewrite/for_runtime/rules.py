@@ -1,4 +1,4 @@
-"""The table of rewrites: name, pattern, and whether the opset is raised for it."""
+"""The table of rewrites: name, pattern, and whether it is applied by default."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ class Rewrite:
 
     Attributes:
         find: yields its places.
-        raises_opset: whether the opset is raised where the model's is older than the result's: only where
-            that was measured to pay.
+        is_default: whether it is applied unless others are named: only where that was measured to pay.
     """
 
     find: Finder
-    raises_opset: bool = True
+    is_default: bool = True
 
 
 REWRITES: Mapping[str, Rewrite] = {
@@ -70,7 +69,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "layer_norm": Rewrite(find_layer_norms),
     "hard_sigmoid": Rewrite(find_hard_sigmoids),
     "sigmoid": Rewrite(find_sigmoids),
-    "mean_over_places": Rewrite(find_means_over_places),
+    "mean_over_places": Rewrite(find_means_over_places, is_default=False),
     "maximum_behind_function": Rewrite(find_maxima_behind_functions),
 }
 """By name, in the order in which they are applied: what one makes, a later one may read."""
