@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_admm.api.public import Compressed, annotate, compare, compress, costs, inspect, sweep
+    from onnx_admm.api.public import Compressed, annotate, compare, compress, costs, inspect, lint, sweep
 
 __all__ = [
     "Compressed",
@@ -25,6 +25,7 @@ __all__ = [
     "compress",
     "costs",
     "inspect",
+    "lint",
     "sweep",
 ]
 

@@ -4,6 +4,7 @@ from onnx_admm.api.annotate import annotate
 from onnx_admm.api.compare import compare
 from onnx_admm.api.compress import Compression, compress
 from onnx_admm.api.inspect import inspect_costs, inspect_model
+from onnx_admm.api.linting.lint import lint_file
 from onnx_admm.api.preparing import Plan
 from onnx_admm.api.sweep import Sweep
 from onnx_admm.limits import RunLimits, run_within
@@ -18,5 +19,6 @@ __all__ = [
     "compress",
     "inspect_costs",
     "inspect_model",
+    "lint_file",
     "run_within",
 ]

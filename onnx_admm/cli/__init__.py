@@ -25,6 +25,7 @@ from onnx_admm.cli.compare import compare
 from onnx_admm.cli.compress import compress
 from onnx_admm.cli.inspect import inspect
 from onnx_admm.cli.limits import with_limits
+from onnx_admm.cli.lint import lint
 from onnx_admm.cli.plugins import plugins
 from onnx_admm.cli.sweep import sweep
 from onnx_admm.errors import EXIT_CODES, Interrupted, LimitReached, OnnxAdmmError, UsageError
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (compress, sweep, inspect, annotate, compare):
+for command in (compress, sweep, inspect, annotate, compare, lint):
     limited = with_limits(command, lambda reached: _abandon(reached))
     app.command(no_args_is_help=True, epilog=_EXIT_CODES)(limited)
 app.command(epilog=_EXIT_CODES)(plugins)
@@ -76,6 +77,8 @@ def _root(
     What is inside, and what became of it:
       onnx-admm inspect small.onnx
       onnx-admm compare net.onnx small.onnx --data test.npz
+    Why any model is slow, and mending it:
+      onnx-admm lint net.onnx --fix mended.onnx
 
     Every command explains itself: onnx-admm COMMAND --help.
     """

@@ -6,19 +6,19 @@ from onnx_admm.cli.console import show
 
 
 def plugins() -> None:
-    """List passes and cost models.
+    """List passes, cost models and lint rules.
 
     Name, class, package and what it does, built in and third party. A package adds its own through the
-    entry-point groups onnx_admm.passes and onnx_admm.cost_models.
+    entry-point groups onnx_admm.passes, onnx_admm.cost_models and onnx_admm.lint_rules.
 
     \b
       onnx-admm plugins
     """
-    from onnx_admm.config.registry import COST_MODELS, PASSES
+    from onnx_admm.config.registry import COST_MODELS, LINT_RULES, PASSES
     from onnx_admm.report.plain_table import PlainTable
 
     table = PlainTable("kind", "name", "class", "package", "what it does")
-    for registry in (PASSES, COST_MODELS):
+    for registry in (PASSES, COST_MODELS, LINT_RULES):
         for plugin in registry.plugins():
             summary = plugin.summary if plugin.problem is None else f"broken: {plugin.problem}"
             if plugin.profiles:

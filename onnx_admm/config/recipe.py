@@ -47,6 +47,9 @@ _STEPS, _MOST_EPOCHS = 4000, 60
 _MOSTLY_GRAPH = 0.5
 """Share of nodes, names and shapes in a result from which on they outweigh the weights."""
 
+_BEHIND_DEQUANTIZE = ("transposed_weight", "relu_after_weight", "unfused_weight")
+"""Rewrites without which a layer with a dequantised weight is slower than it was with floats."""
+
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
@@ -161,7 +164,7 @@ class Flags:
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
-    """Return the recipe for the flags: fold, prune, quantise, remove dead channels, encode.
+    """Return the recipe for the flags: fold, prune, quantise, remove dead channels, rewrite, encode.
 
     Without fine-tuning, layers are pruned and quantised together by reconstruction. With neither ``prune``
     nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
@@ -205,7 +208,10 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     ]
     if prune is not None or flags.budget:
         steps.append({"name": "drop_dead_channels"})
+    steps.append({"name": "rewrite_for_runtime"})
     steps.append({"name": "encode", "format": flags.format})
+    if flags.format == "qdq":
+        steps.append({"name": "rewrite_for_runtime", "rules": list(_BEHIND_DEQUANTIZE)})
     if not flags.keep_docs:
         steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
     switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}

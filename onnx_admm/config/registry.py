@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.contracts import CostModel, Pass
+from onnx_admm.contracts import CostModel, LintRule, Pass
 from onnx_admm.errors import STOPS, OnnxAdmmError, RecipeError, UsageError, located
 from onnx_admm.settings.tables import build, did_you_mean, merge, parse_toml, read_toml, required_keys
 
@@ -116,6 +116,7 @@ class Registry:
 
 
 PASSES = Registry("onnx_admm.passes", "pass", ("name", "idempotent", "exact", "requires", "run"))
+LINT_RULES = Registry("onnx_admm.lint_rules", "lint rule", ("name", "level", "fix", "check"))
 COST_MODELS = Registry("onnx_admm.cost_models", "cost model", ("name", "assumes", "quantities", "estimate"))
 
 
@@ -152,6 +153,20 @@ def pass_class(name: str) -> type[Pass]:
     """Return the pass registered under ``name``; see `Registry.get`."""
     found: type[Pass] = PASSES.get(name)
     return found
+
+
+def lint_rules() -> tuple[LintRule, ...]:
+    """Return every registered lint rule, by name.
+
+    Raises:
+        UsageError: one cannot be loaded or made.
+    """
+    rules = []
+    for name in LINT_RULES.names():
+        cls = LINT_RULES.get(name)
+        with _plugin_code(f"lint rule '{name}'", "the plug-in cannot be made"):
+            rules.append(cls())
+    return tuple(rules)
 
 
 def cost_model(spec: str) -> CostModel:

@@ -1,4 +1,4 @@
-"""Interfaces of passes, cost models, trainers and datasets, and the frozen data they exchange."""
+"""Interfaces of passes, cost models, lint rules, trainers and datasets, and the frozen data they exchange."""
 
 from onnx_admm.contracts.costs import (
     QUANTITIES,
@@ -11,6 +11,7 @@ from onnx_admm.contracts.costs import (
     WholeModel,
 )
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.lint import Finding, Level, LintRule, LintSubject, RuntimeTarget
 from onnx_admm.contracts.metrics import Metric, MetricState
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
 from onnx_admm.contracts.progress import PartialProgress, Progress, SilentProgress, Task
@@ -32,7 +33,11 @@ __all__ = [
     "Dataset",
     "Edit",
     "Feeds",
+    "Finding",
     "LayerProfile",
+    "Level",
+    "LintRule",
+    "LintSubject",
     "Metric",
     "MetricState",
     "ModelView",
@@ -43,6 +48,7 @@ __all__ = [
     "PassReport",
     "PortSpec",
     "Progress",
+    "RuntimeTarget",
     "SilentProgress",
     "Skip",
     "Task",

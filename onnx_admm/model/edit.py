@@ -41,6 +41,13 @@ class ValueRef:
         return stored_shape(self.ir_value)
 
     @property
+    def dtype(self) -> str | None:
+        """Name of the element type, of the stored tensor where there is one; None where unknown."""
+        tensor = constant_tensor(self.ir_value)
+        dtype = self.ir_value.dtype if tensor is None else tensor.dtype
+        return None if dtype is None else dtype.name.lower()
+
+    @property
     def is_output(self) -> bool:
         """Whether it is an output of its graph."""
         return self.ir_value.is_graph_output()

@@ -1,4 +1,4 @@
-"""Contract tests for plug-ins: call them from the tests of your own passes, cost models and trainers.
+"""Contract tests for plug-ins: for your own passes, cost models, trainers and lint rules.
 
 from onnx_admm.testing import check_cost_model, check_pass
 
@@ -9,6 +9,7 @@ def test_my_pass():
 
 from onnx_admm.testing.contract import ContractBroken
 from onnx_admm.testing.cost_models import check_cost_model, layers
+from onnx_admm.testing.lint_rules import check_lint_rule
 from onnx_admm.testing.models import model_family
 from onnx_admm.testing.passes import check_pass
 from onnx_admm.testing.trainers import check_trainer
@@ -17,6 +18,7 @@ from onnx_admm.testing.varied_models import varied_family
 __all__ = [
     "ContractBroken",
     "check_cost_model",
+    "check_lint_rule",
     "check_pass",
     "check_trainer",
     "layers",

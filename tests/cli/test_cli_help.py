@@ -11,7 +11,7 @@ from conftest import RunCommand
 
 from onnx_admm.cli import main
 
-COMMANDS = ("compress", "sweep", "inspect", "annotate", "compare", "plugins")
+COMMANDS = ("compress", "sweep", "inspect", "annotate", "compare", "lint", "plugins")
 
 
 def test_help_teaches(run: RunCommand) -> None:

@@ -11,7 +11,7 @@ from conftest import RunCommand
 from onnx_admm import errors
 from onnx_admm.errors import EXIT_CODES, OnnxAdmmError
 
-COMMANDS = ("compress", "sweep", "inspect", "annotate", "compare", "plugins")
+COMMANDS = ("compress", "sweep", "inspect", "annotate", "compare", "lint", "plugins")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

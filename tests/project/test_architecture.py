@@ -21,7 +21,7 @@ LEVELS = (
     {"admm", "allocation", "model"},
     {"contracts"},
     {"metrics", "pricing", "runtime", "selection"},
-    {"data", "encoding", "targeting", "training"},
+    {"data", "encoding", "lint_rules", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},
     {"passes", "cost_models"},

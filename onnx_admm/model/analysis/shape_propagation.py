@@ -19,7 +19,12 @@ _SMALL = 4096  # elements of a shape computation; anything larger is data
 _DATA_BYTES = 1024  # constants up to this size are passed to the inference of a node
 _ROUNDS = 64
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-_FAILURES = (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
+_FAILURES = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,  # of a node that is not valid, in a file that is only looked at
+    ValueError,
+    RuntimeError,
+)
 
 
 class ShapePropagation:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 
 from onnx_admm.errors import ModelError
 from onnx_admm.model.files.wire_sizes import LEAST_IR_VERSION
@@ -14,7 +15,12 @@ from onnx_admm.model.view import ModelView
 
 
 def parse_text(
-    text: str, seed: int = 0, *, constants: Mapping[str, npt.ArrayLike] | None = None
+    text: str,
+    seed: int = 0,
+    *,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    is_checked: bool = True,
 ) -> ModelView:
     """Return a model from ``onnx.parser`` text.
 
@@ -26,6 +32,8 @@ def parse_text(
         text: the model; graphs of subgraphs may declare initializers too.
         seed: decides the values.
         constants: initializers to add, by name; the text need not declare them.
+        shapes: stored shapes of inner fp32 values, by name.
+        is_checked: whether the model must be valid.
 
     Raises:
         ModelError: not the text of a model, or not a valid one.
@@ -45,6 +53,10 @@ def parse_text(
         del graph.value_info[:]
     for name, values in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+    for name, extents in (shapes or {}).items():
+        proto.graph.value_info.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(extents))
+        )
     if proto.ir_version < LEAST_IR_VERSION:
         listed = {value.name for value in proto.graph.input}
         proto.graph.input.extend(
@@ -52,7 +64,7 @@ def parse_text(
             for tensor in proto.graph.initializer
             if tensor.name not in listed
         )
-    return ModelView.from_bytes(proto.SerializeToString())
+    return ModelView.from_bytes(proto.SerializeToString()) if is_checked else ModelView(ir.from_proto(proto))
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
@@ -34,8 +35,13 @@ EXTERNAL = "onnx_admm.external_data"
 """Key in the graph's ``meta``: weights were in an external file, and are written to one again."""
 
 
-def load_model(path: str | os.PathLike[str]) -> ir.Model:
+def load_model(path: str | os.PathLike[str], refusals: list[ModelError] | None = None) -> ir.Model:
     """Load, check and parse a model file; large weights stay in their files until they are read.
+
+    Args:
+        path: path of the file.
+        refusals: receives what the checker refuses, and the model is loaded all the same; None raises it.
+            Limits and guards hold either way.
 
     Raises:
         ModelError: missing, not ONNX, truncated, unsafe sizes or paths, refused by the checker.
@@ -48,10 +54,12 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     sort_nodes(proto)
     has_outside = _refers_outside(proto, file)
     embed_small_tensors(proto, file)
-    check_input(proto, where)
+    with _collected(refusals):
+        check_input(proto, where)
     forget_marks(proto)  # marks in a file are not from this project
     dense_bytes = densify_sparse(proto, file.parent, where)
-    check_shapes(proto, where)  # inference has no shape of a sparse initializer
+    with _collected(refusals):
+        check_shapes(proto, where)  # inference has no shape of a sparse initializer
     model = _to_ir(proto, where)
     current_budget().keep_with(model, dense_bytes)
     ir.external_data.set_base_dir(model.graph, file.parent)
@@ -59,6 +67,17 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         model.graph.meta[EXTERNAL] = True
     leave_in_files(model)
     return model
+
+
+@contextmanager
+def _collected(refusals: list[ModelError] | None) -> Iterator[None]:
+    """Add the checker's refusal to a list, where there is one."""
+    try:
+        yield
+    except ModelError as error:
+        if refusals is None:
+            raise
+        refusals.append(error)
 
 
 def parse_model(data: bytes) -> ir.Model:

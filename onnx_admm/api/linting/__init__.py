@@ -1,0 +1,1 @@
+"""Lint a model file, and mend it."""
