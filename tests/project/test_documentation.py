@@ -161,7 +161,7 @@ def test_the_prices_shown_are_asked_for_as_shown(
 def test_the_output_shown_is_the_commands(
     repository: Path, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (repository / name).read_text(encoding="utf-8")
+    text = re.sub(r" *\\\n +", " ", (repository / name).read_text(encoding="utf-8"))
     fenced = r"^    onnx-admm (inspect lenet5[^\n]* --cost-model [^\n]*)\n\n```\n(.*?)^```"
     shown = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
     assert shown
