@@ -18,13 +18,13 @@ COST_MODEL: Any = typer.Option(
     "file or a tag.",
 )
 LABEL: Any = typer.Option(
-    "--label", metavar="NAME", help="Name of the labels among the arrays of the data; else labels."
+    "--label", metavar="NAME", help="Name of the array of labels in the data. Default: labels."
 )
 METRIC: Any = typer.Option(
     "--metric",
     metavar="M",
-    help="In place of accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as module:function, "
-    "called as function(outputs, labels); higher is better.",
+    help="Measure that replaces accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as "
+    "module:function, called as function(outputs, labels). Higher is better.",
 )
 
 
