@@ -274,7 +274,7 @@ def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:
             where=where,
             got=f"opset {limit.group(1)}",
             expected=f"at most {limit.group(2)} ({_runtime_name()})",
-            hint='A newer one, without fine-tuning, in another environment: pip install "onnx-admm[runtime]"',
+            hint='Install a newer one, without fine-tuning, elsewhere: pip install "onnx-admm[runtime]"',
         )
     kind = UnsupportedModel if any(mark in text for mark in _UNKNOWN_OPERATOR) else ModelError
     return kind(f"{_runtime_name()} refuses the model ({_status(text)})", where=where)
