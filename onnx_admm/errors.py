@@ -14,7 +14,7 @@ OnnxAdmmError                  exit code 1
 │   │   └── NothingToDo        there is nothing in it for the pass; a pipeline goes on, the run ends with
 0
 │   ├── TrainingError          fine-tuning went wrong: a non-finite loss
-│   │   └── NoGradient         the training runtime cannot train this model
+│   │   └── NoGradient         the trainer has no gradient for this model
 │   ├── LimitReached           more memory, time or operations than the run may take
 │   └── OutputError            the result could not be written, or failed its own check
 └── PromiseMissed              exit code 3: finished, but a stated or default promise is not met
@@ -133,7 +133,7 @@ class TrainingError(WorkError):
 
 
 class NoGradient(TrainingError):
-    """The training runtime cannot build or run the gradients of this model; reconstruction may still work."""
+    """The gradients of this model cannot be written or run; reconstruction may still work."""
 
 
 class LimitReached(WorkError):

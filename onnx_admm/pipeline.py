@@ -233,12 +233,12 @@ def open_context(
     if data is None:
         return PassContext(reference=model, validation=validation, seed=seed)
     from onnx_admm.data import fit_dataset, open_dataset, split_dataset
-    from onnx_admm.training.session import OrtTrainer
+    from onnx_admm.training.trainers import make_trainer
 
     train = fit_dataset(data, model) if isinstance(data, Dataset) else open_dataset(data, model)
     if validation is None:
         train, validation = split_dataset(train, VALIDATION_SHARE, seed)
-    return PassContext(reference=model, train=train, validation=validation, trainer=OrtTrainer(), seed=seed)
+    return PassContext(reference=model, train=train, validation=validation, trainer=make_trainer(), seed=seed)
 
 
 def _log(place: str, step: StepReport) -> None:

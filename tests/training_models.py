@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_admm.contracts import Dataset, ModelView, TrainingRun, TrainingSettings
+from onnx_admm.contracts import Dataset, ModelView, Trainer, TrainingRun, TrainingSettings
 from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.training.session import OrtTrainer
+
+make_trainer: type[Trainer] = OrtTrainer
+"""What ``open_run`` opens; tests set it."""
 
 MLP = """
     <ir_version: 10, opset_import: ["" : {opset}]>
@@ -36,4 +39,4 @@ def samples(labelled: bool = True, n: int = 96) -> Dataset:
 
 def open_run(model: ModelView, data: Dataset | None = None, **settings: object) -> TrainingRun:
     chosen = TrainingSettings(**{"batch_size": 32, "loss": "cross_entropy", **settings})  # type: ignore[arg-type]
-    return OrtTrainer().open(model, model.sites(), data or samples(), chosen, model)
+    return make_trainer().open(model, model.sites(), data or samples(), chosen, model)

@@ -122,6 +122,8 @@ class Compression(Request):
         started = time.perf_counter()
         files = self.files(source, target)
         with open_results(files, target, self.report) as results:
+            check_request(self)  # before the runtime is imported, which takes long
+            self.complete_recipe()
             require_runtime()
             plan = self.plan(source)
             judged = self._samples(plan)
@@ -251,9 +253,9 @@ class Compression(Request):
     def _context(self, plan: Plan) -> PassContext:
         trainer = None
         if plan.recipe.fine_tune and plan.train is not None:
-            from onnx_admm.training.session import OrtTrainer
+            from onnx_admm.training.trainers import make_trainer
 
-            trainer = OrtTrainer()
+            trainer = make_trainer(plan.recipe.training.trainer)
         return PassContext(
             reference=plan.model,
             train=plan.train,

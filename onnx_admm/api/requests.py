@@ -12,6 +12,7 @@ from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
 from onnx_admm.config.registry import cost_model
 from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Progress, SilentProgress
+from onnx_admm.contracts.training import TRAINERS
 from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
@@ -48,6 +49,7 @@ class Request:
         resume: folder for each pass's result; passes with a result there are not run again.
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
+        trainer: name of the trainer, as in `TrainingSettings`; None takes the recipe's.
         memory_mb: MiB that statistics of layers computed together may take.
         executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
         progress: receives the progress.
@@ -78,6 +80,7 @@ class Request:
     resume: str | os.PathLike[str] | None = None
     seed: int = 0
     threads: int = 0
+    trainer: str | None = None
     memory_mb: int = 1024
     executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
@@ -112,6 +115,8 @@ class Request:
         if self.cost_model is not None:
             cost_model(self.cost_model)
             recipe = replace(recipe, cost_model=self.cost_model)
+        if self.trainer is not None:
+            recipe = replace(recipe, training=replace(recipe.training, trainer=self.trainer))
         return replace(recipe, bind={**recipe.bind, **self.bind})
 
     @property
@@ -163,6 +168,8 @@ def check_request(job: Request) -> None:
     check_number(job.max_drop, 0, 100, "--max-drop")
     check_number(job.seed, 0, MOST_SEED, "--seed")
     check_number(job.threads, 0, MOST_THREADS, "--threads")
+    if job.trainer is not None and job.trainer not in TRAINERS:
+        raise UsageError("unknown trainer", where="--trainer", got=job.trainer, expected=", ".join(TRAINERS))
     check_number(job.memory_mb, 1, MOST_MEBIBYTES, "--memory")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, parse_bindings, read_max_drop
+from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, TRAINER, parse_bindings, read_max_drop
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -140,6 +140,7 @@ def compress(
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
+    trainer: Annotated[str | None, TRAINER] = None,
     jobs: Annotated[
         int,
         typer.Option(
@@ -208,6 +209,7 @@ def compress(
         resume=resume,
         seed=seed,
         threads=threads,
+        trainer=trainer,
         memory_mb=memory,
         progress=progress_bars(quiet=quiet),
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, TRAINER, parse_bindings
 
 
 def sweep(
@@ -54,6 +54,7 @@ def sweep(
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
+    trainer: Annotated[str | None, TRAINER] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
     """Compress a model under several budgets.
@@ -81,6 +82,7 @@ def sweep(
         epochs=epochs,
         seed=seed,
         threads=threads,
+        trainer=trainer,
         progress=progress_bars(quiet=quiet),
     )
     budgets: tuple[float, ...] = SHARES

@@ -1,4 +1,4 @@
-"""Flags of the target: the cost model and extents of open axes."""
+"""Flags of several commands: the cost model, extents of open axes, and the trainer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ COST_MODEL: Any = typer.Option(
     metavar="M",
     help="NAME, NAME:PROFILE or NAME:PROFILE,KEY=VALUE; `onnx-admm plugins` lists names. A profile is a TOML "
     "file or a tag.",
+)
+TRAINER: Any = typer.Option(
+    "--trainer",
+    metavar="T",
+    help="Name of the trainer: graph (any ONNX Runtime), onnxruntime-training or auto (graph).",
 )
 LABEL: Any = typer.Option(
     "--label", metavar="NAME", help="Name of the array of labels in the data. Default: labels."

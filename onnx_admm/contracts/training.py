@@ -11,6 +11,9 @@ from onnx_admm.errors import RecipeError
 from onnx_admm.model import ModelView, WeightSite
 from onnx_admm.settings.ranges import NonNegative, Positive, Rounds, Samples, Share
 
+TRAINERS = ("auto", "graph", "onnxruntime-training")
+"""Names of trainers; see ``training.trainers``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -28,6 +31,8 @@ class TrainingSettings:
         average_epochs: number of last epochs whose mean weights a retraining keeps (Izmailov et al., arXiv
             1803.05407); 1: the weights themselves.
         threads: intra-op threads of the runtime; 0 lets the runtime choose.
+        trainer: ``graph`` (a step is one graph of ordinary operators, for any ONNX Runtime),
+            ``onnxruntime-training``, or ``auto``: the former.
 
     Raises:
         RecipeError: an impossible setting.
@@ -51,12 +56,16 @@ class TrainingSettings:
     augment: tuple[str, ...] = ()
     average_epochs: Rounds = 1
     threads: int = 0
+    trainer: str = "auto"
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "epoch_samples": 1, "average_epochs": 1, "weight_decay": 0, "threads": 0}
         for key, bound in least.items():
             if (got := getattr(self, key)) is not None and not got >= bound:
                 raise RecipeError("too small", where=key, got=got, expected=f"{bound} or more")
+        if self.trainer not in TRAINERS:
+            expected = ", ".join(TRAINERS)
+            raise RecipeError("unknown trainer", where="trainer", got=self.trainer, expected=expected)
         if not 0 <= (weight := self.distillation_weight) <= 1:
             raise RecipeError("impossible share", where="distillation_weight", got=weight, expected="0 to 1")
         if not self.temperature > 0:

@@ -26,10 +26,10 @@ MOST_SAMPLES = 2**24
 """Samples of one iterable: 8 to 40 bytes of memory each tell where a sample lies."""
 
 LEAST_FREE_BYTES = 1 << 30
-"""Bytes that stay free on the disk of the temporary folder."""
+"""Bytes that stay free on the disk of the temporary folder, where samples take more than a little of it."""
 
-_LOOK_EVERY_BYTES = 64 << 20
-"""The system is asked for the free bytes each time so many were written."""
+LOOK_EVERY_BYTES = 64 << 20
+"""The system is asked for the free bytes each time so many were written: fewer are a little."""
 
 _INSTEAD = "Give fewer samples, or an .npz file, which is read where it lies."
 _ELSEWHERE = f"Name a folder on a larger disk in TMPDIR. {_INSTEAD}"
@@ -48,7 +48,8 @@ class Spool:
         except OSError as error:
             raise _refused(error) from error
         self._files: dict[str, IO[bytes]] = {}
-        self._bytes = self._samples = self._next_look = 0
+        self._bytes = self._samples = 0
+        self._next_look = LOOK_EVERY_BYTES
         self._remove = weakref.finalize(self, _remove, self._files, self._folder)
 
     def rows(self, name: str, sample_shape: tuple[int, ...]) -> SpooledRows:
@@ -98,7 +99,7 @@ class Spool:
             )
         try:
             if self._bytes >= self._next_look:
-                self._next_look = self._bytes + _LOOK_EVERY_BYTES
+                self._next_look = self._bytes + LOOK_EVERY_BYTES
                 self._check_free(rows.nbytes)
             offset = file.tell()
             file.write(as_bytes(np.ascontiguousarray(rows)))

@@ -78,8 +78,9 @@ class StagedSession:
         ports = model.signature()
         self.input_shapes = {port.name: _open_shape(port.shape) for port in ports.inputs}
         self._parts = self._opened(view, samples, threads)
-        given = {name for part in self._parts for name in part.session.output_names}
-        self.output_names = tuple(port.name for port in ports.outputs if port.name in given)
+        given = dict.fromkeys(name for part in self._parts for name in part.session.output_names)
+        stated = [port.name for port in ports.outputs if port.name in given]
+        self.output_names = tuple(given if len(self._parts) == 1 else stated)
 
     def run(
         self, feeds: Feeds, weights: Mapping[str, Array] | None = None, trace: Trace | None = None

@@ -212,7 +212,21 @@ def replace_node(
 
 def strip_unused(model: ir.Model) -> bool:
     """Remove nodes and initializers that nothing reads; defaults of inputs stay."""
-    changed = False
+    changed, has_subgraphs = False, any(graph is not model.graph for graph in model.graphs())
     while RemoveUnusedNodesPass()(model).modified:
         changed = True
+        if has_subgraphs:
+            _detach_removed(model)
     return changed
+
+
+def _detach_removed(model: ir.Model) -> None:
+    """Take inputs from nodes in subgraphs of nodes that were removed: they would count as uses."""
+    bodies = [*model.graphs(), *(function.graph for function in model.functions.values())]
+    kept = {node for body in bodies for node in body}
+    values = [value for body in bodies for node in body for value in node.outputs]
+    values += [value for body in bodies for value in (*body.inputs, *body.initializers.values())]
+    for value in values:
+        for use in value.uses():
+            if use.node not in kept:
+                use.node.replace_input_with(use.idx, None)

@@ -12,8 +12,8 @@ from typing import Any
 from onnx_admm.errors import RuntimeMissing
 
 NO_RUNTIME = (
-    'no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
-    'or "onnx-admm[runtime]" (no fine-tuning)'
+    'no ONNX Runtime found: pip install "onnx-admm[runtime]" (or, on Python 3.11-3.12 and for '
+    '--trainer onnxruntime-training, "onnx-admm[training]")'
 )
 
 
@@ -72,10 +72,10 @@ def require_training() -> ModuleType:
     if not name.startswith("onnxruntime-training"):
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise RuntimeMissing(
-            "fine-tuning needs the training build of ONNX Runtime",
+            "the trainer onnxruntime-training needs the training build of ONNX Runtime",
             got=f"{name} {version} on Python {python}",
-            hint=f"In an environment of Python 3.11-3.12: pip uninstall -y {name}, then "
-            'pip install "onnx-admm[training]"; or go on without fine-tuning (--no-fine-tune)',
+            hint="Use --trainer graph, which any runtime can run; or in an environment of Python 3.11-3.12: "
+            f'pip uninstall -y {name}, then pip install "onnx-admm[training]"',
         )
     return runtime
 

@@ -43,6 +43,7 @@ class _Options:
     optimize: bool
     keeps_arena: bool = True
     save_as: str = ""
+    spins: bool = True
 
 
 class Session:
@@ -122,7 +123,12 @@ class Session:
 
 
 def open_session(
-    model: ModelSource, *, threads: int = 0, optimize: bool = True, keeps_arena: bool = True
+    model: ModelSource,
+    *,
+    threads: int = 0,
+    optimize: bool = True,
+    keeps_arena: bool = True,
+    spins: bool = True,
 ) -> Session:
     """Open a model on the CPU provider.
 
@@ -139,6 +145,8 @@ def open_session(
         optimize: all graph optimisations, or none.
         keeps_arena: keep the memory of a run for the next one. Without, runs take up to a fifth longer, and
             several open sessions far less memory.
+        spins: let idle threads wait busily for work. Two sessions that both do so and are used in turn slow
+            one another down.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -146,7 +154,7 @@ def open_session(
         ModelError: the runtime refuses the model.
     """
     require_runtime()
-    options = _Options(threads, optimize, keeps_arena)
+    options = _Options(threads, optimize, keeps_arena, spins=spins)
     if isinstance(model, bytes):
         return Session(model, options)
     if isinstance(model, ModelView):
@@ -202,6 +210,8 @@ def _open(source: bytes | str, options: _Options) -> Any:
     settings.inter_op_num_threads = 1
     settings.use_deterministic_compute = True
     settings.enable_cpu_mem_arena = options.keeps_arena
+    if not options.spins:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.save_as:
         settings.optimized_model_filepath = options.save_as
     level = runtime.GraphOptimizationLevel
@@ -274,7 +284,7 @@ def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:
             where=where,
             got=f"opset {limit.group(1)}",
             expected=f"at most {limit.group(2)} ({_runtime_name()})",
-            hint='Install a newer one, without fine-tuning, elsewhere: pip install "onnx-admm[runtime]"',
+            hint='Install a newer one in another environment: pip install "onnx-admm[runtime]"',
         )
     kind = UnsupportedModel if any(mark in text for mark in _UNKNOWN_OPERATOR) else ModelError
     return kind(f"{_runtime_name()} refuses the model ({_status(text)})", where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,18 +51,35 @@ class Feeder:
         if self._augmentations and not self._images:
             expected = "an input of shape (n, channels, height, width)"
             raise RecipeError("augmentations are for images", where="augment", expected=expected)
-        self._shapes = {port.name: port.shape for port in inputs if port.shape is not None}
+        self._shapes = {
+            port.name: tuple(None if _is_open(extent) else extent for extent in port.shape)
+            for port in inputs
+            if port.shape is not None
+        }
         first = next(data.select(np.zeros(1, np.int64)).batches(1))
         self._fixed = fixed_step(self._shapes, first.feeds)
         fixed, size = self._fixed or 1, settings.batch_size
         self._size = max(fixed, size // fixed * fixed)
         self._drawn = min(len(data), settings.epoch_samples or len(data))
         self._samples = math.ceil(self._drawn / fixed) * fixed
+        self._most: int | None = None
 
     @property
     def steps(self) -> int:
         """Number of batches in an epoch."""
         return math.ceil(self._samples / self._size)
+
+    @property
+    def run_size(self) -> int:
+        """Samples in the first run of an epoch."""
+        return self._parts(min(self._size, self._samples))[0][1]
+
+    def limit_runs(self, samples: int | None) -> None:
+        """Cut batches into runs of about equal size with no more samples each, where inputs allow it.
+
+        None: a batch is one run.
+        """
+        self._most = samples
 
     def epoch(self, seed: int) -> Iterator[list[Feeds]]:
         """Yield the batches of one epoch, each as the runs of the model: one, or several of a fixed size."""
@@ -84,8 +102,7 @@ class Feeder:
         return moved
 
     def _runs(self, batch: Batch, indices: Array, augmented: Feeds) -> Iterator[Feeds]:
-        size = self._fixed or len(batch)
-        for start in range(0, len(batch), size):
+        for start, size in self._parts(len(batch)):
             fed = feed_of(self._shapes, augmented, start, size)
             chosen = slice(start, start + size)
             if (teacher := self._targets.teacher) is not None:
@@ -94,3 +111,16 @@ class Feeder:
             if self._targets.classes is not None and batch.labels is not None:
                 fed[LABELS] = known_labels(batch.labels[chosen], self._targets.classes).reshape(-1)
             yield {name: np.ascontiguousarray(array) for name, array in fed.items()}
+
+    def _parts(self, samples: int) -> list[tuple[int, int]]:
+        """First sample and size of each run of a batch."""
+        if self._fixed:
+            return [(start, self._fixed) for start in range(0, samples, self._fixed)]
+        count = 1 if self._most is None else math.ceil(samples / self._most)
+        bounds = [samples * part // count for part in range(count + 1)]
+        return [(start, stop - start) for start, stop in itertools.pairwise(bounds)]
+
+
+def _is_open(extent: int | str | None) -> bool:
+    """Whether an axis has no extent: some exporters write -1."""
+    return extent is None or (isinstance(extent, int) and extent < 0)

@@ -62,7 +62,7 @@ class OrtTrainingRun:
         self._threads = settings.threads or 1
         require_training()
         cut, axis = cut_at_logits(reference)
-        session = open_session(cut, threads=self._threads)
+        session = open_session(cut, threads=self._threads, spins=False)
         logits = look_at_logits(session, data, axis)
         loss = loss_spec(settings, logits, has_labels=data.has_labels)
         self._form = training_form(model, sites, loss)

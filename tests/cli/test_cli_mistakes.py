@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -137,8 +138,8 @@ def test_no_runtime_is_a_sentence(run: RunCommand, net: Path, monkeypatch: pytes
     code, _, err = run("compress", net, net.parent / "out.onnx")
     assert code == 2
     assert err == (
-        'error: no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
-        'or "onnx-admm[runtime]" (no fine-tuning)\n'
+        'error: no ONNX Runtime found: pip install "onnx-admm[runtime]" (or, on Python 3.11-3.12 and for '
+        '--trainer onnxruntime-training, "onnx-admm[training]")\n'
     )
     assert run("inspect", net)[0] == 0
     assert run("annotate", net, net.parent / "noted.onnx")[0] == 0
@@ -228,9 +229,8 @@ def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:
         }""").save(tmp_path / "net.onnx")
     data, target = tmp_path / "train.npz", tmp_path / "out.onnx"
     np.savez(data, x=np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
-    code, _, err = run(
-        "compress", tmp_path / "net.onnx", target, "--data", data, "--prune", "2x", "--fine-tune"
-    )
+    asked = ("--data", data, "--prune", "2x", "--fine-tune", "--trainer", "onnxruntime-training")
+    code, _, err = run("compress", tmp_path / "net.onnx", target, *asked)
     assert code == 1
     assert err.startswith("error: pass ")
     assert "HardSwish" in err
@@ -249,3 +249,26 @@ def test_a_bug_is_a_sentence_and_its_traceback_on_request(
     assert err == "error: unexpected LookupError: oops (a bug; ONNX_ADMM_TRACEBACK=1 shows where)\n"
     monkeypatch.setenv("ONNX_ADMM_TRACEBACK", "1")
     assert "Traceback" in run("inspect", net)[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--prune abc", "impossible pruning target"),
+        ("--metric top-0 --data train.npz", "no such metric"),
+        ("--seed -1", "--seed"),
+        ("--max-drop 1", "no samples to measure a drop on"),
+    ],
+)
+def test_flags_are_checked_before_the_runtime_is_looked_for(
+    flags: str, sentence: str, net: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing the runtime takes as long as all that comes before."""
+    monkeypatch.setattr(
+        importlib.import_module("onnx_admm.api.compress"),
+        "require_runtime",
+        lambda: pytest.fail("looked for"),
+    )
+    code, _, error = run("compress", net, net.parent / "out.onnx", *flags.split())
+    assert code == 2
+    assert sentence in error

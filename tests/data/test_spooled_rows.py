@@ -135,7 +135,7 @@ def endless() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("bound", "value", "sentence"),
     [
-        ("MOST_SAMPLES", 100, "an iterable gives more samples than a run keeps; got over 100. Does it end"),
+        ("MOST_SAMPLES", 100, "an iterable gives more samples than a run keeps; got over 100. Check that"),
         ("MOST_BYTES", 1 << 20, r"take more disk than a run uses for them; got over 1 MiB in 32,\d+ samples"),
         ("LEAST_FREE_BYTES", 1 << 60, "too little free disk; got .* MiB free after .*TMPDIR"),
     ],
@@ -143,10 +143,16 @@ def endless() -> Iterator[dict[str, Any]]:
 def test_an_iterable_without_an_end_ends_at_a_bound(
     bound: str, value: int, sentence: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spooled_rows, "LOOK_EVERY_BYTES", 1 << 16)
     monkeypatch.setattr(spooled_rows, bound, value)
     with pytest.raises(LimitReached, match=sentence):
         as_dataset(endless(), MODEL)
     assert list(place.iterdir()) == []
+
+
+def test_a_few_samples_fit_a_disk_that_is_nearly_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spooled_rows, "LEAST_FREE_BYTES", 1 << 60)
+    assert len(from_iterable([{"x": rows(2)}, {"x": rows(3)}], MODEL)) == 5
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -93,13 +93,29 @@ def test_scores_count_where_probabilities_saturate(text: str) -> None:
     model, x = parse_text(text), 10 * inputs()
     probe = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
     other = shaken(model, "w", 0.02)
-    expected, got = x @ model.read("w"), x @ other
+    expected, got = (s - s.mean(1, keepdims=True) for s in (x @ model.read("w"), x @ other))
     by_hand = np.square(got - expected).sum() / np.square(expected).sum()
     effect = probe.effect({"w": other})
     output = model.signature().outputs[0].name
     assert effect.by_output[f"{output}::score"] == pytest.approx(by_hand, rel=1e-3)
     assert effect.agreement == pytest.approx(np.mean(got.argmax(1) == expected.argmax(1)))
     assert ("class" in effect.by_output) is False
+
+
+@pytest.mark.parametrize("opset", [12, 13, 17, 20])
+@pytest.mark.parametrize("end", ["Softmax <axis = 1> (s)", "ArgMax <axis = 1> (s)"])
+def test_a_shift_that_all_classes_share_does_not_count(end: str, opset: int) -> None:
+    kind = "int64[N,1]" if "ArgMax" in end else "float[N,4]"
+    text = f"""
+    <ir_version: 8, opset_import: ["" : {opset}]>
+    shifted (float[N,6] x) => ({kind} y) <float[6,4] w> {{ s = MatMul (x, w) y = {end} }}
+    """
+    model, x = parse_text(text), inputs()
+    probe = OutputProbe(model, ["w"], from_arrays({"x": x}), threads=1)
+    weights = model.read("w")
+    shifted = weights + np.arange(6, dtype=np.float32)[:, None]
+    assert probe.relative_error({"w": shifted}) < 1e-9
+    assert probe.relative_error({"w": 1.1 * weights}) > 1e-3
 
 
 def test_probabilities_that_are_all_but_zero_may_move() -> None:

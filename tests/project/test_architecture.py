@@ -60,6 +60,7 @@ INSIDE = {
         {"analysis"},
         {"opsets"},
         {"rewrite", "splitting"},
+        {"differentiation"},
     ),
 }
 """Of the largest packages, the parts from the ground up: each imports from those below it alone."""

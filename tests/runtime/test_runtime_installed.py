@@ -39,8 +39,8 @@ def test_no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RuntimeMissing) as caught:
             require()
         assert str(caught.value) == (
-            'no ONNX Runtime found: pip install "onnx-admm[training]" (everything, Python 3.11-3.12) '
-            'or "onnx-admm[runtime]" (no fine-tuning)'
+            'no ONNX Runtime found: pip install "onnx-admm[runtime]" (or, on Python 3.11-3.12 and for '
+            '--trainer onnxruntime-training, "onnx-admm[training]")'
         )
         assert caught.value.exit_code == 2
     assert not any(name.startswith("onnxruntime") for name in runtime_versions())

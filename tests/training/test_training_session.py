@@ -1,4 +1,4 @@
-"""Fine-tuning sessions: steering, losses, repeatability, and models as they come."""
+"""Fine-tuning sessions of both trainers: steering, losses, repeatability, and models as they come."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import training_models
 from training_models import MLP, mlp, open_run, samples
 
 from onnx_admm.contracts import TrainingSettings
@@ -13,10 +14,17 @@ from onnx_admm.data import from_arrays
 from onnx_admm.errors import RecipeError, TrainingError
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.training.feeder import Feeder, Targets
+from onnx_admm.training.graph.trainer import GraphTrainer
 from onnx_admm.training.logits import Logits
 from onnx_admm.training.loss import loss_spec
 from onnx_admm.training.session import OrtTrainer
 from onnx_admm.training.teacher import Teacher
+
+
+@pytest.fixture(autouse=True, params=[GraphTrainer, OrtTrainer], ids=["graph", "onnxruntime-training"])
+def trainer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_models, "make_trainer", request.param)
+
 
 SCORES = Logits(shape=(1, 3), class_axis=1, is_classifier=True, by_sample=True, fits_labels=True)
 
@@ -80,7 +88,9 @@ def test_distillation_needs_no_labels_and_pulls_back_to_the_teacher() -> None:
     student = teacher.fork()
     student.replace("w2", np.zeros((12, 3), np.float32))
     settings = TrainingSettings(batch_size=32)
-    with OrtTrainer().open(student, student.sites(), samples(labelled=False), settings, teacher) as run:
+    with training_models.make_trainer().open(
+        student, student.sites(), samples(labelled=False), settings, teacher
+    ) as run:
         losses = [run.epoch(2e-2, 2e-2, seed=epoch) for epoch in range(10)]
     assert losses[-1] < losses[0]
 
@@ -89,7 +99,7 @@ def test_regression_without_labels_learns_the_outputs_of_the_original() -> None:
     teacher = mlp()
     student = teacher.fork()
     student.replace("w2", np.zeros((12, 3), np.float32))
-    with OrtTrainer().open(
+    with training_models.make_trainer().open(
         student, student.sites(), samples(labelled=False), TrainingSettings(batch_size=32), teacher
     ) as run:
         losses = [run.epoch(2e-2, 2e-2, seed=epoch) for epoch in range(30)]
@@ -168,29 +178,6 @@ def test_weights_that_cannot_be_trained_are_named(weights: str, sentence: str) -
         open_run(model, from_arrays({"x": np.eye(2, dtype=np.float32)}, np.array([1, 0])))
 
 
-def test_an_operator_whose_gradient_has_no_kernel_is_named_with_its_node() -> None:
-    model = parse_text("""
-        <ir_version: 10, opset_import: ["" : 17]>
-        g (float[N,1,4,4] x) => (float[N,2,4,4] y)
-        <float[2,1,3,3] w, float[4] scales = {1.0, 1.0, 2.0, 2.0}, float[1,2,3,3] v>
-        {
-            a = Conv (x, w)
-            r = Resize <mode = "nearest"> (a, , scales)
-            y = Relu (r)
-        }""")
-    data = from_arrays({"x": np.ones((2, 1, 4, 4), np.float32)}, None)
-    with pytest.raises(TrainingError, match="node r: the training runtime has no gradient for Resize"):
-        open_run(model, data, loss="mse")
-
-
-@pytest.mark.parametrize("activation", ["Sum (a, b1)", "LayerNormalization (a, b1)"])
-def test_operators_are_brought_into_a_form_with_a_gradient(activation: str) -> None:
-    model = mlp(activation=activation)
-    with open_run(model) as run:
-        assert run.epoch(1e-2, 1e-2, seed=1) < run.epoch(0.0, 0.0, seed=0) * 2
-        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
-
-
 def test_a_fixed_batch_size_is_met_by_adding_gradients_up() -> None:
     fixed = parse_text(
         MLP.format(opset=17, head="", output="float[2,3] logits", activation="Relu (a)").replace(
@@ -227,11 +214,6 @@ def test_the_teacher_is_asked_once_for_each_sample_where_the_class_is_what_it_te
 def test_augmentations_need_images() -> None:
     with pytest.raises(RecipeError, match="augmentations are for images"):
         open_run(mlp(), augment=("flip",))
-
-
-def test_an_operator_without_a_gradient_is_named_with_its_node() -> None:
-    with pytest.raises(TrainingError, match=r"node r: the training runtime has no gradient for Selu"):
-        open_run(mlp(activation="Selu (a)"))
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:

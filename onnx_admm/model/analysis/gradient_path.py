@@ -39,7 +39,7 @@ def biases_beside(
     """Yield float vectors that are added behind trained weights, each once.
 
     These are the bias of a Conv or Gemm whose weight is trained, and an operand of an Add behind a trained
-    weight.
+    weight. A single number in an Add belongs to a formula (an epsilon, the 3 of a HardSwish) and is no bias.
 
     Args:
         graph: computes the loss and nothing else.
@@ -57,6 +57,8 @@ def biases_beside(
             if value is None or not value.is_initializer() or value.const_value is None:
                 continue
             name = value.name or ""
+            if node.op_type == "Add" and value.const_value.size == 1:
+                continue
             if value.const_value.dtype == ir.DataType.FLOAT and name not in seen:
                 seen.add(name)
                 yield value

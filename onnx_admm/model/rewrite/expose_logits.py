@@ -8,8 +8,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_admm.model.analysis.class_axis import MOVING, ClassAxis, class_axis, first_computed, written_out
+from onnx_admm.model.analysis.class_axis import (
+    MOVING,
+    ClassAxis,
+    Head,
+    class_axis,
+    classifier_head,
+    first_computed,
+    written_out,
+)
 from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.edit import free_name, taken_names
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.view import ModelView
 
@@ -23,6 +32,9 @@ _COUNTING = {
     "ReduceMean", "ReduceMin", "ReduceSum", "Slice", "Sub", "Sum", "Where", "Xor",
 }  # fmt: skip
 
+
+_AXES_ARE_AN_INPUT = 18
+"""Opset from which ReduceMean has its axes as an input."""
 
 _SCORE = "::score"
 _SCORE_NAME = re.compile(r"logit|prob|score|class|label|softmax|pred", re.IGNORECASE)
@@ -66,19 +78,42 @@ def with_scores(view: ModelView) -> ModelView:
     Where those saturate, an output hardly changes with the values before it; in front of them a difference
     shows. The values that an output only compares, rounds or counts are further ones: ``<output>::score.1``
     and so on. A Softmax may be written out as ``Exp`` over its sum. Other outputs add nothing.
+
+    From the scores of classes their mean over the classes is subtracted: neither a probability nor a choice
+    depends on it.
     """
     fork = view.fork()
-    outputs = fork.graph_ir.graph.outputs
+    outputs, head = fork.graph_ir.graph.outputs, classifier_head(fork.graph_ir)
     for output in tuple(outputs):
         score = _score(output)
         scores = _compared(output) if score is None else [score]
         for number, score in enumerate(scores):
-            node = ir.node("Identity", [score])
+            mean = _mean(score, head, fork) if head is not None and head.value is score else None
+            node = ir.node("Identity", [score]) if mean is None else ir.node("Sub", [score, mean])
             name = score_name(output.name or "") + (f".{number}" if number else "")
             node.outputs[0].name, node.outputs[0].type = name, score.type
             fork.graph_ir.graph.append(node)
             outputs.append(node.outputs[0])
     return fork
+
+
+def _mean(score: ir.Value, head: Head, view: ModelView) -> ir.Value | None:
+    """Append the mean of the scores over the class axis; return None where its axes are not known."""
+    first, rank = head.axis.scores, None if score.shape is None else len(score.shape)
+    if head.axis.joint and rank is None:
+        return None
+    axes = list(range(first % rank, rank)) if head.axis.joint and rank is not None else [first]
+    graph = view.graph_ir.graph
+    if view.opset >= _AXES_ARE_AN_INPUT:
+        constant = ir.node("Constant", [], {"value_ints": axes})
+        constant.outputs[0].name = free_name("class_axes", taken_names(view.graph_ir))
+        node = ir.node("ReduceMean", [score, constant.outputs[0]])
+        graph.append(constant)
+    else:
+        node = ir.node("ReduceMean", [score], {"axes": axes})
+    node.outputs[0].name = free_name("class_mean", taken_names(view.graph_ir))
+    graph.append(node)
+    return node.outputs[0]
 
 
 def squashed_outputs(view: ModelView) -> frozenset[str]:

@@ -159,7 +159,7 @@ def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
 
 def _joined(graph: ir.Graph, value: ir.Value, axis: ClassAxis) -> ir.Value:
     """Return the value with all axes from the class axis on joined."""
-    shape = _parameter(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
+    shape = parameter(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
     node = ir.node("Reshape", [value, shape])
     graph.append(node)
     node.outputs[0].name = f"{_PREFIX}scores"
@@ -178,18 +178,18 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     cut, _ = cut_at_logits(model)
     cut = convert_opset(cut, at_least=MIN_OPSET, at_most=MAX_OPSET)
     graph = cut.graph_ir.graph
-    _lift_constants(graph, {site.name for site in sites})
-    _name_nodes(graph)
+    lift_constants(graph, {site.name for site in sites})
+    name_nodes(graph)
     make_differentiable(graph)
     unlist(cut.graph_ir)
     cut.graph_ir.ir_version = max(cut.ir_version, _INITIALIZERS_ALONE)
-    weights = [_initializer(graph, site) for site in sites]
+    weights = [trained_initializer(graph, site) for site in sites]
     fixed = {name for name, value in model.graph_ir.graph.initializers.items() if why_fixed(value)}
     check_differentiable(graph, weights)
     biases = list(biases_beside(graph, weights, fixed))
     penalties = [_steer(graph, weight) for weight in weights]
     terms, inputs = _loss_terms(graph, loss)
-    total = _add_all(graph, [*terms, *penalties])
+    total = added_up(graph, [*terms, *penalties])
     graph.outputs.clear()
     graph.outputs.append(total)
     names = [value.name or "" for value in (*weights, *biases)]
@@ -200,13 +200,13 @@ def training_form(model: ModelView, sites: Sequence[WeightSite], loss: LossSpec)
     return TrainingForm(lower_ir_version(plain, MAX_IR), tuple(names), tuple(steered), tuple(inputs))
 
 
-def _name_nodes(graph: ir.Graph) -> None:
+def name_nodes(graph: ir.Graph) -> None:
     """Name every node, so that errors about a missing gradient can name it."""
     for node in graph:
         node.name = node.name or node.outputs[0].name or node.op_type
 
 
-def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
+def lift_constants(graph: ir.Graph, names: set[str]) -> None:
     """Turn Constant nodes with trained weights into initializers of the same name."""
     for node in list(graph):
         value = node.outputs[0] if node.op_type == "Constant" else None
@@ -220,7 +220,12 @@ def _lift_constants(graph: ir.Graph, names: set[str]) -> None:
         graph.register_initializer(lifted)
 
 
-def _initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
+def trained_initializer(graph: ir.Graph, site: WeightSite) -> ir.Value:
+    """Return the initializer of a trained site.
+
+    Raises:
+        NoGradient: the weight does not reach the output that is trained on.
+    """
     if not site.scope and site.name not in graph.initializers:
         what = "the weight does not reach the model's first output, the one that is trained on"
         raise NoGradient(what, where=site.name, hint="Leave it out (`exclude` in a recipe).")
@@ -239,10 +244,10 @@ def _steer(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     if tensor is None:
         raise TrainingError("the weight has no value", where=name)
     shape = tuple(tensor.shape.numpy())
-    free = _parameter(graph, weight_input_name(name), np.ones(shape, np.float32))
-    fixed = _parameter(graph, fixed_name(name), np.zeros(shape, np.float32))
-    target = _parameter(graph, target_name(name), np.zeros(shape, np.float32))
-    rho = _parameter(graph, rho_name(name), np.zeros(1, np.float32))
+    free = parameter(graph, weight_input_name(name), np.ones(shape, np.float32))
+    fixed = parameter(graph, fixed_name(name), np.zeros(shape, np.float32))
+    target = parameter(graph, target_name(name), np.zeros(shape, np.float32))
+    rho = parameter(graph, rho_name(name), np.zeros(1, np.float32))
     uses = list(weight.uses())
     masked = ir.node("Mul", [weight, free])
     effective = ir.node("Add", [masked.outputs[0], fixed])
@@ -267,7 +272,7 @@ def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[s
         labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["places"]))
         graph.inputs.append(labels)
         inputs.append(LABELS)
-        operands = [_class_rows(graph, logits, loss), labels]
+        operands = [class_rows(graph, logits, loss), labels]
         entropy = ir.node(
             "SoftmaxCrossEntropyLoss",
             operands,
@@ -275,66 +280,68 @@ def _loss_terms(graph: ir.Graph, loss: LossSpec) -> tuple[list[ir.Value], list[s
             num_outputs=2,
         )
         graph.append(entropy)
-        terms.append(_scaled(graph, entropy.outputs[0], loss.label_weight))
+        terms.append(scaled(graph, entropy.outputs[0], loss.label_weight))
     if loss.divergence_weight or loss.squared_weight:
         shape = ir.Shape([f"{_PREFIX}teacher_{axis}" for axis in range(loss.rank)])
         teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
         graph.inputs.append(teacher)
         inputs.append(TEACHER)
         terms.append(
-            _divergence(graph, logits, teacher, loss)
+            divergence_term(graph, logits, teacher, loss)
             if loss.divergence_weight
-            else _squared(graph, logits, teacher, loss.squared_weight)
+            else squared_term(graph, logits, teacher, loss.squared_weight)
         )
     return terms, inputs
 
 
-def _class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
+def class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
     """Return the logits as (places, classes), the places of all samples in the order of their labels."""
     if loss.rank == 2 and loss.class_axis == 1:
         return logits
     others = [axis for axis in range(loss.rank) if axis != loss.class_axis]
     turned = ir.node("Transpose", [logits], {"perm": [*others, loss.class_axis]})
     size = ir.node("Shape", [turned.outputs[0]])
-    last = _parameter(graph, f"{_PREFIX}last", np.array([loss.rank - 1], np.int64))
+    last = parameter(graph, f"{_PREFIX}last", np.array([loss.rank - 1], np.int64))
     classes = ir.node("Gather", [size.outputs[0], last], {"axis": 0})
-    rest = _parameter(graph, f"{_PREFIX}rest", np.array([-1], np.int64))
+    rest = parameter(graph, f"{_PREFIX}rest", np.array([-1], np.int64))
     shape = ir.node("Concat", [rest, classes.outputs[0]], {"axis": 0})
     rows = ir.node("Reshape", [turned.outputs[0], shape.outputs[0]])
     graph.extend([turned, size, classes, shape, rows])
     return rows.outputs[0]
 
 
-def _divergence(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, loss: LossSpec) -> ir.Value:
+def divergence_term(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, loss: LossSpec) -> ir.Value:
     """Return -T^2 mean_places sum_c p_teacher log softmax(logits / T): KL up to the teacher's entropy."""
-    cooled = _scaled(graph, logits, 1.0 / loss.temperature)
+    cooled = scaled(graph, logits, 1.0 / loss.temperature)
     log_p = ir.node("LogSoftmax", [cooled], {"axis": loss.class_axis})
     product = ir.node("Mul", [log_p.outputs[0], teacher])
     rows = ir.node("ReduceSum", [product.outputs[0], _axes(graph, [loss.class_axis])], {"keepdims": 0})
     mean = ir.node("ReduceMean", [rows.outputs[0]], {"keepdims": 0})
     graph.extend([log_p, product, rows, mean])
-    return _scaled(graph, mean.outputs[0], -loss.divergence_weight * loss.temperature**2)
+    return scaled(graph, mean.outputs[0], -loss.divergence_weight * loss.temperature**2)
 
 
-def _squared(graph: ir.Graph, output: ir.Value, teacher: ir.Value, weight: float) -> ir.Value:
+def squared_term(graph: ir.Graph, output: ir.Value, teacher: ir.Value, weight: float) -> ir.Value:
+    """Return ``weight`` times the mean squared difference of two values."""
     gap = ir.node("Sub", [output, teacher])
     square = ir.node("Mul", [gap.outputs[0], gap.outputs[0]])
     mean = ir.node("ReduceMean", [square.outputs[0]], {"keepdims": 0})
     graph.extend([gap, square, mean])
-    return _scaled(graph, mean.outputs[0], weight)
+    return scaled(graph, mean.outputs[0], weight)
 
 
-def _scaled(graph: ir.Graph, value: ir.Value, factor: float) -> ir.Value:
+def scaled(graph: ir.Graph, value: ir.Value, factor: float) -> ir.Value:
+    """Return a value times a factor."""
     if factor == 1.0:
         return value
     name = f"{_PREFIX}factor::{len(graph.initializers)}"
-    constant = _parameter(graph, name, np.array([factor], np.float32))
+    constant = parameter(graph, name, np.array([factor], np.float32))
     node = ir.node("Mul", [value, constant])
     graph.append(node)
     return node.outputs[0]
 
 
-def _add_all(graph: ir.Graph, terms: Sequence[ir.Value]) -> ir.Value:
+def added_up(graph: ir.Graph, terms: Sequence[ir.Value]) -> ir.Value:
     """Sum by Add (Sum has no gradient), shaped to a scalar."""
     total = terms[0]
     for term in terms[1:]:
@@ -348,10 +355,11 @@ def _add_all(graph: ir.Graph, terms: Sequence[ir.Value]) -> ir.Value:
 
 
 def _axes(graph: ir.Graph, axes: list[int]) -> ir.Value:
-    return _parameter(graph, f"{_PREFIX}axes::{len(graph.initializers)}", np.array(axes, np.int64))
+    return parameter(graph, f"{_PREFIX}axes::{len(graph.initializers)}", np.array(axes, np.int64))
 
 
-def _parameter(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def parameter(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Add an initializer and return its value."""
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
     value.dtype, value.shape = value.const_value.dtype, ir.Shape(array.shape)  # type: ignore[union-attr]
     graph.register_initializer(value)

@@ -161,3 +161,19 @@ def test_handles_tell_what_a_node_is() -> None:
     assert (value.name, value.is_output, value.constant(), value.uses()) == ("a", False, None, (leak,))
     assert value.producer() == clip
     assert leak.outputs[0].is_output
+
+
+def test_what_only_a_removed_branch_read_goes_with_it() -> None:
+    view = parsed(f"""{HEAD} g (float[N,2] x) => (float[N,2] y)
+    <float[2,2] w = {{1, 2, 3, 4}}, bool yes = {{1}}>
+    {{
+        inner = Neg (x)
+        unread = If (yes) <
+            then_branch = then () => (float[N,2] t) {{ t = MatMul (inner, w) }},
+            else_branch = other () => (float[N,2] o) {{ o = Mul (inner, inner) }}
+        >
+        y = Relu (x)
+    }}""")
+    assert view.strip_unused()
+    assert [node.op_type for node in view.nodes()] == ["Relu"]
+    assert not onnx.ModelProto.FromString(view.to_bytes()).graph.initializer

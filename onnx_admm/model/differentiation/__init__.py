@@ -1,0 +1,1 @@
+"""The protobuf side of differentiation: models as records of static shape, and records as models."""

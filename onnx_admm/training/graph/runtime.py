@@ -1,0 +1,116 @@
+"""Opening the graphs of a step in the installed ONNX Runtime."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnx_admm.contracts import Array
+from onnx_admm.errors import NoGradient, reason_of
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.runtime.sessions import open_session, require_runtime
+
+_SILENT = 4
+_NEWEST, _OLDEST = 40, 13
+_PROBE = (
+    '<ir_version: 8, opset_import: ["" : {opset}]> probe (float[1] x) => (float[1] y) {{ y = Identity (x) }}'
+)
+
+
+def open_step(model: bytes, threads: int) -> Any:
+    """Open a serialised graph; the same threads give the same bytes in every run.
+
+    Raises:
+        NoGradient: the runtime has no kernel for it.
+    """
+    runtime = require_runtime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    if _has_shared_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _failed(error) from error
+
+
+@functools.cache
+def _has_shared_arena() -> bool:
+    """Whether sessions of steps take memory from one arena: they run in turn, so that they need it once."""
+    runtime = require_runtime()
+    arena, default = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, runtime.OrtMemType.DEFAULT
+    try:
+        runtime.create_and_register_allocator(runtime.OrtMemoryInfo("Cpu", arena, 0, default), None)
+    except Exception:  # noqa: BLE001 (another user of the runtime in this process has registered one)
+        return False
+    return True
+
+
+def run_step(session: Any, binding: Any, *, is_last: bool) -> None:
+    """Run a step whose inputs and outputs are bound.
+
+    Args:
+        session: from ``open_step``.
+        binding: of the session.
+        is_last: the arena's memory is given back when the run is over.
+
+    Raises:
+        NoGradient: a kernel failed.
+    """
+    options = None
+    if is_last:
+        options = require_runtime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> NoGradient:
+    said = " ".join(reason_of(error).split())[:300]
+    return NoGradient(
+        f"the runtime cannot run the gradients of this model ({said})", hint="Use --no-fine-tune."
+    )
+
+
+def run_once(model: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[object]:
+    """Run a model once, without optimisation: values by name of output, in their order."""
+    session = open_session(model, threads=1, optimize=False)
+    found = session.run({name: feeds[name] for name in session.input_names}, outputs)
+    return [found[name] for name in outputs]
+
+
+@functools.cache
+def newest_opset() -> int:
+    """Return the newest version of the default operator set that the installed runtime and onnx read.
+
+    Raises:
+        RuntimeMissing: no runtime, or two.
+    """
+    runtime = require_runtime()
+    for opset in range(_NEWEST, _OLDEST, -1):
+        try:
+            model = parse_text(_PROBE.format(opset=opset)).to_bytes()
+            runtime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
+        except Exception:  # noqa: BLE001 (the runtime's status codes are direct children of Exception)
+            continue
+        return opset
+    return _OLDEST
+
+
+def _quiet() -> Any:
+    options = require_runtime().SessionOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def value_of(array: Array) -> Any:
+    """Return an OrtValue that holds a copy of an array."""
+    return require_runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"))
