@@ -32,9 +32,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         0: "done",
         1: "the work failed",
         2: "wrong usage or input",
-        3: "a stated or default promise is not met (accuracy drop, budget, outputs that change too much, "
-        "a result larger than the original, or slower where speed was asked for); "
-        "nothing is written without --keep",
+        3: "a promise is not met (accuracy, budget, outputs, size, latency); no file without --keep",
         130: "interrupted (Ctrl-C)",
         143: "interrupted (SIGTERM)",
     }

@@ -155,7 +155,7 @@ class Pipeline:
         if altered != report.changed:
             fact = "another" if altered else "the same"
             claim = f"changed={report.changed} reported for {fact} model"
-            raise WorkError("the pass is wrong about what it did", got=claim)
+            raise WorkError("the pass misreports whether it changed the model", got=claim)
         if altered:
             _check_result(model, fork)
             spill_to_disk(fork)

@@ -46,7 +46,7 @@ _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 _FORMER_NAME = "choose_treatments"
 """Name of the pass in the provenance of older files."""
 
-_CHOSEN = "was chosen in an earlier run; start from the original to choose again"
+_CHOSEN = "was rounded in an earlier run; start from the original to round it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class AutoQuantize:
         sites = model.sites()
         if not sites and (unsupported := unsupported_weights(model)):
             why = f"{unsupported[0].name}: {unsupported[0].why_left()}"
-            raise NothingToDo("the model has no weights to compress that are known as such", got=why)
+            raise NothingToDo("the model has no weights to compress that the tool knows", got=why)
         if sites and not any(site.editable for site in sites):
             return (), tuple(Skip(site.name, site.fixed or "already encoded") for site in sites)
         chosen, skipped = choose_sites(sites, self.include, self.exclude, subgraphs=True)

@@ -87,7 +87,7 @@ class Encode:
         if self.format not in _FORMATS:
             raise PassRefused("unknown format", got=self.format, expected=f"one of {', '.join(_FORMATS)}")
         if self.bias_bits not in (None, 8, 16):
-            raise PassRefused("biases of that width have no form", got=self.bias_bits, expected="8 or 16")
+            raise PassRefused("no form stores biases of that width", got=self.bias_bits, expected="8 or 16")
         if self.float8_biases and self.bias_bits != 8:
             raise PassRefused("float8 biases have 8 bits", got=f"bias_bits {self.bias_bits}", expected="8")
         if not model.sites():

@@ -65,5 +65,5 @@ class FineTune:
             scores = phase.run(run, validation_score(context), task)
             model.write_back(run.tensors())
         changed = not same_model(before, model)
-        edits = tuple(Edit(site.name, "trained, zeros held") for site in sites if changed)
+        edits = tuple(Edit(site.name, "trained with fixed zeros") for site in sites if changed)
         return PassReport(changed, edits, skipped, {"retraining": list(scores)})

@@ -89,7 +89,7 @@ class FoldBatchNorm:
         for norm in found:
             name = norm.name
             try:
-                edits.append(Edit(_fold(model, norm, ranks), f"took in BatchNormalization {name}"))
+                edits.append(Edit(_fold(model, norm, ranks), f"folded BatchNormalization {name} in"))
             except Unfoldable as reason:
                 skipped.append(Skip(name, str(reason)))
         if edits:
@@ -172,7 +172,7 @@ def _target(norm: NodeRef, ranks: Mapping[ValueRef, int]) -> _Target:
         add, place = layer, _constant_operand(layer)
         layer = sole_producer(add, add.input(1 - place))
     if layer.op_type not in _LINEAR:
-        raise Unfoldable(f"what stands before it is {layer.op_type}, which has no weight to take it in")
+        raise Unfoldable(f"the node before it is {layer.op_type}, which has no weight to fold it into")
     weight = layer.input(1)
     values = stored(weight, "the layer's weight")
     if weight is None or weight.is_output or len(weight.uses()) != 1:
@@ -181,11 +181,11 @@ def _target(norm: NodeRef, ranks: Mapping[ValueRef, int]) -> _Target:
     if layer.op_type == "MatMul" and values.ndim != 2:
         raise Unfoldable(
             f"the MatMul before it multiplies by a constant of {values.ndim} axes: axis 1 of the output is "
-            "no axis of that constant"
+            "not an axis of that constant"
         )
     if layer.op_type == "MatMul" and ranks.get(layer.outputs[0]) != 2:
         raise Unfoldable(
-            "the MatMul before it may give more than a matrix, whose columns are then not its channels"
+            "the output of the MatMul before it may have more than two axes, so columns may not be channels"
         )
     return _Target(layer, weight, values, rank, add, place)
 
@@ -194,4 +194,4 @@ def _constant_operand(add: NodeRef) -> int:
     for place, value in enumerate(add.inputs):
         if value is not None and value.constant() is not None:
             return place
-    raise Unfoldable("what stands before it is Add of two computed values")
+    raise Unfoldable("the node before it is an Add of two computed values")

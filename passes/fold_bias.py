@@ -51,7 +51,7 @@ class FoldBias:
             if place is None:
                 continue
             try:
-                edits.append(Edit(_fold(model, add, place), f"took in Add {name}"))
+                edits.append(Edit(_fold(model, add, place), f"folded Add {name} in"))
             except Unfoldable as reason:
                 skipped.append(Skip(name, str(reason)))
         if edits:

@@ -91,7 +91,7 @@ class MeetBudget:
             if getattr(self, key) < 1:
                 raise PassRefused("too few", where=key, got=getattr(self, key), expected="1 or more")
         if context.max_drop is not None and context.validation is None:
-            raise PassRefused("nothing to measure a drop on", hint="Give --data or --val.")
+            raise PassRefused("no samples to measure a drop on", hint="Give --data or --val.")
         if self.epochs:
             FineTune(epochs=self.epochs).requires(model, context)
         try:
@@ -130,7 +130,7 @@ class MeetBudget:
     def _cost_model(self, context: PassContext) -> CostModel:
         if context.cost_model is None:
             raise PassRefused(
-                "a budget needs a cost model to say what layers cost",
+                "a budget needs a cost model that prices the layers",
                 hint="Name one with --cost-model, or as cost_model in the recipe; see `onnx-admm plugins`.",
             )
         return context.cost_model
@@ -252,7 +252,7 @@ class _Work:
             return 100.0 * ((before.accuracy or 0.0) - after.accuracy)
         if after.agreement is None:
             raise PassRefused(
-                "nothing to judge the drop by", expected="a classifier's outputs, or data with labels"
+                "the data cannot show a drop", expected="a classifier's outputs, or data with labels"
             )
         return 100.0 * (1.0 - after.agreement)
 

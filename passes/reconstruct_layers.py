@@ -71,7 +71,7 @@ class ReconstructLayers:
         """See ``contracts.Pass``."""
         if not given_budgets(self) and self.bits is None:
             expected = "one of ratio, keep, pattern, layers, or bits, or one of them and bits"
-            raise PassRefused("nothing to reconstruct for", got="none", expected=expected)
+            raise PassRefused("no constraint to reconstruct for", got="none", expected=expected)
         if self.samples < 1:
             raise PassRefused("too few samples", where="samples", got=self.samples, expected="1 or more")
         sites, _ = choose_layers(model, self.include, self.exclude)

@@ -54,7 +54,9 @@ class ShareScales:
             return PassReport(changed=False)
         factors, shared = _solve(layers, groups, grids)
         if factors is None:
-            return PassReport(False, skipped=(Skip("model", "its layers' scales cannot be made one"),))
+            return PassReport(
+                False, skipped=(Skip("model", "the scales of its layers cannot be made equal"),)
+            )
         for layer in layers:
             grid, shape = grids[layer], model.site(layer).shape
             model.replace(layer, (grid.codes.astype(np.float32) * shared).reshape(shape))

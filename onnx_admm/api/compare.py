@@ -66,7 +66,7 @@ def compare(
         1.0
     """
     if metric is not None and data is None:
-        raise UsageError("nothing to measure on", where="--metric", hint="Give --data.")
+        raise UsageError("no samples to measure on", where="--metric", hint="Give --data.")
     files = RunFiles()
     files.read_model(before, "the original")
     files.read_model(after, "the model to compare")

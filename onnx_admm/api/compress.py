@@ -144,7 +144,7 @@ class Compression(Request):
             report = self._report(comparison, result, plan, time.perf_counter() - started)
             notes = outcome_notes(plan.notes, result, comparison, changed=changed)
             if saved.data is not None and written:
-                notes = (*notes, f"The weights lie in {Path(target).with_name(saved.data.name)}, beside it.")
+                notes = (*notes, f"The weights are in {Path(target).with_name(saved.data.name)}.")
             frozen = plan.frozen if changed else ()
             report = replace(report, written=written, notes=notes, frozen_defaults=frozen)
             report = with_digests(report, files.fixed_inputs, saved if written else None, Path(target))

@@ -13,25 +13,25 @@ from onnx_admm.report import Comparison
 FEW_SAMPLES = 100
 
 NO_DATA = (
-    "No data was given: the layers were judged and the result was compared on made-up inputs. Data (--data; "
-    "labels are not needed) buys pruning and low bits: much smaller files of known accuracy."
+    "No data was given, so the layers were measured and the result was compared on synthetic inputs. Data "
+    "(--data; no labels needed) make pruning and low bits possible: much smaller files of known accuracy."
 )
 NOTHING_ASKED = (
     "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs tolerate. "
     "With this data, try --prune 0.5 --bits 4."
 )
 UNCHANGED = "No pass changed the model."
-NOT_SMALLER = "What was tried makes the file no smaller, so OUT is a copy of IN."
+NOT_SMALLER = "No form that was tried makes the file smaller, so OUT is a copy of IN."
 LARGER = "The result is no smaller than the original."
 
 FRAGILE_DB = 20.0
 FRAGILE = (
-    "On random inputs the outputs change a lot. On real ones they need not: a network fed noise can turn "
-    "rounded weights into another answer. Compare the two on real samples: onnx-admm compare IN OUT --data D."
+    "The outputs change a lot on random inputs. They may change less on real inputs. Compare both models on "
+    "real samples: onnx-admm compare IN OUT --data D."
 )
 
 _FALLEN = (
-    "Accuracy fell by more than half, to {after:.1%} from {before:.1%}; with --max-drop such a result is "
+    "The accuracy fell by more than half, from {before:.1%} to {after:.1%}. With --max-drop such a result is "
     "not written."
 )
 
@@ -42,9 +42,9 @@ _NAMES_SHOWN = 3
 
 
 INSTEAD = (
-    "4 bits and no zeros would be smaller and closer: the pruned layers take about {pruned_bytes:,} bytes, "
-    "which leave the outputs {pruned_sqnr_db:.1f} dB; --bits 4 without --prune takes about "
-    "{four_bits_bytes:,} and leaves {four_bits_sqnr_db:.1f} dB."
+    "4 bits without zeros would be smaller and more accurate. The pruned layers take about "
+    "{pruned_bytes:,} bytes and leave the outputs {pruned_sqnr_db:.1f} dB. --bits 4 without --prune takes "
+    "about {four_bits_bytes:,} bytes and leaves {four_bits_sqnr_db:.1f} dB."
 )
 _MUCH = 0.25
 """Share of a result's bytes from which on unchanged weights are mentioned in a note."""
@@ -57,9 +57,9 @@ def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
         return []
     if count < DECIDING_SAMPLES and not few_decide:
         return [
-            f"Only {count} validation samples, too few to decide: the result is judged on made-up inputs."
+            f"{count} validation samples are too few to decide: the result is judged on synthetic inputs."
         ]
-    return [f"Only {count} validation samples: what they tell of the result is a rough guess."]
+    return [f"{count} validation samples give only a rough estimate of the result."]
 
 
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:

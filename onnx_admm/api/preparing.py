@@ -48,9 +48,9 @@ def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
         return ()
     name, (stored, right) = next(iter(wrong.items()))
     return (
-        f"{len(wrong)} stored shapes contradict the graph (the first: {name}, {list(stored)}, which with any "
-        f"open extents at 640 is {list(right)}). The runtime believes them and fails or computes something "
-        "else, so the result states none.",
+        f"{len(wrong)} stored shapes contradict the graph. The first: {name} is stored as {list(stored)}, "
+        f"and the graph gives {list(right)} (open extents: 640). The runtime trusts stored shapes and then "
+        "fails or computes something else, so the result stores none.",
     )
 
 

@@ -149,20 +149,22 @@ def check_request(job: Request) -> None:
         given.append("--format")
     if job.recipe is not None and given:
         raise UsageError(
-            "a recipe says what to run, and so do these flags",
+            "a recipe and flags both select passes",
             got=f"--recipe and {', '.join(given)}",
-            hint="Put the values into the recipe, or leave it out.",
+            hint="Put the values into the recipe, or leave the recipe out.",
         )
     if job.metric is not None:
         as_metric(job.metric)
         if job.data is None and job.validation is None and job.test is None:
-            raise UsageError("nothing to measure on", where="--metric", hint="Give --data, --val or --test.")
+            raise UsageError(
+                "no samples to measure on", where="--metric", hint="Give --data, --val or --test."
+            )
     if job.budget:
         _check_budget(job)
     if job.data is None and job.validation is None and job.max_drop is not None:
-        raise UsageError("nothing to measure a drop on", where="--max-drop", hint="Give --data or --val.")
+        raise UsageError("no samples to measure a drop on", where="--max-drop", hint="Give --data or --val.")
     if job.resume is not None and Path(job.resume).exists() and not Path(job.resume).is_dir():
-        raise UsageError("not a folder to keep results of passes in", where=f"--resume {job.resume}")
+        raise UsageError("not a folder for the results of passes", where=f"--resume {job.resume}")
     check_number(job.max_drop, 0, 100, "--max-drop")
     check_number(job.seed, 0, MOST_SEED, "--seed")
     check_number(job.threads, 0, MOST_THREADS, "--threads")
@@ -177,13 +179,13 @@ def _check_budget(job: Request) -> None:
     given = [flag for flag, value in conflicts.items() if value is not None]
     if given:
         raise UsageError(
-            "a budget decides how much of each layer, and so do these flags",
+            "a budget and flags both set how much of each layer is kept",
             got=f"--budget and {', '.join(given)}",
-            hint="Leave one of them out; --budget weights=10x is a limit beside others.",
+            hint="Leave one of them out. --budget weights=10x can be combined with other budgets.",
         )
     if job.cost_model is None:
         raise UsageError(
-            "a budget needs a cost model to say what layers cost",
+            "a budget needs a cost model that prices the layers",
             where="--budget",
             got=", ".join(job.budget),
             hint="Name the target with --cost-model; `onnx-admm plugins` lists them.",

@@ -83,7 +83,7 @@ class Sweep:
         if place.exists() and not place.is_dir():
             raise UsageError("not a folder", where=place)
         if not place.absolute().parent.is_dir():
-            raise UsageError("no folder to put the folder of results into", where=place)
+            raise UsageError("the folder in which to create the results does not exist", where=place)
         table = place / "sweep.csv"
         self._files(source, place, quantity).check()
         place.mkdir(exist_ok=True)

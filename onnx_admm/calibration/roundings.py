@@ -223,16 +223,16 @@ class RoundedLayer:
         """Return one line on the layer where it is rounded."""
         size = f"{self.treated.values.nbytes:,} to about {self.treated.stored_bytes(rounding):,.0f} bytes"
         if not self.is_seen:
-            return f"{rounding}: {size}; the samples hardly reach it, so it is taken to matter in full"
+            return f"{rounding}: {size}; the samples hardly excite it, so its full error is assumed"
         left_db = decibels(self.relative_error(rounding))
         return f"{rounding}: {size}; rounded alone it leaves the outputs {left_db:.1f} dB"
 
     def why_left(self, rounding: Rounding | None) -> str:
         """Return one line on the layer where it stays unchanged."""
         if rounding is not None:
-            return f"its values are {rounding} as they are"
+            return f"its values already are {rounding}"
         if not self.roundings:
-            return f"{self.treated.values.nbytes:,} bytes: too small for any form to take fewer"
+            return f"{self.treated.values.nbytes:,} bytes: no form of it is smaller"
         alone = decibels(self.relative_error(self.roundings[0]))
         return f"{self.roundings[0]} alone would leave the outputs {alone:.1f} dB"
 

@@ -94,7 +94,7 @@ def _is_usable(x: Array) -> bool:
 
 def _not_finite(layer: CalibratedLayer) -> DataError:
     return DataError(
-        "what the samples make of this layer's inputs is not finite, or too large to square",
+        "the inputs of this layer are not finite on the samples, or too large to square",
         where=layer.site.name,
         hint="Look for values far out of the usual range in the data, or leave the layer out with --exclude.",
     )
@@ -114,7 +114,7 @@ def layer_groups(
     largest = max(layers, key=lambda layer: layer.moment_bytes, default=None)
     if largest is not None and largest.moment_bytes > memory_bytes:
         raise PassRefused(
-            "its statistics do not fit the memory allowed",
+            "its statistics do not fit into the allowed memory",
             where=largest.site.name,
             got=f"{memory_bytes >> 20:,} MiB",
             expected=f"{-(-largest.moment_bytes >> 20):,} MiB or more",

@@ -64,7 +64,7 @@ def _show_version(requested: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Prune and quantise trained ONNX models by ADMM into files that stock ONNX Runtime runs.
@@ -74,13 +74,13 @@ def _root(
       onnx-admm compress net.onnx small.onnx
     Much smaller, with data (inputs by name, and labels if there are any, in an .npz):
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 10x --bits 4 --max-drop 0.5
-    What is inside, and what became of it:
+    The layers of the result, and a comparison with the original:
       onnx-admm inspect small.onnx
       onnx-admm compare net.onnx small.onnx --data test.npz
     Why any model is slow, and mending it:
       onnx-admm lint net.onnx --fix mended.onnx
 
-    Every command explains itself: onnx-admm COMMAND --help.
+    Help on a command: onnx-admm COMMAND --help.
     """
 
 

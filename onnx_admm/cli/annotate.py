@@ -13,14 +13,14 @@ from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
 
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the annotated copy goes; never IN.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the annotated copy; never IN.")],
     cost_model: Annotated[str, COST_MODEL] = "storage",
     bind: Annotated[list[str] | None, BIND] = None,
 ) -> None:
-    """Write what each node costs into a copy.
+    """Write a copy with the cost of each node.
 
-    Predicted cost, compression option and break-even pruning ratio of each node go into its metadata, where
-    viewers such as Netron show them.
+    Writes the predicted cost, the compression option and the break-even pruning ratio of each node into its
+    metadata. Viewers such as Netron show them.
 
     \b
       onnx-admm annotate net.onnx annotated.onnx

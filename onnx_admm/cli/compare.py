@@ -13,9 +13,9 @@ from onnx_admm.cli.target import LABEL, METRIC, read_max_drop, read_min_ratio
 
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="The model to hold against it.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.")],
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="D", help="Samples; else random inputs are used.")
+        Path | None, typer.Option("--data", metavar="D", help="Samples. Default: random inputs.")
     ] = None,
     label: Annotated[str | None, LABEL] = None,
     metric: Annotated[str | None, METRIC] = None,
@@ -44,15 +44,15 @@ def compare(
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the comparison as JSON.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
-    """Hold two models side by side.
+    """Compare two models.
 
-    Sizes, accuracy or output error, and latency measured in turns.
+    Prints sizes, accuracy or output error, and latency. Both models are timed in turns.
 
     \b
       onnx-admm compare net.onnx small.onnx --data test.npz

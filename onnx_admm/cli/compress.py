@@ -20,13 +20,11 @@ DATA = "Samples to train on: .npz (one array per input name; labels optional), i
 
 def compress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes; never IN.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the result; never IN.")],
     data: Annotated[Path | None, typer.Option("--data", metavar="TRAIN", help=DATA)] = None,
     val: Annotated[
         Path | None,
-        typer.Option(
-            "--val", metavar="VAL", help="Samples to choose by; else a tenth of TRAIN is set aside."
-        ),
+        typer.Option("--val", metavar="VAL", help="Validation samples. Default: a tenth of TRAIN."),
     ] = None,
     test: Annotated[
         Path | None,
@@ -52,8 +50,8 @@ def compress(
         typer.Option(
             "--budget",
             metavar="QUANTITY=Nx",
-            help="What may be left on the target: latency=0.5x, energy=0.3x, size=20x, macs=0.2x, "
-            "macbits=0.1x or weights=10x; needs --cost-model. Repeated: all of them hold.",
+            help="Limit of the cost on the target: latency=0.5x, energy=0.3x, size=20x, macs=0.2x, "
+            "macbits=0.1x or weights=10x. Needs --cost-model. Several budgets hold together.",
         ),
     ] = None,
     include: Annotated[
@@ -77,8 +75,8 @@ def compress(
         typer.Option(
             "--recipe",
             metavar="R",
-            help="What to run, instead of --prune, --bits, --format, --epochs: a TOML file, or the name of "
-            "one that comes along, such as lenet5-85x.",
+            help="Recipe to run instead of --prune, --bits, --format, --epochs: a TOML file, or the name of "
+            "a recipe of the package, such as lenet5-85x.",
         ),
     ] = None,
     epochs: Annotated[
@@ -86,23 +84,23 @@ def compress(
         typer.Option(
             "--epochs",
             metavar="N",
-            help="ADMM epochs of each pass; pruning retrains half as many. Else what 4,000 optimizer steps "
-            "take, at most 60.",
+            help="ADMM epochs of each pass; pruning retrains half as many. Default: the epochs of 4,000 "
+            "optimizer steps, at most 60.",
         ),
     ] = None,
     fine_tune: Annotated[
         bool | None,
         typer.Option(
             "--fine-tune/--no-fine-tune",
-            help="Train or not; by default where there is data. Not: layers are rebuilt from TRAIN.",
+            help="Train, or rebuild the layers from TRAIN without training. Default: train with data.",
         ),
     ] = None,
     freeze_defaults: Annotated[
         bool | None,
         typer.Option(
             "--freeze-defaults/--keep-defaults",
-            help="Initializers that are listed as inputs become constants, or may still be overridden by a "
-            "caller; by default the former where nine tenths of them are listed or more.",
+            help="Make initializers that are also inputs constants, or let callers override them. Default: "
+            "constants where nine tenths of the initializers or more are inputs.",
         ),
     ] = None,
     keep_docs: Annotated[
@@ -117,11 +115,11 @@ def compress(
             "--max-drop",
             parser=read_max_drop,
             metavar="POINTS",
-            help="Percentage points the result may lose on VAL.",
+            help="Most percentage points that the result may lose on VAL.",
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Write OUT even if it misses a promise (exit code 3 all the same).")
+        bool, typer.Option("--keep", help="Write OUT even if it misses a promise (the exit code stays 3).")
     ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the whole report as JSON.")
@@ -131,7 +129,7 @@ def compress(
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Keep what each pass makes in DIR; run again, go on from there.",
+            help="Keep the result of each pass in DIR; the next run continues from there.",
         ),
     ] = None,
     cost_model: Annotated[str | None, COST_MODEL] = None,
@@ -150,38 +148,38 @@ def compress(
         ),
     ] = 1,
     memory: Annotated[
-        int, typer.Option("--memory", metavar="MB", help="Memory for what is kept of the samples, in MiB.")
+        int, typer.Option("--memory", metavar="MB", help="Memory for the statistics of the samples, in MiB.")
     ] = 1024,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and check everything, say what would be done, do nothing.")
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; run and write nothing.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
     verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Layers and passes; -vv: tracebacks too.")
+        int, typer.Option("-v", "--verbose", count=True, help="Print layers and passes; -vv: tracebacks too.")
     ] = 0,
 ) -> None:
     """Make a model file smaller.
 
-    The result is reloaded, checked, run and compared with IN before it is put in place.
+    Before OUT is put in place, the result is loaded again, checked, run and compared with IN.
 
     \b
-    Without data: each layer rounded as far as the outputs tolerate on made-up inputs.
+    Without data: round each layer as far as the outputs tolerate on synthetic inputs.
       onnx-admm compress net.onnx small.onnx
-    A few hundred samples, no labels, no training: each layer is rebuilt so that its outputs stay.
+    With a few hundred samples, no labels, no training: rebuild each layer so that its outputs stay.
       onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune
-    With data: pruned and quantised by ADMM, fine-tuned (without labels, IN is the teacher).
+    With data: prune and quantise by ADMM, and fine-tune (without labels, IN is the teacher).
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 0.9
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
-    A gate: nothing is written, and the exit code is 3, if accuracy drops by more than half a point.
+    A gate: if accuracy drops by more than half a point, no file is written, and the exit code is 3.
       onnx-admm compress net.onnx small.onnx --data train.npz --bits 4 --max-drop 0.5
-    A target: density and bits of each layer by what they cost there, and within the accuracy.
+    A target: choose density and bits of each layer for a cost, within a drop of accuracy.
       onnx-admm compress net.onnx small.onnx --data d.npz --budget macs=0.2x --cost-model macs --max-drop 1
-    A recipe repeats a run; every report holds the one that made it.
+    A recipe repeats a run; every report contains the recipe of its run.
       onnx-admm compress net.onnx small.onnx --data train.npz --recipe recipe.toml --seed 1
 
     \b
-    Every result passes a gate before it is written: --max-drop and --budget, or without both and without
-    labels at least 10 dB signal to noise and half of the predictions (20 dB, where nothing is asked for).
+    Every result must keep promises before it is written: --max-drop and --budget. Without both and without
+    labels: 10 dB signal to noise and half of the predictions (20 dB if only a smaller file is requested).
     """
     from onnx_admm.api import Compression
 

@@ -24,19 +24,19 @@ def inspect(
         typer.Option(
             "--quantity",
             metavar="F",
-            help="What break-even ratios and gains are in: latency_s, energy_j, bytes, macs or mac_bits; "
-            "else what the cost model is about.",
+            help="Quantity of break-even ratios and gains: latency_s, energy_j, bytes, macs or mac_bits. "
+            "Default: the first quantity of the cost model.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Show a model's layers.
 
-    Operator, shape, weights, nonzeros, bits, MACs and bytes of each. Bytes are what the file stores: of kept
-    weights alone, with the index of where they stand, and with everything needed to decode them.
+    Prints operator, shape, weights, nonzeros, bits, MACs and bytes of each layer. Bytes are as in the file:
+    of kept weights alone, with the index of their positions, and with everything needed to decode them.
 
-    With --cost-model: where time, energy and bytes go, from which pruning ratio on each layer pays, and what
-    it would cost with 90 % zeros, at 8 and at 4 bits, as a factor.
+    With --cost-model: prints time, energy and bytes of each layer, its break-even pruning ratio, and the
+    factor of its cost with 90 % zeros, at 8 and at 4 bits.
 
     \b
       onnx-admm inspect net.onnx
@@ -52,7 +52,7 @@ def inspect(
         )
         return
     if bind or quantity:
-        raise UsageError("--bind and --quantity are for costs, and there is no --cost-model")
+        raise UsageError("--bind and --quantity need --cost-model")
     from onnx_admm.api import inspect_model
 
     facts = inspect_model(model)

@@ -16,13 +16,13 @@ from onnx_admm.worker import warm_up
 _MAX_MEMORY = typer.Option(
     "--max-memory",
     metavar="MB",
-    help="Most memory of the whole process, in MB of 2^20 bytes: the run ends with exit code 1 when it "
-    "is reached. Default: half of the machine's, and less for small files (docs/security.md).",
+    help="Limit of the memory of the whole process, in MB of 2^20 bytes. At the limit the run ends with exit "
+    "code 1. Default: half of the machine's memory, and less for small files (docs/security.md).",
 )
 _TIMEOUT = typer.Option(
     "--timeout",
     metavar="S",
-    help="Most seconds of the whole run: it ends with exit code 1 when they are over. Default: none.",
+    help="Time limit of the whole run, in seconds. At the limit it ends with exit code 1. Default: none.",
 )
 _WORKER_MODULES = ("onnx_admm.model.loading.native_checks",)
 """Modules that the worker imports while this process imports those of the command."""

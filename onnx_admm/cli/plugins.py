@@ -8,7 +8,7 @@ from onnx_admm.cli.console import show
 def plugins() -> None:
     """List passes, cost models and lint rules.
 
-    Name, class, package and what it does, built in and third party. A package adds its own through the
+    Prints name, class, package and purpose of each, built in and third party. A package adds its own by the
     entry-point groups onnx_admm.passes, onnx_admm.cost_models and onnx_admm.lint_rules.
 
     \b

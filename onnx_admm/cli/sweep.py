@@ -21,7 +21,7 @@ def sweep(
     ] = None,
     val: Annotated[
         Path | None,
-        typer.Option("--val", metavar="VAL", help="Samples to judge by; else a tenth of TRAIN is set aside."),
+        typer.Option("--val", metavar="VAL", help="Validation samples. Default: a tenth of TRAIN."),
     ] = None,
     label: Annotated[str | None, LABEL] = None,
     metric: Annotated[str | None, METRIC] = None,
@@ -34,8 +34,8 @@ def sweep(
         typer.Option(
             "--quantity",
             metavar="F",
-            help="What the budgets are for: latency, energy, size, macs, macbits or weights; by default what "
-            "the cost model is about.",
+            help="Quantity of the budgets: latency, energy, size, macs, macbits or weights. Default: the "
+            "first quantity of the cost model.",
         ),
     ] = None,
     shares: Annotated[
@@ -43,24 +43,25 @@ def sweep(
         typer.Option("--shares", metavar="S,S,..", help="Budgets, as shares of the original's cost."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Train each file; by default none is trained.")
+        int | None,
+        typer.Option("--epochs", metavar="N", help="Train each file for N epochs. Default: no training."),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="P.svg", help="Draw the frontier as .png or .svg; needs matplotlib."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Decides every random choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random choice.")] = 0,
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
     trainer: Annotated[str | None, TRAINER] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
     """Compress a model under several budgets.
 
-    A file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The layers
-    are measured once. A budget that no compression option reaches ends the sweep. A file that misses a
-    promise (the outputs change too much, for one) is not written; the table has its figures.
+    Writes a file for each budget, and the frontier of size, cost and accuracy as a table (and a plot). The
+    layers are measured once. A budget that no compression option reaches ends the sweep. A file that misses
+    a promise (for example: the outputs change too much) is not written; the table has its figures.
 
     \b
       onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep

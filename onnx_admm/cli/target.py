@@ -20,16 +20,16 @@ COST_MODEL: Any = typer.Option(
 TRAINER: Any = typer.Option(
     "--trainer",
     metavar="T",
-    help="What trains: graph (any ONNX Runtime), onnxruntime-training, or auto: the former.",
+    help="Name of the trainer: graph (any ONNX Runtime), onnxruntime-training or auto (graph).",
 )
 LABEL: Any = typer.Option(
-    "--label", metavar="NAME", help="Name of the labels among the arrays of the data; else labels."
+    "--label", metavar="NAME", help="Name of the array of labels in the data. Default: labels."
 )
 METRIC: Any = typer.Option(
     "--metric",
     metavar="M",
-    help="In place of accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as module:function, "
-    "called as function(outputs, labels); higher is better.",
+    help="Measure that replaces accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as "
+    "module:function, called as function(outputs, labels). Higher is better.",
 )
 
 

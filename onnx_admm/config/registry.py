@@ -106,7 +106,7 @@ class Registry:
             missing = [member for member in self.members if not hasattr(loaded, member)]
         if not inspect.isclass(loaded) or missing:
             raise UsageError(
-                f"the plug-in is no {self.kind}",
+                f"the plug-in is not a {self.kind}",
                 where=place,
                 got=f"{entry.value} without {', '.join(missing)}" if missing else entry.value,
                 expected=f"a class with {', '.join(self.members)}",

@@ -78,7 +78,7 @@ def as_dataset(
     if isinstance(data, Iterable):
         return from_iterable(_named(data, names, label or LABELS), model, label=label)
     raise DataError(
-        "data of no known kind",
+        "data of an unknown kind",
         got=type(data).__name__,
         expected="a path, arrays by input name, an array, an iterable or a CalibrationDataReader",
     )
@@ -93,7 +93,7 @@ def _named(items: Iterable[Any], names: list[str], label: str) -> Iterator[Mappi
         parts = list(item) if isinstance(item, tuple | list) else [item]
         if not len(names) <= len(parts) <= len(names) + 1:
             raise DataError(
-                "an item has another number of entries than the model has inputs",
+                "the number of entries of an item does not fit the inputs of the model",
                 got=len(parts),
                 expected=f"{', '.join(names)}, and labels at most",
             )
@@ -103,6 +103,6 @@ def _named(items: Iterable[Any], names: list[str], label: str) -> Iterator[Mappi
 def _only(names: list[str]) -> str:
     if len(names) != 1:
         raise DataError(
-            "one array feeds one input, and the model has another number of them", got=", ".join(names)
+            "one array feeds one input, but the model has another number of inputs", got=", ".join(names)
         )
     return names[0]

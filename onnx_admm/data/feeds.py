@@ -136,12 +136,12 @@ def take_labels(arrays: dict[str, T], inputs: Container[str], label: str | None)
     if label is None:
         return None if LABELS in inputs else arrays.pop(LABELS, None)
     if label in inputs:
-        raise DataError("an input of the model holds no labels", where="--label", got=label)
+        raise DataError("the array of labels is an input of the model", where="--label", got=label)
     if label not in arrays:
         if all(name in inputs for name in arrays):
             return None
         raise DataError(
-            "no labels of that name in the data",
+            "the data have no labels of that name",
             where="--label",
             got=label,
             expected=f"one of {', '.join(sorted(arrays))}",
@@ -174,7 +174,9 @@ def _read_set(folder: Path, model: ModelView) -> Feeds:
         name, array = read_tensor(path)
         if name not in names:
             if not number.isdecimal() or int(number) >= len(names):
-                raise DataError("a tensor for no input", where=path, expected=f"one of {', '.join(names)}")
+                raise DataError(
+                    "a tensor that belongs to no input", where=path, expected=f"one of {', '.join(names)}"
+                )
             name = names[int(number)]
         feeds[name] = array
     return feeds

@@ -191,7 +191,7 @@ class DecodedSource(_Converted):
         try:
             texts: Array = np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
-            raise DataError("bytes that are no UTF-8", where=self._name, got=error.reason) from error
+            raise DataError("bytes that are not UTF-8", where=self._name, got=error.reason) from error
         return texts
 
 
@@ -221,7 +221,7 @@ def _cast(source: Source, port: PortSpec) -> Source:
     try:
         target = np.dtype(port.dtype)
     except TypeError as error:
-        raise DataError("the input has a type no array holds", where=port.name, got=port.dtype) from error
+        raise DataError("the input has a type that no array has", where=port.name, got=port.dtype) from error
     if target.kind == "U":
         return _texts(source, port)
     if source.dtype == target:

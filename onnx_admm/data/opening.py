@@ -75,7 +75,9 @@ def open_dataset(
     if place.suffix == ".zip":
         return _open_images(place, model, preprocessing, part)
     raise DataError(
-        "data of no known kind", where=path, expected=".npz, .npy, .zip, .toml, idx images (.gz) or a folder"
+        "data of an unknown kind",
+        where=path,
+        expected=".npz, .npy, .zip, .toml, idx images (.gz) or a folder",
     )
 
 
@@ -83,7 +85,7 @@ def _only_input(model: ModelView, where: Path) -> str:
     names = [port.name for port in model.signature().inputs]
     if len(names) != 1:
         raise DataError(
-            "one array feeds one input, and the model has another number of them",
+            "one array feeds one input, but the model has another number of inputs",
             where=where,
             got=", ".join(names),
             hint="Give an .npz with one array per input.",
@@ -97,12 +99,12 @@ def _open_described(
     table = read_toml(file)
     where, part = table.pop("path", None), table.pop("part", part)
     if not isinstance(where, str):
-        raise RecipeError("no path of the data", where=file, expected='path = "..."')
+        raise RecipeError("the path of the data is missing", where=file, expected='path = "..."')
     if part not in get_args(Part):
         raise RecipeError("no such part", where=file, got=repr(part), expected=", ".join(get_args(Part)))
     target = file.parent / where
     if target.suffix == ".toml":
-        raise RecipeError("a description of a description", where=file, got=where)
+        raise RecipeError("a data description that names another data description", where=file, got=where)
     described = build(Preprocessing, table, str(file)) if table else preprocessing
     return open_dataset(target, model, preprocessing=described, part=part, label=label)
 
@@ -174,14 +176,14 @@ def _image_port(model: ModelView, preprocessing: Preprocessing | None, where: Pa
     ports = model.signature().inputs
     if len(ports) != 1:
         raise DataError(
-            "images feed one input, and the model has another number of them",
+            "images feed one input, but the model has another number of inputs",
             where=where,
             got=", ".join(port.name for port in ports),
             hint="Give an .npz with one array per input",
         )
     if preprocessing is None and _takes_floats(ports[0]):
         raise DataError(
-            "nothing says which numbers the model was trained on: pixels are 0 to 255",
+            "the range of the inputs that the model was trained on is not known: pixels are 0 to 255",
             where=where,
             hint=f"State a preprocessing for the input {ports[0].name}: scale = {1 / 255:.10g} for 0 to 1, "
             "scale = 1 for the pixels themselves, mean and std where the model needs them",

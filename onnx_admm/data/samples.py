@@ -158,7 +158,7 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
     if not 0.0 < fraction < 1.0:
         raise DataError("an impossible share of samples", got=fraction, expected="between 0 and 1")
     if len(dataset) < 2:
-        raise DataError("too few samples to hold some back", got=len(dataset), expected="at least 2")
+        raise DataError("too few samples to set some aside", got=len(dataset), expected="at least 2")
     validation_count = min(max(round(fraction * len(dataset)), 1), len(dataset) - 1)
     known = dataset.all_labels if isinstance(dataset, SampleSet) else None
     labels = dataset.labels if isinstance(dataset, SampleSet) and known and not known.dense else None

@@ -81,7 +81,7 @@ class Spool:
             raise LimitReached(
                 "an iterable gives more samples than a run keeps",
                 got=f"over {MOST_SAMPLES:,}",
-                hint="Does it end? " + _INSTEAD,
+                hint="Check that it ends. " + _INSTEAD,
             )
 
     def write(self, file: IO[bytes], rows: Array) -> int:

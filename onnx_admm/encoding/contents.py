@@ -78,7 +78,7 @@ def read_contents(view: ModelView) -> Contents:
         if site not in stored:
             skipped.append(Skip(site.name, site.fixed or "already encoded"))
         elif site.scope in functions:
-            skipped.append(Skip(site.name, f"stands in the function {site.scope}"))
+            skipped.append(Skip(site.name, f"is in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:

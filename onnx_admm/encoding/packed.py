@@ -81,7 +81,7 @@ def _rounded(contents: Contents, bias_type: BiasType | None) -> RoundedBiases:
 def _without_newer_decoders(view: ModelView, why: str | None) -> tuple[Skip, ...]:
     if why is None:
         return ()
-    return (Skip("model", f"its opset stays {view.opset}, so that newer decoders cannot be used: {why}"),)
+    return (Skip("model", f"the opset stays {view.opset}, so newer decoders cannot be used: {why}"),)
 
 
 def _skip(weight: Weight) -> Skip:

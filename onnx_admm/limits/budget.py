@@ -36,10 +36,8 @@ OPERATIONS_PER_STORED_BYTE = 1 << 16
 
 _UNLIMITED = 1 << 62
 
-RAISE_MEMORY = "State more with --max-memory MB (max_memory_mb in Python)."
-RAISE_TIME = (
-    "Bound the time yourself with --timeout S (timeout_s in Python): then no other bound on it holds."
-)
+RAISE_MEMORY = "Raise the limit with --max-memory MB (max_memory_mb in Python)."
+RAISE_TIME = "Set a time limit with --timeout S (timeout_s in Python). It replaces this limit."
 
 
 class _Sized(Protocol):
@@ -196,8 +194,8 @@ class RunBudget:
         kept = self._kept
         if kept + nbytes > self.keep_limit:
             raise LimitReached(
-                f"{what} takes more memory than a model of this size may ask for",
-                got=f"{_mib(nbytes)} beside {_mib(kept)} held already",
+                f"{what} takes more memory than a model of this size may use",
+                got=f"{_mib(nbytes)} in addition to {_mib(kept)} in use",
                 expected=f"at most {_mib(self.keep_limit)} in all",
                 hint=RAISE_MEMORY,
             )
@@ -214,7 +212,7 @@ class RunBudget:
         limit = self.operation_limit
         if limit is not None and self._operations > limit:
             raise LimitReached(
-                f"{what} takes more operations than a model of this size may ask for",
+                f"{what} takes more operations than a model of this size may use",
                 got=f"more than {limit:,} elements computed from stored constants",
                 hint=RAISE_TIME,
             )
@@ -239,7 +237,7 @@ class RunBudget:
         if remaining is not None and remaining < 0:
             return LimitReached(
                 f"the time limit of {self._timeout_s:g} s is reached",
-                hint="State more with --timeout S (timeout_s in Python).",
+                hint="Raise the limit with --timeout S (timeout_s in Python).",
             )
         if not coming and time.monotonic() < self._next_look:
             return None
@@ -247,7 +245,7 @@ class RunBudget:
         self._next_look = time.monotonic() + _LOOK_EVERY_S
         if limit is None or taken is None or taken + coming <= limit:
             return None
-        more = f", and {_mib(coming)} more are asked for" if coming else ""
+        more = f", and {_mib(coming)} more are needed" if coming else ""
         return LimitReached(
             f"the memory limit of {_mib(limit)} is reached",
             got=f"{_mib(taken)} in use{more}",

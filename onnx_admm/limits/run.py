@@ -85,9 +85,7 @@ def run_within(
     except MemoryError as error:
         raise refused_memory(error) from error
     except RecursionError as error:
-        raise LimitReached(
-            "something in the model or its data is nested deeper than a run follows"
-        ) from error
+        raise LimitReached("the model or its data is nested too deeply for a run") from error
     finally:
         _running.remove(budget)
         _current.reset(token)

@@ -21,7 +21,7 @@ MetricLike: TypeAlias = Metric | str | Callable[..., Any]
 """Types that `as_metric` accepts."""
 
 BUILT_IN = {
-    "top-1": "share of labels that have the highest score; top-5 and the like: one of the highest",
+    "top-1": "share of labels with the highest score; top-5: among the 5 highest, and so on",
     "miou": "mean intersection over union of the classes of pixels",
     "log-likelihood": "mean log-likelihood of the labels in nats; perplexity is exp(-value)",
     "cosine": "mean cosine of the first output with the original's; needs no labels",

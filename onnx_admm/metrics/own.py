@@ -81,10 +81,12 @@ def checked_value(found: Any, name: str) -> float:
     """
     array = np.asarray(found)
     if array.size != 1 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise UsageError("the metric gives no number", where=f"--metric {name}", got=repr(found)[:80])
+        raise UsageError("the metric returns no number", where=f"--metric {name}", got=repr(found)[:80])
     value = float(array.reshape(()))
     if not math.isfinite(value):
-        raise UsageError("the metric gives no finite number", where=f"--metric {name}", got=value)
+        raise UsageError(
+            "the metric returns a number that is not finite", where=f"--metric {name}", got=value
+        )
     return value
 
 

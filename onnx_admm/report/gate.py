@@ -38,10 +38,10 @@ _ROUNDING = 1e-3
 SLOWDOWN = 1.1
 """Ratio of latencies that counts as not slower: the error of interleaved timing on a busy machine."""
 
-_LESS = "Ask for less, or give "
+_LESS = "Compress less, or give "
 _CHANGED_HINTS = {
-    "synthetic": f"{_LESS}samples (--data), labelled ones for a stated drop (--max-drop).",
-    "": f"{_LESS}labels and a stated drop (--max-drop).",
+    "synthetic": f"{_LESS}samples (--data), with labels for --max-drop.",
+    "": f"{_LESS}labels and --max-drop.",
 }
 
 
@@ -114,7 +114,7 @@ class Gate:
         if not self.slower and comparison.timing is not None:
             yield Promise(
                 name="latency",
-                what="the result is slower than the original on this machine, and speed was asked for",
+                what="the result is slower than the original on this machine, but the budget requests speed",
                 required=SLOWDOWN,
                 got=comparison.timing.ratio,
                 unit="times the original's latency",
@@ -149,7 +149,7 @@ def _drop(quality: QualityFacts | None, most: float) -> Promise:
     drop = None if quality is None else quality.drop_points
     if quality is None or drop is None:
         raise DataError(
-            "nothing to judge --max-drop by", expected="a classifier's outputs, or data with labels"
+            "the data cannot show a drop (--max-drop)", expected="a classifier's outputs, or data with labels"
         )
     kind = f"{quality.metric} drops" if quality.accuracy_after is not None else "predictions change"
     return Promise(

@@ -35,7 +35,7 @@ def report_schema() -> dict[str, Any]:
     schema["properties"]["digest"] = {
         "type": "string",
         "pattern": "^sha256:[0-9a-f]{64}$",
-        "description": "SHA-256 of all that stands before, keys sorted, no spaces.",
+        "description": "SHA-256 of everything before it, keys sorted, no spaces.",
     }
     schema["required"].append("digest")
     head = {

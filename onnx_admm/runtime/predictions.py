@@ -71,7 +71,7 @@ def labels_misfit(labels: Sequence[int], places: Sequence[int]) -> DataError:
         where="labels",
         got=_spelt(labels),
         expected=_spelt(places),
-        hint="Labels are class numbers: of each sample, or of each of its places.",
+        hint="Labels are class numbers: one for each sample, or one for each of its places.",
     )
 
 

@@ -145,8 +145,8 @@ def open_session(
         optimize: all graph optimisations, or none.
         keeps_arena: keep the memory of a run for the next one. Without, runs take up to a fifth longer, and
             several open sessions far less memory.
-        spins: whether idle threads wait busily for work; two sessions used in turn that both do slow one
-            another down.
+        spins: let idle threads wait busily for work. Two sessions that both do so and are used in turn slow
+            one another down.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -284,7 +284,7 @@ def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:
             where=where,
             got=f"opset {limit.group(1)}",
             expected=f"at most {limit.group(2)} ({_runtime_name()})",
-            hint='A newer one, in another environment: pip install "onnx-admm[runtime]"',
+            hint='Install a newer one in another environment: pip install "onnx-admm[runtime]"',
         )
     kind = UnsupportedModel if any(mark in text for mark in _UNKNOWN_OPERATOR) else ModelError
     return kind(f"{_runtime_name()} refuses the model ({_status(text)})", where=where)

@@ -34,7 +34,10 @@ def prunable_channels(
             left |= dict.fromkeys(axes.keys() & names, why)
     known = {name for group in tied for name in group.axes}
     skipped = [
-        Skip(site.name, left.get(site.name, f"where the channels of this {site.op_type} go is not known"))
+        Skip(
+            site.name,
+            left.get(site.name, f"the readers of the channels of this {site.op_type} are not known"),
+        )
         for site in sites
         if site.name not in known
     ]

@@ -47,9 +47,9 @@ def transform_in(constant: npt.NDArray[np.generic]) -> str | None:
         return None
     for axis, extent in enumerate(constant.shape):
         if extent >= _SHORTEST_WAVE and all(_is_sinusoidal(_rows(constant, axis, most)) for most in _ROWS):
-            return "its rows are windowed sinusoids: a transform, no learned weight"
+            return "its rows are windowed sinusoids: a transform, not a learned weight"
     if _is_filter_bank(constant):
-        return "its rows are nonnegative bands: a filter bank, no learned weight"
+        return "its rows are nonnegative bands: a filter bank, not a learned weight"
     return None
 
 
@@ -60,7 +60,7 @@ def pattern_in(table: npt.NDArray[np.generic]) -> str | None:
     """
     distinct = len(np.unique(table))
     if distinct <= max(_FEW_VALUES, table.size // _REPEATED):
-        return "its values repeat: a mask or a grid, no learned table"
+        return "its values repeat: a mask or a grid, not a learned table"
     return None
 
 

@@ -52,7 +52,7 @@ def usable_layers(
     functions, left = model.function_scopes(), dict[str, str]()
     for site in sites:
         if site.scope in functions:  # a function sees nothing outside itself, so no decoder could reach it
-            left[site.name] = f"stands in the function {site.scope}, where it has no smaller form"
+            left[site.name] = f"is in the function {site.scope}, where it has no smaller form"
         elif (why := _why_left(model, site, is_named=are_named)) is not None:
             left[site.name] = why
     layers = tuple(site for site in sites if site.name not in left)
@@ -103,7 +103,7 @@ def choose_sites(
         elif not site.editable:
             skipped.append(Skip(site.name, "already encoded"))
         elif site.scope and not subgraphs:
-            skipped.append(Skip(site.name, f"stands in the subgraph {site.scope}"))
+            skipped.append(Skip(site.name, f"is in the subgraph {site.scope}"))
         elif include and site.name not in included:
             skipped.append(Skip(site.name, "not included"))
         elif site.name in excluded:
@@ -147,7 +147,7 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
     inner = sum(site.editable for site in sites)
     others = f", {encoded} are already encoded" if encoded else ""
     return PassRefused(
-        f"no weight to compress in the main graph: {inner} stand in subgraphs{others}",
+        f"no weight to compress in the main graph: {inner} are in subgraphs{others}",
         hint="Export the model without control flow: for an If, each branch as a model of its own.",
     )
 
@@ -167,7 +167,7 @@ def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str,
     if len(figure) != len(names):
         expected = f"{len(names)}: {', '.join(names)}"
         raise PassRefused(
-            "another number of figures than layers", where=key, got=len(figure), expected=expected
+            "the number of values is not the number of layers", where=key, got=len(figure), expected=expected
         )
     return dict(zip(names, map(float, figure), strict=True))
 

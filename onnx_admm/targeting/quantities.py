@@ -85,7 +85,7 @@ def require_given(budgets: Mapping[str, float], cost_model: CostModel, where: st
         if quantity != WEIGHTS and QUANTITY_OF[quantity] not in cost_model.quantities:
             given = [name for name, field in QUANTITY_OF.items() if field in cost_model.quantities]
             raise UsageError(
-                f"the cost model '{cost_model.name}' says nothing about that",
+                f"the cost model '{cost_model.name}' does not give that quantity",
                 where=where,
                 got=quantity,
                 expected=f"one of {', '.join([*given, WEIGHTS])}",

@@ -166,8 +166,8 @@ def not_reachable(
     tried = f"after {len(found.rounds)} round{'' if len(found.rounds) == 1 else 's'}"
     if found.best is None:
         least = min(found.rounds, key=lambda each: np.inf if each.drop is None else each.drop)
-        got = f"; the mildest tried lost {least.drop:.2f} points" if least.drop is not None else ""
-        return f"{asked}{limit} is not reachable: the best found {tried} is the model as it was{got}"
+        got = f"; the result of least drop lost {least.drop:.2f} points" if least.drop is not None else ""
+        return f"{asked}{limit} is not reachable: the best found {tried} is the original model{got}"
     reached = ", ".join(
         f"{quantity}={share:.4g}x"
         for quantity, share in zip(search_space.budgets, found.best.cost, strict=True)

@@ -143,14 +143,12 @@ class SearchSpace:
             f"{quantity}={share:.4g}x" for quantity, share in zip(self.budgets, self.least(), strict=True)
         )
         never = " or ".join(self.never())
-        why = (
-            f"On '{self.cost_model.name}' zeros save no {never}: a pruned layer costs what a dense one does. "
-        )
+        why = f"On '{self.cost_model.name}' zeros save no {never}: pruned layers cost as much as dense ones. "
         return BudgetExceeded(
             "the budget is not reachable, whatever the accuracy",
             got=asked,
             expected=f"at least {least}, where every layer has its cheapest compression option",
-            hint=f"{why if never else ''}Ask for less, or take another cost model.",
+            hint=f"{why if never else ''}Relax the budget, or choose another cost model.",
         )
 
 
@@ -194,7 +192,9 @@ def build_search_space(
     wholes = totals(original, budgets)
     for quantity, whole in zip(budgets, wholes, strict=True):
         if not whole > 0:
-            raise UsageError("the model costs nothing of that, so no share can be left", where=quantity)
+            raise UsageError(
+                "the model costs nothing of this quantity, so a share of it is undefined", where=quantity
+            )
     dense = price_layers(profiles, cost_model, dict.fromkeys(surfaces, CompressionOption()))
     rows: dict[str, list[LayerProfile]] = {name: [] for name in surfaces}
     for row in dense.rows:

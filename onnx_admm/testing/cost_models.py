@@ -111,7 +111,9 @@ def check_cost_model(model: CostModel) -> None:
             if cost is not None:
                 priced += 1
                 _check_cost(model, cost, case)
-                demand(model.estimate(bound, option) == cost, case, "answers the same question alike")
+                demand(
+                    model.estimate(bound, option) == cost, case, "gives the same answer to the same question"
+                )
                 _check_unbound(model, (bound, otherwise, unbound), option, case)
     demand(priced > 0, subject, "prices at least one row")
     _check_table(model, subject)

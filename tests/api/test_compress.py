@@ -22,7 +22,7 @@ def test_plan_runs_nothing(net: Path, samples: Path) -> None:
     assert plan.validation is not None
     assert (len(plan.train), len(plan.validation)) == (270, 30)
     assert plan.facts.parameters == inspect_model(net).parameters
-    assert any("Only 30 validation samples" in note for note in plan.notes)
+    assert any("30 validation samples give only" in note for note in plan.notes)
 
 
 def test_the_whole_way(net: Path, samples: Path, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_outputs_that_change_much_on_random_inputs_get_a_note(
 def test_lost_accuracy_gets_a_note_where_no_drop_is_stated(net: Path, samples: Path, tmp_path: Path) -> None:
     settings = running(Shrink(factor=-1.0), data=samples)
     notes = compress(net, tmp_path / "small.onnx", **settings).notes
-    fallen = [note for note in notes if "Accuracy fell by more than half, to " in note]
+    fallen = [note for note in notes if "The accuracy fell by more than half, from " in note]
     assert fallen
     assert "from 100.0%" in fallen[0]
     report = compress(net, tmp_path / "small.onnx", **settings, max_drop=100.0)
-    assert not any("Accuracy fell" in note for note in report.notes)
+    assert not any("The accuracy fell" in note for note in report.notes)
 
 
 def test_the_report_repeats_the_run(

@@ -124,11 +124,11 @@ def test_provenance_does_not_make_a_file_larger(net: Path, tmp_path: Path) -> No
     [
         ({"prune": "85x"}, UsageError, "--recipe and --prune"),
         ({"bits": 3, "format": "packed"}, UsageError, "--recipe and --bits, --format"),
-        ({"max_drop": 1.0}, UsageError, "--max-drop: nothing to measure a drop on"),
+        ({"max_drop": 1.0}, UsageError, "--max-drop: no samples to measure a drop on"),
         ({"data": "none.npz"}, DataError, "no such file or folder"),
         ({"test": "none.npz"}, UsageError, r"none\.npz: no such file or folder"),
         ({"recipe": "none.toml"}, RecipeError, "cannot read the file"),
-        ({"report": "nowhere/report.json"}, UsageError, "no folder to put the report into"),
+        ({"report": "nowhere/report.json"}, UsageError, "the folder for the report does not exist"),
         ({"seed": -1}, UsageError, "--seed: a number out of range; got -1"),
     ],
 )
@@ -150,8 +150,8 @@ def test_impossible_budget(net: Path, samples: Path) -> None:
     [
         ("net.onnx", "would overwrite the model; nothing was done"),
         ("../{folder}/net.onnx", "would overwrite the model"),
-        ("nowhere/small.onnx", r"no folder to put the result into. Create it: mkdir -p .*nowhere"),
-        (".", "a folder stands where the file is to go"),
+        ("nowhere/small.onnx", r"the folder for the result does not exist. Create it: mkdir -p .*nowhere"),
+        (".", "the path of the output file is a folder"),
     ],
 )
 def test_impossible_places(net: Path, target: str, sentence: str) -> None:

@@ -139,13 +139,13 @@ def test_a_wrong_type_is_a_sentence(arguments: dict[str, Any], named: str, path:
 
 
 def test_other_mistakes_are_sentences(path: Path) -> None:
-    with pytest.raises(UsageError, match="of no known kind"):
+    with pytest.raises(UsageError, match="of an unknown kind"):
         onnx_admm.inspect(3)  # type: ignore[arg-type]
     with pytest.raises(ModelError):
         onnx_admm.inspect(b"no model")
-    with pytest.raises(DataError, match="of no known kind"):
+    with pytest.raises(DataError, match="of an unknown kind"):
         onnx_admm.compress(path, data=3, threads=1)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="another number of entries"):
+    with pytest.raises(DataError, match="the number of entries of an item"):
         onnx_admm.compress(path, data=[(X, X, LABELS)], threads=1)
     with pytest.raises(TypeError):
         onnx_admm.compress(path, prunes="10x")  # type: ignore[call-arg]

@@ -170,7 +170,7 @@ def test_only_regular_files_are_written(net: Path, place: str) -> None:
     os.mkfifo(net.parent / "pipe")
     (net.parent / "folder").mkdir()
     for target, report in ((place, None), ("small.onnx", place)):
-        with pytest.raises(UsageError, match=r"a folder stands|only a regular file"):
+        with pytest.raises(UsageError, match=r"is a folder|only a regular file"):
             compress(net, net.parent / target, report=None if report is None else net.parent / report)
     assert stat.S_ISFIFO((net.parent / "pipe").stat().st_mode)
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

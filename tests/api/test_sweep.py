@@ -108,7 +108,7 @@ def test_no_budget_in_reach_ends_with_3(run: RunCommand, net: Path, samples: Pat
     [
         (["--shares", "2"], "impossible share"),
         (["--shares", "a,b"], "--shares: not a number; got 'a'"),
-        (["--quantity", "latency"], "'macs' says nothing about that; got latency"),
+        (["--quantity", "latency"], "'macs' does not give that quantity; got latency"),
         (["--plot", "frontier.pdf"], "not a kind of plot; expected .png or .svg"),
     ],
 )

@@ -124,7 +124,7 @@ def test_groups_are_consecutive_and_fit_the_memory() -> None:
     flat = [layer for group in layer_groups(layers, largest, 1) for layer in group]
     assert flat == layers
     assert len(layer_groups(layers, largest, 1)) > 1
-    with pytest.raises(PassRefused, match=r"do not fit the memory allowed; got 0 MiB; expected 1 MiB"):
+    with pytest.raises(PassRefused, match=r"do not fit into the allowed memory; got 0 MiB; expected 1 MiB"):
         layer_groups(layers, largest - 1, 1)
 
 
@@ -134,7 +134,7 @@ def test_inputs_that_are_not_finite_are_named(value: float) -> None:
     x = np.ones((40, 16), np.float32)
     x[7, 3] = value
     calibration = Calibration(original=model, samples=from_arrays({"x": x}))
-    with pytest.raises(DataError, match=r"^w1: what the samples make of this layer's inputs is not finite"):
+    with pytest.raises(DataError, match=r"^w1: the inputs of this layer are not finite on the samples"):
         calibration.moments(model, layers_of(model))
 
 

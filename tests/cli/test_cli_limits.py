@@ -12,7 +12,9 @@ from onnx_admm.api import RunLimits, compress, inspect_model, run_within
 from onnx_admm.errors import LimitReached
 from onnx_admm.model import ModelView
 
-TIME = "error: the time limit of 1e-09 s is reached. State more with --timeout S (timeout_s in Python).\n"
+TIME = (
+    "error: the time limit of 1e-09 s is reached. Raise the limit with --timeout S (timeout_s in Python).\n"
+)
 
 
 def arguments(command: str, model: Path, folder: Path) -> list[object]:
@@ -37,7 +39,7 @@ def test_each_command_ends_at_its_limits(
     code, out, err = run(*arguments(command, model, tmp_path), "--max-memory", 5)
     assert (code, out) == (1, "")
     assert err.startswith("error: the memory limit of 5 MiB is reached; got ")
-    assert err.endswith("MiB in use. State more with --max-memory MB (max_memory_mb in Python).\n")
+    assert err.endswith("MiB in use. Raise the limit with --max-memory MB (max_memory_mb in Python).\n")
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["in.onnx"]
 
 

@@ -23,7 +23,7 @@ from onnx_admm.runtime import installed
         ("inspect .", r"a folder, not a model file"),
         ("compress none.onnx out.onnx", r"none\.onnx: no such model file"),
         ("compress net.onnx net.onnx", r"the result would overwrite the model"),
-        ("compress net.onnx nowhere/out.onnx", r"no folder to put the result into"),
+        ("compress net.onnx nowhere/out.onnx", r"the folder for the result does not exist"),
         ("compress net.onnx out.onnx --data wrong_name.npz", r"(?s)image.*"),
         ("compress net.onnx out.onnx --data short_labels.npz", r"labels"),
         ("compress net.onnx out.onnx --data none.npz", r"none\.npz: no such file or folder of data"),
@@ -48,7 +48,7 @@ from onnx_admm.runtime import installed
         ("compress net.onnx out.onnx --bits 9", r"--bits: impossible number of bits; got 9"),
         ("compress net.onnx out.onnx --bits 4 --epochs -1", r"--epochs: impossible number of epochs; got -1"),
         ("compress net.onnx out.onnx --format zip", r"zip"),
-        ("compress net.onnx out.onnx --max-drop 1", r"--max-drop: nothing to measure a drop on"),
+        ("compress net.onnx out.onnx --max-drop 1", r"--max-drop: no samples to measure a drop on"),
         ("compress net.onnx out.onnx --preprocessing none.toml", r"none\.toml: cannot read the file"),
         (
             "annotate net.onnx out.onnx --cost-model storag",
@@ -62,7 +62,7 @@ from onnx_admm.runtime import installed
             r"--bind: not a binding; got 'N'",
         ),
         ("inspect net.onnx --cost-model macs --bind N=0", r"N: an axis needs a positive extent; got 0"),
-        ("inspect net.onnx --bind N=1", r"there is no --cost-model"),
+        ("inspect net.onnx --bind N=1", r"--bind and --quantity need --cost-model"),
         (
             "inspect net.onnx --cost-model macs --bind N=1 --quantity latency_s",
             r"the cost model does not give that quantity; got latency_s; expected one of macs, mac_bits",
@@ -194,13 +194,13 @@ WIDE = """
             1e4,
             (),
             2,
-            "w2: what the samples make of this layer's inputs is not finite, or too",
+            "w2: the inputs of this layer are not finite on the samples, or too",
         ),
         (
             1.0,
             ("--memory", "1"),
             1,
-            "w2: its statistics do not fit the memory allowed; got 1 MiB; expected 4",
+            "w2: its statistics do not fit into the allowed memory; got 1 MiB; expected 4",
         ),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_bug_is_a_sentence_and_its_traceback_on_request(
         ("--prune abc", "impossible pruning target"),
         ("--metric top-0 --data train.npz", "no such metric"),
         ("--seed -1", "--seed"),
-        ("--max-drop 1", "nothing to measure a drop on"),
+        ("--max-drop 1", "no samples to measure a drop on"),
     ],
 )
 def test_flags_are_checked_before_the_runtime_is_looked_for(

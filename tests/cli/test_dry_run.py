@@ -25,7 +25,7 @@ MACS = "--cost-model macs --budget macs=0.5x"
         ("--bind M=2", 2, "M: no input has that open axis"),
         ("--test none.npz", 2, "none.npz: no such file or folder of data"),
         ("--test wrong.npz", 2, "wrong.npz"),
-        ("--resume wrong.npz", 2, "--resume wrong.npz: not a folder to keep results of passes in"),
+        ("--resume wrong.npz", 2, "--resume wrong.npz: not a folder for the results of passes"),
         ("--data plain.npz --metric miou", 2, "--metric miou: the metric needs labels, and the data"),
         ("--data few.npz --test plain.npz --metric top-5", 2, "--metric top-5: the metric needs labels"),
         ("--test many.npz", 2, "a label the model has no class for; got 7"),

@@ -78,7 +78,7 @@ def test_two_packages_of_one_name_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("1 / 0", "X", "ZeroDivisionError"),
         (THIRD_PARTY, "Absent", "AttributeError"),
         (THIRD_PARTY, "NoRun", "NoRun without run"),
-        ("number = 3", "number", "the plug-in is no pass"),
+        ("number = 3", "number", "the plug-in is not a pass"),
         ("import sys; sys.exit('licence expired')", "X", "SystemExit: licence expired"),
         ("raise SystemExit", "X", "the plug-in cannot be loaded; got SystemExit. Repair"),
         ("raise BaseException('odd')", "X", "BaseException: odd"),

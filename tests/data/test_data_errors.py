@@ -198,11 +198,11 @@ def tensor_of_nothing(folder: Path) -> Path:
     ("make", "sentence"),
     [
         (lambda folder: folder / "none.npz", "none.npz: no such file or folder of data"),
-        (file_of("d.csv", b"1,2"), "d.csv: data of no known kind; expected .npz, .npy, .zip"),
+        (file_of("d.csv", b"1,2"), "d.csv: data of an unknown kind; expected .npz, .npy, .zip"),
         (file_of("d.npz", b"1,2"), r"d.npz: not a readable .npz file \(File is not a zip file\)"),
         (cut_npz, r"cut.npz: not a readable .npz file"),
         (file_of("d.zip", b"1,2"), r"d.zip: not a readable zip \(File is not a zip file\)"),
-        (empty_folder, "no data of a known kind here; expected class/name.jpg"),
+        (empty_folder, "the folder has no data of a known kind; expected class/name.jpg"),
         (image_file, "a/0.png: not a readable image"),
         (tensor_of_nothing, "input_0.pb: not a serialised tensor"),
         (file_of("images-idx3-ubyte.gz", b"1,2"), "images-idx3-ubyte.gz: cannot be read"),
@@ -228,7 +228,7 @@ def idx_images(folder: Path, n: int = 2, labels: int | None = None) -> Path:
 
 
 def test_pixels_for_a_float_input_need_a_preprocessing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing says which numbers .* scale = 0.003921568627 for 0 to 1"):
+    with pytest.raises(DataError, match=r"the range of the inputs .* scale = 0.003921568627 for 0 to 1"):
         open_dataset(idx_images(tmp_path), model_of("float[N,1,2,2] x"))
 
 

@@ -367,7 +367,7 @@ def test_a_toml_names_the_data_and_its_preprocessing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("scale = 1", 'no path of the data; expected path = "..."'),
+        ("scale = 1", 'the path of the data is missing; expected path = "..."'),
         ('path = "d.npz"\nscael = 1', r"data.toml: unknown key 'scael'; .* Did you mean 'scale'?"),
         ('path = "d.npz"\npart = "tset"', "no such part; got 'tset'; expected train, validation, test"),
         ("path = ", "not TOML"),

@@ -41,9 +41,9 @@ def test_a_table_of_keys() -> None:
     ("table", "sentence"),
     [
         ({"scael": 1}, "p: unknown key 'scael'; expected one of scale, mean, std, .* Did you mean 'scale'?"),
-        ({"std": [1, 0]}, "p: std: a zero, and pixels are divided by it; got"),
+        ({"std": [1, 0]}, "p: std: zero as a divisor of pixels; got"),
         ({"mean": [float("nan")]}, "p, key 'mean': a number that is not finite"),
-        ({"mean": []}, "p: mean: a number that is not finite, or none"),
+        ({"mean": []}, "p: mean: a number is missing or not finite"),
         ({"scale": "big"}, "p, key 'scale': .*valid number; got 'big'"),
         ({"scale": float("inf")}, "p, key 'scale': a number that is not finite"),
         ({"layout": "NWHC"}, "p, key 'layout': .*'NCHW'.*; got 'NWHC'"),

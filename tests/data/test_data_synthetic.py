@@ -316,7 +316,7 @@ def test_another_range_where_outputs_are_not_finite(text: str) -> None:
 
 
 def test_a_model_that_gives_nothing_finite_is_refused_with_the_input() -> None:
-    with pytest.raises(DataError, match=r"x: the model gives no finite values.* --data") as caught:
+    with pytest.raises(DataError, match=r"x: the outputs of the model are not finite.* --data") as caught:
         synthetic_dataset(parse(NEVER), 4, 0)
     assert caught.value.exit_code == 2
 

@@ -119,7 +119,7 @@ def test_samples_of_open_axes_are_bounded(axes: int) -> None:
 def test_a_sample_that_the_model_fixes_too_large_is_a_sentence() -> None:
     text = f"{HEAD} g (float[1,40000,40000] x) => (float[1,40000,40000] y) {{ y = Relu (x) }}"
     view = ModelView.from_bytes(onnx.parser.parse_model(text).SerializeToString())
-    with run_within(), pytest.raises(LimitReached, match=r"made-up samples of x \[40000, 40000\] takes"):
+    with run_within(), pytest.raises(LimitReached, match=r"synthetic samples of x \[40000, 40000\] takes"):
         synthetic_dataset(view, 2, 0)
 
 

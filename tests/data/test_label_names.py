@@ -71,8 +71,8 @@ def test_data_without_labels_has_none() -> None:
 @pytest.mark.parametrize(
     ("label", "sentence"),
     [
-        ("targte", "no labels of that name in the data; got targte; expected one of target, x"),
-        ("x", "holds no labels"),
+        ("targte", "the data have no labels of that name; got targte; expected one of target, x"),
+        ("x", "the array of labels is an input"),
     ],
 )
 def test_a_wrong_name_is_told(label: str, sentence: str) -> None:

@@ -135,7 +135,7 @@ def endless() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("bound", "value", "sentence"),
     [
-        ("MOST_SAMPLES", 100, "an iterable gives more samples than a run keeps; got over 100. Does it end"),
+        ("MOST_SAMPLES", 100, "an iterable gives more samples than a run keeps; got over 100. Check that"),
         ("MOST_BYTES", 1 << 20, r"take more disk than a run uses for them; got over 1 MiB in 32,\d+ samples"),
         ("LEAST_FREE_BYTES", 1 << 60, "too little free disk; got .* MiB free after .*TMPDIR"),
     ],

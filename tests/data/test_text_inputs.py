@@ -143,7 +143,7 @@ def open_dataset_from(data, view: ModelView):  # type: ignore[no-untyped-def]
             np.ones((4, 3), np.float32),
             r"words: data of another type .* expected texts\. Store them",
         ),
-        (np.full((4, 3), b"\xff"), "words: bytes that are no UTF-8"),
+        (np.full((4, 3), b"\xff"), "words: bytes that are not UTF-8"),
     ],
 )
 def test_what_are_no_texts(array: np.ndarray, sentence: str, tmp_path: Path) -> None:
@@ -164,7 +164,10 @@ def test_texts_that_nothing_lists_need_samples(run: RunCommand, tmp_path: Path) 
     onnx.save(mute(), tmp_path / "in.onnx")
     code, _, err = run("compress", tmp_path / "in.onnx", tmp_path / "out.onnx", "--threads", 1)
     assert code == 2
-    assert "s: no random values for texts: nothing in the graph says which it knows. Give samples: --" in err
+    assert (
+        "s: no random values for texts: the graph does not list the texts that it knows. Give samples: --"
+        in err
+    )
     with pytest.raises(UnsupportedModel):
         synthetic_dataset(ModelView.load(tmp_path / "in.onnx"), 4, 0)
     np.savez(tmp_path / "d.npz", s=texts(20))

@@ -28,8 +28,8 @@ def test_a_model_is_pruned_and_fine_tuned_by_the_command(tmp_path: Path) -> None
         run.export().save(tmp_path / "digits.onnx")
     np.savez(tmp_path / "train.npz", x=x, labels=labels)
     program = Path(sys.executable).with_name("onnx-admm")
-    words = "compress digits.onnx small.onnx --data train.npz --prune 4x --bits 6 --fine-tune --epochs 3 --threads 1"
-    command = [program, *words.split(), "--report", "report.json", "--quiet"]
+    words = "compress digits.onnx small.onnx --data train.npz --prune 4x --bits 6 --fine-tune --epochs 3"
+    command = [program, *words.split(), "--threads", "1", "--report", "report.json", "--quiet"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     report = Report.from_json((tmp_path / "report.json").read_text())

@@ -24,7 +24,7 @@ def test_arrays_count_while_they_live() -> None:
     budget = RunBudget()
     first = budget.keep(np.zeros(FREE_BYTES - 8, np.uint8), "one")
     with pytest.raises(
-        LimitReached, match=r"two takes more memory .* got 1 MiB beside 128 MiB .*--max-memory"
+        LimitReached, match=r"two takes more memory .* got 1 MiB in addition to 128 MiB .*--max-memory"
     ):
         budget.reserve(9, "two")
     budget.reserve(8, "two")
@@ -73,7 +73,7 @@ def spin_for(seconds: float) -> None:
 
 def test_a_time_limit_ends_a_loop_that_never_asks() -> None:
     started = time.monotonic()
-    sentence = r"the time limit of 0.1 s is reached. State more with --timeout"
+    sentence = r"the time limit of 0.1 s is reached. Raise the limit with --timeout"
     with pytest.raises(LimitReached, match=sentence), run_within(RunLimits(timeout_s=0.1)):
         spin_for(20)
     assert time.monotonic() < started + 10
@@ -104,7 +104,7 @@ def test_a_run_that_is_over_its_limits_does_not_begin() -> None:
 
 
 def test_a_large_request_is_refused_before_it_is_made() -> None:
-    with pytest.raises(LimitReached, match=r"and 8,388,608 MiB more are asked for"):
+    with pytest.raises(LimitReached, match=r"and 8,388,608 MiB more are needed"):
         RunBudget(in_proportion=False).check(1 << 43)
 
 

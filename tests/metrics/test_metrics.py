@@ -112,7 +112,7 @@ def test_outputs_that_cannot_be_stacked_come_run_by_run() -> None:
     state = as_metric(lambda outputs, labels: [a.shape for a in outputs] == [(3, 6), (1, 6)]).start()
     for detections in (3, 1):
         state.update({"boxes": np.zeros((detections, 6))}, None, {}, 2)
-    with pytest.raises(UsageError, match=r"gives no number.*got True"):
+    with pytest.raises(UsageError, match=r"returns no number.*got True"):
         state.compute()
 
 
@@ -162,8 +162,8 @@ def test_what_is_no_metric_is_told(given: Any, sentence: str) -> None:
     [
         (lambda outputs, labels: 1 / 0, "the metric failed.*ZeroDivisionError"),
         (lambda outputs: 1.0, "the metric failed.*TypeError.*called as metric"),
-        (lambda outputs, labels: "good", "gives no number.*'good'"),
-        (lambda outputs, labels: math.nan, "no finite number"),
+        (lambda outputs, labels: "good", "returns no number.*'good'"),
+        (lambda outputs, labels: math.nan, "a number that is not finite"),
     ],
 )
 def test_mistakes_of_a_users_metric_are_sentences(own: Any, sentence: str) -> None:
@@ -267,7 +267,7 @@ def test_a_metric_below_zero_is_not_taken_for_a_fallen_accuracy(net: bytes) -> N
 
 
 def test_a_metric_without_samples_is_refused(net: bytes) -> None:
-    with pytest.raises(UsageError, match="nothing to measure on"):
+    with pytest.raises(UsageError, match="no samples to measure on"):
         onnx_admm.compress(net, metric="cosine")
-    with pytest.raises(UsageError, match="nothing to measure on"):
+    with pytest.raises(UsageError, match="no samples to measure on"):
         onnx_admm.compare(net, net, metric="cosine")

@@ -103,6 +103,21 @@ def test_files_named_in_the_architecture_exist(repository: Path) -> None:
     assert [name for name in named if not any((top / name).exists() for top in tops)] == []
 
 
+def test_twelve_questions_are_answered_in_two_hops(repository: Path) -> None:
+    text = (repository / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+\?) \| `(.+?)` \| `(.+?)` \|$", section(text, "Twelve questions"), re.MULTILINE
+    )
+    assert len(rows) == 12
+    found = [(repository / "onnx_admm" / file).read_text(encoding="utf-8") for _, file, _ in rows]
+    missing = [
+        question
+        for (question, _, name), source in zip(rows, found, strict=True)
+        if not re.search(rf"^(?:def|class) {name}\b", source, re.MULTILINE)
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("name", [*PASSES.names(), "[training]", "[preprocessing]"])
 def test_every_key_and_default_is_documented(repository: Path, name: str) -> None:
     text = section((repository / "docs/recipes.md").read_text(encoding="utf-8"), name)
@@ -161,7 +176,7 @@ def test_the_prices_shown_are_asked_for_as_shown(
 def test_the_output_shown_is_the_commands(
     repository: Path, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (repository / name).read_text(encoding="utf-8")
+    text = re.sub(r" *\\\n +", " ", (repository / name).read_text(encoding="utf-8"))
     fenced = r"^    onnx-admm (inspect lenet5[^\n]* --cost-model [^\n]*)\n\n```\n(.*?)^```"
     shown = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
     assert shown

@@ -74,7 +74,7 @@ def test_without_labels_a_stated_drop_counts_predictions_that_change() -> None:
 
 
 def test_a_drop_nobody_can_judge_is_refused() -> None:
-    with pytest.raises(DataError, match="nothing to judge --max-drop by"):
+    with pytest.raises(DataError, match="the data cannot show a drop"):
         Gate(max_drop=0.5).judge(outputs({"y": 30.0}))
 
 

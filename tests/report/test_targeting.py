@@ -157,7 +157,7 @@ def test_what_is_no_budget(texts: list[str], sentence: str) -> None:
 
 def test_a_quantity_the_cost_model_does_not_tell() -> None:
     with pytest.raises(
-        UsageError, match="'test-macs' says nothing about that; got latency; expected one of macs"
+        UsageError, match="'test-macs' does not give that quantity; got latency; expected one of macs"
     ):
         require_given({"latency": 0.5}, Macs(), "--budget")
     require_given({"weights": 0.5, "macbits": 0.1}, Macs(), "--budget")
@@ -348,4 +348,4 @@ def test_where_every_round_loses_too_much_the_model_stays() -> None:
     assert len(found.rounds) <= 4
     sentence = not_reachable(two_layers(0.3), found, 0.5)
     assert sentence is not None
-    assert "is the model as it was; the mildest tried lost 50.00 points" in sentence
+    assert "is the original model; the result of least drop lost 50.00 points" in sentence

@@ -53,7 +53,7 @@ def test_patterns_name_weights_or_operators(
     assert [site.name for site in found] == chosen
     assert {skip.layer for skip in skipped} == {site.name for site in SITES} - set(chosen)
     reasons = {skip.layer: skip.why for skip in skipped}
-    assert reasons["lost"] == "stands in the subgraph If"
+    assert reasons["lost"] == "is in the subgraph If"
     assert reasons["done"] == "already encoded"
 
 
@@ -73,8 +73,8 @@ MANY = tuple(site(f"w{number}") for number in range(11))
         (MANY, ("x",), "expected some of w0, w1, w2, w3, w4, w5, w6, w7 and 3 more$"),
         ((), (), "^the model has no weights to compress$"),
         (SITES[4:], (), "^every weight is already encoded. Start from the model as it was before"),
-        (SITES[3:4], (), "^no weight to compress in the main graph: 1 stand in subgraphs. Export the model"),
-        (SITES[3:], (), "main graph: 1 stand in subgraphs, 1 are already encoded. Export the model without"),
+        (SITES[3:4], (), "^no weight to compress in the main graph: 1 are in subgraphs. Export the model"),
+        (SITES[3:], (), "main graph: 1 are in subgraphs, 1 are already encoded. Export the model without"),
     ],
 )
 def test_nothing_left_is_a_sentence(
@@ -98,7 +98,7 @@ def test_weights_in_branches_alone_are_refused(
     with pytest.raises(SystemExit) as left:
         cli.main(["compress", str(source), str(out), *asked])
     assert left.value.code == 1
-    assert "2 stand in subgraphs. Export the model without control flow" in capsys.readouterr().err
+    assert "2 are in subgraphs. Export the model without control flow" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -236,7 +236,9 @@ def _by_block(penalty: Penalty, names: Iterable[str], changes: Sequence[int]) ->
 
 def _checked(answer: Blocks, known: Blocks) -> Blocks:
     if answer.keys() != known.keys() or any(answer[n].shape != known[n].shape for n in known):
-        raise ValueError("the W-step must answer with the blocks it was given, names and shapes alike")
+        raise ValueError(
+            "the W-step must return the blocks that it was given, with the same names and shapes"
+        )
     with np.errstate(over="ignore"):  # a value beyond the blocks' own type becomes infinite, and is caught
         return _require_finite({name: np.array(answer[name], dtype=known[name].dtype) for name in known})
 

@@ -80,7 +80,7 @@ class Checkpoints:
             raise OutputError(
                 f"no folder for checkpoints ({error.strerror})",
                 where=self.folder,
-                hint=f"Create the one it is to lie in: mkdir -p {self.folder.absolute().parent}",
+                hint=f"Create its parent: mkdir -p {self.folder.absolute().parent}",
             ) from error
 
     def recall(self, position: int) -> tuple[ModelView, StepReport] | None:
@@ -190,5 +190,5 @@ def _unusable(report_file: Path, error: Exception) -> UsageError:
         "a checkpoint is damaged",
         where=report_file,
         got=reason_of(error),
-        hint="Delete it, and the pass is run again.",
+        hint="Delete it. The pass is then run again.",
     )

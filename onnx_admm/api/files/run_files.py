@@ -121,7 +121,7 @@ class RunFiles:
         for path, state in self._states.items():
             if _state(path) != state:
                 raise WorkError(
-                    f"{names[path]} changed during the run, so nothing can be said of the result",
+                    f"{names[path]} changed during the run, so the result is not valid",
                     where=path,
                     hint="Run again while no other process writes the file.",
                 )
@@ -140,7 +140,7 @@ class RunFiles:
         folder = target.parent
         if not folder.is_dir():
             hint = f"Create it: mkdir -p {folder}"
-            raise UsageError(f"no folder to put {output.what} into", where=output.path, hint=hint)
+            raise UsageError(f"the folder for {output.what} does not exist", where=output.path, hint=hint)
         if not os.access(folder, os.W_OK):
             raise UsageError(f"the folder for {output.what} is not writable", where=folder)
 

@@ -196,7 +196,7 @@ def _tree(path: Path, files: Iterable[str], read: Callable[[str], bytes], part: 
             roots.setdefault(str(file.parent.parent), []).append(file)
     if not roots:
         raise DataError(
-            "no data of a known kind here",
+            "the folder has no data of a known kind",
             where=path,
             expected="class/name.jpg, *.npy, *-images-idx3-ubyte or test_data_set_*/input_*.pb",
         )

@@ -143,7 +143,7 @@ def _check_fit(preprocessing: Preprocessing, size: tuple[int, int], channels: in
     for key, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, channels):
             raise DataError(
-                "another number of values than channels",
+                "the number of values is not the number of channels",
                 where=f"preprocessing.{key}",
                 got=len(values),
                 expected=channels,

@@ -48,9 +48,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for key, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
             if not values or not np.all(np.isfinite(_single(values))):
-                raise RecipeError("a number that is not finite, or none", where=key, got=list(values))
+                raise RecipeError("a number is missing or not finite", where=key, got=list(values))
         if 0.0 in _single(self.std):
-            raise RecipeError("a zero, and pixels are divided by it", where="std", got=list(self.std))
+            raise RecipeError("zero as a divisor of pixels", where="std", got=list(self.std))
         if self.size is not None and (min(self.size) < 1 or math.prod(self.size) > MOST_PIXELS):
             raise RecipeError(
                 "an empty image, or one too large",

@@ -162,7 +162,7 @@ def _finite(model: ModelView, makers: list[_Maker]) -> _Maker:
             return others[again.index]
     if found.useless and not _has_wrong_weights(model):
         raise DataError(
-            "the model gives no finite values with the inputs that were made up for it",
+            "the outputs of the model are not finite on synthetic inputs",
             where=", ".join(name for name in alternatives if alternatives[name]) or ", ".join(alternatives),
             got=found.not_finite,
             hint="Give some real samples: --data D.npz.",
@@ -195,7 +195,7 @@ def _reserve(ports: Ports, shapes: Sequence[tuple[int, ...]]) -> None:
     """Refuse a sample that takes more memory than the run may use."""
     elements = sum(math.prod(shape) for shape in shapes)
     inputs = ", ".join(f"{port.name} {list(shape)}" for port, shape in zip(ports, shapes, strict=True))
-    current_budget().reserve(_BYTES_PER_ELEMENT * elements, f"drawing made-up samples of {inputs}")
+    current_budget().reserve(_BYTES_PER_ELEMENT * elements, f"drawing synthetic samples of {inputs}")
 
 
 def _check(ports: Ports) -> None:

@@ -33,7 +33,7 @@ def text_draw(name: str, value: ValueRef | None) -> Choice:
     known = sorted({text for node, index in _readers(value) for text in _texts(node, index)})
     if not known:
         raise UnsupportedModel(
-            "no random values for texts: nothing in the graph says which it knows",
+            "no random values for texts: the graph does not list the texts that it knows",
             where=name,
             hint="Give samples: --data D.npz, with an array of texts (numpy.array([...], dtype=str)).",
         )

@@ -55,7 +55,7 @@ class UnsupportedWeight:
         if self.is_integer:
             return f"integers already, read by {self.operator}"
         if self.is_standard:
-            return f"{self.nbytes:,} bytes read by {self.operator}, which is no layer here"
+            return f"{self.nbytes:,} bytes read by {self.operator}, which is not a supported layer"
         return f"read by {self.operator}, an operator outside the standard"
 
 

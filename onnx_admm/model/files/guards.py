@@ -207,7 +207,7 @@ def count_elements(dims: Iterable[int], place: str) -> int:
         )
     if not elements and math.prod(extent for extent in extents if extent) > _MOST_EXTENT_OF_NONE:
         raise ModelError(
-            "a stored tensor that has no elements, and an extent that is very large all the same",
+            "a stored tensor without elements that has a very large extent",
             where=place,
             got=f"shape {extents}",
             expected=f"at most {_MOST_EXTENT_OF_NONE} without the axes of extent 0",

@@ -29,7 +29,7 @@ def check_size(proto: onnx.ModelProto, where: str) -> None:
     limit = current_budget().node_limit
     if values + nodes > limit:
         raise LimitReached(
-            "the model has more nodes and stored values than a run may look at",
+            "the model has more nodes and stored values than a run may read",
             where=where,
             got=f"{nodes} nodes, functions written out in place of their calls, and {values} values",
             expected=f"at most {limit} in all",

@@ -84,7 +84,7 @@ def difference(older: Form, newer: Form, inputs: Mapping[str, Known]) -> str | N
         except Exception as error:  # noqa: BLE001
             return f"fails ({first_line(error)})"
         return next((why for pair in zip(expected, got, strict=True) if (why := _compare(*pair))), None)
-    return f"cannot be compared with the older one, which runs on no made-up inputs ({reason})"
+    return f"cannot be compared with the older one, which does not run on synthetic inputs ({reason})"
 
 
 def _tells(outputs: Sequence[Array]) -> bool:

@@ -135,7 +135,7 @@ class NodeEdit:
     def _graph(self) -> ir.Graph:
         graph = self.node.graph
         if not isinstance(graph, ir.Graph):
-            raise NoStep("it stands in no graph")
+            raise NoStep("it is in no graph")
         return graph
 
 
@@ -266,7 +266,7 @@ def _resize_11(edit: NodeEdit) -> None:
 def _resize_13(edit: NodeEdit) -> None:
     mode = edit.node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
     if mode == "tf_half_pixel_for_nn":
-        raise NoStep(f"{mode} is gone")
+        raise NoStep(f"{mode} no longer exists")
 
 
 def _scatter(edit: NodeEdit) -> None:

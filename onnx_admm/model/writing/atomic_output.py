@@ -177,10 +177,11 @@ def followed(path: Path) -> Path:
     except (OSError, RuntimeError) as error:
         raise UsageError("cannot be written to", where=path, got=str(error)) from error
     if stat.S_ISDIR(facts.st_mode):
-        raise UsageError("a folder stands where the file is to go", where=path)
+        raise UsageError("the path of the output file is a folder", where=path)
     if not stat.S_ISREG(facts.st_mode):
         raise UsageError(
-            "only a regular file can be written; a device, pipe or socket stands there", where=path
+            "the path of the output file is a device, pipe or socket; only a regular file can be written",
+            where=path,
         )
     return target
 

@@ -42,7 +42,7 @@ def model_file(model: ModelLike, folder: Path, what: str = "the model") -> Path:
             content = _serialised(ir.serde.serialize_model(model), what)
         case _:
             raise UsageError(
-                f"{what} is of no known kind",
+                f"{what} is of an unknown kind",
                 got=type(model).__name__,
                 expected="a path, bytes, onnx.ModelProto or onnx_ir.Model",
             )

@@ -62,7 +62,7 @@ def test_what_other_domains_read_is_left_and_named() -> None:
 def test_integers_alone_are_a_sentence() -> None:
     text = re.sub(r", float\[16,8\] w|y = MatMul \(h, w\)", "", INTEGER).replace("h = Mul", "y = Mul")
     model = integer_model(text.replace("float[N,8] y", "float[N,16] y"))
-    with pytest.raises(PassRefused, match="no weights to compress that are known as such; got q: int"):
+    with pytest.raises(PassRefused, match="no weights to compress that the tool knows; got q: int"):
         AutoQuantize().requires(model, PassContext(reference=model))
 
 

@@ -247,7 +247,7 @@ def test_places_that_cannot_be_written_get_a_sentence(tiny_mlp: ModelView, tmp_p
     with pytest.raises(OutputError, match="cannot write"):
         tiny_mlp.save(tmp_path / "none" / "m.onnx")
     os.mkfifo(tmp_path / "pipe")
-    for place, sentence in ((tmp_path, "a folder stands"), (tmp_path / "pipe", "only a regular file")):
+    for place, sentence in ((tmp_path, "is a folder"), (tmp_path / "pipe", "only a regular file")):
         with pytest.raises(UsageError, match=sentence):
             tiny_mlp.save(place)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -130,7 +130,7 @@ def test_large_constants_of_other_operators_have_a_line(operator: str) -> None:
     body, constants = LEFT[operator]
     ports, weights = "g (float[1,32,32] a) => (float[1,32,32] y)", f"float[32,32] w, {constants}"
     view = parse_text(f"{HEAD} {ports} <{weights}> {{ x = MatMul (a, w) {body} }}")
-    line = f"4,096 bytes read by {operator}, which is no layer here"
+    line = f"4,096 bytes read by {operator}, which is not a supported layer"
     for step in (ReconstructLayers(bits=4, samples=4), AutoQuantize(samples=4)):
         before = view.fork()
         report = step.run(before, PassContext(reference=view))

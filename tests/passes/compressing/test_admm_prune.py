@@ -105,7 +105,7 @@ def test_same_seed_same_weights() -> None:
         ({"keep": 0.0}, "impossible share"),
         ({"keep": 1.5}, "impossible share"),
         ({"pattern": "4:2"}, "impossible pattern"),
-        ({"layers": (0.1,)}, "another number of figures than layers"),
+        ({"layers": (0.1,)}, "the number of values is not the number of layers"),
         ({"layers": (0.1, 1.2)}, "impossible share"),
         ({"layers": {"w1": 0.1}}, "no pattern matches the layer"),
         ({"layers": {"w9": 0.1, "*": 1.0}}, "a pattern matches no layer"),
@@ -152,7 +152,7 @@ def test_output_classes_stay_and_unknown_channels_too() -> None:
     assert reasons == {
         "first": "Conv f is grouped or transposes its input",
         "outer": "Conv f is grouped or transposes its input",
-        "depth": "where the channels of this Conv go is not known",
+        "depth": "the readers of the channels of this Conv are not known",
         "classes": "its channels are an output of the model",
     }
     assert len(alive(fork, "inner")) == 6

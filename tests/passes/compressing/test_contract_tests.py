@@ -298,7 +298,7 @@ class Miscomposed(FaultyCost):
         ("one sample", "refuses an open axis that its quantities depend on"),
         ("vague", "says which axis to bind"),
         ("wrong error", "answers an open axis with UnknownExtent"),
-        ("moody", "answers the same question alike"),
+        ("moody", "gives the same answer to the same question"),
     ],
 )
 def test_a_faulty_cost_model_is_found(fault: str, promise: str) -> None:

@@ -226,7 +226,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 
 MISTAKES = {
-    "nothing asked for": (ReconstructLayers(), "nothing to reconstruct for"),
+    "nothing asked for": (ReconstructLayers(), "no constraint to reconstruct for"),
     "two budgets": (ReconstructLayers(keep=0.5, ratio=2.0), "no single budget"),
     "nine bits": (ReconstructLayers(bits=9), "impossible number of bits"),
     "no samples": (ReconstructLayers(keep=0.5, samples=0), "too few samples"),

@@ -93,7 +93,7 @@ def test_a_model_that_was_worked_on_is_left_also_where_weights_lie_on_no_grid() 
     after, report = chosen(model)
     assert not report.changed
     assert after.to_bytes() == model.to_bytes()
-    assert {skip.why.partition(";")[0] for skip in report.skipped} == {"was chosen in an earlier run"}
+    assert {skip.why.partition(";")[0] for skip in report.skipped} == {"was rounded in an earlier run"}
     assert chosen(model, include=("first",))[1].changed
 
 
@@ -198,7 +198,7 @@ def test_small_weights_are_left_as_they_are() -> None:
     model = model_family()["constant_node_weights"]
     _, report = chosen(model)
     assert not report.changed
-    assert report.skipped[0].why == "24 bytes: too small for any form to take fewer"
+    assert report.skipped[0].why == "24 bytes: no form of it is smaller"
 
 
 def test_nothing_is_done_where_nothing_holds() -> None:
@@ -222,7 +222,7 @@ def test_blind_layers_are_not_thrown_away() -> None:
     after, report = chosen(model)
     change = after.read("unseen") - model.read("unseen")
     assert np.square(change).sum() < 10**-2.2 * np.square(model.read("unseen")).sum()
-    assert any(edit.layer == "unseen" and "hardly reach it" in edit.what for edit in report.edits)
+    assert any(edit.layer == "unseen" and "hardly excite it" in edit.what for edit in report.edits)
 
 
 @pytest.mark.parametrize(

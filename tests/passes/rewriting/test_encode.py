@@ -301,4 +301,4 @@ def test_a_model_whose_opset_cannot_be_raised_says_so() -> None:
     view = old_sparse(body, "64", opset=8)
     packed, report = encode(view, format="packed")
     assert packed.opset == 8
-    assert any("its opset stays 8" in skip.why and "spatial = 0" in skip.why for skip in report.skipped)
+    assert any("the opset stays 8" in skip.why and "spatial = 0" in skip.why for skip in report.skipped)

@@ -88,4 +88,4 @@ def test_a_function_keeps_its_weights() -> None:
     model = ModelView.from_bytes(onnx.parser.parse_model(FUNCTION).SerializeToString())
     report = Encode(format="packed").run(model, PassContext(reference=model))
     assert not report.changed
-    assert report.skipped[0].why == "stands in the function project"
+    assert report.skipped[0].why == "is in the function project"

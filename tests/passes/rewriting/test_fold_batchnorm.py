@@ -89,7 +89,7 @@ def test_outputs_stay_and_the_node_goes(case: str, last: bool) -> None:
         {{ {layer} [norm] {end} = BatchNormalization <epsilon = 0.01> (c, {NORM}) {rest} }}"""
     view = model(body, **constants, **statistics(channels))
     folded, report = fold(view)
-    assert [edit.what for edit in report.edits] == ["took in BatchNormalization norm"]
+    assert [edit.what for edit in report.edits] == ["folded BatchNormalization norm in"]
     assert (report.skipped, report.figures) == ((), {"folded": 1, "left": 0})
     assert folded.nodes("BatchNormalization") == ()
     assert_same_outputs(view, folded, shape)
@@ -185,7 +185,7 @@ REFUSED = {
         f"c = Conv (x, w) d = Add (c, wide) y = BatchNormalization (d, {NORM})",
         17,
     ),
-    "may give more than a matrix": (f"c = MatMul (x, square) y = BatchNormalization (c, {NORM})", 17),
+    "may have more than two axes": (f"c = MatMul (x, square) y = BatchNormalization (c, {NORM})", 17),
     "spatial": (f"c = Conv (x, w) y = BatchNormalization <spatial = 0> (c, {NORM})", 7),
     "variance is not positive": (
         "c = Conv (x, w) y = BatchNormalization (c, s, t, m, negative)",

@@ -77,7 +77,7 @@ def test_an_operator_that_is_not_homogeneous_stops_it() -> None:
     view = ternary(MLP.replace("Relu", "Tanh"), (0.3, 0.07))
     _, report = share(view)
     assert not report.changed
-    assert "cannot be made one" in report.skipped[0].why
+    assert "cannot be made equal" in report.skipped[0].why
 
 
 def test_added_branches_whose_scales_differ_stop_it() -> None:
