@@ -54,8 +54,8 @@ class Compression(Request):
         >>> from onnx_admm.testing import model_family
         >>> size = model_family()["conv_net"].save("net.onnx")
         >>> plan = Compression(bits=6, threads=1).plan("net.onnx")
-        >>> [step.name for step in plan.recipe.passes][-3:]
-        ['reconstruct_layers', 'encode', 'minify']
+        >>> [step.name for step in plan.recipe.passes][-4:]
+        ['reconstruct_layers', 'rewrite_for_runtime', 'encode', 'minify']
     """
 
     @in_a_run

@@ -102,7 +102,7 @@ def check_toml(source: str, names: dict[str, Any], place: Path, monkeypatch: pyt
         assert all(target.partition(":")[2] in names for target in shown.values()), source
         folder = place / group
         folder.mkdir()
-        register(monkeypatch, folder, {group: shown})
+        register(monkeypatch, folder, {group: shown}, distribution=f"shown-{group.rpartition('.')[2]}")
     if "pass" in table:
         assert Recipe.parse(source).passes
 
