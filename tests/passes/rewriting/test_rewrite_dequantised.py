@@ -214,3 +214,18 @@ def test_limits_behind_weights(limit: str, expected: list[str]) -> None:
     after = changed(net(f"float[N,{ROWS}] x => float[N,{COLUMNS}] y", body, constants), "relu_after_weight")
     kinds = [node.op_type for node in after.nodes() if node.op_type in ("ThresholdedRelu", "Max", "Min")]
     assert kinds == expected
+
+
+@pytest.mark.parametrize("has_point", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_blocks_of_512(axis: int, has_point: bool) -> None:
+    codes, few = ((1024, COLUMNS), (2, COLUMNS)) if axis == 0 else ((COLUMNS, 1024), (COLUMNS, 2))
+    constants = {"codes": RNG.integers(-8, 8, codes).astype(ml_dtypes.int4), "scale": scales(*few)}
+    constants |= {"zero": points(ml_dtypes.int4, *few)} if has_point else {}
+    zero = ", zero" if has_point else ""
+    transposed = "" if axis == 0 else "<transB = 1> "
+    body = (
+        f"d = DequantizeLinear <axis = {axis}, block_size = 512> (codes, scale{zero})"
+        f" y = Gemm {transposed}(x, d)"
+    )
+    changed(net(f"float[N,1024] x => float[N,{COLUMNS}] y", body, constants), "blocks_of_512")
