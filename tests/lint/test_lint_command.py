@@ -167,6 +167,21 @@ def test_an_invalid_file_is_examined_and_mended(tmp_path: Path) -> None:
     assert report.at_least("slow") == ()
 
 
+def test_a_file_that_stays_invalid_is_not_written(tmp_path: Path) -> None:
+    """Its initializers can be taken out of the inputs; a node with an unknown attribute stays."""
+    proto = onnx.load_from_string(faulty("listed_initializers").to_bytes())
+    proto.graph.node.add(op_type="Relu", input=["x"], output=["z"], name="odd").attribute.append(
+        onnx.helper.make_attribute("slope", 1.0)
+    )
+    report = onnx_admm.lint(proto, fix=tmp_path / "mended.onnx", target="x86-vnni")
+    assert {one.rule for one in report.findings} >= {"invalid_model", "listed_initializers"}
+    assert report.fix is not None
+    assert report.fix.path is None
+    assert any("stays invalid" in sentence for sentence in report.fix.left)
+    assert not (tmp_path / "mended.onnx").exists()
+    assert report.at_least("error")
+
+
 def test_measured_latency_is_reported(slow: Path) -> None:
     report = onnx_admm.lint(slow, measure=True, target="x86-vnni")
     assert report.measured is not None

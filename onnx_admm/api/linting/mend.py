@@ -10,10 +10,11 @@ from typing import Any
 from onnx_admm.api.measure import made_up
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import LintRule, LintSubject, ModelView, PassContext
-from onnx_admm.errors import LimitReached, OnnxAdmmError, WorkError
+from onnx_admm.errors import LimitReached, OnnxAdmmError, OutputError, WorkError
 from onnx_admm.lint_rules.run import Found, run_rules
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.rewrite.for_runtime.rules import REWRITES
+from onnx_admm.model.rewrite.weight_storage import check_model
 from onnx_admm.runtime.children.probe import check_first_run
 
 _MOST_ROUNDS = 4
@@ -61,6 +62,10 @@ def mend(subject: LintSubject, found: Sequence[Found], rules: Sequence[LintRule]
     left = tuple(dict.fromkeys(done.left))
     if not done.counts:
         return Mended(model=subject.model, left=left)
+    try:
+        check_model(now.model, "after the fixes")
+    except OutputError as error:
+        return Mended(model=subject.model, left=(*left, f"all of it: the model stays invalid: {error.what}"))
     compared = _compare(subject, now.model)
     return Mended(model=now.model, rules=dict(done.counts), left=left, compared=compared)
 

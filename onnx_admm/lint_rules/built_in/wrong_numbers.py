@@ -54,7 +54,7 @@ class TwoBitWeights:
 
 
 class BlocksOf512:
-    """Weights in blocks of 512, which one release computes as zeros."""
+    """Weights in blocks of 512, which two releases compute as zeros."""
 
     name: ClassVar[str] = "blocks_of_512"
     level: ClassVar[Level] = Level.ERROR
@@ -62,7 +62,7 @@ class BlocksOf512:
 
     def check(self, subject: LintSubject) -> Iterable[Finding]:
         """See ``contracts.LintRule``."""
-        why = "onnxruntime 1.26 computes zeros for weights in blocks of 512 (issue 28551)"
+        why = "onnxruntime 1.19 and 1.26 compute zeros or NaN for weights in blocks of 512 (issue 28551)"
         cure = "halve the blocks: each scale and zero point twice"
         return rewritable(subject, "blocks_of_512", Explained(why, cure))
 

@@ -192,6 +192,11 @@ def test_what_is_no_layer_norm_stays(old: str, new: str) -> None:
     assert not rewritten(elementwise(NORMS["affine"].replace(old, new), PARAMETERS), "layer_norm")[1].changed
 
 
+def test_a_norm_over_another_axis_than_the_last_stays() -> None:
+    body = NORMS["plain"].replace("axes = [-1]", "axes = [1]").replace("axes = [2]", "axes = [1]")
+    assert not rewritten(elementwise(body, {"eps": PARAMETERS["eps"]}), "layer_norm")[1].changed
+
+
 def test_the_usual_layer_norm_is_left_to_the_runtime() -> None:
     body = NORMS["affine"].replace("Mul (d, d)", "Pow (d, two)")
     view = elementwise(body, {**PARAMETERS, "two": C(2)})

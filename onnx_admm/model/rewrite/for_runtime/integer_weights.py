@@ -142,7 +142,7 @@ def _widen(context: RewriteContext, weight: Dequantised) -> None:
 
 
 def find_blocks_of_512(context: RewriteContext) -> Iterator[Match]:
-    """Yield weights in blocks of 512, which one release computes as zeros."""
+    """Yield weights in blocks of 512, which two releases compute as zeros."""
     for node, weight in _dequantised_weights(context):
         if weight.block != _WRONG_BLOCK or stored_array(weight.scale) is None:
             continue
