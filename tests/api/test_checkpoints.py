@@ -20,6 +20,8 @@ from onnx_admm.report import Report
 from onnx_admm.runtime import timing_cache
 from onnx_admm.runtime.timing import KernelTime
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Fragile:

@@ -12,6 +12,8 @@ from onnx_admm.api import Compression, rehearsal
 from onnx_admm.config.registry import cost_model
 from onnx_admm.errors import RuntimeMissing
 
+pytestmark = pytest.mark.slow
+
 MACS = "--cost-model macs --budget macs=0.5x"
 
 

@@ -13,6 +13,8 @@ from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 
+pytestmark = pytest.mark.slow
+
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
 BOTH = 'hidden_size = 12, direction = "bidirectional"'
 LAYERS = {

@@ -29,6 +29,8 @@ from onnx_admm.runtime.evaluation import Quality, evaluate
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.selection.layers import usable_layers
 
+pytestmark = pytest.mark.slow
+
 CHEAP = {
     "cifar_winml",
     "dtln_1",

@@ -22,6 +22,8 @@ from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.graph.trainer import GraphTrainer
 
+pytestmark = pytest.mark.slow
+
 DIGITS_NET = conv_net((8, 16), 10, ir_version=8, opset=13)
 TEST_SAMPLES = 400
 

@@ -22,6 +22,8 @@ from onnx_admm.api.measure import Measurement
 from onnx_admm.contracts import ModelView
 from onnx_admm.model.writing import saving
 
+pytestmark = pytest.mark.slow
+
 OLD = "what was there before"
 
 

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from onnx_admm.errors import DataError, OnnxAdmmError
 from onnx_admm.settings.tables import parse_toml
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = 500
 
 

@@ -19,6 +19,8 @@ from fake_plugins import register
 from onnx_admm.cli import app
 from onnx_admm.config.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(os.environ.get("ONNX_ADMM_REPOSITORY") or Path(__file__).parents[2])
 PLACES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/*.md", "examples/**/*.md")
 

@@ -17,6 +17,8 @@ from onnx_admm.cost_models.storage import StorageCostModel
 from onnx_admm.errors import UnknownExtent, UnpricedOperator
 from onnx_admm.testing import ContractBroken, check_cost_model, check_pass, model_family, varied_family
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, list[dict[str, object]]] = {
     "admm_prune": [{"ratio": 4.0}, {"keep": 0.5}, {"pattern": "1:2"}],
     "admm_quantize": [{"bits": 8, "per_channel": True}, {"bits": 3}],
