@@ -58,6 +58,7 @@ INSIDE = {
         {"sites"},
         {"view"},
         {"analysis"},
+        {"channels"},
         {"opsets"},
         {"rewrite", "splitting"},
     ),
