@@ -24,6 +24,7 @@ LEVELS = (
     {"data", "encoding", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},
+    {"removal"},
     {"passes", "cost_models"},
     {"config"},
     {"report"},

@@ -204,7 +204,7 @@ def _removable(survey: Survey) -> int:
     reasons = survey.labels.reasons()
     return sum(
         int(survey.view_size(layer.weight))
-        * sum(root not in reasons for root in survey.labels.roots(layer.labels.copy()).tolist())
+        * sum(root not in reasons for root in survey.labels.roots(layer.labels).tolist())
         // len(layer.labels)
         for layer in survey.layers
     )

@@ -119,7 +119,7 @@ class ChannelMap:
             for axis in axes:
                 if axis is None or self._mask(axis, masks).any():
                     continue
-                root = self.survey.labels.roots(axis[:1].copy())[0]
+                root = self.survey.labels.roots(axis[:1])[0]
                 index = next(i for i in masks if root in self.roots[i])
                 masks[index] = masks[index] | (self.roots[index] == root)
         return masks
@@ -150,7 +150,7 @@ class ChannelMap:
         gone = [self.roots[index][~mask] for index, mask in keep.items()]
         if not gone:
             return np.ones(len(axis), np.bool_)
-        return ~np.isin(self.survey.labels.roots(axis.copy()), np.concatenate(gone))
+        return ~np.isin(self.survey.labels.roots(axis), np.concatenate(gone))
 
 
 def channel_map(view: ModelView) -> ChannelMap:
@@ -179,7 +179,7 @@ def _parts(writers: Sequence[LayerAxis], survey: Survey) -> tuple[Axis, ...]:
     found: list[list[int]] = []
     place: dict[int, int] = {}
     for layer in writers:
-        own = list(dict.fromkeys(survey.labels.roots(layer.labels.copy()).tolist()))
+        own = list(dict.fromkeys(survey.labels.roots(layer.labels).tolist()))
         met = sorted({place[root] for root in own if root in place})
         target = met[0] if met else len(found)
         if not met:
@@ -216,7 +216,7 @@ def _group(survey: Survey, roots: Axis) -> ChannelGroup:
 def _units(survey: Survey, labels: Axis, roots: Axis) -> Units:
     """Return the unit of each label, -1 where it belongs to another group."""
     order = np.argsort(roots)
-    found = survey.labels.roots(labels.copy())
+    found = survey.labels.roots(labels)
     places = np.minimum(np.searchsorted(roots, found, sorter=order), len(roots) - 1)
     units = order[places]
     return np.where(roots[units] == found, units, -1)
@@ -252,5 +252,5 @@ def _axes_of(survey: Survey, value: ValueRef, roots: Axis) -> dict[int, Axis]:
     return {
         place: axis
         for place, axis in enumerate(survey.axes.get(value, ()))
-        if axis is not None and np.isin(survey.labels.roots(axis.copy()), roots).any()
+        if axis is not None and np.isin(survey.labels.roots(axis), roots).any()
     }

@@ -18,7 +18,7 @@ class Labels:
     """Disjoint sets of labels; a set with a reason cannot be removed."""
 
     def __init__(self) -> None:
-        self._parents = np.zeros(0, np.int64)
+        self._parents: Axis = np.zeros(0, np.int64)
         self._reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -36,12 +36,12 @@ class Labels:
 
     def roots(self, axis: npt.NDArray[Any]) -> Axis:
         """Return the representative of each label's set, of the shape of ``axis``."""
-        found: Axis = self._parents[axis]
-        above: Axis = self._parents[found]
-        while not np.array_equal(above, found):
-            self._parents[axis] = above
-            found, above = above, self._parents[above]
-        return found
+        found = axis
+        while True:
+            above: Axis = self._parents[found]
+            if np.array_equal(above, found):
+                return above
+            found = above
 
     def unite(self, one: Axis, other: Axis) -> None:
         """Unite the sets of labels at equal positions of two arrays of one shape."""
@@ -53,9 +53,10 @@ class Labels:
 
     def unite_rows(self, labels: Axis) -> Axis:
         """Unite all rows of (rows, n) position by position; return one row, (n,)."""
+        first: Axis = labels[0]
         for row in labels[1:]:
-            self.unite(labels[0], row)
-        return labels[0]
+            self.unite(first, row)
+        return first
 
     def block(self, axis: Axis | None, reason: str) -> None:
         """Record the reason why these labels must stay; the first reason of a label is kept."""

@@ -74,7 +74,7 @@ def _split(
     if not wide:
         return
     parts = tuple(extents[place] for place in wide)
-    roots = survey.labels.roots(flat.copy()).reshape(parts)
+    roots = survey.labels.roots(flat).reshape(parts)
     free = [place for place in range(len(parts)) if _depends_on_alone(roots, place)]
     if free:
         kept = free[0]
