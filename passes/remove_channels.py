@@ -105,11 +105,7 @@ class RemoveChannels:
             raise NothingToDo("no channel can be removed", got=f"{first[0]}: {first[1]}")
         widths = self._widths(model, studied, context)
         rows = self._remove(model, calibration, studied, widths, context)
-        edits = tuple(
-            Edit(name, f"{row['kept']} of {row['of']} channels kept")
-            for name, row in rows.items()
-            if row["kept"] < row["of"]
-        )
+        edits = tuple(Edit(name, _what(row)) for name, row in rows.items() if row["kept"] < row["of"])
         figures = {"quantity": self.quantity, "asked": self.keep, "reached": widths.share, "groups": rows}
         unmet = None
         if widths.share > self.keep * _CLOSE:
@@ -251,3 +247,9 @@ def _mask(units: int, removed: Units) -> Mask:
     mask = np.ones(units, np.bool_)
     mask[removed] = False
     return mask
+
+
+def _what(row: Mapping[str, Any]) -> str:
+    """Return the report's sentence for one group."""
+    lost = ", ".join(f"{name} {error:.2g}" for name, error in row["errors"].items())
+    return f"{row['kept']} of {row['of']} channels kept; error of what reads them, refitted: {lost}"

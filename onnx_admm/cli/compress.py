@@ -38,6 +38,15 @@ def compress(
         Path | None,
         typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
     ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            "--remove",
+            metavar="[QUANTITY=]Nx",
+            help="Remove channels, heads and neurons until that share of the multiply-accumulates is left "
+            "(0.5x), or of latency on the target (latency=0.5x; needs --cost-model).",
+        ),
+    ] = None,
     prune: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +86,7 @@ def compress(
         typer.Option(
             "--recipe",
             metavar="R",
-            help="What to run, instead of --prune, --bits, --format, --epochs: a TOML file, or the name of "
+            help="What to run, instead of --remove, --prune, --bits and others: a TOML file, or the name of "
             "one that comes along, such as lenet5-85x.",
         ),
     ] = None,
@@ -168,6 +177,8 @@ def compress(
       onnx-admm compress net.onnx small.onnx
     A few hundred samples, no labels, no training: each layer is rebuilt so that its outputs stay.
       onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune
+    Fewer channels: the layers behind are refitted by least squares, without labels or training.
+      onnx-admm compress net.onnx small.onnx --data calib.npz --remove 0.5x --no-fine-tune
     With data: pruned and quantised by ADMM, fine-tuned (without labels, IN is the teacher).
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 0.9
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
@@ -191,6 +202,7 @@ def compress(
         label=label,
         metric=metric,
         recipe=recipe,
+        remove=remove,
         prune=prune,
         bits=bits,
         budget=budget or (),

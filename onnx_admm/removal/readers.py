@@ -10,7 +10,9 @@ import numpy as np
 from onnx_admm.calibration.moments import Moments
 from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
 from onnx_admm.contracts import ModelView, WeightSite
+from onnx_admm.model import NodeRef
 from onnx_admm.model.channels.groups import ChannelGroup, Port, Units
+from onnx_admm.model.rewrite.expose_values import weight_uses
 from onnx_admm.removal.elimination import Floats, SharedProblem, refitted
 
 _ROWS_PER_COLUMN, _LEAST_ROWS = 24, 16384
@@ -66,8 +68,30 @@ def readers_of(
     return tuple(found.values())
 
 
+def _added_branch(model: ModelView, layer: CalibratedLayer) -> str | None:
+    """Return the computed value that an Add joins to a layer's outputs; None where there is none."""
+    node = _node_of(model, layer)
+    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return None
+    if layer.bias is not None and layer.bias.node != node:
+        node = layer.bias.node
+    output = node.outputs[0]
+    readers = output.uses()
+    if len(readers) != 1 or output.is_output or readers[0].op_type != "Add":
+        return None
+    others = [value for value in readers[0].inputs if value is not None and value != output]
+    if len(others) != 1 or others[0].constant_shape is not None or others[0].producer() is None:
+        return None
+    return others[0].name
+
+
 def _sampled(layer: CalibratedLayer | None) -> CalibratedLayer | None:
     return None if layer is None else SampledLayer(layer.site, layer.extractors, layer.bias)
+
+
+def _node_of(model: ModelView, layer: CalibratedLayer) -> NodeRef | None:
+    uses = weight_uses(model, layer.site)
+    return uses[0].node if len(uses) == 1 else None
 
 
 def _columns(layer: CalibratedLayer, port: Port) -> Units | None:
@@ -97,7 +121,13 @@ class Refitting:
 
     def problems(self, readers: Sequence[Reader]) -> tuple[list[SharedProblem], dict[str, Moments]]:
         """Return the readers' problems behind the layers refitted so far, and their moments by name."""
-        moments = self._calibration.moments(self._model, [reader.layer for reader in readers])
+        layers = [reader.layer for reader in readers]
+        branches = {
+            layer.site.name: branch
+            for layer in layers
+            if (branch := _added_branch(self._model, layer)) is not None
+        }
+        moments = self._calibration.moments(self._model, layers, branches=branches)
         problems = [
             SharedProblem(moments[reader.name].problem, reader.units, self._alive(reader))
             for reader in readers

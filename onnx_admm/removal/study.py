@@ -52,10 +52,12 @@ class StudiedGroup:
         """
         removed = np.array([self.group.units - width for width in widths])
         along = np.concatenate([[0.0], self.elimination.errors])
+        own: Floats = along[removed]
         if not self.removed:
-            return along[removed]
+            return own
         ratios = np.log(np.maximum(self.lost, _LEAST) / np.maximum(along[list(self.removed)], _LEAST))
-        return along[removed] * np.exp(np.interp(removed, self.removed, ratios))
+        scaled: Floats = own * np.exp(np.interp(removed, self.removed, ratios))
+        return scaled
 
     def widths(self, parts: int) -> tuple[int, ...]:
         """Return widths from all units down to the fewest, in at most about ``parts`` steps."""
