@@ -171,7 +171,7 @@ def _set_indices(node: NodeRef, axis: Axis, indices: np.ndarray, model: ModelVie
     stay = keep(axis)
     places = np.cumsum(stay) - 1
     wrapped = np.where(indices < 0, indices + len(axis), indices)
-    new = places[wrapped] if indices.ndim == 0 else places[wrapped[stay[wrapped]]]
+    new = places[wrapped] if indices.ndim != 1 else places[wrapped[stay[wrapped]]]
     if not np.array_equal(new, indices):
         model.add_constant(node, 1, np.asarray(new, indices.dtype), f"{node.name}_indices")
 

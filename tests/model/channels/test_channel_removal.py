@@ -218,6 +218,21 @@ def test_removed_equals_masked(case: str) -> None:
     assert changed
 
 
+def test_indices_of_several_axes_keep_their_shape() -> None:
+    middle = (
+        "i = Constant <value = int64[2,2] {0, 1, 1, 0}> ()\n j = Gather <axis = 1> (a, i)\n"
+        " k = ReduceMax <axes = [1, 2], keepdims = 0> (j)\n c = Conv (a, wc)\n t = Add (c, one)"
+    )
+    text = image_net(middle, "float[6,12,1,1] wc, float one = {0.5}", 6)
+    view = parse_text(text.replace("(float[N,5] y)", "(float[N,5] y, float[N,8,8] k)"))
+    channels = channel_map(view)
+    keep = random_masks(channels, 1)
+    assert channels.groups[0].stays.sum() == 2
+    small, plain = removed(view, keep), masked(view, keep)
+    for name, values in outputs(small).items():
+        np.testing.assert_allclose(values, outputs(plain)[name], rtol=0, atol=1e-5)
+
+
 REFUSED = {
     "an output": (
         image_net("t = Relu (a)", "", 12).replace("(float[N,5] y)", "(float[N,5] y, float[N,12,8,8] a)"),

@@ -1,4 +1,4 @@
-"""RemoveChannels: what others can express goes without loss, budgets are met, everything left has a reason."""
+"""RemoveChannels: what others can express goes without loss, budgets are met, what is left has a reason."""
 
 from __future__ import annotations
 
