@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from deployment import deployed
 
-from onnx_admm.cli.console import load_preprocessing
+from onnx_admm.data.readers.preprocessing import as_preprocessing
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.runtime.sessions import runtime_versions
 
@@ -43,7 +43,7 @@ def unlabelled(train: Path, count: int, out: Path) -> None:
 
 def run(flags: list[str], arguments: argparse.Namespace, calib: Path, folder: Path) -> dict[str, Any]:
     """One command, and what its file is worth."""
-    how = load_preprocessing(arguments.preprocessing)
+    how = as_preprocessing(arguments.preprocessing) if arguments.preprocessing else None
     target = folder / "out.onnx"
     target.unlink(missing_ok=True)
     command = ["compress", str(arguments.model), str(target), "--data", str(calib), *flags]
@@ -88,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, Any] = {"model": arguments.model.name, "samples": arguments.count}
     results |= {"versions": runtime_versions(), "machine": platform.machine()}
-    how = load_preprocessing(arguments.preprocessing)
+    how = as_preprocessing(arguments.preprocessing) if arguments.preprocessing else None
     original = deployed(arguments.model, arguments.test, how, arguments.deployment)
     results |= {"original": original, "runs": []}
     with tempfile.TemporaryDirectory() as name:

@@ -34,11 +34,11 @@ from deployment import deployed
 
 from onnx_admm.calibration.rates import Trial, measured_surfaces
 from onnx_admm.calibration.stream import Calibration, calibrated_layer
-from onnx_admm.cli.console import load_preprocessing
 from onnx_admm.cli.target import parse_bindings
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import CompressionOption, Dataset, ModelView, PassContext, SilentProgress
 from onnx_admm.data import open_dataset
+from onnx_admm.data.readers.preprocessing import as_preprocessing
 from onnx_admm.errors import BudgetExceeded
 from onnx_admm.model import node_profiles
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--deployment", default=sys.executable)
     arguments = parser.parse_args()
     model = ModelView.load(arguments.model)
-    how = load_preprocessing(arguments.preprocessing)
+    how = as_preprocessing(arguments.preprocessing) if arguments.preprocessing else None
     train = open_dataset(arguments.train, model, preprocessing=how)
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[: arguments.samples])
     bench = Bench(model, train.select(chosen), parse_bindings(arguments.bind))

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.encoding.coders.codebook import Grid, Weight
-from onnx_admm.model.analysis.channel_groups import ChannelGroup, Port, find_channel_groups
+from onnx_admm.model.channels.groups import ChannelGroup, Port, find_channel_groups
 from onnx_admm.model.operators import Trait, operators_with
 
 _HOMOGENEOUS = operators_with(Trait.HOMOGENEOUS)
@@ -76,7 +76,7 @@ def _grid(model: ModelView, name: str) -> Grid | None:
 def _lets_factors_pass(group: ChannelGroup, grids: dict[str, Grid]) -> bool:
     layers = {port.weight.name for port in (*group.writers, *group.readers)}
     operators = {through.node.op_type for through in group.pass_through}
-    return group.blocked is None and layers <= grids.keys() and operators <= _HOMOGENEOUS
+    return group.is_plain and layers <= grids.keys() and operators <= _HOMOGENEOUS
 
 
 def _solve(
@@ -102,7 +102,7 @@ def _stands_in(layer: str, ports: tuple[Port, ...]) -> int:
 def _scale_constants(model: ModelView, group: ChannelGroup, factor: float) -> None:
     """Scale the biases of the group's writers, and constants added on the way."""
     biases = [port.node.input(2) for port in group.writers]
-    added = [value for through in group.pass_through for value, _ in through.parameters]
+    added = [each.value for through in group.pass_through for each in through.parameters]
     for value in (*biases, *added):
         array = None if value is None else value.constant()
         if value is not None and array is not None:

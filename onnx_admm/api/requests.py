@@ -33,8 +33,8 @@ class Request:
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
         metric: metric in place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
-        recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
-        prune, bits, budget, format, epochs, include, exclude: see `Flags`.
+        recipe: a recipe or the path of one, in place of ``remove``, ``prune``, ``bits`` and others.
+        remove, prune, bits, budget, format, epochs, include, exclude: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
             runtime cannot train is rebuilt layer by layer instead, with a note.
         preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
@@ -61,6 +61,7 @@ class Request:
     label: str | None = None
     metric: MetricLike | None = None
     recipe: Recipe | str | os.PathLike[str] | None = None
+    remove: str | None = None
     prune: str | None = None
     bits: int | None = None
     budget: Sequence[str] = ()
@@ -94,6 +95,7 @@ class Request:
         else:
             tune = self.fine_tune is not False and self.data is not None
             flags = Flags(
+                remove=self.remove,
                 prune=self.prune,
                 bits=self.bits,
                 budget=tuple(self.budget),
@@ -122,7 +124,8 @@ class Request:
     @property
     def asks_nothing(self) -> bool:
         """Whether only a smaller file is requested."""
-        return self.recipe is None and self.prune is None and self.bits is None and not self.budget
+        asked = (self.recipe, self.remove, self.prune, self.bits)
+        return all(each is None for each in asked) and not self.budget
 
     @property
     def few_decide(self) -> bool:
@@ -137,6 +140,7 @@ def check_request(job: Request) -> None:
         UsageError: names the flags.
     """
     conflicts = {
+        "--remove": job.remove,
         "--prune": job.prune,
         "--bits": job.bits,
         "--budget": job.budget or None,

@@ -95,6 +95,14 @@ class InputExtractor(Protocol):
             choice: the rows.
         """
 
+    def output_rows(self, y: Array, choice: RowChoice) -> Array:
+        """Return values of the shape of the node's output as rows: (group, n, rows / group).
+
+        Args:
+            y: the values of a batch.
+            choice: the rows, as for `input_rows`.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class ConvolutionInputs:
@@ -129,6 +137,17 @@ class ConvolutionInputs:
         grouped = rows.reshape(len(rows), self.layout.group, self.layout.columns)
         return np.moveaxis(grouped, 1, 0)
 
+    def output_rows(self, y: Array, choice: RowChoice) -> Array:
+        """See `InputExtractor.output_rows`."""
+        flat = y.reshape(*y.shape[:2], -1)
+        places = flat.shape[2]
+        if choice.is_of_places(len(y) * places):
+            rows = np.moveaxis(flat, 1, 2).reshape(-1, y.shape[1])[choice.positions(len(y) * places)]
+        else:
+            chosen = flat[:, :, choice.of_each(len(y)).positions(places)]
+            rows = np.moveaxis(chosen, 1, 2).reshape(-1, y.shape[1])
+        return np.moveaxis(rows.reshape(len(rows), self.layout.group, -1), 1, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class ProductInputs:
@@ -150,6 +169,12 @@ class ProductInputs:
         across = self.across and x.ndim > 1
         rows = (np.swapaxes(x, -1, -2) if across else x).reshape(-1, self.layout.columns)
         return self.scale * rows[choice.positions(len(rows))][None]
+
+    def output_rows(self, y: Array, choice: RowChoice) -> Array:
+        """See `InputExtractor.output_rows`."""
+        across = self.across and y.ndim > 1
+        rows = (np.swapaxes(y, -1, -2) if across else y).reshape(-1, self.layout.rows)
+        return rows[choice.positions(len(rows))][None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +206,10 @@ class RecurrentInputs:
         before = np.stack([self._before(states, values, d, batch_first) for d in range(states.shape[1])])
         steps = before.reshape(len(before), -1, states.shape[-1])
         return steps[:, choice.positions(steps.shape[1])]
+
+    def output_rows(self, y: Array, choice: RowChoice) -> Array:
+        """Refuse: the outputs of gates are no values of the graph."""
+        raise NotImplementedError("the outputs of gates are no values of the graph")
 
     def _before(self, states: Array, values: Mapping[str, Array], direction: int, batch_first: bool) -> Array:
         """Return the states before every step, (steps, batch, h)."""
@@ -223,6 +252,10 @@ class LookupInputs:
         unmet = ridge_for(entries, len(indices)) * len(indices) / entries
         energies: Array = np.sqrt(counts + unmet)[:, None, None]
         return energies
+
+    def output_rows(self, y: Array, choice: RowChoice) -> Array:
+        """Refuse: rows of a table have no place in a batch."""
+        raise NotImplementedError("rows of a table have no place in a batch")
 
 
 def extractor_of(site: WeightSite, use: WeightUse) -> InputExtractor | None:

@@ -69,15 +69,17 @@ class MomentSums:
         self._points: tuple[Array, Array] | None = None  # (group, d) and (group, rows / group): taken off
         self._halves = (_Sums(self._weights.shape), _Sums(self._weights.shape))
 
-    def add(self, x: Array, original_x: Array, half: int = 0) -> None:
+    def add(self, x: Array, original_x: Array, half: int = 0, drift: Array | None = None) -> None:
         """Add some rows.
 
         Args:
             x: inputs of the layer behind the compressed layers, (group, n, d).
             original_x: inputs in the original, same rows.
             half: 0 or 1, the half of the samples that the rows belong to.
+            drift: what the targets gain in addition, (group, n, rows / group).
         """
         t = original_x.astype(np.float32) @ np.swapaxes(self._weights, 1, 2)  # (group, n, rows / group)
+        t = t if drift is None else t + drift.astype(np.float32)
         x = x.astype(np.float32)
         if self._points is None:
             self._points = x.mean(1) * self._scale, t.mean(1) * self._scale

@@ -153,7 +153,12 @@ class Calibration:
     batch_size: int = 32
 
     def moments(
-        self, compressed: ModelView, layers: Sequence[CalibratedLayer], *, centred: bool = True
+        self,
+        compressed: ModelView,
+        layers: Sequence[CalibratedLayer],
+        *,
+        centred: bool = True,
+        branches: Mapping[str, str] | None = None,
     ) -> dict[str, Moments]:
         """Return the moments of ``layers`` by site name, X being their inputs in ``compressed``.
 
@@ -163,6 +168,8 @@ class Calibration:
             compressed: the present model.
             layers: the layers.
             centred: subtract means where a layer has a bias that corrects them.
+            branches: by site name, the value that is added to the layer's outputs, of their shape. The
+                target is then the original's sum, less that value in the present model.
 
         Raises:
             DataError: inputs are not finite, or too large, though all weights are finite and not huge.
@@ -176,7 +183,8 @@ class Calibration:
             for layer in layers
         }
         batches = -(-len(self.samples) // self.batch_size)
-        for number, (before, after) in enumerate(self._flows(compressed, layers)):
+        added = branches or {}
+        for number, (before, after) in enumerate(self._flows(compressed, layers, tuple(added.values()))):
             for layer in [each for each in layers if each.site.name in sums]:
                 for place, extractor in enumerate(layer.extractors):
                     count = -(-layer.rows_requested // (batches * len(layer.extractors)))
@@ -189,7 +197,11 @@ class Calibration:
                             raise _not_finite(layer)
                         del sums[layer.site.name]
                         break
-                    sums[layer.site.name].add(x, x0, number % 2)
+                    drift = None
+                    if layer.site.name in added and before is not after:
+                        branch = added[layer.site.name]
+                        drift = extractor.output_rows(before[branch] - after[branch], choice)
+                    sums[layer.site.name].add(x, x0, number % 2, drift)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
 
     def _holds_extremes(self) -> bool:
@@ -243,10 +255,11 @@ class Calibration:
         return ArgmaxRows.joined(parts)
 
     def _flows(
-        self, compressed: ModelView, layers: Sequence[CalibratedLayer]
+        self, compressed: ModelView, layers: Sequence[CalibratedLayer], others: Sequence[str] = ()
     ) -> Iterator[tuple[Feeds, Feeds]]:
         """Yield the values in the original and in the compressed model, batch by batch."""
-        exposed_values = tuple(dict.fromkeys(name for layer in layers for name in layer.exposed_values))
+        read = (name for layer in layers for name in layer.exposed_values)
+        exposed_values = tuple(dict.fromkeys([*read, *others]))
         original = _Flow(self.original, exposed_values, self.threads)
         other = None if compressed is self.original else _Flow(compressed, exposed_values, self.threads)
         for batch in self.samples.batches(self.batch_size):

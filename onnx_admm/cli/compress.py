@@ -36,6 +36,15 @@ def compress(
         Path | None,
         typer.Option("--preprocessing", metavar="P.toml", help="Scale, mean, std, layout of stored samples."),
     ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            "--remove",
+            metavar="[QUANTITY=]Nx",
+            help="Remove channels, heads and neurons until that share of the multiply-accumulates is left "
+            "(0.5x), or of latency on the target (latency=0.5x; needs --cost-model).",
+        ),
+    ] = None,
     prune: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +84,7 @@ def compress(
         typer.Option(
             "--recipe",
             metavar="R",
-            help="Recipe to run instead of --prune, --bits, --format, --epochs: a TOML file, or the name of "
+            help="Recipe to run instead of --remove, --prune, --bits and others: a TOML file, or the name of "
             "a recipe of the package, such as lenet5-85x.",
         ),
     ] = None,
@@ -167,6 +176,8 @@ def compress(
       onnx-admm compress net.onnx small.onnx
     With a few hundred samples, no labels, no training: rebuild each layer so that its outputs stay.
       onnx-admm compress net.onnx small.onnx --data calib.npz --prune 0.9 --no-fine-tune
+    Fewer channels: refit the layers behind by least squares, without labels or training.
+      onnx-admm compress net.onnx small.onnx --data calib.npz --remove 0.5x --no-fine-tune
     With data: prune and quantise by ADMM, and fine-tune (without labels, IN is the teacher).
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 0.9
       onnx-admm compress net.onnx small.onnx --data train.npz --prune 85x --bits 3 --test test.npz
@@ -190,6 +201,7 @@ def compress(
         label=label,
         metric=metric,
         recipe=recipe,
+        remove=remove,
         prune=prune,
         bits=bits,
         budget=budget or (),

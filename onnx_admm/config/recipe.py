@@ -33,9 +33,9 @@ import tomli_w
 
 from onnx_admm.config.registry import build_plugin, cost_model, pass_class
 from onnx_admm.contracts import Pass, TrainingSettings
-from onnx_admm.errors import RecipeError, located
+from onnx_admm.errors import RecipeError, UsageError, located
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.settings.amounts import number_before_x
+from onnx_admm.settings.amounts import number_before_x, parse_share
 from onnx_admm.settings.ranges import MOST_EPOCHS, MOST_EXTENT, parse_pattern
 from onnx_admm.settings.tables import build, check_keys, parse_toml, read_toml, unbuild
 
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _STEPS, _MOST_EPOCHS = 4000, 60
+
+_REMOVED = ("macs", "latency", "energy", "size")
+"""Quantities that the removal of channels can be asked for."""
 
 _MOSTLY_GRAPH = 0.5
 """Share of nodes, names and shapes in a result from which on they outweigh the weights."""
@@ -139,6 +142,8 @@ class Flags:
     """Settings of the command line without a recipe.
 
     Attributes:
+        remove: ``0.5x`` (share of the multiply-accumulates that may be left when channels are removed),
+            ``latency=0.5x`` (of another quantity), or None.
         prune: ``85x`` (weights over nonzeros), ``0.9`` (share of zeros), ``2:4`` (2 kept of every 4) or None.
         bits: bits of a weight, 1 to 8; None: not quantised (chosen by measurement where ``prune`` is None
             too).
@@ -151,6 +156,7 @@ class Flags:
         keep_docs: keep doc strings and exporters' notes.
     """
 
+    remove: str | None = None
     prune: str | None = None
     bits: int | None = None
     budget: tuple[str, ...] = ()
@@ -164,7 +170,7 @@ class Flags:
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
-    """Return the recipe for the flags: fold, prune, quantise, remove dead channels, rewrite, encode.
+    """Return the recipe for the flags: remove channels, prune, quantise, drop dead channels, rewrite, encode.
 
     Without fine-tuning, layers are pruned and quantised together by reconstruction. With neither ``prune``
     nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
@@ -184,6 +190,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
             got=flags.epochs,
             expected=f"0 to {MOST_EPOCHS}",
         )
+    removal = [] if flags.remove is None else _removal(flags.remove, flags)
     plain = prune is None and flags.bits is None and not flags.budget
     steps: list[dict[str, Any]] = [
         {"name": "share_constants"},
@@ -191,7 +198,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         {"name": "fold_bias"},
     ]
     if plain:
-        compressing: list[dict[str, Any]] = [{"name": "auto_quantize"}]
+        against = {"against": "before"} if removal else {}
+        compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **against}]
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
@@ -204,9 +212,10 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         compressing.append({"name": "auto_quantize", "against": "before"})
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
     steps += [
-        {**step, **{key: patterns for key, patterns in chosen.items() if patterns}} for step in compressing
+        {**step, **{key: patterns for key, patterns in chosen.items() if patterns}}
+        for step in (*removal, *compressing)
     ]
-    if prune is not None or flags.budget:
+    if prune is not None or flags.budget or removal:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "rewrite_for_runtime"})
     steps.append({"name": "encode", "format": flags.format})
@@ -214,8 +223,39 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         steps.append({"name": "rewrite_for_runtime", "rules": list(_BEHIND_DEQUANTIZE)})
     if not flags.keep_docs:
         steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
-    switches = {"fine_tune": flags.fine_tune and not plain, "keep_docs": flags.keep_docs}
+    trains = flags.fine_tune and (not plain or bool(removal))
+    switches = {"fine_tune": trains, "keep_docs": flags.keep_docs}
     return Recipe.parse({"pass": steps, **switches}, source="flags")
+
+
+def _removal(text: str, flags: Flags) -> list[dict[str, Any]]:
+    """Return the passes for ``--remove``: the removal, and fine-tuning where nothing behind it trains."""
+    quantity, share = parse_remove(text)
+    steps: list[dict[str, Any]] = [{"name": "remove_channels", "keep": share, "quantity": quantity}]
+    if flags.fine_tune and flags.prune is None and flags.bits is None and not flags.budget:
+        epochs = {} if flags.epochs is None else {"epochs": flags.epochs}
+        steps.append({"name": "fine_tune", **epochs})
+    return steps
+
+
+def parse_remove(text: str) -> tuple[str, float]:
+    """Return ``--remove`` as a quantity and the share of it that may be left.
+
+    Raises:
+        RecipeError: no such quantity, or no share above 0 and below 1.
+    """
+    quantity, _, share = text.rpartition("=")
+    quantity = quantity.strip() or "macs"
+    expected = "what may be left, such as 0.5x or 50% (of the multiply-accumulates), or latency=0.5x"
+    if quantity not in _REMOVED:
+        raise RecipeError("unknown quantity", where="--remove", got=repr(text), expected=expected)
+    try:
+        number = parse_share(share, "--remove")
+    except UsageError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise RecipeError("impossible share", where="--remove", got=repr(text), expected=expected)
+    return quantity, number
 
 
 def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]:

@@ -286,9 +286,13 @@ class ModelView:
         """Give a node a new constant as input ``index``; ``name`` gets a number if it is taken."""
         return ValueRef(edit.add_constant(self._model, node.ir_node, index, array, name))
 
-    def set_attribute(self, node: NodeRef, name: str, value: int | float | str) -> None:
-        """Set a scalar attribute of a node."""
+    def set_attribute(self, node: NodeRef, name: str, value: int | float | str | Sequence[int]) -> None:
+        """Set an attribute of a node: a number, a text or whole numbers."""
         node.ir_node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+    def remove_attribute(self, node: NodeRef, name: str) -> None:
+        """Remove an attribute of a node, where it has it."""
+        node.ir_node.attributes.pop(name, None)
 
     def bypass(self, node: NodeRef, replacement: ValueRef) -> None:
         """Remove a node; readers of its first output read ``replacement``, outputs keep their names."""

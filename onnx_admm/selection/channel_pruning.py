@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from onnx_admm.admm.sets.blocks import TiedChannels
 from onnx_admm.contracts import ModelView, Skip, WeightSite
-from onnx_admm.model.analysis.channel_groups import ChannelGroup, find_channel_groups
+from onnx_admm.model.channels.groups import ChannelGroup, find_channel_groups
 
 
 def prunable_channels(
@@ -29,7 +29,7 @@ def prunable_channels(
         axes = {port.weight.name: port.axis for port in group.writers}
         why = _why_kept(group, names)
         if why is None:
-            tied.append(TiedChannels(group.channels, axes))
+            tied.append(TiedChannels(group.units, axes))
         else:
             left |= dict.fromkeys(axes.keys() & names, why)
     known = {name for group in tied for name in group.axes}
@@ -48,6 +48,8 @@ def _why_kept(group: ChannelGroup, names: set[str]) -> str | None:
     """Return why the channels of a group stay; None where they can be pruned."""
     if group.blocked is not None:
         return group.blocked
+    if not group.is_plain:
+        return group.why_fixed or "its channels go together in blocks"
     if not group.readers:
         return "no layer reads its channels"
     others = sorted({port.weight.name for port in group.writers} - names)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx_admm.config.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.errors import RecipeError
+from onnx_admm.passes.remove_channels import RemoveChannels
 
 pytestmark = pytest.mark.usefixtures("scale_is_registered")
 
@@ -209,3 +210,43 @@ def test_a_target_that_is_none_is_a_sentence(text: str, sentence: str) -> None:
 def test_a_former_name_of_a_pass_names_the_present_one(former: str, now: str) -> None:
     with pytest.raises(RecipeError, match=f"unknown pass '{former}'.*It is called '{now}' now"):
         Recipe.parse({"pass": [{"name": former}]}, source="r.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "share"),
+    [
+        ("0.5x", "macs", 0.5),
+        ("50%", "macs", 0.5),
+        ("latency=0.4x", "latency", 0.4),
+        (" size = 0.25", "size", 0.25),
+    ],
+)
+def test_the_share_that_removal_leaves_is_read(text: str, quantity: str, share: float) -> None:
+    step = next(s for s in recipe_from_flags(Flags(remove=text)).passes if s.name == "remove_channels")
+    assert isinstance(step, RemoveChannels)
+    assert (step.quantity, step.keep) == (quantity, pytest.approx(share))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("2x", "impossible share"),
+        ("0", "impossible share"),
+        ("half", "impossible share"),
+        ("speed=0.5x", "unknown quantity"),
+    ],
+)
+def test_an_impossible_removal_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=f"--remove: {sentence}"):
+        recipe_from_flags(Flags(remove=text))
+
+
+def test_removal_stands_before_what_prunes_and_quantises_and_trains_alone() -> None:
+    names = [step.name for step in recipe_from_flags(Flags(remove="0.5x", epochs=3)).passes]
+    assert names[3:5] == ["remove_channels", "fine_tune"]
+    both = recipe_from_flags(Flags(remove="0.5x", bits=4))
+    assert [step.name for step in both.passes][3:5] == ["remove_channels", "admm_quantize"]
+    assert both.fine_tune
+    plain = recipe_from_flags(Flags(remove="0.5x", fine_tune=False))
+    assert [step.name for step in plain.passes][3:5] == ["remove_channels", "auto_quantize"]
+    assert not plain.fine_tune

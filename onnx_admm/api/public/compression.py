@@ -34,6 +34,7 @@ def compress(
     label: str | None = None,
     metric: MetricLike | None = None,
     recipe: Recipe | PathLike | None = None,
+    remove: str | None = None,
     prune: str | None = None,
     bits: int | None = None,
     budget: Sequence[str] = (),
@@ -74,7 +75,9 @@ def compress(
         metric: metric in place of accuracy in ``max_drop``, budgets, the choice of epochs and the
             report: a callable ``(outputs, labels) -> float``, higher is better; or the name of a built-in
             one, such as ``"miou"`` or ``"top-5"``; see `onnx_admm.metrics.as_metric`.
-        recipe: a recipe or the path of one, in place of ``prune``, ``bits``, ``format`` and ``epochs``.
+        recipe: a recipe or the path of one, in place of ``remove``, ``prune``, ``bits`` and others.
+        remove: share of the multiply-accumulates that may be left when channels are removed: ``"0.5x"``, or
+            of another quantity: ``"latency=0.5x"``, which needs ``cost_model``.
         prune: amount of pruning: ``"10x"`` (one in ten stays), ``"0.9"`` (nine tenths go) or
             ``"2:4"``.
         bits: bits of a weight, 1 to 8.
@@ -129,6 +132,7 @@ def compress(
         label=typed("label", label, str, type(None)),
         metric=metric,
         recipe=recipe,
+        remove=typed("remove", remove, str, type(None)),
         prune=typed("prune", prune, str, type(None)),
         bits=typed("bits", bits, int, type(None)),
         budget=texts("budget", budget),

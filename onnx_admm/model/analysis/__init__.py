@@ -1,1 +1,1 @@
-"""Questions about a model, without edits: shapes, profiles, channel groups, kernels, fingerprint."""
+"""Questions about a model, without edits: shapes, profiles, kernels, fingerprint."""

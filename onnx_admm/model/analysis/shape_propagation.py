@@ -14,6 +14,7 @@ from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.files.wire_sizes import LEAST_IR_VERSION
 from onnx_admm.model.folding.evaluate import Array, NotEvaluated, evaluate_node, is_evaluable
 from onnx_admm.model.loading.onnx_worker import inferred_shapes
+from onnx_admm.model.operators import Trait, has_trait
 
 _SMALL = 4096  # elements of a shape computation; anything larger is data
 _DATA_BYTES = 1024  # constants up to this size are passed to the inference of a node
@@ -60,6 +61,7 @@ class ShapePropagation:
             _describe_constant(value)
         for node in self._model.graph:
             self._infer(node)
+            _keep_shape(node)
             self._fold(node)
 
     # -- one node --------------------------------------------------------------------------
@@ -312,3 +314,14 @@ def _become_constant(node: ir.Node, array: Array) -> None:
     node.attributes.clear()
     node.attributes.add(ir.AttrTensor("value", ir.tensor(np.ascontiguousarray(array).reshape(array.shape))))
     node.outputs[0].shape = ir.Shape(array.shape)
+
+
+def _keep_shape(node: ir.Node) -> None:
+    """Give the output of a normalisation its input's shape: ONNX infers none for GroupNormalization."""
+    source = node.inputs[0] if node.inputs else None
+    if is_standard(node) and source is not None and has_trait(node, Trait.NORMALISES):
+        output = node.outputs[0]
+        if output.shape is None and source.shape is not None:
+            output.shape = source.shape.copy()
+            if source.dtype is not None:
+                output.dtype = source.dtype

@@ -49,6 +49,15 @@ def infer_shapes(view: ModelView, bindings: Mapping[str, int] | None = None) -> 
     }
 
 
+def infer_open_shapes(view: ModelView) -> dict[ValueRef, Shape]:
+    """Return the shapes of the view's values with every open axis left open; None for unknown extents."""
+    return {
+        ValueRef(value): extents(inferred)
+        for value, inferred in infer(view).inferred_copies.items()
+        if inferred.shape is not None
+    }
+
+
 def infer(
     view: ModelView, bindings: Mapping[str, int] | None = None, *, first_axis: int | None = None
 ) -> Inference:

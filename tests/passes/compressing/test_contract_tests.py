@@ -23,6 +23,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
     "admm_prune": [{"ratio": 4.0}, {"keep": 0.5}, {"pattern": "1:2"}],
     "admm_quantize": [{"bits": 8, "per_channel": True}, {"bits": 3}],
     "meet_budget": [{"budget": ("macs=0.5x",)}],
+    "remove_channels": [{"keep": 0.6}],
     "encode": [{"format": name} for name in ("auto", "dense", "qdq", "sparse", "packed")],
 }
 """What to run the built-in passes with; a pass that is not here runs with its defaults."""

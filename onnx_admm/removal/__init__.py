@@ -1,0 +1,1 @@
+"""Removal of channels: which, how many, and the refit of what reads them."""
