@@ -14,7 +14,7 @@ from onnx_admm.runtime.sessions import open_session
 
 QUICK = ["cifar_winml", "dnsmos_v8", "iris_winml", "lenet5-mnist", "mnist_cntk", "resnet8-cifar10"]
 LEAST_UNITS = {
-    "aecmos_run": 400, "cifar_winml": 72, "dnsmos_v8": 300, "face_landmark": 90, "fastestdet": 1300,
+    "aecmos_run": 400, "cifar_winml": 72, "dnsmos_v8": 300, "face_landmark": 80, "fastestdet": 1300,
     "go1_policy": 800, "lenet5-mnist": 570, "mnist_cntk": 24, "ppocr_det_en": 2500, "ppocr_v11_det": 2500,
     "resnet8-cifar10": 220, "squeezenet_fp16": 2900, "superres": 150, "ultraface_rfb320": 1200,
     "vgg-cifar10": 700, "vit_tracker": 800, "yolox_nano": 4500,

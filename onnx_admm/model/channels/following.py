@@ -76,10 +76,12 @@ def follow(view: ModelView) -> Survey:
     choice that leaves most weights removable is taken, the same for all splits into the same extents.
     """
     shapes, opened = infer_shapes(view), infer_open_shapes(view)
+    functions = view.function_scopes()
+    nodes = [node for node in view.nodes() if node.scope not in functions and node.op_type != "Constant"]
 
     def attempt(splits: Mapping[tuple[int, ...], int]) -> tuple[int, Survey]:
         survey = Survey(view, shapes, opened, splits)
-        for node in view.nodes():
+        for node in nodes:
             _visit(survey, node)
         _end(survey)
         return _removable(survey), survey
@@ -97,12 +99,8 @@ def follow(view: ModelView) -> Survey:
 
 def _visit(survey: Survey, node: NodeRef) -> None:
     """Label the outputs of a node; where that fails, the labels of its inputs must stay."""
-    if node.scope in survey.view.function_scopes():
-        return
     if node.scope:
         _block_all(survey, node, f"{node.name} in the subgraph {node.scope} reads it")
-        return
-    if node.op_type == "Constant":
         return
     survey.asked, adjusted = set(), len(survey.adjustments)
     try:
