@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Array, Finding, Level, LintSubject, ModelView
-from onnx_admm.lint_rules.graph import VNNI
+from onnx_admm.lint_rules.graph import VNNI, quantised_data, stored_codes
 from onnx_admm.lint_rules.matches import Explained, example, rewritable, rewrite_step
 
 _ROWS, _COLUMNS = 32, 12
+_NARROW = ("int4", "uint4", "int2", "uint2")
 _DECODE = "d = DequantizeLinear (codes, scale, zero) "
 _DATA = "q = QuantizeLinear (x, one, none) a = DequantizeLinear (q, one, none) "
 _PORTS = f"float[N,{_ROWS}] x => float[N,{_COLUMNS}] y"
@@ -178,7 +179,11 @@ class UnfusedWeight:
             "dequantises the weight in every run instead of once"
         )
         cure = "write Cast and Mul in place of DequantizeLinear: they are computed as the file is loaded"
-        return rewritable(subject, "unfused_weight", Explained(why, cure, 1.25, VNNI))
+        yield from rewritable(subject, "unfused_weight", Explained(why, cure, 1.25, VNNI))
+        for node in subject.model.nodes("Conv"):
+            codes = stored_codes(node.input(1))
+            if codes is not None and codes.dtype in _NARROW and quantised_data(node) is None:
+                yield Finding((node.name,), why, "store the codes in 8 bits, with Cast and Mul", 1.29, VNNI)
 
     def faulty(self) -> ModelView:
         """See ``contracts.LintRule``."""

@@ -16,15 +16,15 @@ from onnx_admm.model.rewrite.for_runtime.dequantised import Dequantised, dequant
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
 from onnx_admm.model.rewrite.for_runtime.replacing import constant_for, insert_before, replace
 
-_NARROW_SINCE = {"INT2": 25, "UINT2": 25, "INT4": 21, "UINT4": 21}
-"""Opset from which on Cast takes a type."""
+_CAST_BITS = 8
+"""Released runtimes have no Cast from narrower codes."""
 
 
 def find_unfused_weights(context: RewriteContext) -> Iterator[Match]:
     """Yield dequantised weights of convolutions with data in fp32."""
     for layer in context.nodes("Conv", "ConvTranspose"):
         weight = dequantised(layer.inputs[1], context.dtypes)
-        if weight is None or weight.bits is None or not context.is_constant(weight.codes):
+        if weight is None or weight.bits != _CAST_BITS or not context.is_constant(weight.codes):
             continue
         if dequantised(layer.inputs[0]) is not None or weight.block:
             continue
@@ -37,9 +37,8 @@ def find_unfused_weights(context: RewriteContext) -> Iterator[Match]:
         if any(use.node.op_type not in ("Conv", "ConvTranspose") for use in output.uses()):
             continue
         what = f"the weight of a {layer.op_type} is dequantised as the file is loaded"
-        opset = _NARROW_SINCE.get(weight.dtype.name if weight.dtype is not None else "", 10)
         apply = partial(_decode_by_cast, context, weight, (scale, point), len(shape))
-        yield Match((layer, weight.node), what, opset, apply)
+        yield Match((layer, weight.node), what, 10, apply)
 
 
 def _decode_by_cast(
