@@ -12,4 +12,5 @@ scripts/run_suite.sh .venv-wheel --cov=onnx_admm --cov-branch --cov-report=term:
 .venv-runtime/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 .venv-runtime/bin/python -I tests/deployment/check.py "$kept"
 .venv-runtime/bin/onnx-admm compress --quiet "$kept"/*every_form-dense-1/model.onnx "$kept/again.onnx"
-scripts/run_suite.sh .venv-runtime tests/training tests/end_to_end/test_fine_tunes_anywhere.py
+scripts/run_suite.sh .venv-runtime tests/training/test_trainer_contract.py tests/training/test_training_session.py \
+    tests/end_to_end/test_fine_tunes_anywhere.py
