@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +70,7 @@ class GraphTrainingRun:
         reference: ModelView,
     ) -> None:
         self._model = model
+        self._told: Callable[[float], None] = lambda _: None
         # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
@@ -180,6 +181,10 @@ class GraphTrainingRun:
 
     # -- training ----------------------------------------------------------------------------
 
+    def watch(self, told: Callable[[float], None]) -> None:
+        """See ``contracts.WatchedTraining.watch``."""
+        self._told = told
+
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
         losses = []
@@ -188,6 +193,7 @@ class GraphTrainingRun:
             rate = start_rate + (end_rate - start_rate) * step / self._feeder.steps
             how = StepOptions(pulls, freezes, is_last=step == self._feeder.steps - 1)
             losses.append(self._session.step(self._with_shares(runs), rate, how))
+            self._told((step + 1) / self._feeder.steps)
         mean = float(np.mean(losses))
         if not math.isfinite(mean):
             raise TrainingError(
