@@ -60,6 +60,8 @@ _RULES: dict[str, Rule] = {
     ),
 }
 
+_MOST_SPLITS = 16
+
 _SIZE_READERS = ("Reshape", "Expand", "Resize")
 """Operators whose rule replaces a computed shape by a constant."""
 
@@ -73,7 +75,8 @@ def follow(view: ModelView) -> Survey:
     """Return the labels of all channels of the main graph.
 
     Where an axis is split (attention heads, channel shuffles), each of its parts could keep the channels: the
-    choice that leaves most weights removable is taken, the same for all splits into the same extents.
+    choice that leaves most weights removable is taken, the same for all splits into the same extents. Further
+    ones than the first `_MOST_SPLITS` keep their longest part: each choice takes a walk over the graph.
     """
     shapes, opened = infer_shapes(view), infer_open_shapes(view)
     functions = view.function_scopes()
@@ -88,7 +91,7 @@ def follow(view: ModelView) -> Survey:
 
     splits: dict[tuple[int, ...], int] = {}
     best, survey = attempt(splits)
-    for parts in list(survey.met_splits):
+    for parts in list(survey.met_splits)[:_MOST_SPLITS]:
         for kept in range(len(parts)):
             score, tried = attempt({**splits, parts: kept})
             if score > best:

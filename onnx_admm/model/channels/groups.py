@@ -159,11 +159,13 @@ def channel_map(view: ModelView) -> ChannelMap:
     reasons = survey.labels.reasons()
     parts = _parts([layer for layer in survey.layers if not layer.reads], survey)
     groups: list[ChannelGroup] = []
+    taken: set[str] = set()
     for number, roots in enumerate(parts):
         stays = np.array([root in reasons for root in roots.tolist()])
         why = next((reasons[root] for root in roots.tolist() if root in reasons), None)
         group = _group(survey, roots)
-        name = group.name if group.name not in {g.name for g in groups} else f"{group.name} #{number}"
+        name = f"{group.name} #{number}" if group.name in taken else group.name
+        taken.add(name)
         blocked = why if stays.all() else None
         groups.append(replace(group, name=name, stays=stays, blocked=blocked, why_fixed=why))
     return ChannelMap(tuple(groups), survey, parts)

@@ -14,24 +14,34 @@ Axes: TypeAlias = tuple[Axis | None, ...]
 """Labels of each axis of a value; None where no position can be removed."""
 
 
+_FIRST_ROOM = 1 << 10
+
+
 class Labels:
     """Disjoint sets of labels; a set with a reason cannot be removed."""
 
     def __init__(self) -> None:
-        self._parents: Axis = np.zeros(0, np.int64)
+        self._room: Axis = np.zeros(_FIRST_ROOM, np.int64)
+        self._count = 0
         self._reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
         """Return the number of labels."""
-        return len(self._parents)
+        return self._count
+
+    @property
+    def _parents(self) -> Axis:
+        return self._room[: self._count]
 
     def fresh(self, count: int) -> Axis | None:
         """Return ``count`` new labels; None for an axis of one position or none, which always stays."""
         if count < 2:
             return None
-        first = len(self._parents)
-        made = np.arange(first, first + count)
-        self._parents = np.concatenate([self._parents, made])
+        made = np.arange(self._count, self._count + count)
+        self._count += count
+        if self._count > len(self._room):
+            self._room = np.resize(self._room, 2 * self._count)
+        self._room[made] = made
         return made
 
     def roots(self, axis: npt.NDArray[Any]) -> Axis:

@@ -44,11 +44,13 @@ def _joined(survey: Survey, node: NodeRef, parts: list[tuple[Axis | None, int | 
             survey.block([a for a, _ in parts], f"an input of {node.name} has an unknown extent")
             return None
         filled.append(_staying(survey, extent or 0, node) if axis is None else axis)
+    survey.take(sum(map(len, filled)))
     return np.concatenate(filled)
 
 
 def _staying(survey: Survey, count: int, node: NodeRef) -> Axis:
     """Return labels of positions that are no layer's channels."""
+    survey.take(count + 2)
     made = survey.labels.fresh(count + 2)
     axis = np.zeros(0, np.int64) if made is None else made[:count]
     survey.labels.block(axis, f"{node.name} joins positions that no layer writes")
@@ -201,6 +203,8 @@ def pad(survey: Survey, node: NodeRef) -> None:
 def tile(survey: Survey, node: NodeRef) -> None:
     """Label Tile: a repeated axis has its labels several times."""
     axes, repeats = survey.of(node.input(0)), _stored(survey, node, 1)
+    labelled = [len(axis) * int(count) for axis, count in zip(axes, repeats, strict=True) if axis is not None]
+    survey.take(sum(labelled))
     survey.axes[node.outputs[0]] = tuple(
         None if axis is None else np.tile(axis, int(count)) for axis, count in zip(axes, repeats, strict=True)
     )

@@ -54,8 +54,10 @@ def _depthwise(survey: Survey, node: NodeRef, groups: int, *, transposed: bool) 
     if transposed:
         survey.block(kernel[1:2], f"each group of {node.name} has several outputs")
         survey.join(source, kernel[0], _unknown_source(node))
+        survey.take(len(source) * extents[1])
         written = np.repeat(source, extents[1])
     else:
+        survey.take(len(source) * (extents[0] // groups))
         written = np.repeat(source, extents[0] // groups)
         survey.join(written, kernel[0], _unknown_source(node))
     survey.adjust(node, partial(_set_count, node, "group", source))
@@ -81,6 +83,7 @@ def _grouped(survey: Survey, node: NodeRef, groups: int, *, transposed: bool) ->
     if written is None:
         return None
     if transposed:
+        survey.take(len(written) * groups)
         return np.tile(written, groups)
     row = survey.labels.unite_rows(written.reshape(groups, -1))
     if len(row) == 1:

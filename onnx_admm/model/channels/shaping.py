@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -55,6 +56,7 @@ def _merged(survey: Survey, node: NodeRef, axes: Axes, extents: tuple[int, ...])
     for place in labelled:
         if place != kept:
             survey.labels.block(axes[place], f"{node.op_type} {node.name} merges two axes of channels")
+    survey.take(math.prod(extents))
     shape = [1] * len(extents)
     shape[kept] = extents[kept]
     return np.broadcast_to(_known(axes[kept]).reshape(shape), extents).reshape(-1)
@@ -140,6 +142,7 @@ def space_to_depth(survey: Survey, node: NodeRef) -> None:
     """Label SpaceToDepth: each channel is there once for each place of a block (SpaceToDepth-13)."""
     axes = survey.of(node.input(0))
     block = node.attribute("blocksize") ** 2
+    survey.take(0 if axes[1] is None else len(axes[1]) * block)
     written = None if axes[1] is None else np.tile(axes[1], block)
     survey.axes[node.outputs[0]] = (axes[0], written, None, None)
 

@@ -23,6 +23,10 @@ Adjustment = Callable[[ModelView, Keep], None]
 """Rewrites an attribute or an input of one node for the channels that stay."""
 
 
+MOST_LABELS = 1 << 24
+"""Labels that a walk may make, 8 bytes each: a few bytes of a file may state any number of positions."""
+
+
 class NotFollowed(Exception):
     """The reason why the channels of a node cannot be followed; its text is a sentence for the report."""
 
@@ -66,6 +70,7 @@ class Survey:
         met_splits: extents that axes are split into with a choice.
         asked: values whose labels the present node asked for.
         pinned: constants that state how a node works.
+        made: labels made so far.
     """
 
     view: ModelView
@@ -81,6 +86,7 @@ class Survey:
     met_splits: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
     asked: set[ValueRef] = field(default_factory=set)
     pinned: set[ValueRef] = field(default_factory=set)
+    made: int = 0
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -124,6 +130,7 @@ class Survey:
         shape = self.shape(value)
         if value.constant_shape is None:
             return (None,) * len(shape)
+        self.take(sum(extent or 0 for extent in shape))
         made = tuple(self.labels.fresh(extent or 0) for extent in shape)
         self.axes[value] = self.constants[value] = made
         if value.fixed is not None:
@@ -152,6 +159,16 @@ class Survey:
         return 0 if shape is None or None in shape else math.prod(extent or 0 for extent in shape)
 
     # -- writing -----------------------------------------------------------------------------
+
+    def take(self, count: int) -> None:
+        """Count labels before they are made.
+
+        Raises:
+            NotFollowed: there would be more than a walk may make.
+        """
+        if count > MOST_LABELS - self.made:
+            raise NotFollowed(f"more than {MOST_LABELS:,} positions would have to be followed")
+        self.made += count
 
     def block(self, axes: Sequence[Axis | None], reason: str) -> None:
         """Record why all labels of some axes must stay."""

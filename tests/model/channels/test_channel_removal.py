@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from channel_masks import masked, random_masks, removed
@@ -9,6 +11,7 @@ from channel_masks import masked, random_masks, removed
 from onnx_admm.contracts import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.channels.groups import channel_map
+from onnx_admm.model.channels.labels import Labels
 from onnx_admm.runtime.sessions import open_session
 
 HEAD = '<ir_version: 10, opset_import: ["" : %d]>\ng (float[N,3,8,8] x) => (%s) <%s> {\n%s\n}'
@@ -299,3 +302,36 @@ def test_heads_are_units_of_queries_keys_values_and_output() -> None:
     assert group.units == 4
     assert [port.weight.name for port in group.writers] == ["wq", "wk", "wv"]
     assert [port.weight.name for port in group.readers] == ["wo"]
+
+
+REPEATED = {
+    "Tile": ("k = Tile (h, r)", "int64[3] r = {1, 1, 200000000}"),
+    "Pad": ("k = Pad (h, r)", "int64[6] r = {0, 0, 0, 0, 0, 1000000000}"),
+}
+
+
+@pytest.mark.parametrize("op_type", REPEATED)
+def test_channels_are_not_followed_along_any_number_of_positions(op_type: str) -> None:
+    node, constant = REPEATED[op_type]
+    model = parse_text(f"""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[1,3,4] x) => (float[1,3,4] y)
+        <float[4,9] a, float[9,4] b, {constant}, int64[1] z = {{0}}, int64[1] e = {{9}}, int64[1] at = {{2}}>
+        {{ h = MatMul (x, a) {node} s = Slice (k, z, e, at) y = MatMul (s, b) }}""")
+    tracemalloc.start()
+    group = next(each for each in channel_map(model).groups if each.name == "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert group.blocked == "more than 16,777,216 positions would have to be followed"
+    assert peak < 64 << 20
+
+
+def test_labels_keep_their_sets_while_their_number_grows() -> None:
+    labels = Labels()
+    first = labels.fresh(3)
+    assert first is not None
+    for _ in range(12):
+        more = labels.fresh(500)
+        assert more is not None
+        labels.unite(first, more[:3])
+    assert len(labels) == 6003
+    assert labels.roots(more[:4]).tolist() == [0, 1, 2, int(more[3])]
