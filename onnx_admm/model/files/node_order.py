@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -25,27 +24,20 @@ def sort_nodes(proto: onnx.ModelProto) -> bool:
 
 
 def _sort(nodes: object) -> bool:
-    """Sort the nodes of one body by Kahn's method, the earliest of those that are ready first."""
+    """Sort the nodes of one body, the earliest of those that are ready first."""
     listed: list[onnx.NodeProto] = list(nodes)  # type: ignore[call-overload]
     producers = {name: number for number, node in enumerate(listed) for name in node.output if name}
     needs = [{producers[name] for name in _read(node) if name in producers} for node in listed]
     if all(needed < number for number, before in enumerate(needs) for needed in before):
         return False
-    readers: list[list[int]] = [[] for _ in listed]
-    for number, before in enumerate(needs):
-        for needed in before:
-            readers[needed].append(number)
-    missing = [len(before) for before in needs]
-    ready = [number for number, count in enumerate(missing) if not count]
-    order = []
-    while ready:
-        number = heapq.heappop(ready)
-        order.append(number)
-        for reader in readers[number]:
-            missing[reader] -= 1
-            if not missing[reader]:
-                heapq.heappush(ready, reader)
-    if len(order) < len(listed):
+    import networkx as nx  # where it is needed: most files are in order, and the import takes long
+
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(range(len(listed)))
+    graph.add_edges_from((needed, number) for number, before in enumerate(needs) for needed in before)
+    try:
+        order = list(nx.lexicographical_topological_sort(graph))
+    except nx.NetworkXUnfeasible:
         return False
     copies = [onnx.NodeProto.FromString(listed[number].SerializeToString()) for number in order]
     del nodes[:]  # type: ignore[attr-defined]
