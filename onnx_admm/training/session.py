@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from onnx_admm.contracts import Array, Blocks, Dataset, ModelView, TrainingSettings, WeightSite
-from onnx_admm.errors import TrainingError
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model.rewrite.training_graph import (
     LABELS,
@@ -28,6 +26,7 @@ from onnx_admm.training.bindings import TrainingSession
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.logits import look_at_logits
 from onnx_admm.training.loss import loss_spec
+from onnx_admm.training.run import EpochRun, mean_loss
 from onnx_admm.training.teacher import Teacher
 
 
@@ -46,7 +45,7 @@ class OrtTrainer:
         return OrtTrainingRun(model, tuple(sites), data, settings, reference)
 
 
-class OrtTrainingRun:
+class OrtTrainingRun(EpochRun):
     """One open session; see ``contracts.TrainingRun``."""
 
     def __init__(
@@ -57,7 +56,8 @@ class OrtTrainingRun:
         settings: TrainingSettings,
         reference: ModelView,
     ) -> None:
-        self._model, self._sites, self._settings = model, sites, settings
+        super().__init__(model)
+        self._sites, self._settings = sites, settings
         # One thread by default: for models trained on a CPU, more threads mostly wait for one another.
         self._threads = settings.threads or 1
         require_training()
@@ -73,7 +73,6 @@ class OrtTrainingRun:
         if LABELS in self._form.inputs:
             targets = replace(targets, classes=logits.classes)
         self._feeder = Feeder(model, data, settings, targets)
-        self._told: Callable[[float], None] = lambda _: None
         self._folder = TemporaryFolder()
         try:
             self._session = self._built(Path(self._folder.name))
@@ -130,17 +129,7 @@ class OrtTrainingRun:
         """See ``contracts.TrainingRun.tensors``."""
         return {**{name: self._get(name) for name in self._form.trained}, **self.weights()}
 
-    def export(self) -> ModelView:
-        """See ``contracts.TrainingRun.export``."""
-        model = self._model.fork()
-        model.write_back(self.tensors())
-        return model
-
     # -- training ----------------------------------------------------------------------------
-
-    def watch(self, told: Callable[[float], None]) -> None:
-        """See ``contracts.WatchedTraining.watch``."""
-        self._told = told
 
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
@@ -149,12 +138,7 @@ class OrtTrainingRun:
             losses += [self._session.add_gradients(feeds) for feeds in runs]
             self._session.step(start_rate + (end_rate - start_rate) * step / self._feeder.steps)
             self._told((step + 1) / self._feeder.steps)
-        mean = float(np.mean(losses))
-        if not math.isfinite(mean):
-            raise TrainingError(
-                "the loss is not finite", got=mean, hint="Lower the learning rate or rho, or check the data."
-            )
-        return mean
+        return mean_loss(losses)
 
     def _get(self, name: str) -> Array:
         return self._session.parameter(name)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_admm.contracts import Array, Blocks, Dataset, Feeds, ModelView, TrainingSettings, WeightSite
-from onnx_admm.errors import TrainingError
 from onnx_admm.model.differentiation.loss_graph import LABEL_SCALE, SHARE, loss_graph
 from onnx_admm.model.differentiation.prepare import static_graph
 from onnx_admm.model.differentiation.records import StaticGraph
@@ -31,6 +30,7 @@ from onnx_admm.training.graph.session import StepOptions, StepSession
 from onnx_admm.training.graph.step import Adam, Trained
 from onnx_admm.training.logits import Logits, look_at_logits
 from onnx_admm.training.loss import loss_spec
+from onnx_admm.training.run import EpochRun, mean_loss
 from onnx_admm.training.teacher import Teacher
 
 _RUN_SAMPLES = 32
@@ -58,7 +58,7 @@ class GraphTrainer:
         return GraphTrainingRun(model, tuple(sites), data, settings, reference)
 
 
-class GraphTrainingRun:
+class GraphTrainingRun(EpochRun):
     """One open session; see ``contracts.TrainingRun``."""
 
     def __init__(
@@ -69,8 +69,7 @@ class GraphTrainingRun:
         settings: TrainingSettings,
         reference: ModelView,
     ) -> None:
-        self._model = model
-        self._told: Callable[[float], None] = lambda _: None
+        super().__init__(model)
         # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
@@ -173,17 +172,7 @@ class GraphTrainingRun:
         """See ``contracts.TrainingRun.tensors``."""
         return {**{name: self._session.get("raw", name) for name in self._trained.all}, **self.weights()}
 
-    def export(self) -> ModelView:
-        """See ``contracts.TrainingRun.export``."""
-        model = self._model.fork()
-        model.write_back(self.tensors())
-        return model
-
     # -- training ----------------------------------------------------------------------------
-
-    def watch(self, told: Callable[[float], None]) -> None:
-        """See ``contracts.WatchedTraining.watch``."""
-        self._told = told
 
     def epoch(self, start_rate: float, end_rate: float, *, seed: int) -> float:
         """See ``contracts.TrainingRun.epoch``."""
@@ -194,12 +183,7 @@ class GraphTrainingRun:
             how = StepOptions(pulls, freezes, is_last=step == self._feeder.steps - 1)
             losses.append(self._session.step(self._with_shares(runs), rate, how))
             self._told((step + 1) / self._feeder.steps)
-        mean = float(np.mean(losses))
-        if not math.isfinite(mean):
-            raise TrainingError(
-                "the loss is not finite", got=mean, hint="Lower the learning rate or rho, or check the data."
-            )
-        return mean
+        return mean_loss(losses)
 
     def _with_shares(self, runs: Sequence[Feeds]) -> list[Feeds]:
         """Return feeds with what each run counts for in the loss of the batch."""
