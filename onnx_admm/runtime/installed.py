@@ -61,6 +61,15 @@ def require_runtime() -> ModuleType:
     return _import(*found)
 
 
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of the runtime: its status codes are direct children of Exception."""
+    require_runtime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    codes = [item for item in vars(states).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*codes, ValueError, RuntimeError)
+
+
 def require_training() -> ModuleType:
     """Return the module ``onnxruntime`` of a build that can train.
 

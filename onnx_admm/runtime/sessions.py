@@ -24,6 +24,7 @@ from onnx_admm.runtime.installed import (
     installed_runtimes,
     require_runtime,
     require_training,
+    runtime_errors,
     runtime_versions,
 )
 
@@ -104,7 +105,7 @@ class Session:
         names = list(self._outputs if outputs is None else outputs)
         try:
             arrays = self._run(names, dict(feeds))
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             current_budget().check()
             if _REUSE_FAILED not in str(error) or self._forgot_shapes:
                 raise _run_error(error) from error
@@ -218,7 +219,7 @@ def _open(source: bytes | str, options: _Options) -> Any:
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
     try:
         return _create(runtime, source, settings)
-    except _runtime_errors() as error:
+    except runtime_errors() as error:
         raise _load_error(source, error) from error
 
 
@@ -226,7 +227,7 @@ def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
     """Open the source, or a lowered copy where only its stated versions are too new for the runtime."""
     try:
         return runtime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
-    except _runtime_errors() as error:
+    except runtime_errors() as error:
         lowered = _lowered(source, str(error))
         if lowered is None:
             raise
@@ -263,15 +264,6 @@ def _lowered(source: bytes | str, complaint: str) -> bytes | None:
         return convert_opset(view, at_most=int(limit.group(2))).to_bytes()
     except UnsupportedModel:
         return None
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of the runtime: its status codes are direct children of Exception."""
-    require_runtime()
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    codes = [item for item in vars(states).values() if isinstance(item, type) and issubclass(item, Exception)]
-    return (*codes, ValueError, RuntimeError)
 
 
 def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from onnx_admm.contracts import Array
-from onnx_admm.errors import NoGradient, reason_of
+from onnx_admm.errors import NoGradient, OnnxAdmmError, reason_of
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.runtime.installed import runtime_errors
 from onnx_admm.runtime.sessions import open_session, require_runtime
 
 _SILENT = 4
@@ -47,7 +48,7 @@ def _has_shared_arena() -> bool:
     arena, default = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, runtime.OrtMemType.DEFAULT
     try:
         runtime.create_and_register_allocator(runtime.OrtMemoryInfo("Cpu", arena, 0, default), None)
-    except Exception:  # noqa: BLE001 (another user of the runtime in this process has registered one)
+    except RuntimeError:  # another user of the runtime in this process has registered one
         return False
     return True
 
@@ -95,11 +96,12 @@ def newest_opset() -> int:
         RuntimeMissing: no runtime, or two.
     """
     runtime = require_runtime()
+    failures: tuple[type[Exception], ...] = (OnnxAdmmError, *runtime_errors())
     for opset in range(_NEWEST, _OLDEST, -1):
         try:
             model = parse_text(_PROBE.format(opset=opset)).to_bytes()
             runtime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-        except Exception:  # noqa: BLE001 (the runtime's status codes are direct children of Exception)
+        except failures:
             continue
         return opset
     return _OLDEST
