@@ -52,7 +52,7 @@ class MissingQuantise:
         for node in quantised_layers(subject.model, "Conv"):
             if quantise_behind(node) is None:
                 why = (
-                    f"{_readers(node)}, so that the Conv runs in fp32 on data that was quantised for nothing"
+                    f"{_readers(node)}, so that the Conv runs in fp32 on data that was quantised without use"
                 )
                 cure = (
                     "put QuantizeLinear and DequantizeLinear right behind the Conv, in front of all readers"
@@ -229,7 +229,7 @@ class NoIntegerKernel:
             if node.op_type not in _WITHOUT_KERNEL and quantise_behind(node) is None:
                 continue  # a float tail behind integers
             kind, slowdown = node.op_type, _WITHOUT_KERNEL.get(node.op_type)
-            why = f"{kind} has no integer kernel: its data are quantised and dequantised for nothing"
+            why = f"{kind} has no integer kernel: its data are quantised and dequantised without use"
             basis = VNNI if slowdown else ""
             yield Finding(
                 (node.name,), why, f"leave {kind} in fp32, or quantise less around it", slowdown, basis
