@@ -12,7 +12,7 @@ from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.measurement.staged_session import StagedSession
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.splitting.cut_points import cut_into_parts
+from onnx_admm.model.splitting.cut_points import Flow, cut_into_parts
 from onnx_admm.runtime.feeding import feeds_of_runs
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import model_family
@@ -138,3 +138,10 @@ def test_inputs_of_negative_extent_take_any_number() -> None:
     session = staged(model)
     assert session.input_shapes == {"x": (None, 6)}
     assert_same(session.run(feeds_of(model)), open_session(model, threads=1).run(feeds_of(model)))
+
+
+def test_values_that_cross_are_counted() -> None:
+    flow = Flow(MODELS["skips"].graph_ir.graph, frozenset({"w1", "w2", "w3", "w4"}))
+    counted = flow.counts()
+    for cut in range(len(flow.nodes) + 1):
+        assert counted[cut] == len(list(flow.crossing(cut)))

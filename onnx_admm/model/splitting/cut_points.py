@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def cut_into_parts(view: ModelView, weights: Collection[str], most_parts: int) -
         The parts in order; one where there is no place to cut.
     """
     graph = view.graph_ir.graph
-    flow = _Flow(graph, frozenset(weights))
+    flow = Flow(graph, frozenset(weights))
     cuts = list(_cuts(flow, most_parts))
     starts, ends = [0, *cuts], [*cuts, len(flow.nodes)]
     outputs = {output.name or "" for output in graph.outputs}
@@ -51,7 +52,7 @@ def cut_into_parts(view: ModelView, weights: Collection[str], most_parts: int) -
     )
 
 
-class _Flow:
+class Flow:
     """Which values of a graph depend on its data, and from where to where they live.
 
     Attributes:
@@ -82,6 +83,16 @@ class _Flow:
         """Yield values that nodes before the cut compute and others read."""
         return (name for name, made in self._made.items() if made < cut <= self._last.get(name, -1))
 
+    def counts(self) -> list[int]:
+        """Return how many values cross in front of each node."""
+        changes = [0] * (len(self.nodes) + 2)
+        for name, made in self._made.items():
+            last = self._last.get(name, -1)
+            if last > made:
+                changes[made + 1] += 1
+                changes[last + 1] -= 1
+        return list(itertools.accumulate(changes))
+
     def given(self, start: int, end: int, outputs: Collection[str]) -> Iterator[str]:
         """Yield values of nodes from ``start`` to ``end`` that later nodes, or the caller, read."""
         for name, made in self._made.items():
@@ -104,16 +115,17 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
                 yield from (value for value in inner.inputs if value is not None)
 
 
-def _cuts(flow: _Flow, most_parts: int) -> Iterator[int]:
+def _cuts(flow: Flow, most_parts: int) -> Iterator[int]:
     """Yield the numbers of the nodes in front of which the graph is cut, rising."""
-    places, before = flow.weighted, 0
+    places, before, counts = flow.weighted, 0, flow.counts()
     size = len(places) / most_parts
     for number in range(1, most_parts):
         middle, reach = number * size, _TOLERANCE * size
         near = [
-            place for at, place in enumerate(places) if abs(at - middle) <= reach and at and place > before
+            (counts[place], abs(at - middle), place)
+            for at, place in enumerate(places)
+            if abs(at - middle) <= reach and at and place > before
         ]
         if near:
-            counts = {place: sum(1 for _ in flow.crossing(place)) for place in near}
-            before = min(near, key=lambda place: (counts[place], abs(places.index(place) - middle)))
+            *_, before = min(near)
             yield before
