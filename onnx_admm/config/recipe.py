@@ -47,6 +47,9 @@ _STEPS, _MOST_EPOCHS = 4000, 60
 _MOSTLY_GRAPH = 0.5
 """Share of nodes, names and shapes in a result from which on they outweigh the weights."""
 
+_BESIDE_ACTIVATIONS_DB = 25.0
+"""Ratio that rounded weights keep where activations are rounded too: half of the error that 22 dB allow."""
+
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
@@ -146,6 +149,7 @@ class Flags:
         fine_tune: whether to train.
         include, exclude: patterns of layer names or operators; other layers are left unchanged.
         keep_docs: keep doc strings and exporters' notes.
+        weights_only: leave activations in float, also where there is data.
     """
 
     prune: str | None = None
@@ -158,13 +162,15 @@ class Flags:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     keep_docs: bool = False
+    weights_only: bool = False
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
     """Return the recipe for the flags: fold, prune, quantise, remove dead channels, encode.
 
     Without fine-tuning, layers are pruned and quantised together by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training, and with data
+    integer activations where these are faster on this machine, unless ``weights_only``; with ``prune``
     alone the remaining weights are rounded so, compared with the pruned model. With a budget: density and
     bits of each layer by their cost on the target; trained only where ``epochs`` is given.
 
@@ -187,8 +193,11 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         {"name": "fold_batchnorm"},
         {"name": "fold_bias"},
     ]
+    faster = plain and flags.samples is not None and not flags.weights_only
     if plain:
-        compressing: list[dict[str, Any]] = [{"name": "auto_quantize"}]
+        shared = {"least_sqnr_db": _BESIDE_ACTIVATIONS_DB} if faster else {}
+        compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **shared}]
+        compressing += [{"name": "quantize_activations"}] if faster else []
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]

@@ -103,7 +103,17 @@ class OutputProbe:
             weights: weights by site name; of the sites named at the start, or of others, which takes a new
                 session.
         """
-        run_again = self._exchanged(weights)
+        return self._effect(self._exchanged(weights))
+
+    def effect_of(self, other: Callable[[Feeds], Feeds]) -> Effect:
+        """Return the effect of another model in place of this one.
+
+        Args:
+            other: runs that model, with the outputs and scores that ``with_scores`` gives, on one feed.
+        """
+        return self._effect(lambda run: other(run.feed))
+
+    def _effect(self, run_again: Callable[[_Run], Feeds]) -> Effect:
         sums: dict[str, _Sums] = {}
         agreed = _Agreement(self._classes)
         for run in self._runs:

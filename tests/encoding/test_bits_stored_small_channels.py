@@ -39,6 +39,7 @@ NO_GRIDS = {
     "fold_bias": "biases alone",
     "share_constants": "equal values, stored once",
     "minify": "no values",
+    "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",
 }
 GRIDS = {
     AdmmQuantize.name: (

@@ -24,6 +24,7 @@ LEVELS = (
     {"data", "encoding", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},
+    {"quantization"},
     {"passes", "cost_models"},
     {"config"},
     {"report"},
@@ -59,7 +60,7 @@ INSIDE = {
         {"view"},
         {"analysis"},
         {"opsets"},
-        {"rewrite", "splitting"},
+        {"integers", "rewrite", "splitting"},
     ),
 }
 """Of the largest packages, the parts from the ground up: each imports from those below it alone."""
