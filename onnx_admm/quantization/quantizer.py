@@ -153,10 +153,15 @@ class Quantizer:
         return _Run(self, model, _Prepared(base, units, ranges, ranks), samples).result(left)
 
     def _units(self, base: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
-        """Return the units, products of other layers left out, and why further products are none."""
+        """Return the units that may be integer at all, and why further products are none.
+
+        Where not even all others being integer makes a unit one, it never is: an addition far from any
+        product is not measured.
+        """
         units, skipped = find_units(base)
-        kept = tuple(unit for unit in units if unit.weight is None or unit.weight_name in self.layers)
-        return kept, tuple(skip for skip in skipped if skip.layer in self.layers)
+        kept = [unit for unit in units if unit.weight is None or unit.weight_name in self.layers]
+        possible = place(kept, {unit.node for unit in kept}).units
+        return possible, tuple(skip for skip in skipped if skip.layer in self.layers)
 
     def _histograms(self, base: ModelView, units: Sequence[Unit], samples: Samples) -> dict[str, Histogram]:
         """Return the histograms of all roots, and of what products read."""
