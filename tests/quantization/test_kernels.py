@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_admm.model import ModelView
@@ -129,6 +130,22 @@ def test_integers_pass_through_a_pool_and_a_flatten() -> None:
     assert found["QGemm"] == 1
     assert found.get("QuantizeLinear", 0) == 1  # the input's alone
     assert "DequantizeLinear" not in found
+    assert_close(view, written)
+
+
+def test_a_float_pool_in_front_of_integers_stays_in_front_of_their_quantisation() -> None:
+    view = model(
+        """c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1) r1 = Relu (c1)
+           p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r1)
+           c2 = Conv <pads = [1, 1, 1, 1]> (p, w2, b2) y = Sigmoid (c2)""",
+        "(float[1,16,8,8] x) => (float[1,16,4,4] y)", CONVS,
+    )  # fmt: skip
+    written = integer(view, float_nodes=("r1",))
+    proto = onnx.load_from_string(optimised_model(written.to_bytes()))
+    (quantize,) = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    assert producers[quantize.input[0]].op_type == "LeakyRelu"
+    assert kernels(written)["QLinearConv"] == 1
     assert_close(view, written)
 
 

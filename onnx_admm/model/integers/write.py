@@ -9,6 +9,8 @@ that differs by operator and version; what is written here is the form that all 
   products;
 - a bias that is added to an integer MatMul of more than two axes has as many axes: one of a single axis is
   merged with the MatMul into a Gemm with a float bias , which has no integer kernel;
+- a float MaxPool in front of a QuantizeLinear has LeakyRelu(alpha = 1), the identity, behind it: else the
+  runtime moves the QuantizeLinear in front of the pool, where there are four times as many elements;
 - a Relu behind an integer Gemm or MatMul whose output stays float becomes ThresholdedRelu(alpha = 0): the
   same function, and the only form of it that does not block the kernel.
 
@@ -32,6 +34,9 @@ OLDEST_OPSET = 13
 """Opset from which on DequantizeLinear has a scale per channel."""
 
 _FLOAT_OUTPUT = ("Gemm", "MatMul")
+_QUANTISED_EARLY = ("MaxPool",)
+"""Operators that runtimes move a QuantizeLinear in front of, to its disadvantage."""
+
 _MATRIX = 2
 
 
@@ -73,7 +78,8 @@ class _Writer:
             uses = tuple(value.uses())
             if name not in plan.given:
                 uses = tuple(use for use in uses if use.node in readers and _is_data(use.node, use.idx))
-            self._put_grid(value, grid, [(use.node, use.idx) for use in uses])
+            pairs = [(use.node, use.idx) for use in uses]
+            self._put_grid(value, grid, pairs, is_float=name not in plan.given)
         for product in plan.products:
             self._write_product(product)
         for index in plan.others:
@@ -126,7 +132,9 @@ class _Writer:
         extents = self._constant("extents", np.array([0, -1], np.int64))
         replace_node(node, "Reshape", [node.inputs[0], extents], {})
 
-    def _put_grid(self, value: ir.Value, grid: TensorGrid, uses: Iterable[tuple[ir.Node, int]]) -> None:
+    def _put_grid(
+        self, value: ir.Value, grid: TensorGrid, uses: Iterable[tuple[ir.Node, int]], *, is_float: bool
+    ) -> None:
         scale = self._constant("scale", np.array(grid.scale, np.float32))
         zero = self._constant("zero_point", np.array(grid.zero_point, np.uint8))
         quantized = ir.node("QuantizeLinear", [value, scale, zero])
@@ -134,7 +142,12 @@ class _Writer:
         dequantized = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero])
         dequantized.outputs[0].name = free_name(f"{value.name}_dequantized", self._taken)
         producer = value.producer()
-        if producer is not None:
+        if producer is not None and is_float and producer.op_type in _QUANTISED_EARLY:
+            kept = ir.node("LeakyRelu", [value], {"alpha": 1.0})
+            kept.outputs[0].name = free_name(f"{value.name}_float", self._taken)
+            quantized.replace_input_with(0, kept.outputs[0])
+            self._graph.insert_after(producer, [kept, quantized, dequantized])
+        elif producer is not None:
             self._graph.insert_after(producer, [quantized, dequantized])
         else:
             self._graph.insert_before(self._graph[0], [quantized, dequantized])
