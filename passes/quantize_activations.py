@@ -69,7 +69,7 @@ class QuantizeActivations:
     ranges: Literal["best", "min_max", "percentile", "mse", "entropy"] = "best"
     steps: Literal["here", "255", "127"] = "here"
     calibration: SampleCount = 256
-    samples: SampleCount = 48
+    samples: SampleCount = 96
     trials: Rounds = 96
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -20,6 +20,12 @@ from onnx_admm.quantization.histograms import Histogram
 from onnx_admm.quantization.ranges import ActivationRange, RangeMethod, candidate_ranges
 from onnx_admm.runtime.sessions import Session, open_session
 
+_NARROWER = (0.7, 0.5, 0.35, 0.25, 0.15, 0.05, 0.0)
+"""Shares of one side of a range that are tried in turn."""
+
+_HOPELESS = 3.0
+"""Factor of the least error above which a side is not narrowed further."""
+
 _WORTH = 0.9
 """Share of the error of the min-max range that another one must stay under."""
 
@@ -81,7 +87,27 @@ class RangeChoice:
         whole, best = errors[0], int(np.argmin(errors))
         if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * whole:
             best = 0
-        return ChosenRange(candidates[best], errors[best], whole)
+        found = ChosenRange(candidates[best], errors[best], whole)
+        return self._narrowed(session, found) if RangeMethod.OUTPUT in self.methods else found
+
+    def _narrowed(self, session: Session, found: ChosenRange) -> ChosenRange:
+        """Return the range with each side narrowed as long as the error of the outputs falls.
+
+        Each side by itself: what an activation behind the value drops anyway needs no codes.
+        """
+        for side in ("low", "high"):
+            start = found.range
+            for share in _NARROWER:
+                ends = {"low": start.low, "high": start.high, side: getattr(start, side) * share}
+                if ends == {"low": start.low, "high": start.high}:
+                    break
+                candidate = ActivationRange(ends["low"], ends["high"], RangeMethod.OUTPUT)
+                error = _error(session, candidate, self.probe, self.steps)
+                if error <= _WORTH * found.error:
+                    found = ChosenRange(candidate, error, found.min_max_error)
+                elif error > _HOPELESS * found.error:
+                    break
+        return found
 
 
 def _error(session: Session, candidate: ActivationRange, probe: OutputProbe, steps: int) -> float:
