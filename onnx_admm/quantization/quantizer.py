@@ -32,6 +32,9 @@ _logger = logging.getLogger(__name__)
 _THREADS = 1
 """Threads of timed runs: processor time is exact on one."""
 
+_SAME_SCORES = 1e-3
+"""Relative error of scores, 30 dB, up to which predictions may change, as for rounded weights."""
+
 _ATTEMPTS = 5
 _STRICTER = 0.5
 """Factor of the tolerance after a placement that failed on unseen samples."""
@@ -202,7 +205,7 @@ class _Run:
         self._base, self._ranks = prepared.base, prepared.ranks
         self._units, self._ranges = prepared.units, prepared.ranges
         self._roots = roots_of(self._units)
-        self._grids = {name: found.range.grid(quantizer.steps) for name, found in self._ranges.items()}
+        self._extremes = {name: found.of_extremes for name, found in self._ranges.items()}
         self._weights, self._kept = dict[int, IntegerWeight](), dict[int, bool]()
         for unit in self._units:
             if unit.weight is not None:
@@ -224,10 +227,13 @@ class _Run:
             chosen = search.best(allowed, limit) if allowed else frozenset()
             if not chosen:
                 break
-            built = self.build(chosen)
-            if built is not None:
+            for ranges in (self._ranges, self._extremes):
+                built = self.build(chosen, ranges)
+                if built is None:
+                    continue
                 effect, added = against_original(built), against_before(built)
                 if self._holds(effect, added):
+                    self._ranges = ranges
                     return self._result(built, chosen, search, effect, left)
                 _logger.info(
                     "a placement of %d units fails on unseen samples: agreement %s, %.1f dB, %.1f dB added",
@@ -245,10 +251,11 @@ class _Run:
         """The original."""
         return self._quantizer.context.reference
 
-    def build(self, asked: Asked) -> ModelView | None:
+    def build(self, asked: Asked, ranges: Mapping[str, ChosenRange]) -> ModelView | None:
         """Return the model with these units integer; None where a bias does not fit."""
         placed = place(self._units, asked)
-        plan = plan_of(placed, self._roots, self._grids, self._weights, self._ranks)
+        grids = {name: found.range.grid(self._quantizer.steps) for name, found in ranges.items()}
+        plan = plan_of(placed, self._roots, grids, self._weights, self._ranks)
         if plan is None:
             return None
         fork = self._base.fork()
@@ -277,7 +284,7 @@ class _Run:
         return float("inf") if found is None else found.error
 
     def _latencies(self, placements: Sequence[Asked]) -> list[float]:
-        built = [self.build(asked) for asked in placements]
+        built = [self.build(asked, self._ranges) for asked in placements]
         forms = [each.to_bytes(maps=False) for each in built if each is not None]
         ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
         return [float("inf") if each is None else next(ratios) for each in built]
@@ -301,7 +308,8 @@ class _Run:
             return effect.relative_error <= limit
         agrees = effect.agreement >= tolerance.least_agreement
         hardly_changed = effect.relative_error <= 10 ** (-tolerance.blind_sqnr_db / 10)
-        return (agrees or hardly_changed) and added.relative_error <= limit
+        same_scores = effect.has_scores and effect.score_error <= _SAME_SCORES
+        return (agrees or hardly_changed or same_scores) and added.score_error <= limit
 
     def _result(
         self, built: ModelView, chosen: Asked, search: PlacementSearch, effect: Effect, left: dict[str, str]

@@ -8,7 +8,7 @@ them, which the value's own distribution cannot tell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,11 +38,18 @@ class ChosenRange:
         range: the range.
         error: relative error of the outputs.
         min_max_error: the same with the range of the extremes.
+        min_max: that range.
     """
 
     range: ActivationRange
     error: float
     min_max_error: float
+    min_max: ActivationRange
+
+    @property
+    def of_extremes(self) -> ChosenRange:
+        """The same value with the range of its extremes."""
+        return ChosenRange(self.min_max, self.min_max_error, self.min_max_error, self.min_max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ class RangeChoice:
         whole, best = errors[0], int(np.argmin(errors))
         if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * whole:
             best = 0
-        found = ChosenRange(candidates[best], errors[best], whole)
+        found = ChosenRange(candidates[best], errors[best], whole, candidates[0])
         return self._narrowed(session, found) if RangeMethod.OUTPUT in self.methods else found
 
     def _narrowed(self, session: Session, found: ChosenRange) -> ChosenRange:
@@ -104,7 +111,7 @@ class RangeChoice:
                 candidate = ActivationRange(ends["low"], ends["high"], RangeMethod.OUTPUT)
                 error = _error(session, candidate, self.probe, self.steps)
                 if error <= _WORTH * found.error:
-                    found = ChosenRange(candidate, error, found.min_max_error)
+                    found = replace(found, range=candidate, error=error)
                 elif error > _HOPELESS * found.error:
                     break
         return found
@@ -116,4 +123,4 @@ def _error(session: Session, candidate: ActivationRange, probe: OutputProbe, ste
         SCALE: np.array(grid.scale, np.float32),
         ZERO_POINT: np.array(grid.zero_point, np.uint8),
     }
-    return probe.effect_of(lambda feed: session.run(feed | further)).relative_error
+    return probe.effect_of(lambda feed: session.run(feed | further)).score_error
