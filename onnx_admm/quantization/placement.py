@@ -1,8 +1,9 @@
 """Placement: which units are integer, given which of them are asked to be.
 
 A product that is asked to be integer is. A kernel without a weight is, if all that it reads comes from
-integer nodes: quantising a float for an addition costs more than the addition. A node that passes integers
-through is, if it reads integers and an integer node reads them behind it.
+integer nodes or is quantised for a product anyway: quantising a float for an addition alone costs more than
+the addition. A node that passes integers through is, if it reads such and an integer node reads them behind
+it.
 """
 
 from __future__ import annotations
@@ -39,18 +40,21 @@ def place(units: Sequence[Unit], asked: Collection[int]) -> Placement:
         units: units in graph order.
         asked: nodes of products and kernels that should be integer.
     """
+    products = [unit for unit in units if unit.kind is Kind.PRODUCT and unit.node in asked]
+    quantised = {name for unit in products for name in unit.inputs}
     integer, given = list[Unit](), set[str]()
     for unit in units:
         if unit.kind is Kind.PRODUCT:
             is_integer = unit.node in asked
         elif unit.kind is Kind.KERNEL:
-            is_integer = unit.node in asked and given.issuperset(unit.inputs)
+            is_integer = unit.node in asked and quantised.issuperset(unit.inputs)
         else:
-            is_integer = given.issuperset(unit.inputs)
+            is_integer = quantised.issuperset(unit.inputs)
         if is_integer:
             integer.append(unit)
             if unit.must_quantise:
                 given.add(unit.output)
+                quantised.add(unit.output)
     kept = _without_idle(integer)
     read = {name for unit in kept for name in unit.inputs}
     given = {unit.output for unit in kept if unit.must_quantise or unit.output in read}

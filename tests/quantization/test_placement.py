@@ -61,10 +61,19 @@ def test_everything_asked_is_integer_where_all_it_reads_is() -> None:
 
 def test_an_addition_with_a_float_operand_stays_float() -> None:
     units = units_of(RESIDUAL)
-    found = place(units, named(units, "c2", "r2", "y"))
+    found = place(units, named(units, "r1", "r2", "y"))
     assert [unit.op_type for unit in found.units] == ["Conv", "Gemm"]
-    assert found.quantised == {"r1", "c2", "f"}
-    assert found.given == {"c2"}
+    assert found.quantised == {"x", "r1", "f"}
+    assert found.given == {"r1"}
+
+
+def test_an_addition_reads_what_is_quantised_for_a_product_anyway() -> None:
+    """The skip around a residual block begins at a float stem, whose output the block reads as integers."""
+    units = units_of(RESIDUAL)
+    found = place(units, named(units, "c2", "r2", "y"))
+    assert [unit.op_type for unit in found.units] == ["Conv", "Add", "MaxPool", "Flatten", "Gemm"]
+    assert found.quantised == {"r1", "c2", "r2", "p", "f"}
+    assert found.given == {"c2", "r2", "p", "f"}
 
 
 def test_what_passes_integers_through_is_float_where_no_integer_node_reads_it() -> None:
