@@ -41,6 +41,8 @@ class Request:
         freeze_defaults: whether initializers that are listed as inputs become constants; None takes the
             recipe's word, else they do where nine tenths of them are listed or more.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads; a recipe says it itself.
+        weights_only: leave activations in float; with data and nothing else requested they become 8-bit
+            integers where that is faster on this machine.
         cost_model: cost model of the target, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes for costs, in addition to the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
@@ -73,6 +75,7 @@ class Request:
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None
     freeze_defaults: bool | None = None
     keep_docs: bool = False
+    weights_only: bool = False
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
     max_drop: float | None = None
@@ -106,6 +109,7 @@ class Request:
                 include=tuple(self.include),
                 exclude=tuple(self.exclude),
                 keep_docs=self.keep_docs,
+                weights_only=self.weights_only,
             )
             recipe = recipe_from_flags(flags)
         if self.fine_tune is not None:
@@ -151,6 +155,8 @@ def check_request(job: Request) -> None:
     given = [flag for flag, value in conflicts.items() if value is not None]
     if job.format != "auto":
         given.append("--format")
+    if job.weights_only:
+        given.append("--weights-only")
     if job.recipe is not None and given:
         raise UsageError(
             "a recipe and flags both select passes",

@@ -118,6 +118,13 @@ def compress(
             "--keep-docs", help="Keep doc strings and exporters' notes on nodes, which no runtime reads."
         ),
     ] = False,
+    weights_only: Annotated[
+        bool,
+        typer.Option(
+            "--weights-only",
+            help="Leave activations in float, also where 8-bit integers would be faster on this machine.",
+        ),
+    ] = False,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -213,6 +220,7 @@ def compress(
         preprocessing=preprocessing,
         freeze_defaults=freeze_defaults,
         keep_docs=keep_docs,
+        weights_only=weights_only,
         cost_model=cost_model,
         bind=parse_bindings(bind or ()),
         max_drop=max_drop,

@@ -53,6 +53,9 @@ _MOSTLY_GRAPH = 0.5
 _BEHIND_DEQUANTIZE = ("transposed_weight", "relu_after_weight", "unfused_weight")
 """Rewrites without which a layer with a dequantised weight is slower than it was with floats."""
 
+_BESIDE_ACTIVATIONS_DB = 25.0
+"""Ratio that rounded weights keep where activations are rounded too: half of the error that 22 dB allow."""
+
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
 _TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
 
@@ -154,6 +157,7 @@ class Flags:
         fine_tune: whether to train.
         include, exclude: patterns of layer names or operators; other layers are left unchanged.
         keep_docs: keep doc strings and exporters' notes.
+        weights_only: leave activations in float, also where there is data.
     """
 
     remove: str | None = None
@@ -167,13 +171,15 @@ class Flags:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     keep_docs: bool = False
+    weights_only: bool = False
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:
     """Return the recipe for the flags: remove channels, prune, quantise, drop dead channels, rewrite, encode.
 
     Without fine-tuning, layers are pruned and quantised together by reconstruction. With neither ``prune``
-    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training; with ``prune``
+    nor ``bits``: for each layer the strongest rounding that the outputs tolerate, no training, and with data
+    integer activations where these are faster on this machine, unless ``weights_only``; with ``prune``
     alone the remaining weights are rounded so, compared with the pruned model. With a budget: density and
     bits of each layer by their cost on the target; trained only where ``epochs`` is given.
 
@@ -197,9 +203,11 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         {"name": "fold_batchnorm"},
         {"name": "fold_bias"},
     ]
+    faster = plain and flags.samples is not None and not flags.weights_only
+    against = {"against": "before"} if removal else {}
     if plain:
-        against = {"against": "before"} if removal else {}
-        compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **against}]
+        shared = {"least_sqnr_db": _BESIDE_ACTIVATIONS_DB} if faster else {}
+        compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **shared, **against}]
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
@@ -211,13 +219,13 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     if prune is not None and flags.bits is None:
         compressing.append({"name": "auto_quantize", "against": "before"})
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
-    steps += [
-        {**step, **{key: patterns for key, patterns in chosen.items() if patterns}}
-        for step in (*removal, *compressing)
-    ]
+    chosen = {key: patterns for key, patterns in chosen.items() if patterns}
+    steps += [{**step, **chosen} for step in (*removal, *compressing)]
     if prune is not None or flags.budget or removal:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "rewrite_for_runtime"})
+    if faster:
+        steps.append({"name": "quantize_activations", **against, **chosen})
     steps.append({"name": "encode", "format": flags.format})
     if flags.format == "qdq":
         steps.append({"name": "rewrite_for_runtime", "rules": list(_BEHIND_DEQUANTIZE)})

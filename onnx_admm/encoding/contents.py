@@ -11,6 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
 from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.model.integers.codes import integer_codes
 from onnx_admm.model.rewrite.weight_storage import StoredWeight, stored_weights
 
 LARGE = 1 << 16
@@ -25,8 +26,8 @@ class Contents:
     """Weights and biases that can be encoded, dense.
 
     Attributes:
-        weights: weights of compressible sites, in graph order; those inside functions are left, since a
-            function sees no decoder.
+        weights: weights of compressible sites, in graph order, then int8 codes of integer kernels; those
+            inside functions are left, since a function sees no decoder.
         biases: small fp32 constants of the main graph that a node adds.
         roundable: names of the biases of layers (see ``biases``).
         skipped: sites that stay, and why.
@@ -84,6 +85,7 @@ def read_contents(view: ModelView) -> Contents:
         else:
             content = WeightContent(stored[site])
             weights.append(Weight(site.name, content if site.size >= LARGE else content.read()))
+    weights += [Weight(name, codes) for name, codes in integer_codes(view).items()]
     names = {weight.name for weight in weights}
     found = {value.name: value for node in view.nodes() for value in added_constants(node)}
     biases = [

@@ -221,7 +221,7 @@ def _digits(member: EncodedTensor, count: int, coder: DenseCoder) -> Alone:
 
 def on_byte_grid(weight: Weight) -> Weight | None:
     """Return the weight on its grid, if that has so many levels that no other form is smaller."""
-    if not weight.is_exact or _has_fewer_bits(weight):
+    if weight.dtype == np.int8 or not weight.is_exact or _has_fewer_bits(weight):
         return None
     grid = weight.grid or weight.channel_grid
     if grid is None:

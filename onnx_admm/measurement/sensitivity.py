@@ -30,7 +30,12 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.measurement.staged_session import StagedSession, Trace
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
+from onnx_admm.model.rewrite.expose_logits import (
+    counting_outputs,
+    score_name,
+    scored_output,
+    with_scores,
+)
 from onnx_admm.runtime.feeding import Runs, feed_at, run_samples
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
 from onnx_admm.runtime.predictions import predictions
@@ -61,6 +66,21 @@ class Effect:
     def relative_error(self) -> float:
         """Sum of the relative errors; inf where an output is not finite."""
         return sum(self.by_output.values())
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there are scores in front of a closing Softmax, Sigmoid or ArgMax."""
+        return any(scored_output(name) is not None for name in self.by_output)
+
+    @property
+    def score_error(self) -> float:
+        """Sum of the relative errors of scores; of all outputs where there are none.
+
+        A few samples between two classes make up most of the error of probabilities, so that it differs much
+        from one set of samples to another; that of scores does not.
+        """
+        scores = [error for name, error in self.by_output.items() if scored_output(name) is not None]
+        return sum(scores) if scores else self.relative_error
 
 
 class OutputProbe:
@@ -103,7 +123,17 @@ class OutputProbe:
             weights: weights by site name; of the sites named at the start, or of others, which takes a new
                 session.
         """
-        run_again = self._exchanged(weights)
+        return self._effect(self._exchanged(weights))
+
+    def effect_of(self, other: Callable[[Feeds], Feeds]) -> Effect:
+        """Return the effect of another model in place of this one.
+
+        Args:
+            other: runs that model, with the outputs and scores that ``with_scores`` gives, on one feed.
+        """
+        return self._effect(lambda run: other(run.feed))
+
+    def _effect(self, run_again: Callable[[_Run], Feeds]) -> Effect:
         sums: dict[str, _Sums] = {}
         agreed = _Agreement(self._classes)
         for run in self._runs:

@@ -57,6 +57,9 @@ class Trait(Enum):
     RANDOM = auto()  # draws random numbers
     DECODES = auto()  # stands between a stored code and a weight
     TRANSPOSES = auto()  # multiplies by its operands transposed where transA or transB says so
+    INTEGER_PRODUCT = auto()  # the CPU runtime has an integer kernel for it between Q and DQ, with a weight
+    INTEGER_KERNEL = auto()  # the same, without a weight: the output has a range of its own
+    PASSES_INTEGERS = auto()  # gives integers as it takes them: scale and zero point stay
 
 
 class Macs(Enum):
@@ -121,7 +124,7 @@ _RECURRENT = {
 _LAYERS = [
     Operator(
         name="Conv", weights=(WeightInput(1, 0, 1),), bias=2, products=(1,), macs=Macs.PER_OUTPUT,
-        traits=frozenset({_T.CONVOLVES, _T.WINDOWED}),
+        traits=frozenset({_T.CONVOLVES, _T.WINDOWED, _T.INTEGER_PRODUCT}),
     ),
     Operator(
         name="ConvTranspose", weights=(WeightInput(1, 1, 0),), bias=2, products=(1,), macs=Macs.PER_INPUT,
@@ -129,11 +132,11 @@ _LAYERS = [
     ),
     Operator(
         name="Gemm", weights=(WeightInput(1, 1, 0), WeightInput(0, 0, 1)), bias=2, products=(1,),
-        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES}),
+        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES, _T.TRANSPOSES, _T.INTEGER_PRODUCT}),
     ),
     Operator(
         name="MatMul", weights=(WeightInput(1, -1, -2), WeightInput(0, -2, -1)), products=(1,),
-        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES}),
+        macs=Macs.INNER, traits=frozenset({_T.MULTIPLIES, _T.INTEGER_PRODUCT}),
     ),
     Operator(name="LSTM", **_RECURRENT),  # type: ignore[arg-type]
     Operator(name="GRU", **_RECURRENT),  # type: ignore[arg-type]
@@ -171,7 +174,11 @@ _ELEMENTWISE = [
         {"Elu": 6, "Softplus": 1, "Selu": 6, "Celu": 12, "Softsign": 1, "Clip": 6, "ThresholdedRelu": 10,
          "Erf": 9, "Exp": 6, "Log": 6, "Sqrt": 6},
     ),
-    *_all((_T.UNARY, _T.KEEPS_SHAPE, _T.MONOTONE, _T.HOMOGENEOUS), {"Relu": 6, "LeakyRelu": 6}),
+    *_all((_T.UNARY, _T.KEEPS_SHAPE, _T.MONOTONE, _T.HOMOGENEOUS), {"Relu": 6}),
+    *_all(
+        (_T.UNARY, _T.KEEPS_SHAPE, _T.MONOTONE, _T.HOMOGENEOUS, _T.INTEGER_KERNEL),
+        {"LeakyRelu": 6},
+    ),
     *_all((_T.UNARY, _T.KEEPS_SHAPE, _T.MONOTONE, _T.SQUASHES), {"Sigmoid": 6, "HardSigmoid": 6, "Tanh": 6}),
     *_all(
         (_T.UNARY, _T.KEEPS_SHAPE),
@@ -188,7 +195,7 @@ _ELEMENTWISE = [
     *_all((_T.BROADCASTS,), {"Sub": 7, "Sum": 8}),
     Operator(
         name="Add", since=7, weights=(WeightInput(1, -1, None), WeightInput(0, -1, None)),
-        traits=frozenset({_T.BROADCASTS, _T.HOMOGENEOUS}),
+        traits=frozenset({_T.BROADCASTS, _T.HOMOGENEOUS, _T.INTEGER_KERNEL}),
     ),
 ]  # fmt: skip
 
@@ -200,14 +207,18 @@ _MOVING = [
         ),
     ),
     *_all((_T.VIEWS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS, _T.KEEPS_SHAPE), {"Dropout": 7}),
-    *_all((_T.REARRANGES, _T.VIEWS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS), {"Flatten": 1, "Reshape": 5}),
-    *_all((_T.REARRANGES, _T.VIEWS), {"Squeeze": 1, "Unsqueeze": 1}),
-    *_all((_T.REARRANGES,), {"Transpose": 1}),
+    *_all(
+        (_T.REARRANGES, _T.VIEWS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS, _T.PASSES_INTEGERS),
+        {"Flatten": 1, "Reshape": 5},
+    ),
+    *_all((_T.REARRANGES, _T.VIEWS, _T.PASSES_INTEGERS), {"Squeeze": 1, "Unsqueeze": 1}),
+    *_all((_T.REARRANGES, _T.PASSES_INTEGERS), {"Transpose": 1}),
     *_all((_T.CASTS, _T.KEEPS_SHAPE, _T.DECODES), {"Cast": 6}),
     *_all((_T.CASTS, _T.KEEPS_SHAPE), {"CastLike": 15}),
-    *_all((_T.CUTS,), {"Slice": 1, "Split": 1}),
+    *_all((_T.CUTS, _T.PASSES_INTEGERS), {"Slice": 1}),
+    *_all((_T.CUTS,), {"Split": 1}),
     *_all((_T.REPEATS,), {"Expand": 8, "Tile": 6}),
-    *_all((_T.JOINS,), {"Concat": 4}),
+    *_all((_T.JOINS, _T.INTEGER_KERNEL), {"Concat": 4}),
     *_all((_T.PADS, _T.KEEPS_CHANNELS), {"Pad": 2}),
     *_all((_T.KEEPS_CHANNELS,), {"Resize": 10, "Upsample": 7}),
     *_all((_T.DECODES,), {"ScatterElements": 11}),
@@ -220,10 +231,19 @@ _MOVING = [
 ]  # fmt: skip
 
 _GATHERING = [
-    *_all((_T.POOLS, _T.WINDOWED, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS), {"AveragePool": 1}),
-    *_all((_T.POOLS, _T.WINDOWED, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS), {"MaxPool": 1}),
+    *_all(
+        (_T.POOLS, _T.WINDOWED, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.INTEGER_KERNEL),
+        {"AveragePool": 1},
+    ),
+    *_all(
+        (_T.POOLS, _T.WINDOWED, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS, _T.PASSES_INTEGERS),
+        {"MaxPool": 1},
+    ),
     *_all((_T.WINDOWED, _T.KEEPS_CHANNELS), {"LpPool": 2}),
-    *_all((_T.POOLS, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS), {"GlobalAveragePool": 1}),
+    *_all(
+        (_T.POOLS, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS, _T.INTEGER_KERNEL),
+        {"GlobalAveragePool": 1},
+    ),
     *_all(
         (_T.POOLS, _T.KEEPS_CHANNELS, _T.HOMOGENEOUS, _T.KEEPS_CONSTANTS, _T.TAKES_MAXIMA),
         {"GlobalMaxPool": 1},

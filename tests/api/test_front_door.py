@@ -175,3 +175,13 @@ def test_the_import_is_quick_and_the_module_runs() -> None:
         [sys.executable, "-m", "onnx_admm", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("onnx-admm ")
+
+
+def test_activations_are_looked_at_where_there_is_data_and_left_where_weights_alone_are_asked() -> None:
+    both = onnx_admm.compress(net(), data={"x": X}, threads=1)
+    alone = onnx_admm.compress(net(), data={"x": X}, threads=1, weights_only=True)
+    without = onnx_admm.compress(net(), threads=1)
+    passes = [[step.name for step in result.report.steps] for result in (both, alone, without)]
+    assert ["quantize_activations" in names for names in passes] == [True, False, False]
+    with pytest.raises(UsageError, match="--weights-only"):
+        onnx_admm.compress(net(), recipe="lenet5-85x", weights_only=True)

@@ -124,7 +124,7 @@ def test_each_number_of_each_pass(name: str, value: float) -> None:
 
 
 UNBOUNDED = {"learning_rate", "end_rate", "rho_start", "rho_end", "ridge", "slowdown", "ratio"}
-UNBOUNDED |= {"least_sqnr_db", "blind_sqnr_db"}
+UNBOUNDED |= {"least_sqnr_db", "blind_sqnr_db", "least_alone_db"}
 ALLOWED = {("least_sqnr_db", -7)}
 """Any finite number will do: decibels below 0, for one."""
 

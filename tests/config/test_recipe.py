@@ -139,6 +139,24 @@ def test_flags_without_epochs_go_by_the_samples() -> None:
     assert epochs_of(Flags(samples=64)) == epochs_of(Flags())
 
 
+def test_with_samples_activations_are_quantised_too_unless_weights_alone_are_asked() -> None:
+    with_samples = recipe_from_flags(Flags(samples=64))
+    names = [step.name for step in with_samples.passes]
+    start = names.index("auto_quantize")
+    assert names[start + 1 : start + 4] == ["rewrite_for_runtime", "quantize_activations", "encode"]
+    weights = next(step for step in with_samples.passes if step.name == "auto_quantize")
+    assert weights.least_sqnr_db > type(weights)().least_sqnr_db
+    alone = recipe_from_flags(Flags(samples=64, weights_only=True))
+    assert alone == recipe_from_flags(Flags())
+    assert "quantize_activations" not in [step.name for step in alone.passes]
+
+
+def test_patterns_reach_both_passes() -> None:
+    recipe = recipe_from_flags(Flags(samples=64, exclude=("stem",)))
+    excluded = [step.name for step in recipe.passes if getattr(step, "exclude", ()) == ("stem",)]
+    assert excluded == ["auto_quantize", "quantize_activations"]
+
+
 def test_flags_become_passes_in_order() -> None:
     assert [step.name for step in recipe_from_flags(Flags()).passes] == [
         "share_constants", "fold_batchnorm", "fold_bias", "auto_quantize", "rewrite_for_runtime", "encode",

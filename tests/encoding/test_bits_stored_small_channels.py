@@ -19,9 +19,9 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.auto_quantize import AutoQuantize
 from onnx_admm.passes.encode import Encode
+from onnx_admm.passes.exact.share_scales import ShareScales
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
-from onnx_admm.passes.share_scales import ShareScales
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
 ROWS, CHANNELS = 32, 24
@@ -41,6 +41,7 @@ NO_GRIDS = {
     "minify": "no values",
     "remove_channels": "refitted values, before they are rounded",
     "rewrite_for_runtime": "weights as they were, in another order or with rows of zeros",
+    "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",
 }
 GRIDS = {
     AdmmQuantize.name: (

@@ -17,7 +17,7 @@ from onnx_admm.encoding.coders.unpack import EncodedTensor
 from onnx_admm.encoding.plan import Group, StoragePlan
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
-from onnx_admm.passes.minify import Minify
+from onnx_admm.passes.exact.minify import Minify
 
 
 @pytest.mark.parametrize(

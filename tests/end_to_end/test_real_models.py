@@ -14,8 +14,8 @@ from onnx_admm.contracts import PassContext
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model import ModelView, PortSpec, convert_opset, layer_profiles, lower_ir_version
 from onnx_admm.model.analysis.fingerprint import fingerprint
-from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
-from onnx_admm.passes.fold_bias import FoldBias
+from onnx_admm.passes.exact.fold_batchnorm import FoldBatchNorm
+from onnx_admm.passes.exact.fold_bias import FoldBias
 from onnx_admm.runtime.sessions import open_session
 
 Array = np.ndarray[Any, Any]

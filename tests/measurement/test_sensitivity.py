@@ -11,6 +11,7 @@ from onnx_admm.data import from_arrays, synthetic_dataset
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import model_family
 
 LINEAR = """
@@ -212,3 +213,29 @@ def test_an_output_that_gives_real_values_too_is_no_count() -> None:
     )
     effect = OutputProbe(model, ["w"], from_arrays({"x": inputs()}), threads=1).effect({})
     assert set(effect.by_output) == {"many"}
+
+
+SOFTMAX = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    classifier (float[N,6] x) => (float[N,4] p) <float[6,4] w> { s = MatMul (x, w) p = Softmax (s) }
+"""
+
+
+def test_scores_have_an_error_of_their_own_where_there_are_any() -> None:
+    data = from_arrays({"x": inputs()})
+    closed, linear = parse_text(SOFTMAX), parse_text(LINEAR)
+    with_scores = OutputProbe(closed, ["w"], data, threads=1).effect({"w": shaken(closed, "w")})
+    without = OutputProbe(linear, ["w"], data, threads=1).effect({"w": shaken(linear, "w")})
+    assert with_scores.has_scores
+    assert not without.has_scores
+    assert without.score_error == without.relative_error
+    assert 0 < with_scores.score_error < with_scores.relative_error
+
+
+def test_another_session_has_the_effect_of_its_weights() -> None:
+    model, data = parse_text(LINEAR), from_arrays({"x": inputs()})
+    probe, other = OutputProbe(model, ["w"], data, threads=1), shaken(model, "w")
+    changed = model.fork()
+    changed.replace("w", other)
+    session = open_session(changed, threads=1)
+    assert probe.effect_of(session.run).relative_error == pytest.approx(probe.relative_error({"w": other}))

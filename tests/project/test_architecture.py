@@ -24,7 +24,7 @@ LEVELS = (
     {"data", "encoding", "lint_rules", "targeting", "training"},
     {"measurement"},
     {"calibration", "pipeline"},
-    {"removal"},
+    {"quantization", "removal"},
     {"passes", "cost_models"},
     {"config"},
     {"report"},
@@ -61,7 +61,7 @@ INSIDE = {
         {"analysis"},
         {"channels"},
         {"opsets"},
-        {"rewrite", "splitting"},
+        {"integers", "rewrite", "splitting"},
         {"differentiation"},
     ),
 }

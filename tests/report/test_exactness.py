@@ -16,8 +16,8 @@ from onnx_admm.measurement import exactness
 from onnx_admm.model.analysis.fingerprint import fingerprint
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
-from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
-from onnx_admm.passes.fold_bias import FoldBias
+from onnx_admm.passes.exact.fold_batchnorm import FoldBatchNorm
+from onnx_admm.passes.exact.fold_bias import FoldBias
 from onnx_admm.pipeline import UNDONE, Pipeline, PipelineResult
 from onnx_admm.runtime.children.child_outputs import outputs_in_child
 from onnx_admm.runtime.equivalence import outputs_of

@@ -13,13 +13,13 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.auto_quantize import AutoQuantize
-from onnx_admm.passes.drop_dead_channels import DropDeadChannels
 from onnx_admm.passes.encode import Encode
-from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
-from onnx_admm.passes.fold_bias import FoldBias
+from onnx_admm.passes.exact.drop_dead_channels import DropDeadChannels
+from onnx_admm.passes.exact.fold_batchnorm import FoldBatchNorm
+from onnx_admm.passes.exact.fold_bias import FoldBias
+from onnx_admm.passes.exact.share_scales import ShareScales
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
-from onnx_admm.passes.share_scales import ShareScales
 from onnx_admm.selection.fixed_transforms import transform_in
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.selection.weight_values import why_left, why_unusable

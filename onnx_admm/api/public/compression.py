@@ -46,6 +46,7 @@ def compress(
     preprocessing: Preprocessing | PathLike | None = None,
     freeze_defaults: bool | None = None,
     keep_docs: bool = False,
+    weights_only: bool = False,
     cost_model: str | None = None,
     bind: Mapping[str, int] | None = None,
     max_drop: float | None = None,
@@ -90,6 +91,7 @@ def compress(
         preprocessing: from stored samples to inputs, or the TOML file of it.
         freeze_defaults: whether initializers listed as inputs become constants; None: where nearly all are.
         keep_docs: keep doc strings and exporters' notes, which no runtime reads.
+        weights_only: leave activations in float, also where integers would be faster.
         cost_model: cost model of the target, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes for costs, such as ``{"frames": 160}``.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
@@ -144,6 +146,7 @@ def compress(
         preprocessing=preprocessing,
         freeze_defaults=typed("freeze_defaults", freeze_defaults, bool, type(None)),
         keep_docs=typed("keep_docs", keep_docs, bool),
+        weights_only=typed("weights_only", weights_only, bool),
         cost_model=typed("cost_model", cost_model, str, type(None)),
         bind=dict(bind or {}),
         max_drop=typed("max_drop", max_drop, float, int, type(None)),

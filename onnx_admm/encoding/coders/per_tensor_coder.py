@@ -73,6 +73,8 @@ def per_tensor_coders(weight: Weight) -> tuple[PerTensorCoder, ...]:
     coders: list[PerTensorCoder] = []
     if weight.is_exact and len(weight.positions) == 0:
         coders.append(ZeroCoder())
+    if weight.dtype == np.int8:  # codes of an integer kernel: the byte form is what they have
+        return tuple(coders)
     if weight.is_exact and (weight.grid or weight.channel_grid) is not None:
         coders.append(ByteCoder())
     elif (fine := fine_coder(weight)) is not None:

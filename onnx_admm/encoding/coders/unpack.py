@@ -18,7 +18,7 @@ FLOAT = 1
 """TensorProto.FLOAT, as Cast's ``to``."""
 INT32 = 6
 INT64 = 7
-CAST_TO = {"float32": FLOAT, "float16": 10, "float64": 11}
+CAST_TO = {"float32": FLOAT, "float16": 10, "float64": 11, "int8": 3}
 
 
 @dataclass(frozen=True)

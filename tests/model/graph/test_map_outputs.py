@@ -16,7 +16,7 @@ from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import ModelError, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import fingerprint
-from onnx_admm.passes.minify import Minify
+from onnx_admm.passes.exact.minify import Minify
 from onnx_admm.pipeline import Pipeline
 
 LABELS = list(range(8))

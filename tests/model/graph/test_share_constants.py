@@ -15,7 +15,7 @@ from onnx_admm.api import compress
 from onnx_admm.contracts import PassContext
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.share_constants import ShareConstants
+from onnx_admm.passes.exact.share_constants import ShareConstants
 from onnx_admm.runtime.sessions import open_session
 
 FLOAT = onnx.TensorProto.FLOAT

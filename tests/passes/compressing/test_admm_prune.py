@@ -10,7 +10,7 @@ from onnx_admm.contracts import ModelView, PassContext, TrainingSettings
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_prune import AdmmPrune
-from onnx_admm.passes.drop_dead_channels import DropDeadChannels
+from onnx_admm.passes.exact.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.training.graph.trainer import GraphTrainer
 

@@ -10,7 +10,7 @@ from conftest import CONV_NET, MLP, KeepForDeployment
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.drop_dead_channels import DropDeadChannels
+from onnx_admm.passes.exact.drop_dead_channels import DropDeadChannels
 from onnx_admm.runtime.sessions import open_session
 
 UNPADDED = (

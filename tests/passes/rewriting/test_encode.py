@@ -13,7 +13,7 @@ from quantised_models import quantised
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.minify import Minify
+from onnx_admm.passes.exact.minify import Minify
 
 WIDE_NET = conv_net((4, 64), 3)
 OF_OPSET_7 = """

@@ -10,7 +10,7 @@ from conftest import assert_same_outputs, fold_with
 from onnx_admm.contracts import PassReport
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.fold_batchnorm import FoldBatchNorm
+from onnx_admm.passes.exact.fold_batchnorm import FoldBatchNorm
 from onnx_admm.runtime.sessions import open_session
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from conftest import CONV_NET
 
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.minify import Minify
+from onnx_admm.passes.exact.minify import Minify
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass
 

@@ -11,7 +11,7 @@ import pytest
 
 from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.rewrite_for_runtime import RewriteForRuntime
+from onnx_admm.passes.exact.rewrite_for_runtime import RewriteForRuntime
 from onnx_admm.runtime.sessions import open_session
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import pytest
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import RecipeError
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.rewrite_for_runtime import RewriteForRuntime
+from onnx_admm.passes.exact.rewrite_for_runtime import RewriteForRuntime
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass
 

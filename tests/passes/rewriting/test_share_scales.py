@@ -8,7 +8,7 @@ from conftest import CONV_NET, MLP
 from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.encode import Encode
-from onnx_admm.passes.share_scales import ShareScales
+from onnx_admm.passes.exact.share_scales import ShareScales
 from onnx_admm.runtime.sessions import open_session
 
 

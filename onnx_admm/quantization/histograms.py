@@ -1,0 +1,120 @@
+"""Histograms of a model's inner values, streamed over samples in two runs.
+
+The first run finds the extremes of each value, the second counts into bins between them. So a value takes a
+few kilobytes, however many samples there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
+from onnx_admm.model.rewrite.expose_values import expose_values
+from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
+from onnx_admm.runtime.sessions import open_session
+
+BINS = 2048
+_MOST_BATCH = 32
+
+
+@dataclass
+class Histogram:
+    """Counts of a value's elements in equal bins between its extremes.
+
+    Attributes:
+        low, high: extremes; ``low == high`` for a constant value.
+        counts: (BINS,), of finite elements.
+        rank: number of axes.
+    """
+
+    low: float = np.inf
+    high: float = -np.inf
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64), repr=False)
+    rank: int = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any finite element was seen."""
+        return self.low <= self.high
+
+    @property
+    def centres(self) -> npt.NDArray[np.float64]:
+        """Values at the middle of the bins."""
+        step = (self.high - self.low) / BINS
+        return np.asarray(self.low + step * (np.arange(BINS) + 0.5), np.float64)
+
+    def widen(self, array: Array) -> None:
+        """Take the extremes of further elements into account."""
+        self.rank = array.ndim
+        finite = array[np.isfinite(array)] if not np.isfinite(array).all() else array
+        if finite.size:
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+
+    def count(self, array: Array) -> None:
+        """Count further elements; ``widen`` has seen them."""
+        if self.high > self.low:
+            counts, _ = np.histogram(array[np.isfinite(array)], BINS, (self.low, self.high))
+            self.counts += counts
+
+
+def histograms_of(
+    view: ModelView, names: Sequence[str], samples: Dataset, *, memory_bytes: int, threads: int
+) -> dict[str, Histogram]:
+    """Return the histograms of inputs and inner values of the main graph, by name.
+
+    Args:
+        view: the model.
+        names: inputs, or outputs of nodes of the main graph.
+        samples: calibration samples.
+        memory_bytes: memory for the values of one run, about.
+        threads: intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        DataError, WorkError: the model does not run with the samples.
+    """
+    found = {name: Histogram() for name in names}
+    values = _Values(view, names, threads)
+    size = values.batch_size(samples, memory_bytes)
+    for batch in samples.batches(size):
+        for run in values.runs(batch.feeds):
+            for name, array in run.items():
+                found[name].widen(array)
+    for batch in samples.batches(size):
+        for run in values.runs(batch.feeds):
+            for name, array in run.items():
+                found[name].count(array)
+    return found
+
+
+class _Values:
+    """Inputs and inner values of a model, run by run."""
+
+    def __init__(self, view: ModelView, names: Sequence[str], threads: int) -> None:
+        shapes = {port.name: port.shape or () for port in view.signature().inputs}
+        self._fed = {name: shapes[name] for name in names if name in shapes}
+        computed = [name for name in names if name not in shapes]
+        self._session = (
+            open_session(expose_values(view, computed), threads=threads, keeps_arena=False)
+            if computed
+            else None
+        )
+        self._shapes = shapes
+
+    def batch_size(self, samples: Dataset, memory_bytes: int) -> int:
+        """Return the samples of one run, whose values fit the memory; measured on one sample."""
+        first = next(samples.select(np.arange(1)).batches(1)).feeds
+        used = sum(array.nbytes for run in self.runs(first) for array in run.values())
+        return int(np.clip(memory_bytes // max(1, 4 * used), 1, _MOST_BATCH))
+
+    def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
+        if self._session is None:
+            for fed in feeds_of_runs(self._shapes, feeds):
+                yield {name: fed[name] for name in self._fed}
+            return
+        for run in run_samples(self._session, feeds):
+            fed = feed_at(self._session, feeds, run.start) if self._fed else {}
+            yield run.outputs | {name: fed[name] for name in self._fed}

@@ -1,0 +1,121 @@
+"""Placement: which units are integer, given which of them are asked to be.
+
+A product that is asked to be integer is. A kernel without a weight is, if all that it reads comes from
+integer nodes or is quantised for a product anyway: quantising a float for an addition alone costs more than
+the addition. A node that passes integers through is, if it reads such and an integer node reads them behind
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_admm.model.integers.plan import IntegerPlan, IntegerProduct, IntegerWeight, TensorGrid
+from onnx_admm.quantization.units import Kind, Unit, roots_of
+from onnx_admm.quantization.weights import integer_bias
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Units that are integer, and the values between them.
+
+    Attributes:
+        units: integer units, in order.
+        quantised: values on a grid: read or given as integers.
+        given: those of them that an integer unit gives.
+    """
+
+    units: tuple[Unit, ...]
+    quantised: frozenset[str]
+    given: frozenset[str]
+
+
+def place(units: Sequence[Unit], asked: Collection[int]) -> Placement:
+    """Return the placement for the units asked to be integer.
+
+    Args:
+        units: units in graph order.
+        asked: nodes of products and kernels that should be integer.
+    """
+    products = [unit for unit in units if unit.kind is Kind.PRODUCT and unit.node in asked]
+    quantised = {name for unit in products for name in unit.inputs}
+    integer, given = list[Unit](), set[str]()
+    for unit in units:
+        if unit.kind is Kind.PRODUCT:
+            is_integer = unit.node in asked
+        elif unit.kind is Kind.KERNEL:
+            is_integer = unit.node in asked and quantised.issuperset(unit.inputs)
+        else:
+            is_integer = quantised.issuperset(unit.inputs)
+        if is_integer:
+            integer.append(unit)
+            if unit.must_quantise:
+                given.add(unit.output)
+                quantised.add(unit.output)
+    kept = _without_idle(integer)
+    read = {name for unit in kept for name in unit.inputs}
+    given = {unit.output for unit in kept if unit.must_quantise or unit.output in read}
+    return Placement(tuple(kept), frozenset(read | given), frozenset(given))
+
+
+def _without_idle(integer: Sequence[Unit]) -> list[Unit]:
+    """Return the units without passing ones whose integers no integer unit reads."""
+    read, kept = set[str](), list[Unit]()
+    for unit in reversed(integer):
+        if unit.kind is not Kind.PASSING or unit.output in read:
+            kept.append(unit)
+            read.update(unit.inputs)
+    return kept[::-1]
+
+
+def plan_of(
+    placement: Placement,
+    roots: Mapping[str, str],
+    grids: Mapping[str, TensorGrid],
+    weights: Mapping[int, IntegerWeight],
+    ranks: Mapping[str, int],
+) -> IntegerPlan | None:
+    """Return what is to be written; None where a bias does not fit int32.
+
+    Args:
+        placement: the integer units.
+        roots: by output of a passing unit the value that it passes through.
+        grids: grid of each root.
+        weights: weight of each product, by node.
+        ranks: number of axes of values, by root.
+    """
+    products = list[IntegerProduct]()
+    for unit in placement.units:
+        if unit.kind is not Kind.PRODUCT:
+            continue
+        weight, bias = weights[unit.node], None
+        if unit.bias is not None:
+            scale = np.float32(grid_at(unit.inputs[0], roots, grids).scale)
+            bias = integer_bias(unit.bias, np.asarray(scale * weight.scales, np.float32))
+            if bias is None:
+                return None
+        rank = ranks.get(unit.inputs[0], 0)
+        products.append(IntegerProduct(unit.node, weight, bias, rank))
+    others = tuple(unit.node for unit in placement.units if unit.kind is not Kind.PRODUCT)
+    on_grids = {name: grid_at(name, roots, grids) for name in sorted(placement.quantised)}
+    return IntegerPlan(tuple(products), others, on_grids, placement.given)
+
+
+def grid_at(name: str, roots: Mapping[str, str], grids: Mapping[str, TensorGrid]) -> TensorGrid:
+    """Return the grid of a value: its root's."""
+    return grids[roots.get(name, name)]
+
+
+def roots_read(units: Sequence[Unit]) -> dict[int, frozenset[str]]:
+    """Return by node of a product or kernel the roots of all values that it reads, or gives as integers."""
+    roots = roots_of(units)
+    return {
+        unit.node: frozenset(
+            roots.get(name, name) for name in (*unit.inputs, *((unit.output,) if unit.must_quantise else ()))
+        )
+        for unit in units
+        if unit.kind is not Kind.PASSING
+    }

@@ -1,0 +1,353 @@
+"""From a model and samples to the fastest model with integer activations within a tolerance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnx_admm.contracts import Dataset, Feeds, ModelView, PassContext, Skip
+from onnx_admm.measurement.sensitivity import Effect, OutputProbe
+from onnx_admm.model.integers.kernels import kernel_counts
+from onnx_admm.model.integers.plan import IntegerWeight
+from onnx_admm.model.integers.prepare import matmuls_to_gemms
+from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
+from onnx_admm.model.opsets.convert_opset import convert_opset
+from onnx_admm.model.rewrite.expose_logits import with_scores
+from onnx_admm.quantization.histograms import Histogram, histograms_of
+from onnx_admm.quantization.placement import place, plan_of, roots_read
+from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
+from onnx_admm.quantization.ranges import RangeMethod
+from onnx_admm.quantization.search import Asked, PlacementSearch
+from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
+from onnx_admm.quantization.weights import integer_weight
+from onnx_admm.runtime.sessions import open_session, optimised_model
+from onnx_admm.runtime.turns import ratios_of
+
+_logger = logging.getLogger(__name__)
+
+_THREADS = 1
+"""Threads of timed runs: processor time is exact on one."""
+
+_SAME_SCORES = 1e-3
+"""Relative error of scores, 30 dB, up to which predictions may change, as for rounded weights."""
+
+_ATTEMPTS = 5
+_STRICTER = 0.5
+"""Factor of the tolerance after a placement that failed on unseen samples."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to find ranges on, to measure errors on, and to confirm the whole on."""
+
+    calibration: Dataset
+    measured: Dataset
+    unseen: Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What the outputs keep; see ``QuantizeActivations``."""
+
+    least_sqnr_db: float
+    least_agreement: float
+    blind_sqnr_db: float
+    least_alone_db: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The model with integer activations.
+
+    Attributes:
+        model: None where no placement holds, or none is faster.
+        latency_ratio: its latency over that of the model before.
+        effect: on the unseen samples, against the reference.
+        integer: what became of each integer layer.
+        left: why each other layer stays float.
+        kernels: number of kernels by operator, in the runtime's optimised graph.
+        ranges: chosen range of each value.
+        why: why there is no model.
+    """
+
+    model: ModelView | None = None
+    latency_ratio: float = 1.0
+    effect: Effect | None = None
+    integer: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, ChosenRange] = field(default_factory=dict)
+    timed: int = 0
+    why: str | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of the report."""
+        if self.model is None or self.effect is None:
+            return {"timed": self.timed}
+        return {
+            "latency_ratio": round(self.latency_ratio, 4),
+            "sqnr_db": decibels(self.effect.relative_error),
+            "agreement": self.effect.agreement,
+            "kernels": dict(self.kernels),
+            "ranges": {
+                name: {
+                    "method": str(found.range.method.value),
+                    "low": float(found.range.low),
+                    "high": float(found.range.high),
+                    "alone_db": decibels(found.error),
+                    "min_max_db": decibels(found.min_max_error),
+                }
+                for name, found in self.ranges.items()
+            },
+            "timed": self.timed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer:
+    """Quantises the activations of models.
+
+    Attributes:
+        tolerance: what the outputs keep.
+        methods: methods of ranges to choose among.
+        steps: steps of an activation's grid.
+        trials: placements that are timed, at most.
+        layers: names of the weights whose layers may be integer.
+        reference: model whose outputs count as right.
+        context: of the pass.
+    """
+
+    tolerance: Tolerance
+    methods: frozenset[RangeMethod]
+    steps: int
+    trials: int
+    layers: Collection[str]
+    reference: ModelView
+    context: PassContext
+
+    def run(self, model: ModelView, samples: Samples) -> Result:
+        """Return the fastest model found that keeps the tolerance.
+
+        Raises:
+            UnsupportedModel: its opset cannot be raised to 13.
+            DataError, WorkError: it does not run with the samples.
+        """
+        base = convert_opset(model, at_least=OLDEST_OPSET)
+        units, skipped = self._units(base)
+        left = {skip.layer: skip.why for skip in skipped}
+        if not any(unit.kind is Kind.PRODUCT for unit in units):
+            return Result(left=left, why="no layer has an integer kernel")
+        histograms = self._histograms(base, units, samples)
+        if matmuls_to_gemms(base, {name: found.rank for name, found in histograms.items()}):
+            units, _ = self._units(base)
+            histograms = self._histograms(base, units, samples)
+        roots = {root for reads in roots_read(units).values() for root in reads}
+        of_roots = {name: histograms[name] for name in sorted(roots)}
+        threads = self.context.settings.threads
+        probe = OutputProbe(base, [], samples.measured, threads=threads)
+        with self.context.progress.task("activation ranges", len(of_roots)) as task:
+            choice = RangeChoice(
+                view=base, probe=probe, steps=self.steps, methods=self.methods, threads=threads
+            )
+            ranges = choice.of(of_roots, task)
+        ranks = {name: found.rank for name, found in histograms.items()}
+        return _Run(self, model, _Prepared(base, units, ranges, ranks), samples).result(left)
+
+    def _units(self, base: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
+        """Return the units that may be integer at all, and why further products are none.
+
+        Where not even all others being integer makes a unit one, it never is: an addition far from any
+        product is not measured.
+        """
+        units, skipped = find_units(base)
+        kept = [unit for unit in units if unit.weight is None or unit.weight_name in self.layers]
+        possible = place(kept, {unit.node for unit in kept}).units
+        return possible, tuple(skip for skip in skipped if skip.layer in self.layers)
+
+    def _histograms(self, base: ModelView, units: Sequence[Unit], samples: Samples) -> dict[str, Histogram]:
+        """Return the histograms of all roots, and of what products read."""
+        names = {root for reads in roots_read(units).values() for root in reads}
+        names |= {unit.inputs[0] for unit in units if unit.kind is Kind.PRODUCT}
+        memory, threads = self.context.memory_bytes, self.context.settings.threads
+        return histograms_of(base, sorted(names), samples.calibration, memory_bytes=memory, threads=threads)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model in the form that integers are written into.
+
+    Attributes:
+        base: the model.
+        units: its units.
+        ranges: range of each root value.
+        ranks: number of axes of values.
+    """
+
+    base: ModelView
+    units: tuple[Unit, ...]
+    ranges: Mapping[str, ChosenRange]
+    ranks: Mapping[str, int]
+
+
+class _Run:
+    """One model, its units and ranges, and the placements that were built of them."""
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        model: ModelView,
+        prepared: _Prepared,
+        samples: Samples,
+    ) -> None:
+        self._quantizer, self._model, self._samples = quantizer, model, samples
+        self._base, self._ranks = prepared.base, prepared.ranks
+        self._units, self._ranges = prepared.units, prepared.ranges
+        self._roots = roots_of(self._units)
+        self._extremes = {name: found.of_extremes for name, found in self._ranges.items()}
+        self._weights, self._kept = dict[int, IntegerWeight](), dict[int, bool]()
+        for unit in self._units:
+            if unit.weight is not None:
+                found = integer_weight(unit.weight_name, unit.weight, unit.axis)
+                self._weights[unit.node], self._kept[unit.node] = found
+        self._bytes = model.to_bytes(maps=False)
+        self._feeds: Feeds = next(samples.measured.select(np.arange(1)).batches(1)).feeds
+
+    def result(self, left: dict[str, str]) -> Result:
+        """Return the best placement that holds on the unseen samples."""
+        tolerance = self._quantizer.tolerance
+        allowed = self._allowed(left)
+        errors = {name: found.error for name, found in self._ranges.items()}
+        search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
+        limit = 10 ** (-tolerance.least_sqnr_db / 10)
+        against_reference = self._probe(self._quantizer.reference)
+        against_before = self._probe(None)
+        for _ in range(_ATTEMPTS):
+            chosen = search.best(allowed, limit) if allowed else frozenset()
+            if not chosen:
+                break
+            for ranges in (self._ranges, self._extremes):
+                built = self.build(chosen, ranges)
+                if built is None:
+                    continue
+                effect, added = against_reference(built), against_before(built)
+                if self._holds(effect, added):
+                    self._ranges = ranges
+                    return self._result(built, chosen, search, effect, left)
+                _logger.info(
+                    "a placement of %d units fails on unseen samples: agreement %s, %.1f dB, %.1f dB added",
+                    len(chosen),
+                    effect.agreement,
+                    decibels(effect.relative_error),
+                    decibels(added.relative_error),
+                )
+            limit = _STRICTER * min(limit, search.expected_error(chosen))
+        timed = len(search.gains)
+        return Result(left=left, timed=timed, why="no placement keeps the outputs on unseen samples")
+
+    def build(self, asked: Asked, ranges: Mapping[str, ChosenRange]) -> ModelView | None:
+        """Return the model with these units integer; None where a bias does not fit."""
+        placed = place(self._units, asked)
+        grids = {name: found.range.grid(self._quantizer.steps) for name, found in ranges.items()}
+        plan = plan_of(placed, self._roots, grids, self._weights, self._ranks)
+        if plan is None:
+            return None
+        fork = self._base.fork()
+        write_integers(fork, plan)
+        return fork
+
+    def _allowed(self, left: dict[str, str]) -> list[int]:
+        """Return the units whose values may be rounded; note why others may not."""
+        least_db = self._quantizer.tolerance.least_alone_db
+        most = 10 ** (-least_db / 10)
+        allowed = []
+        names = {unit.node: unit.layer for unit in self._units}
+        for node, roots in roots_read(self._units).items():
+            worst = max(roots, key=lambda root: self._error(root))
+            if self._error(worst) <= most:
+                allowed.append(node)
+            else:
+                alone = decibels(self._error(worst))
+                left[names[node]] = (
+                    f"{worst} alone in 8 bits leaves the outputs {alone:.1f} dB, under {least_db:g}"
+                )
+        return allowed
+
+    def _error(self, root: str) -> float:
+        found = self._ranges.get(root)
+        return float("inf") if found is None else found.error
+
+    def _latencies(self, placements: Sequence[Asked]) -> list[float]:
+        built = [self.build(asked, self._ranges) for asked in placements]
+        forms = [each.to_bytes(maps=False) for each in built if each is not None]
+        ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
+        return [float("inf") if each is None else next(ratios) for each in built]
+
+    def _probe(self, reference: ModelView | None) -> Any:
+        """Return a function that gives the effect of a model on the unseen samples."""
+        threads = self._quantizer.context.settings.threads
+        probe = OutputProbe(self._model, [], self._samples.unseen, reference=reference, threads=threads)
+
+        def effect(other: ModelView) -> Effect:
+            session = open_session(with_scores(other), threads=threads, keeps_arena=False)
+            return probe.effect_of(session.run)
+
+        return effect
+
+    def _holds(self, effect: Effect, added: Effect) -> bool:
+        """Return whether predictions stay the reference's; without any, whether the outputs do."""
+        tolerance = self._quantizer.tolerance
+        limit = 10 ** (-tolerance.least_sqnr_db / 10)
+        if effect.agreement is None:
+            return effect.relative_error <= limit
+        agrees = effect.agreement >= tolerance.least_agreement
+        hardly_changed = effect.relative_error <= 10 ** (-tolerance.blind_sqnr_db / 10)
+        same_scores = effect.has_scores and effect.score_error <= _SAME_SCORES
+        return (agrees or hardly_changed or same_scores) and added.score_error <= limit
+
+    def _result(
+        self, built: ModelView, chosen: Asked, search: PlacementSearch, effect: Effect, left: dict[str, str]
+    ) -> Result:
+        placed = place(self._units, chosen)
+        integer = {
+            unit.layer: self._says(unit, search) for unit in placed.units if unit.kind is not Kind.PASSING
+        }
+        for unit in self._units:
+            if unit.kind is Kind.PRODUCT and unit.layer not in integer:
+                left.setdefault(unit.layer, self._why_float(unit, search))
+        return Result(
+            model=built,
+            latency_ratio=search.latency(chosen),
+            effect=effect,
+            integer=integer,
+            left=left,
+            kernels=kernel_counts(optimised_model(built.to_bytes(maps=False))),
+            ranges={
+                name: self._ranges[name] for name in sorted({self._roots.get(n, n) for n in placed.quantised})
+            },
+            timed=len(search.gains),
+        )
+
+    def _says(self, unit: Unit, search: PlacementSearch) -> str:
+        gain = search.gains.get(unit.node)
+        saved = "" if gain is None else f"; it saves {gain:.1%} of the model's latency"
+        if unit.kind is Kind.KERNEL:
+            return f"integer {unit.op_type}{saved}"
+        grid = "its own grid" if self._kept[unit.node] else "int8 by output channel"
+        return f"integer {unit.op_type}, weight on {grid}{saved}"
+
+    def _why_float(self, unit: Unit, search: PlacementSearch) -> str:
+        gain = search.gains.get(unit.node, 0.0)
+        if gain <= 0:
+            return f"float is faster: integers would take {-gain:.1%} of the model's latency more"
+        return f"the tolerance does not reach for it: integers would save {gain:.1%} of the model's latency"
+
+
+def decibels(relative_error: float) -> float:
+    """Return the signal-to-noise ratio of a relative error in dB, at most 200."""
+    return (
+        round(float(-10 * np.log10(max(relative_error, 1e-20))), 2) if np.isfinite(relative_error) else -200.0
+    )

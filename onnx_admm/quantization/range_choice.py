@@ -1,0 +1,126 @@
+"""Choice of each activation's range by the measured error of the outputs.
+
+One value at a time is rounded in the model, with each candidate range, and the outputs are compared. So a
+value in front of a layer that hides its outliers gets another range than one in front of a layer that needs
+them, which the value's own distribution cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_admm.contracts import Feeds, ModelView, Task
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.integers.trial import SCALE, ZERO_POINT, with_trial_grid
+from onnx_admm.model.rewrite.expose_logits import with_scores
+from onnx_admm.quantization.histograms import Histogram
+from onnx_admm.quantization.ranges import ActivationRange, RangeMethod, candidate_ranges
+from onnx_admm.runtime.sessions import Session, open_session
+
+_NARROWER = (0.7, 0.5, 0.35, 0.25, 0.15, 0.05, 0.0)
+"""Shares of one side of a range that are tried in turn."""
+
+_HOPELESS = 3.0
+"""Factor of the least error above which a side is not narrowed further."""
+
+_WORTH = 0.9
+"""Share of the error of the min-max range that another one must stay under."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenRange:
+    """The range of one value, and the relative error of the outputs when it alone is rounded.
+
+    Attributes:
+        range: the range.
+        error: relative error of the outputs.
+        min_max_error: the same with the range of the extremes.
+        min_max: that range.
+    """
+
+    range: ActivationRange
+    error: float
+    min_max_error: float
+    min_max: ActivationRange
+
+    @property
+    def of_extremes(self) -> ChosenRange:
+        """The same value with the range of its extremes."""
+        return ChosenRange(self.min_max, self.min_max_error, self.min_max_error, self.min_max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeChoice:
+    """Chooses ranges of the values of one model.
+
+    Attributes:
+        view: the model; opset 13 or newer.
+        probe: the model, with the samples to measure on.
+        steps: steps of the grids.
+        methods: methods to choose among; the extremes are always tried.
+        threads: intra-op threads; 0 lets the runtime choose.
+    """
+
+    view: ModelView
+    probe: OutputProbe
+    steps: int
+    methods: frozenset[RangeMethod]
+    threads: int
+
+    def of(self, histograms: Mapping[str, Histogram], task: Task) -> dict[str, ChosenRange]:
+        """Return the range of each value with a histogram that has seen finite elements.
+
+        Args:
+            histograms: by value.
+            task: advances by one for each value.
+        """
+        scored = with_scores(self.view)
+        found: dict[str, ChosenRange] = {}
+        for name, histogram in histograms.items():
+            if histogram.is_known:
+                trial = with_trial_grid(scored, name)
+                session = open_session(trial, threads=self.threads, keeps_arena=False)
+                found[name] = self._choose(session, histogram)
+            task.advance(note=name)
+        return found
+
+    def _choose(self, session: Session, histogram: Histogram) -> ChosenRange:
+        methods = self.methods | {RangeMethod.MIN_MAX}
+        candidates = [each for each in candidate_ranges(histogram, self.steps) if each.method in methods]
+        errors = [_error(session, each, self.probe, self.steps) for each in candidates]
+        whole, best = errors[0], int(np.argmin(errors))
+        if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * whole:
+            best = 0
+        found = ChosenRange(candidates[best], errors[best], whole, candidates[0])
+        return self._narrowed(session, found) if RangeMethod.OUTPUT in self.methods else found
+
+    def _narrowed(self, session: Session, found: ChosenRange) -> ChosenRange:
+        """Return the range with each side narrowed as long as the error of the outputs falls.
+
+        Each side by itself: what an activation behind the value drops anyway needs no codes.
+        """
+        for side in ("low", "high"):
+            start = found.range
+            for share in _NARROWER:
+                ends = {"low": start.low, "high": start.high, side: getattr(start, side) * share}
+                if ends == {"low": start.low, "high": start.high}:
+                    break
+                candidate = ActivationRange(ends["low"], ends["high"], RangeMethod.OUTPUT)
+                error = _error(session, candidate, self.probe, self.steps)
+                if error <= _WORTH * found.error:
+                    found = replace(found, range=candidate, error=error)
+                elif error > _HOPELESS * found.error:
+                    break
+        return found
+
+
+def _error(session: Session, candidate: ActivationRange, probe: OutputProbe, steps: int) -> float:
+    grid = candidate.grid(steps)
+    further: Feeds = {
+        SCALE: np.array(grid.scale, np.float32),
+        ZERO_POINT: np.array(grid.zero_point, np.uint8),
+    }
+    return probe.effect_of(lambda feed: session.run(feed | further)).score_error

@@ -1,0 +1,1 @@
+"""Passes that keep the outputs, up to rounding."""

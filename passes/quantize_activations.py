@@ -1,0 +1,155 @@
+"""QuantizeActivations: 8-bit activations where they make the model faster, by measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from onnx_admm.calibration.samples import calibration_samples
+from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip
+from onnx_admm.data import cost_of_sample
+from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
+from onnx_admm.model.integers.prepare import is_integer
+from onnx_admm.quantization.quantizer import Quantizer, Result, Samples, Tolerance
+from onnx_admm.quantization.ranges import RangeMethod
+from onnx_admm.quantization.saturation import steps_here
+from onnx_admm.selection.layers import choose_sites
+from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
+from onnx_admm.settings.ranges import Samples as SampleCount
+
+_MOST_MACS = 1 << 38
+"""Multiply-accumulates that trials of single values may take: about half a minute on one core."""
+
+_RUNS_PER_VALUE = 10
+_MOST_CONFIRMING = 1000
+_LEAST_SAMPLES = 16
+_RANGES = ("best", "min_max", "percentile", "mse", "entropy")
+_STEPS = ("here", "255", "127")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeActivations:
+    """Compute layers with 8-bit integers where that is faster and the outputs allow it, by measurement.
+
+    Each layer that the runtime may compute with integers is timed within the model, and the error of the
+    outputs measured; the set of layers of least latency is taken whose errors add up to the tolerance, and
+    the whole is confirmed on samples that were not used. Weights keep the grid that they lie on; a weight on
+    no grid of 8 bits gets one. The model is written with QuantizeLinear and DequantizeLinear (opset 13).
+
+    It stays as it is without samples, and where the result would not be faster on this machine.
+
+    Attributes:
+        least_sqnr_db: signal-to-noise ratio that the outputs keep, in dB.
+        least_agreement: share of the samples whose top-1 prediction stays, 0 to 1; of a classifier.
+        blind_sqnr_db: ratio of a classifier's scores, in dB, above which predictions may change: two scores
+            that are nearly equal change their order easily.
+        least_alone_db: a value that alone leaves the outputs below this ratio stays float, in dB.
+        most_latency: share of the latency before that the result may take, at most.
+        ranges: method of the activation ranges; ``best`` takes the one of least error of the outputs, value
+            by value.
+        steps: steps of an activation's grid: 255, 127 for processors without VNNI, or ``here``: by this
+            machine's.
+        calibration: samples that ranges are found on, at most.
+        samples: samples that errors are measured on, at most.
+        trials: placements that are timed, at most.
+        against: reference of the comparison: the ``original``, or the model ``before`` this pass, which the
+            removal of channels may have moved far from the original.
+        include, exclude: patterns of layer names or operators; other layers stay float.
+    """
+
+    name: ClassVar[str] = "quantize_activations"
+    exact: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = True
+
+    least_sqnr_db: Positive = 22.0
+    least_agreement: Share = 0.99
+    blind_sqnr_db: Positive = 22.0
+    least_alone_db: Positive = 25.0
+    most_latency: PositiveShare = 0.97
+    ranges: Literal["best", "min_max", "percentile", "mse", "entropy"] = "best"
+    steps: Literal["here", "255", "127"] = "here"
+    calibration: SampleCount = 256
+    samples: SampleCount = 96
+    trials: Rounds = 96
+    against: Literal["original", "before"] = "original"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def requires(self, model: ModelView, context: PassContext) -> None:
+        """See ``contracts.Pass``."""
+        if not model.sites():
+            raise NothingToDo("the model has no weights that integer kernels could use")
+        for key in ("least_sqnr_db", "blind_sqnr_db", "least_alone_db"):
+            if not (got := getattr(self, key)) > 0:
+                raise PassRefused("impossible tolerance", where=key, got=got, expected="over 0")
+        if self.ranges not in _RANGES or self.steps not in _STEPS:
+            got, expected = (self.ranges, _RANGES) if self.ranges not in _RANGES else (self.steps, _STEPS)
+            raise PassRefused("unknown setting", got=got, expected=f"one of {', '.join(expected)}")
+
+    def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """See ``contracts.Pass``."""
+        if is_integer(model):
+            return _left("it computes activations as integers already")
+        if context.train is None:
+            return _left("no samples are given, and ranges of activations need some (--data)")
+        if len(context.train) < _LEAST_SAMPLES:
+            few = f"{len(context.train)} samples are too few for ranges of activations"
+            return _left(f"{few}: {_LEAST_SAMPLES} or more are needed")
+        chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        quantizer = Quantizer(
+            tolerance=Tolerance(
+                least_sqnr_db=self.least_sqnr_db,
+                least_agreement=self.least_agreement,
+                blind_sqnr_db=self.blind_sqnr_db,
+                least_alone_db=self.least_alone_db,
+            ),
+            methods=frozenset(RangeMethod)
+            if self.ranges == "best"
+            else frozenset({RangeMethod(self.ranges)}),
+            steps=steps_here() if self.steps == "here" else int(self.steps),
+            trials=self.trials,
+            layers={site.name for site in chosen},
+            reference=context.reference if self.against == "original" else model,
+            context=context,
+        )
+        try:
+            result = quantizer.run(model, self._data(model, context))
+        except UnsupportedModel as error:  # its opset cannot be raised
+            return _left(str(error))
+        if result.model is None or result.latency_ratio > self.most_latency:
+            return PassReport(False, (), (*skipped, *self._skipped(result)), result.figures())
+        model.become(result.model)
+        edits = tuple(Edit(layer, what) for layer, what in result.integer.items())
+        return PassReport(True, edits, (*skipped, *self._skipped(result)), result.figures())
+
+    def _skipped(self, result: Result) -> tuple[Skip, ...]:
+        skipped = tuple(Skip(layer, why) for layer, why in result.left.items())
+        if result.model is None:
+            return (*skipped, Skip("model", result.why or "no layer is faster with integers here"))
+        if result.latency_ratio > self.most_latency:
+            why = f"with integers it would take {result.latency_ratio:.2f} of its latency: left as it is"
+            return (*skipped, Skip("model", why))
+        return skipped
+
+    def _data(self, model: ModelView, context: PassContext) -> Samples:
+        calibration = calibration_samples(context, self.calibration)
+        cost = cost_of_sample(model, calibration)
+        values = max(1, len(model.sites()) * 2)
+        most_runs = max(1, _MOST_MACS // (cost.macs * _RUNS_PER_VALUE * values))
+        measured = _spread(calibration, min(self.samples, most_runs, cost.most_samples))
+        unseen = calibration if context.validation is None else context.validation
+        confirming = _spread(unseen, min(_MOST_CONFIRMING, 20 * most_runs, cost.most_samples))
+        return Samples(calibration, measured, confirming)
+
+
+def _left(why: str) -> PassReport:
+    return PassReport(False, (), (Skip("model", why),))
+
+
+def _spread(data: Dataset, count: int) -> Dataset:
+    """Return at most ``count`` samples, evenly spread."""
+    return data.select(
+        np.unique(np.linspace(0, len(data) - 1, min(len(data), count)).round().astype(np.int64))
+    )

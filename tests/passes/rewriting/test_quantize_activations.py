@@ -1,0 +1,221 @@
+"""Activations in 8 bits: where integers are written, where not, and why; times are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_admm.contracts import Array, ModelView, PassContext, PassReport
+from onnx_admm.data.anything import as_dataset
+from onnx_admm.errors import NothingToDo, PassRefused, RecipeError
+from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.integers.kernels import kernel_counts
+from onnx_admm.passes.encode import Encode
+from onnx_admm.passes.quantize_activations import QuantizeActivations
+from onnx_admm.pipeline import Pipeline
+from onnx_admm.quantization import quantizer as quantizer_module
+from onnx_admm.runtime.sessions import open_session, optimised_model
+from onnx_admm.testing import check_pass, model_family
+
+NET = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,3,12,12] x) => (float[N,10] y)
+    <float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16] b2, float[576,10] w3, float[10] b3>
+    {
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        r1 = Relu (c1)
+        c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
+        r2 = Relu (c2)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r2)
+        f = Flatten (p)
+        y = Gemm (f, w3, b3)
+    }"""
+
+Ratio = Callable[[Mapping[str, int]], float]
+
+
+def by_kernels(counts: Mapping[str, int]) -> float:
+    """Each integer kernel saves a quarter, each conversion costs a tenth."""
+    integer = counts.get("QLinearConv", 0) + counts.get("QGemm", 0)
+    conversions = counts.get("QuantizeLinear", 0) + counts.get("DequantizeLinear", 0)
+    return 1.0 - 0.25 * integer + 0.1 * conversions
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> list[Ratio]:
+    """Made-up latencies by the kernels of a form; the last function in the list counts."""
+    chosen: list[Ratio] = [by_kernels]
+
+    def ratios_of(base: bytes, forms: Sequence[bytes], feeds: object, threads: int = 1) -> list[float]:
+        return [chosen[-1](kernel_counts(optimised_model(form))) for form in forms]
+
+    monkeypatch.setattr(quantizer_module, "ratios_of", ratios_of)
+    return chosen
+
+
+def samples(count: int = 64, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=(count, 3, 12, 12)).astype(np.float32)
+
+
+def context_of(view: ModelView, count: int = 64) -> PassContext:
+    data = {
+        port.name: np.random.default_rng(0).normal(size=(count, *sizes(port.shape))).astype(port.dtype)
+        for port in view.signature().inputs
+    }
+    train = as_dataset(data, view, preprocessing=None, part="train", label=None)
+    return PassContext(reference=view.fork(), train=train, validation=train)
+
+
+def sizes(shape: tuple[int | str | None, ...] | None) -> list[int]:
+    return [extent if isinstance(extent, int) else 4 for extent in (shape or ())[1:]]
+
+
+def run(view: ModelView, **settings: object) -> PassReport:
+    step = QuantizeActivations(**settings)  # type: ignore[arg-type]
+    context = context_of(view)
+    step.requires(view, context)
+    return step.run(view, context)
+
+
+def kernels(view: ModelView) -> dict[str, int]:
+    return kernel_counts(optimised_model(view.to_bytes()))
+
+
+def test_layers_become_integer_kernels_and_outputs_stay(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    before = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    report = run(view)
+    assert report.changed
+    assert {edit.layer for edit in report.edits} == {"w1", "w2", "w3"}
+    found = kernels(view)
+    assert (found["QLinearConv"], found["QGemm"]) == (2, 1)
+    after = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    assert np.sum((after - before) ** 2) < 10**-2.2 * np.sum(before**2)
+    assert report.figures["latency_ratio"] < 1
+    assert report.figures["kernels"] == found
+
+
+def test_a_layer_that_is_faster_in_float_stays_so_and_says_it(times: list[Ratio]) -> None:
+    times.append(lambda counts: 1.0 - 0.3 * counts.get("QLinearConv", 0) + 0.2 * counts.get("QGemm", 0))
+    view = parse_text(NET)
+    report = run(view)
+    assert {edit.layer for edit in report.edits} == {"w1", "w2"}
+    (why,) = [skip.why for skip in report.skipped if skip.layer == "w3"]
+    assert why.startswith("float is faster")
+    assert "QGemm" not in kernels(view)
+
+
+def test_a_model_that_would_not_be_faster_stays_as_it_is_with_a_sentence(times: list[Ratio]) -> None:
+    times.append(lambda counts: 1.3)
+    view = parse_text(NET)
+    before = view.fork()
+    report = run(view)
+    assert not report.changed
+    assert same_model(before, view)
+    assert report.skipped[-1].layer == "model"
+
+
+def test_a_gain_below_the_bound_is_no_gain(times: list[Ratio]) -> None:
+    times.append(lambda counts: 1.0 - 0.01 * counts.get("QLinearConv", 0))
+    report = run(parse_text(NET))
+    assert not report.changed
+    assert "0.98 of its latency" in report.skipped[-1].why
+
+
+def test_a_value_that_alone_costs_too_much_keeps_its_layers_in_float(times: list[Ratio]) -> None:
+    report = run(parse_text(NET), least_alone_db=90.0)
+    assert not report.changed
+    whys = {skip.layer: skip.why for skip in report.skipped}
+    assert "alone in 8 bits leaves the outputs" in whys["w2"]
+
+
+def test_weights_keep_the_grid_that_they_lie_on(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    codes = np.random.default_rng(1).integers(-7, 8, (16, 16, 3, 3))
+    grid = (codes * np.float32(0.0213)).astype(np.float32)
+    view.replace("w2", grid)
+    report = run(view)
+    (says,) = [edit.what for edit in report.edits if edit.layer == "w2"]
+    assert "its own grid" in says
+    assert np.array_equal(view.read("w2"), grid)
+    stored = view.graph_ir.graph.initializers["w2_codes"].const_value.numpy()
+    assert np.array_equal(stored, codes)
+
+
+def test_excluded_layers_stay_float(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    report = run(view, exclude=("w1",))
+    assert {edit.layer for edit in report.edits} == {"w2", "w3"}
+    assert "Conv" in kernels(view)
+
+
+def test_without_samples_nothing_changes(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    report = QuantizeActivations().run(view, PassContext(reference=view.fork()))
+    assert not report.changed
+    assert "--data" in report.skipped[0].why
+
+
+def test_few_samples_are_not_enough(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    report = QuantizeActivations().run(view, context_of(view, 5))
+    assert not report.changed
+    assert "5 samples are too few" in report.skipped[0].why
+
+
+def test_a_model_without_weights_has_nothing_to_do() -> None:
+    view = model_family()["no_weights"]
+    with pytest.raises(NothingToDo):
+        QuantizeActivations().requires(view, PassContext(reference=view))
+
+
+@pytest.mark.parametrize("settings", [{"least_sqnr_db": -1.0}, {"ranges": "widest"}, {"steps": "64"}])
+def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+    view = parse_text(NET)
+    with pytest.raises((PassRefused, RecipeError)):
+        Pipeline([QuantizeActivations(**settings)]).run(view, context_of(view))  # type: ignore[arg-type]
+
+
+def test_packed_weights_and_integer_kernels_combine(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    for name in ("w2", "w3"):
+        codes = np.random.default_rng(1).integers(-3, 4, view.site(name).shape)
+        view.replace(name, (codes * np.float32(0.0213)).astype(np.float32))
+    context = context_of(view)
+    steps = [QuantizeActivations(), Encode(format="packed")]
+    result = Pipeline(steps).run(view, context)
+    assert [each.report.changed for each in result.reports] == [True, True]
+    integer = Pipeline(steps[:1]).run(view, context).model
+    assert kernels(result.model) == kernels(integer)
+    assert len(result.model.to_bytes()) < len(integer.to_bytes())
+    packed = {edit.layer for edit in result.reports[-1].report.edits}
+    assert packed >= {"w2_codes", "w3_codes"}
+    feeds = {"x": samples(4)}
+    expected, got = (open_session(each, threads=1).run(feeds)["y"] for each in (integer, result.model))
+    assert np.array_equal(expected, got)
+
+
+def test_steps_of_seven_bits_leave_no_code_above_127(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    report = run(view, steps="127", ranges="min_max")
+    assert report.changed
+    graph = onnx.load_from_string(view.to_bytes()).graph
+    codes = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    model = onnx.load_from_string(view.to_bytes())
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in codes.values())
+    session = open_session(model.SerializeToString(), threads=1, optimize=False)
+    found = session.run({"x": next(context_of(view).train.batches(64)).feeds["x"]})  # type: ignore[union-attr]
+    assert all(found[name].max() <= 128 for name in codes.values())
+
+
+def test_the_contract_holds_with_samples(times: list[Ratio]) -> None:
+    family = {name: view for name, view in model_family().items() if name != "branches"}
+    outcomes = check_pass(QuantizeActivations(), family, context_of)
+    assert set(outcomes) == set(family)
+    assert outcomes["conv_net"] == "changed"
+    assert outcomes["mlp_both_ways"] == "changed"
+    assert outcomes["no_weights"] == "unchanged"

@@ -1,0 +1,70 @@
+"""Weights of integer kernels: the grid that they lie on stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_admm.quantization.weights import integer_bias, integer_weight
+
+RNG = np.random.default_rng(0)
+
+
+def dense(weight: object) -> np.ndarray:
+    shape = [1] * weight.codes.ndim
+    if weight.scales.ndim:
+        shape[weight.axis] = -1
+    return weight.codes.astype(np.float32) * weight.scales.reshape(shape if weight.scales.ndim else ())
+
+
+@pytest.mark.parametrize("levels", [1, 3, 7, 100])
+def test_a_grid_of_one_scale_is_kept_exactly(levels: int) -> None:
+    codes = RNG.integers(-levels, levels + 1, (8, 4, 3, 3))
+    codes.flat[:2] = levels, 1
+    values = (codes * np.float32(0.0173)).astype(np.float32)
+    weight, kept = integer_weight("w", values, 0)
+    assert kept
+    assert np.array_equal(dense(weight), values)
+    assert np.abs(weight.codes).max() == levels  # rescaling to 127 would round a second time
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_grid_per_output_channel_is_kept_exactly(axis: int) -> None:
+    codes = RNG.integers(-7, 8, (16, 24)).astype(np.float32)
+    shape = [1, 1]
+    shape[axis] = -1
+    values = codes * RNG.uniform(0.1, 2.0, codes.shape[axis]).astype(np.float32).reshape(shape)
+    weight, kept = integer_weight("w", values, axis)
+    assert kept
+    assert weight.scales.shape == (codes.shape[axis],)
+    assert np.array_equal(dense(weight), values)
+
+
+def test_scales_along_the_input_channels_have_no_kernel_so_that_it_is_rounded() -> None:
+    codes = RNG.integers(-7, 8, (16, 24)).astype(np.float32)
+    values = codes * RNG.uniform(0.1, 2.0, (16, 1)).astype(np.float32)
+    weight, kept = integer_weight("w", values, 1)
+    assert not kept
+    assert np.abs(dense(weight) - values).max() <= np.abs(values).max() / 127
+
+
+def test_any_other_weight_gets_a_scale_per_output_channel() -> None:
+    values = RNG.normal(size=(8, 300)).astype(np.float32) * np.geomspace(1, 100, 8, dtype=np.float32)[:, None]
+    values[3] = 0
+    weight, kept = integer_weight("w", values, 0)
+    assert not kept
+    assert weight.codes.dtype == np.int8
+    error = np.abs(dense(weight) - values)
+    assert np.all(error <= weight.scales[:, None] * 0.501)
+    assert not weight.codes[3].any()
+
+
+def test_a_bias_is_stored_in_steps_of_the_products() -> None:
+    bias = integer_bias(np.array([1.0, -2.0], np.float32), np.array([0.5, 0.25], np.float32))
+    assert bias is not None
+    assert bias.dtype == np.int32
+    assert bias.tolist() == [2, -8]
+
+
+def test_a_bias_beyond_int32_is_refused() -> None:
+    assert integer_bias(np.array([1e6], np.float32), np.array(1e-5, np.float32)) is None
