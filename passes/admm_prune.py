@@ -124,7 +124,7 @@ class AdmmPrune:
         history: list[Record] = []
         scores: tuple[float, ...] = ()
         total = self.epochs + self.retrain_epochs + self.steps - 1
-        opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
+        opened = context.trainer.open(model, sites, context.train, context.settings, context.taught_by)
         with opened as run, context.progress.task("prune", total) as task:
             for step in range(1, self.steps + 1):
                 budget = self.budget(sites, model, context, _geometric(step / self.steps))

@@ -143,7 +143,7 @@ class AdmmQuantize:
             raise PassRefused("fine-tuning needs a trainer and data")
         rounds = len(self.fractions) - 1
         total = self.epochs + rounds * self.round_epochs + self.retrain_epochs
-        opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
+        opened = context.trainer.open(model, sites, context.train, context.settings, context.taught_by)
         with opened as run, context.progress.task("quantise", total) as task:
             admm_phase = AdmmPhase(
                 epochs=self.epochs,

@@ -56,7 +56,7 @@ class FineTune:
         if self.epochs == 0:
             return PassReport(False, (), skipped)
         before = model.fork()
-        opened = context.trainer.open(model, sites, context.train, context.settings, context.reference)
+        opened = context.trainer.open(model, sites, context.train, context.settings, context.taught_by)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
             freeze_zeros(run, run.weights())
             rates = Rates(peak=self.learning_rate, end=self.end_rate)

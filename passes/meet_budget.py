@@ -17,11 +17,10 @@ from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.pricing.pricing import for_model, price
-from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
+from onnx_admm.targeting.drop import accuracy_drop
 from onnx_admm.targeting.quantities import parse_budgets, require_given
 from onnx_admm.targeting.reasons import by_operator, explain
 from onnx_admm.targeting.search import CandidateResult, SearchResult, not_reachable, search
@@ -225,7 +224,7 @@ class _Work:
                 self._rebuild(made, bits=bits)
         else:
             self._rebuild(made, layers=densities, bits=bits)
-        drop = self._drop(made)
+        drop = accuracy_drop(made, self.context)
         is_over = drop is not None and drop > (self.context.max_drop or 0.0)
         return CandidateResult(made, drop, self._recovered(made, options) if is_over else {})
 
@@ -238,23 +237,6 @@ class _Work:
         """Reconstruct the model layer by layer."""
         step = ReconstructLayers(samples=self.settings.samples, include=self._names, **asked)  # type: ignore[arg-type]
         step.run(made, replace(self.context, train=self.samples))
-
-    def _drop(self, made: ModelView) -> float | None:
-        """Return the accuracy lost on validation samples, in points; without labels, changed predictions."""
-        if self.context.max_drop is None or self.context.validation is None:
-            return None
-        threads, data = self.context.settings.threads, self.context.validation
-        reference = self.context.reference
-        roles = output_roles(reference)
-        after = evaluate(made, data, reference=reference, roles=roles, threads=threads)
-        if after.accuracy is not None:
-            before = evaluate(reference, data, roles=roles, threads=threads)
-            return 100.0 * ((before.accuracy or 0.0) - after.accuracy)
-        if after.agreement is None:
-            raise PassRefused(
-                "the data cannot show a drop", expected="a classifier's outputs, or data with labels"
-            )
-        return 100.0 * (1.0 - after.agreement)
 
     def _recovered(self, made: ModelView, options: Mapping[str, Any]) -> dict[str, float]:
         """Return the relative error that disappears when one layer alone has its own weights again."""

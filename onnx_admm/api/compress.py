@@ -19,7 +19,7 @@ from onnx_admm.api.measure import Measurement, check_runs, judged_samples
 from onnx_admm.api.milder import MILDER, TRIES, milder_note, milder_recipe
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
-from onnx_admm.api.preparing import Plan, frozen_defaults, without_wrong_shapes
+from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, without_wrong_shapes
 from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
@@ -91,6 +91,7 @@ class Compression(Request):
             validation=None if validation is None else scored_by(validation, self.metric),
             notes=(*notes, *random_note(random_operators(model)), *self._notes(train, validation)),
             frozen=frozen,
+            teacher=None if self.teacher is None else open_teacher(self.teacher, model),
             text=text,
         )
 
@@ -155,6 +156,8 @@ class Compression(Request):
         """Return the files that a run reads."""
         files = RunFiles()
         files.read_model(source, "the model")
+        if self.teacher is not None:
+            files.read_model(self.teacher, "the teacher")
         for samples, what in ((self.data, "the data"), (self.validation, "--val"), (self.test, "--test")):
             files.read_data(samples, what)
         files.read(recipe_file(self.recipe), "the recipe")
@@ -237,6 +240,7 @@ class Compression(Request):
             source_digest(self.data, plan.train),
             source_digest(self.data if self.validation is None else self.validation, plan.validation),
             *(() if profile is None else digests_of([profile]).values()),
+            *(() if self.teacher is None else digests_of([Path(self.teacher)]).values()),
         )
         journal = Checkpoints.of(Path(self.resume), plan.model, data, plan.recipe, run)
         journal.make_folder()
@@ -258,6 +262,7 @@ class Compression(Request):
             trainer = make_trainer(plan.recipe.training.trainer)
         return PassContext(
             reference=plan.model,
+            teacher=plan.teacher,
             train=plan.train,
             validation=plan.validation,
             trainer=trainer,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.errors import UsageError
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.report import ModelFacts
 
@@ -19,6 +21,7 @@ class Plan:
         facts: facts of the original.
         notes: notes of the report on the preparation.
         frozen: inputs that callers can no longer override.
+        teacher: the model whose outputs training learns, where it is another one.
         text: characters of an exporter's text that are left out.
 
     Example:
@@ -38,7 +41,32 @@ class Plan:
     validation: Dataset | None
     notes: tuple[str, ...]
     frozen: tuple[str, ...] = ()
+    teacher: ModelView | None = None
     text: int = 0
+
+
+def open_teacher(path: str | os.PathLike[str], model: ModelView) -> ModelView:
+    """Return a teacher for a model.
+
+    Raises:
+        UsageError: its inputs or outputs have other names than the model's.
+        OnnxAdmmError: see `ModelView.load`.
+    """
+    teacher = ModelView.load(path)
+    asked, given = model.signature(), teacher.signature()
+    for what, expected, found in (
+        ("inputs", asked.inputs, given.inputs),
+        ("outputs", asked.outputs, given.outputs),
+    ):
+        names, others = ([port.name for port in ports] for ports in (expected, found))
+        if names != others:
+            raise UsageError(
+                f"the teacher has other {what} than the model",
+                where=f"--teacher {path}",
+                got=", ".join(others),
+                expected=", ".join(names),
+            )
+    return teacher
 
 
 def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:

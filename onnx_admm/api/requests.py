@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.config.flags import Flags, measured_latency, recipe_from_flags
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
 from onnx_admm.config.shipped_recipes import recipe_file
 from onnx_admm.contracts import Progress, SilentProgress
@@ -29,6 +30,7 @@ class Request:
 
     Attributes:
         data: samples to train on; labels are used where there are some, else the original is the teacher.
+        teacher: path of the model whose outputs training learns; None: the model that is compressed.
         validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
@@ -58,6 +60,7 @@ class Request:
     """
 
     data: Source | None = None
+    teacher: str | os.PathLike[str] | None = None
     validation: Source | None = None
     test: Source | None = None
     label: str | None = None
@@ -110,6 +113,7 @@ class Request:
                 exclude=tuple(self.exclude),
                 keep_docs=self.keep_docs,
                 weights_only=self.weights_only,
+                cost_model=self.cost_model,
             )
             recipe = recipe_from_flags(flags)
         if self.fine_tune is not None:
@@ -171,6 +175,8 @@ def check_request(job: Request) -> None:
             )
     if job.budget:
         _check_budget(job)
+    if job.teacher is not None and (job.data is None or job.fine_tune is False):
+        raise UsageError("a teacher needs training", where="--teacher", hint="Give --data, and let it train.")
     if job.data is None and job.validation is None and job.max_drop is not None:
         raise UsageError("no samples to measure a drop on", where="--max-drop", hint="Give --data or --val.")
     if job.resume is not None and Path(job.resume).exists() and not Path(job.resume).is_dir():
@@ -184,7 +190,7 @@ def check_request(job: Request) -> None:
 
 
 def _check_budget(job: Request) -> None:
-    parse_budgets(job.budget)
+    budgets = parse_budgets(job.budget)
     conflicts = {"--prune": job.prune, "--bits": job.bits}
     given = [flag for flag, value in conflicts.items() if value is not None]
     if given:
@@ -193,6 +199,15 @@ def _check_budget(job: Request) -> None:
             got=f"--budget and {', '.join(given)}",
             hint="Leave one of them out. --budget weights=10x can be combined with other budgets.",
         )
+    if measured_latency(job.budget, job.cost_model) is not None:
+        if job.data is None:
+            raise UsageError(
+                "a budget for latency on this machine needs samples of the input",
+                where="--budget",
+                got=", ".join(job.budget),
+                hint="Give --data; labels are not needed.",
+            )
+        return
     if job.cost_model is None:
         raise UsageError(
             "a budget needs a cost model that prices the layers",
@@ -200,4 +215,4 @@ def _check_budget(job: Request) -> None:
             got=", ".join(job.budget),
             hint="Name the target with --cost-model; `onnx-admm plugins` lists them.",
         )
-    require_given(parse_budgets(job.budget), cost_model(job.cost_model), "--budget")
+    require_given(budgets, cost_model(job.cost_model), "--budget")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from onnx_admm.api.compress import Compression
 from onnx_admm.api.files.run_files import RunFiles
-from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.config.flags import Flags, recipe_from_flags
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Pass
 from onnx_admm.errors import BudgetExceeded, PromiseMissed, UsageError
@@ -153,6 +154,7 @@ class Sweep:
             format=self.job.format,
             include=tuple(self.job.include),
             exclude=tuple(self.job.exclude),
+            cost_model=self.job.cost_model,
         )
         recipe = recipe_from_flags(flags)
         return replace(recipe, passes=tuple(_informed(step, measured) for step in recipe.passes))

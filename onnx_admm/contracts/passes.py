@@ -71,7 +71,8 @@ class PassContext:
     """All that a pass may use in addition to the model.
 
     Attributes:
-        reference: the user's original model: teacher of a distillation, target of a reconstruction.
+        reference: the user's original model: target of a reconstruction, and what results are compared with.
+        teacher: the model whose outputs training learns; None: the reference.
         train: samples to tune on.
         validation: samples for decisions; disjoint from ``train``.
         trainer: opens fine-tuning sessions; None when fine-tuning is off.
@@ -93,6 +94,7 @@ class PassContext:
     """
 
     reference: ModelView
+    teacher: ModelView | None = None
     train: Dataset | None = None
     validation: Dataset | None = None
     trainer: Trainer | None = None
@@ -104,6 +106,11 @@ class PassContext:
     executor: Executor | None = None
     cost_model: CostModel | None = None
     bindings: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def taught_by(self) -> ModelView:
+        """The model whose outputs training learns."""
+        return self.reference if self.teacher is None else self.teacher
 
     def map(self, work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
         """Yield ``work`` of each item, in order, on the executor where there is one."""

@@ -10,7 +10,7 @@ import pytest
 from onnx_admm.api import compress
 from onnx_admm.api.milder import MILDER, milder_recipe
 from onnx_admm.calibration.roundings import RoundingSearch
-from onnx_admm.config.recipe import Flags, recipe_from_flags
+from onnx_admm.config.flags import Flags, recipe_from_flags
 from onnx_admm.contracts import SilentProgress
 from onnx_admm.data import from_arrays
 from onnx_admm.encoding.compression_options import Rounding, Treated

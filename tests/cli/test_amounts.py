@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onnx_admm.cli.target import parse_bindings
-from onnx_admm.config.recipe import parse_prune
+from onnx_admm.config.flags import parse_prune
 from onnx_admm.config.registry import cost_model
 from onnx_admm.errors import RecipeError, UsageError
 from onnx_admm.pricing.pricing import chosen_quantity

@@ -9,7 +9,8 @@ from fake_plugins import Scale
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_admm.config.recipe import Flags, Recipe, default_epochs, parse_prune, recipe_from_flags
+from onnx_admm.config.flags import Flags, default_epochs, parse_prune, recipe_from_flags
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import TrainingSettings
 from onnx_admm.errors import RecipeError
 from onnx_admm.passes.remove_channels import RemoveChannels

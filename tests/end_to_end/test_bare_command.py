@@ -16,7 +16,8 @@ import pytest
 from test_real_models import MODELS
 
 from onnx_admm.api import compress
-from onnx_admm.config.recipe import Flags, Recipe, recipe_from_flags
+from onnx_admm.config.flags import Flags, recipe_from_flags
+from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data import from_arrays, limit_samples, synthetic_dataset
 from onnx_admm.errors import UnsupportedModel

@@ -13,9 +13,11 @@ from onnx_admm.config.recipe import Recipe
 NAMES = (
     "alexnet-cifar10",
     "lenet5-85x",
+    "lenet5-fast",
     "lenet5-smallest",
     "resnet8-cifar10",
     "vgg-cifar10-compute",
+    "vgg-cifar10-fast",
     "vgg-cifar10-storage",
 )
 

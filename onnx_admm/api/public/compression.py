@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ def compress(
     target: PathLike | None = None,
     *,
     data: DataLike | None = None,
+    teacher: ModelLike | None = None,
     validation: DataLike | None = None,
     test: DataLike | None = None,
     label: str | None = None,
@@ -70,6 +72,7 @@ def compress(
         data: samples to train or calibrate on; labels are used where there are some, else the original is
             the teacher. A path, arrays by input name, an array, an iterable or loader, a
             CalibrationDataReader: see `onnx_admm.data.anything.as_dataset`.
+        teacher: model whose outputs training learns, where ``model`` was made smaller before.
         validation: samples for decisions; None sets a tenth of ``data`` aside.
         test: samples read once, at the end, for the report.
         label: name of the labels among the arrays of the data; None: ``labels``.
@@ -164,6 +167,10 @@ def compress(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryFolder()))
         source = model_file(model, folder)
+        if teacher is not None:
+            beside = folder / "teacher"
+            beside.mkdir()
+            request = replace(request, teacher=model_file(teacher, beside, "the teacher"))
         written = folder / "result.onnx" if target is None else Path(target)
         with run_within(RunLimits(max_memory_mb, timeout_s) if stated else None):
             found = request.run(source, written)

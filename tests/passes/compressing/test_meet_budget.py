@@ -231,7 +231,11 @@ def test_a_flat_target_says_why_zeros_do_not_help(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--budget", "latency=0.5x"], "a budget needs a cost model that prices the layers"),
+        (["--budget", "macs=0.5x"], "a budget needs a cost model that prices the layers"),
+        (
+            ["--budget", "latency=0.5x", "--budget", "size=0.5x"],
+            "a budget needs a cost model that prices the layers",
+        ),
         (
             ["--budget", "latency=0.5x", "--cost-model", "macs"],
             "'macs' does not give that quantity; got latency",

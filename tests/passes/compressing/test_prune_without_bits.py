@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.api import compress
-from onnx_admm.config.recipe import Flags, recipe_from_flags
+from onnx_admm.config.flags import Flags, recipe_from_flags
 from onnx_admm.contracts import Array
 from onnx_admm.encoding.choice import choose_plan, plan_bytes
 from onnx_admm.encoding.coders.codebook import Weight

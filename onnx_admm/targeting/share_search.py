@@ -1,0 +1,93 @@
+"""Search of the largest share of a model's work whose measured cost is within a budget.
+
+Cost falls with the share, but by no formula: an evaluation builds a model and times it. So few are made, each
+where a power law through the nearest ones on both sides expects the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+_LEAST = 0.02
+"""Smallest share that is tried."""
+
+_CLOSE = 0.95
+"""Share of the budget that is close enough to it: timing is no more exact."""
+
+_NARROW = 1.08
+"""Ratio of two neighbouring shares between which no further one is tried."""
+
+_FIRST_POWER = 1.3
+"""Exponent of the first guess: part of the cost does not fall with the share."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Tried(Generic[Made]):
+    """One share that was tried.
+
+    Attributes:
+        share: share of the work that was left, above 0 and at most 1.
+        cost: measured cost, in units of the original's.
+        made: what was built and measured.
+    """
+
+    share: float
+    cost: float
+    made: Made
+
+
+def largest_share(
+    build: Callable[[float], tuple[float, Made]], asked: float, most: int
+) -> tuple[Tried[Made], ...]:
+    """Return what was tried; the last is the largest share found within the budget, if any is.
+
+    Args:
+        build: builds a model of a share; returns its cost and the model. It is called with 1 first.
+        asked: largest cost.
+        most: number of shares to try, at most.
+
+    Example:
+        >>> tried = largest_share(lambda share: (0.1 + 0.6 * share, None), asked=0.4, most=6)
+        >>> tried[-1].cost <= 0.4
+        True
+    """
+    tried: list[Tried[Made]] = []
+    slow: Tried[Made] | None = None
+    fast: Tried[Made] | None = None
+    share = 1.0
+    while len(tried) < most:
+        cost, made = build(share)
+        found = Tried(share, cost, made)
+        tried.append(found)
+        if cost <= asked:
+            fast = found
+            if share == 1.0 or cost >= _CLOSE * asked:
+                break
+        else:
+            slow = found
+            if share <= _LEAST:
+                break
+        if slow is not None and fast is not None and slow.share / fast.share <= _NARROW:
+            break
+        share = _next_share(slow, fast, asked)
+    best = fast if fast is not None else min(tried, key=lambda each: each.cost)
+    return (*(each for each in tried if each is not best), best)
+
+
+def _next_share(slow: Tried[Made] | None, fast: Tried[Made] | None, asked: float) -> float:
+    """Return where a power law expects a cost a little below the budget."""
+    aim = asked * (1 + _CLOSE) / 2
+    if slow is None:
+        raise ValueError("the whole model is within the budget")
+    if fast is None:
+        guess = slow.share * math.pow(aim / slow.cost, _FIRST_POWER)
+        return max(_LEAST, min(guess, 0.9 * slow.share))
+    power = math.log(slow.cost / fast.cost) / math.log(slow.share / fast.share)
+    guess = slow.share * math.exp(math.log(aim / slow.cost) / power) if power > 0 else 0.0
+    narrow = math.sqrt(_NARROW)
+    return min(max(guess, fast.share * narrow), slow.share / narrow)

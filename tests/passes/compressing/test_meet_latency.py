@@ -1,0 +1,122 @@
+"""MeetLatency: integers first, channels where they are not enough, training where accuracy asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import CONV_NET
+
+from onnx_admm.contracts import ModelView, PassContext
+from onnx_admm.data import from_arrays
+from onnx_admm.errors import PassRefused
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.integers.kernels import kernel_counts
+from onnx_admm.passes import meet_latency as module
+from onnx_admm.passes.meet_latency import MeetLatency
+from onnx_admm.quantization import quantizer as quantizer_module
+from onnx_admm.removal.node_costs import macs_by_node
+from onnx_admm.runtime.sessions import open_session
+from onnx_admm.training.graph.trainer import GraphTrainer
+
+
+def macs(model: ModelView) -> float:
+    return sum(macs_by_node(model, {"N": 1}).values())
+
+
+@pytest.fixture(autouse=True)
+def made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is that of the multiply-accumulates; a model with integer weights takes 0.6 of it."""
+
+    def ratios_of(base: bytes, forms: Sequence[bytes], feeds: object, threads: int = 1) -> list[float]:
+        return [latency(ModelView.from_bytes(form)) / latency(ModelView.from_bytes(base)) for form in forms]
+
+    monkeypatch.setattr(quantizer_module, "ratios_of", ratios_of)
+    monkeypatch.setattr(module, "ratios_of", ratios_of)
+
+
+def latency(model: ModelView) -> float:
+    is_integer = any(node.op_type == "DequantizeLinear" for node in model.nodes())
+    return macs(model) * (0.6 if is_integer else 1.0)
+
+
+def context(**changes: object) -> PassContext:
+    """``CONV_NET`` and samples that it is always right on."""
+    model = parse_text(CONV_NET)
+    x = np.random.default_rng(0).normal(size=(400, 1, 8, 8)).astype(np.float32)
+    labels = open_session(model, threads=1).run({"x": x})["scores"].argmax(axis=1)
+    data = from_arrays({"x": x}, labels.astype(np.int64))
+    settled = PassContext(
+        reference=model,
+        train=data.select(np.arange(200)),
+        validation=data.select(np.arange(200, 400)),
+        bindings={"N": 1},
+    )
+    return replace(settled, **changes)  # type: ignore[arg-type]
+
+
+def test_integers_are_enough_for_a_mild_budget() -> None:
+    given = context()
+    model = given.reference.fork()
+    report = MeetLatency(share=0.7).run(model, given)
+    assert report.changed
+    assert report.unmet is None
+    assert [each["macs"] for each in report.figures["tried"]] == [1.0]
+    assert report.figures["budget"]["latency"] == {"asked": 0.7, "reached": pytest.approx(0.6), "original": 1}
+    assert macs(model) == macs(given.reference)
+    assert report.figures["removal"] == {}
+
+
+def test_channels_go_where_integers_are_not_enough() -> None:
+    given = context()
+    model = given.reference.fork()
+    report = MeetLatency(share=0.4).run(model, given)
+    assert report.unmet is None
+    reached = report.figures["budget"]["latency"]["reached"]
+    assert 0.2 < reached <= 0.4
+    assert reached == pytest.approx(0.6 * macs(model) / macs(given.reference))
+    assert any("channels kept" in edit.what for edit in report.edits)
+    assert any("integer" in edit.what for edit in report.edits)
+    assert kernel_counts(model.to_bytes(maps=False))
+    open_session(model, threads=1).run({"x": np.zeros((2, 1, 8, 8), np.float32)})
+
+
+def test_a_budget_out_of_reach_is_said() -> None:
+    given = context()
+    report = MeetLatency(share=0.4, exclude=("w1", "w2")).run(given.reference.fork(), given)
+    assert report.unmet is not None
+    assert "not reachable: the fastest model found takes 0.6x of the latency" in report.unmet
+
+
+def test_a_drop_over_the_limit_is_said() -> None:
+    given = context(max_drop=0.0)
+    report = MeetLatency(share=0.1).run(given.reference.fork(), given)
+    assert report.unmet is not None
+    assert "points, and 0 are allowed" in report.unmet
+    assert not report.figures["trained"]
+
+
+def test_what_loses_too_much_is_trained() -> None:
+    given = context(trainer=GraphTrainer(), max_drop=1.0)
+    untrained = MeetLatency(share=0.25).run(given.reference.fork(), given).figures
+    step = MeetLatency(share=0.25, epochs=20, learning_rate=1e-2)
+    trained = step.run(given.reference.fork(), given).figures
+    assert not untrained["trained"]
+    assert trained["trained"]
+    assert trained["drop"] < untrained["drop"]
+    assert trained["budget"]["latency"]["reached"] <= 0.25
+
+
+def test_what_keeps_its_accuracy_is_not_trained() -> None:
+    given = context(trainer=GraphTrainer(), max_drop=100.0)
+    assert not MeetLatency(share=0.3, epochs=2).run(given.reference.fork(), given).figures["trained"]
+
+
+def test_it_needs_samples_and_a_share_below_one() -> None:
+    model = context().reference
+    with pytest.raises(PassRefused, match="a budget for latency needs samples of the input"):
+        MeetLatency().requires(model, context(train=None))
+    with pytest.raises(PassRefused, match="impossible share"):
+        MeetLatency(share=1.0).requires(model, context())
