@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -93,9 +93,8 @@ class MeetLatency:
             "integers": dict(form.integers),
         }
         model.become(form.model)
-        return PassReport(
-            bool(form.edits), form.edits, form.skipped, figures, self._unmet(latency, tried, drop, context)
-        )
+        edits, unmet = _by_layer(form.edits), self._unmet(latency, tried, drop, context)
+        return PassReport(bool(edits), edits, form.skipped, figures, unmet)
 
     def _unmet(
         self, latency: float, tried: tuple[Tried[_Form], ...], drop: float | None, context: PassContext
@@ -111,6 +110,14 @@ class MeetLatency:
                 f"and {context.max_drop:g} are allowed"
             )
         return None
+
+
+def _by_layer(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Return one edit for each layer, which says all that was done to it."""
+    said: dict[str, list[str]] = {}
+    for edit in edits:
+        said.setdefault(edit.layer, []).append(edit.what)
+    return tuple(Edit(layer, "; then ".join(what)) for layer, what in said.items())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ where a power law through the nearest ones on both sides expects the budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,6 +22,9 @@ _NARROW = 1.08
 
 _FIRST_POWER = 1.3
 """Exponent of the first guess: part of the cost does not fall with the share."""
+
+_STEP = 0.9
+"""Least step down, as a factor, while no share within the budget is known."""
 
 Made = TypeVar("Made")
 
@@ -74,20 +77,30 @@ def largest_share(
                 break
         if slow is not None and fast is not None and slow.share / fast.share <= _NARROW:
             break
-        share = _next_share(slow, fast, asked)
+        share = _next_share(tried, slow, fast, asked)
     best = fast if fast is not None else min(tried, key=lambda each: each.cost)
     return (*(each for each in tried if each is not best), best)
 
 
-def _next_share(slow: Tried[Made] | None, fast: Tried[Made] | None, asked: float) -> float:
+def _next_share(
+    tried: Sequence[Tried[Made]], slow: Tried[Made] | None, fast: Tried[Made] | None, asked: float
+) -> float:
     """Return where a power law expects a cost a little below the budget."""
     aim = asked * (1 + _CLOSE) / 2
     if slow is None:
         raise ValueError("the whole model is within the budget")
     if fast is None:
-        guess = slow.share * math.pow(aim / slow.cost, _FIRST_POWER)
-        return max(_LEAST, min(guess, 0.9 * slow.share))
-    power = math.log(slow.cost / fast.cost) / math.log(slow.share / fast.share)
-    guess = slow.share * math.exp(math.log(aim / slow.cost) / power) if power > 0 else 0.0
+        power = _power(tried[-2], slow) if len(tried) > 1 else 1 / _FIRST_POWER
+        return max(_LEAST, min(_guess(slow, aim, power), _STEP * slow.share))
     narrow = math.sqrt(_NARROW)
-    return min(max(guess, fast.share * narrow), slow.share / narrow)
+    return min(max(_guess(slow, aim, _power(slow, fast)), fast.share * narrow), slow.share / narrow)
+
+
+def _power(first: Tried[Made], second: Tried[Made]) -> float:
+    """Return the exponent of the power law through two points."""
+    return math.log(first.cost / second.cost) / math.log(first.share / second.share)
+
+
+def _guess(known: Tried[Made], aim: float, power: float) -> float:
+    """Return the share at which the law through a known point costs ``aim``; 0 where cost does not fall."""
+    return known.share * math.exp(math.log(aim / known.cost) / power) if power > 0 else 0.0
