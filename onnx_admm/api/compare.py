@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_admm.api.files.run_files import RunFiles
+from onnx_admm.api.kernel_rows import kernel_rows
 from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing
@@ -34,6 +35,7 @@ def compare(
     metric: MetricLike | None = None,
     max_drop: float | None = None,
     min_ratio: float | None = None,
+    kernels: bool = False,
     report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -51,6 +53,7 @@ def compare(
         metric: metric in place of accuracy; needs ``data``.
         max_drop: percentage points of accuracy that ``after`` may lose: a promise of the comparison.
         min_ratio: how many times smaller ``after`` must be on disk: a promise too.
+        kernels: list the runtime's kernels of each layer in both models, with their times.
         report: path of the comparison as JSON.
         progress: receives the progress.
 
@@ -105,6 +108,9 @@ def compare(
     )
     with files.blamed():
         found = measurement.compare(Path(before), Path(after))
+    if kernels:
+        first_set = next(iter(samples.values()))
+        found = replace(found, kernels=kernel_rows(model, other, first_set, threads or 1))
     files.raise_if_changed()
     found = replace(found, promises=Gate(max_drop=max_drop, min_ratio=min_ratio).judge(found))
     if report is not None:

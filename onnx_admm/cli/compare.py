@@ -41,6 +41,10 @@ def compare(
             help="Exit with 3 if B is not R times smaller on disk: 20 or 20x.",
         ),
     ] = None,
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="Print the runtime's kernels of each layer in A and B, timed."),
+    ] = False,
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", help="Threads; 0 lets the runtime choose.")
     ] = 0,
@@ -56,6 +60,8 @@ def compare(
 
     \b
       onnx-admm compare net.onnx small.onnx --data test.npz
+    Why B is faster or slower, layer by layer:
+      onnx-admm compare net.onnx small.onnx --kernels --threads 1
     In continuous integration:
       onnx-admm compare net.onnx small.onnx --data test.npz --max-drop 0.5 --min-ratio 20
     """
@@ -71,6 +77,7 @@ def compare(
         threads=threads,
         max_drop=max_drop,
         min_ratio=min_ratio,
+        kernels=kernels,
         report=report,
         progress=progress_bars(quiet=quiet or as_json),
     )

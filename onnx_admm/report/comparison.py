@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx_admm.report.document import Document
-from onnx_admm.report.facts import ModelFacts, QualityFacts, Timing
+from onnx_admm.report.facts import KernelFacts, ModelFacts, QualityFacts, Timing
 from onnx_admm.report.markup import html_table, markdown_table
 from onnx_admm.report.promises import Promise
 
@@ -24,6 +24,7 @@ class Comparison(Document):
         before, after: facts of the two files.
         quality: quality on samples; promises are judged on the first set.
         timing: latency of the two; None where there were no samples to run.
+        kernels: kernels of each layer in both, where they were asked for.
         promises: promises that apply to the second file, and whether they are met (see ``gate``).
     """
 
@@ -31,6 +32,7 @@ class Comparison(Document):
     after: ModelFacts
     quality: tuple[QualityFacts, ...] = ()
     timing: Timing | None = None
+    kernels: tuple[KernelFacts, ...] = ()
     promises: tuple[Promise, ...] = ()
 
     @property

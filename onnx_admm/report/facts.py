@@ -136,6 +136,23 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelFacts:
+    """What the runtime computes one layer with, in two models.
+
+    Attributes:
+        layer: name of the layer's weight; empty for all nodes without one.
+        before, after: operators of the kernels; empty where the model does not have the layer.
+        before_us, after_us: microseconds of one run; None where a kernel does not run alone.
+    """
+
+    layer: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    before_us: float | None = None
+    after_us: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepFacts:
     """One pass of the run; ``figures`` are its own (ADMM residuals by iteration, for one)."""
 

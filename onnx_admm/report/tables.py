@@ -8,7 +8,7 @@ from rich.console import RenderableType
 
 from onnx_admm.report.comparison import UNKNOWN, Comparison, bits_of, counts, percent
 from onnx_admm.report.compression import Report
-from onnx_admm.report.facts import ModelFacts, StepFacts
+from onnx_admm.report.facts import KernelFacts, ModelFacts, StepFacts
 from onnx_admm.report.frontier import Point
 from onnx_admm.report.plain_table import PlainTable, line
 
@@ -34,6 +34,26 @@ def comparison_view(comparison: Comparison) -> Iterator[RenderableType]:
     for row in comparison.rows():
         table.add_row(*row)
     yield table
+    if comparison.kernels:
+        yield kernel_table(comparison.kernels)
+
+
+def kernel_table(kernels: Sequence[KernelFacts]) -> PlainTable:
+    """Return a table of the kernels of each layer before and after, with their times."""
+    table = PlainTable()
+    table.add_column("layer", overflow="fold")
+    for title in ("before", "after"):
+        table.add_column(f"kernels {title}", overflow="fold")
+        table.add_column(f"us {title}", justify="right")
+    for row in kernels:
+        pairs = ((row.before, row.before_us), (row.after, row.after_us))
+        cells = [cell for names, time in pairs for cell in (", ".join(names) or UNKNOWN, _microseconds(time))]
+        table.add_row(row.layer or "all other nodes", *cells)
+    return table
+
+
+def _microseconds(time: float | None) -> str:
+    return UNKNOWN if time is None else f"{time:,.1f}"
 
 
 def model_table(facts: ModelFacts, names: Sequence[str] | None = None) -> PlainTable:

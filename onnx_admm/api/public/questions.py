@@ -85,6 +85,7 @@ def compare(
     is_classifier: bool = False,
     max_drop: float | None = None,
     min_ratio: float | None = None,
+    kernels: bool = False,
     report: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -101,6 +102,7 @@ def compare(
         is_classifier: whether floats of the form (n, c) are scores of classes; otherwise the graph tells.
         max_drop: percentage points of accuracy that ``after`` may lose; ``verdict`` says whether it is kept.
         min_ratio: how many times smaller ``after`` must be on disk.
+        kernels: list the runtime's kernels of each layer in both, with their times.
         report: path of the comparison as JSON.
         progress: receives the progress.
 
@@ -127,6 +129,7 @@ def compare(
             is_classifier=typed("is_classifier", is_classifier, bool),
             max_drop=typed("max_drop", max_drop, float, int, type(None)),
             min_ratio=typed("min_ratio", min_ratio, float, int, type(None)),
+            kernels=typed("kernels", kernels, bool),
             report=report,
             label=typed("label", label, str, type(None)),
             metric=metric,
