@@ -1,8 +1,10 @@
 """Latency of integer activations beside onnxruntime's own quantiser, in one run; results as JSON.
 
     python benchmarks/int8_latency.py OUT.json --model MODEL CALIBRATION.npz TEST.npz PREPROCESSING ...
+        [--made MODEL NAME FILE ...]
 
-To be run in the runtime that deploys. PREPROCESSING is a TOML file, or ``-``. Forms of each model:
+`--made` adds a file that was made before, by a recipe or by another tool, under a name. To be run in the
+runtime that deploys. PREPROCESSING is a TOML file, or ``-``. Forms of each model:
 
 - ``pass``: ``quantize_activations`` alone, on weights as they are.
 - ``command``: the bare command with the calibration samples: weights rounded and packed too.
@@ -54,9 +56,12 @@ Form = Callable[["Case", Path], None]
 
 
 class Case:
-    """One model and its samples."""
+    """One model, its samples, and files that were made of it before."""
 
-    def __init__(self, model: str, calibration: str, test: str, preprocessing: str) -> None:
+    def __init__(
+        self, model: str, calibration: str, test: str, preprocessing: str, files: Mapping[str, str]
+    ) -> None:
+        self.files = files
         self.path, self.calibration, self.preprocessing = Path(model), calibration, preprocessing
         self.view = ModelView.load(model)
         self.train = self._open(calibration, "train")
@@ -132,6 +137,8 @@ def measure(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         made, seconds = {"original": case.path}, dict[str, float]()
         failed: dict[str, str] = {}
+        for name, file in case.files.items():
+            made[name] = Path(file)
         for name, form in FORMS.items():
             target = Path(folder) / f"{name}.onnx"
             started = time.perf_counter()
@@ -193,9 +200,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     columns = ("MODEL", "CALIBRATION", "TEST", "PREPROCESSING")
     parser.add_argument("--model", nargs=4, action="append", required=True, metavar=columns)
+    parser.add_argument("--made", nargs=3, action="append", default=[], metavar=("MODEL", "NAME", "FILE"))
     arguments = parser.parse_args()
+    files: dict[str, dict[str, str]] = {}
+    for model, name, file in arguments.made:
+        files.setdefault(Path(model).stem, {})[name] = file
     names = [Path(each[0]).stem for each in arguments.model]
-    shown = [part for each in arguments.model for part in ("--model", *(Path(item).name for item in each))]
+    shown = [
+        part
+        for flag, given in (("--model", arguments.model), ("--made", arguments.made))
+        for each in given
+        for part in (flag, *(Path(item).name for item in each))
+    ]
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/int8_latency.py", arguments.out.name, *shown]),
         "versions": runtime_versions(),
@@ -203,7 +219,7 @@ def main() -> None:
         "models": {},
     }
     for name, each in zip(names, arguments.model, strict=True):
-        result["models"][name] = measure(Case(*each))
+        result["models"][name] = measure(Case(*each, files.get(name, {})))
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         for form, row in result["models"][name]["forms"].items():
             sys.stderr.write(f"{name} {form}: {row['latency_ratio']}, {row['accuracy']}\n")
