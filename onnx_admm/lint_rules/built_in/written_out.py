@@ -48,7 +48,7 @@ class WrittenOutGelu:
 
 
 class WrittenOutLayerNorm:
-    """A LayerNormalization is computed by seven to twelve nodes, in a form the runtime does not fuse."""
+    """A LayerNormalization is computed by seven nodes or more, in a form the runtime does not fuse."""
 
     name: ClassVar[str] = "layer_norm"
     level: ClassVar[Level] = Level.SLOW
@@ -57,7 +57,10 @@ class WrittenOutLayerNorm:
     def check(self, subject: LintSubject) -> Iterable[Finding]:
         """See ``contracts.LintRule``."""
         why = "these nodes compute a LayerNormalization, in a form that the runtime does not recognise"
-        cure = "write the operator LayerNormalization (opset 17)"
+        cure = (
+            "write the operator LayerNormalization (opset 17), between two Transposes where the axis is not "
+            "the last"
+        )
         return rewritable(subject, "layer_norm", Explained(why, cure, 1.15, _WHOLE))
 
     def faulty(self) -> ModelView:

@@ -68,7 +68,8 @@ FOLDED = {
 
 INTEGERS = {
     "first": np.array([0, 0, 0, 0]), "last": np.array([2**31 - 1] * 3 + [1]), "all": np.array([0, 1, 2, 3]),
-    "four": np.array([3]), "two": np.array([2]), "minus": np.array([-1]), "one": np.array([1]), "zero": np.array([0]),
+    "four": np.array([3]), "two": np.array([2]), "minus": np.array([-1]), "one": np.array([1]),
+    "zero": np.array([0]),
 }  # fmt: skip
 ALONE = (2, 4, 5, 1)
 MOVED = {

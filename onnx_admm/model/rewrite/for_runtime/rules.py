@@ -25,7 +25,7 @@ from onnx_admm.model.rewrite.for_runtime.linear_layers import (
     find_transposed_weights,
 )
 from onnx_admm.model.rewrite.for_runtime.match import Finder
-from onnx_admm.model.rewrite.for_runtime.normalisation import find_layer_norms
+from onnx_admm.model.rewrite.for_runtime.normalisation.layer_norms import find_layer_norms
 from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
 from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
 from onnx_admm.model.rewrite.for_runtime.storage import (
