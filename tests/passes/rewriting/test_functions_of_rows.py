@@ -44,8 +44,8 @@ FUNCTIONS = {
     "a chain": ("r = Gather (table, ids) a = Add (r, bias) g = Gelu (a) m = Mul (g, scale) y = Tanh (m)", 4),
     "of a computed bias": ("b = Neg (bias) r = Gather (table, ids) y = Add (r, b)", 1),
     "of a bias that others read": (
-        "r = Gather (table, ids) a = Add (r, bias) s = Neg (a) y = Mul (s, bias)",
-        3,
+        "t = Transpose <perm = [0, 1, 2]> (bias) r = Gather (table, ids) a = Add (r, bias) y = Mul (a, t)",
+        2,
     ),
 }
 
