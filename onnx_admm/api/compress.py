@@ -55,7 +55,7 @@ class Compression(Request):
         >>> size = model_family()["conv_net"].save("net.onnx")
         >>> plan = Compression(bits=6, threads=1).plan("net.onnx")
         >>> [step.name for step in plan.recipe.passes][-4:]
-        ['reconstruct_layers', 'rewrite_for_runtime', 'encode', 'minify']
+        ['rewrite_for_runtime', 'encode', 'rewrite_for_runtime', 'minify']
     """
 
     @in_a_run

@@ -30,6 +30,9 @@ _MOSTLY_GRAPH = 0.5
 _BEHIND_DEQUANTIZE = ("transposed_weight", "relu_after_weight", "unfused_weight")
 """Rewrites without which a layer with a dequantised weight is slower than it was with floats."""
 
+_BEHIND_ENCODING = ("function_of_rows",)
+"""Rewrites that would hide a weight from the coders."""
+
 _BESIDE_ACTIVATIONS_DB = 25.0
 """Ratio that rounded weights keep where activations are rounded too: half of the error that 22 dB allow."""
 
@@ -128,8 +131,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     elif latency is not None:
         steps.append({"name": "auto_quantize", "against": "before", **chosen})
     steps.append({"name": "encode", "format": flags.format})
-    if flags.format == "qdq":
-        steps.append({"name": "rewrite_for_runtime", "rules": list(_BEHIND_DEQUANTIZE)})
+    behind = (*(_BEHIND_DEQUANTIZE if flags.format == "qdq" else ()), *_BEHIND_ENCODING)
+    steps.append({"name": "rewrite_for_runtime", "rules": list(behind)})
     if not flags.keep_docs:
         steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
     trains = flags.fine_tune and (not plain or bool(removal))

@@ -11,7 +11,13 @@ import onnx_ir as ir
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
 from onnx_admm.model.folding.decoder import Decoder, Workspace, subgraph_of
-from onnx_admm.model.lookups import LOOKED_UP, Lookup, find_lookup, looks_up_scales
+from onnx_admm.model.lookups import (
+    LOOKED_UP,
+    Lookup,
+    find_lookup,
+    gathers_rows,
+    looks_up_scales,
+)
 from onnx_admm.model.names import label, unique
 from onnx_admm.model.operators import (
     STANDARD,
@@ -22,7 +28,7 @@ from onnx_admm.model.operators import (
     operator_of,
     operators_with,
 )
-from onnx_admm.model.tables import decodes, is_table, stored_table
+from onnx_admm.model.tables import beneath_functions, decodes, is_table, stored_table
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 _RESHAPING = operators_with(Trait.REARRANGES)
@@ -180,6 +186,8 @@ class SiteFinder:
         return meets_data
 
     def _visit(self, node: ir.Node, slot: WeightInput, operand: ir.Value, scope: str) -> None:
+        if gathers_rows(node):
+            operand = beneath_functions(operand, self._is_constant)
         value, reshaped = stored_source(operand)
         tensor = stored_tensor(value)
         if tensor is None:

@@ -52,14 +52,14 @@ def stored(value: ValueRef | None, what: str) -> Array:
     return array.astype(np.float64)
 
 
-def per_channel(array: Array, rank: int, channels: int) -> Array:
-    """Return the addend of an output of ``rank`` axes as one number per channel, (c,).
+def per_channel(array: Array, rank: int, channels: int, axis: int = 1) -> Array:
+    """Return the addend of a value of ``rank`` axes, channels on ``axis``, as one number per channel, (c,).
 
     Raises:
         Unfoldable: it differs within a channel, or has another number of channels.
     """
     aligned = (1,) * (rank - array.ndim) + array.shape
-    if len(aligned) != rank or any(extent != 1 for axis, extent in enumerate(aligned) if axis != 1):
+    if len(aligned) != rank or any(extent != 1 for place, extent in enumerate(aligned) if place != axis):
         raise Unfoldable("what is added is not one number per channel")
     if array.size not in (1, channels):
         raise Unfoldable(f"{array.size} numbers are added to {channels} channels")

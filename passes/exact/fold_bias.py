@@ -4,7 +4,8 @@
     Gemm                  y = alpha A B + beta C + c   C' = beta C + c, beta' = 1
 
 Some exporters write every bias so. A runtime can fuse a layer, its bias and the Relu behind them only where
-the bias belongs to the layer itself.
+the bias belongs to the layer itself. Slice, Squeeze, Unsqueeze and Transpose may stand between the two: they
+move each element with its channel, so that the sum is the same in front of them.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from onnx_admm.selection.foldable import (
     store_bias,
     stored,
 )
+from onnx_admm.selection.moved_channels import ChannelAxis, layer_in_front, moved, moves
 
 
 @dataclass(frozen=True)
 class FoldBias:
     """Fold every Add of one constant per channel behind a Conv, ConvTranspose or Gemm into its bias.
 
-    One is left unchanged, with the reason in the report, where another node reads the value between the two,
-    where the layer's own bias is computed, or where the sum would not fit its type.
+    One is left unchanged, with the reason in the report, where another node reads a value between the two,
+    where a node between them takes some of the channels only, where the layer's own bias is computed, or
+    where the sum would not fit its type.
     """
 
     name: ClassVar[str] = "fold_bias"
@@ -63,8 +66,7 @@ class FoldBias:
 def _place_of_bias(add: NodeRef) -> int | None:
     """Return the index of an Add's constant operand where a layer computes the other, else None."""
     for place, value in enumerate(add.inputs):
-        other = add.input(1 - place)
-        layer = None if other is None else other.producer()
+        layer = layer_in_front(add.input(1 - place))
         if layer is not None and layer.op_type in BIASED and value is not None:
             return place if value.constant() is not None else None
     return None
@@ -72,12 +74,21 @@ def _place_of_bias(add: NodeRef) -> int | None:
 
 def _fold(model: ModelView, add: NodeRef, place: int) -> str:
     """Fold one Add and return the layer's name; refuse before any change."""
-    layer, constant = sole_producer(add, add.input(1 - place)), add.input(place)
+    result, constant = add.input(1 - place), add.input(place)
+    if result is None:
+        raise Unfoldable("an operand is left out")
+    layer, movers = sole_producer(add, result), list[NodeRef]()
+    while moves(layer):
+        movers.append(layer)
+        layer = sole_producer(layer, layer.input(0))
     weight, added = stored(layer.input(1), "the layer's weight"), stored(constant, "what is added")
-    channels, rank = _channels(layer, weight), 2 if layer.op_type == "Gemm" else weight.ndim
-    bias = bias_of(layer, channels) + per_channel(added, rank, channels)
+    channels = _channels(layer, weight)
+    axes = ChannelAxis(1, 2 if layer.op_type == "Gemm" else weight.ndim)
+    for mover in reversed(movers):
+        axes = moved(mover, axes, channels)
+    bias = bias_of(layer, channels) + per_channel(added, axes.rank, channels, axes.axis)
     store_bias(model, layer, fitting(bias, constant))
-    model.bypass(add, layer.outputs[0])
+    model.bypass(add, result)
     return layer.name
 
 

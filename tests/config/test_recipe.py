@@ -161,12 +161,12 @@ def test_patterns_reach_both_passes() -> None:
 def test_flags_become_passes_in_order() -> None:
     assert [step.name for step in recipe_from_flags(Flags()).passes] == [
         "share_constants", "fold_batchnorm", "fold_bias", "auto_quantize", "rewrite_for_runtime", "encode",
-        "minify",
+        "rewrite_for_runtime", "minify",
     ]  # fmt: skip
     assert [step.name for step in recipe_from_flags(Flags(prune="2x", bits=4)).passes] == [
         "share_constants", "fold_batchnorm", "fold_bias",
         "admm_prune", "admm_quantize", "drop_dead_channels", "rewrite_for_runtime", "encode",
-        "minify",
+        "rewrite_for_runtime", "minify",
     ]  # fmt: skip
     *_, rewritten, _ = recipe_from_flags(Flags(bits=8, format="qdq")).passes
     assert rewritten.name == "rewrite_for_runtime"

@@ -16,7 +16,7 @@ def test_decisions_are_logged(net: Path, caplog: pytest.LogCaptureFixture) -> No
     lines = {(record.name, record.levelname, record.getMessage()) for record in caplog.records}
     told = [f"{level} {name}: {text}" for name, level, text in lines if name.startswith("onnx_admm")]
     for piece in (
-        "INFO onnx_admm.pipeline: pass 1 of 7, share_constants: changed",
+        "INFO onnx_admm.pipeline: pass 1 of 8, share_constants: changed",
         "INFO onnx_admm.report.gate: result: ",
         "INFO onnx_admm.report.gate: promise sqnr_db is met: ",
         "INFO onnx_admm.passes.encode: form ",

@@ -48,7 +48,7 @@ class WrittenOutGelu:
 
 
 class WrittenOutLayerNorm:
-    """A LayerNormalization is computed by seven to twelve nodes, in a form the runtime does not fuse."""
+    """A LayerNormalization is computed by seven nodes or more, in a form the runtime does not fuse."""
 
     name: ClassVar[str] = "layer_norm"
     level: ClassVar[Level] = Level.SLOW
@@ -57,7 +57,10 @@ class WrittenOutLayerNorm:
     def check(self, subject: LintSubject) -> Iterable[Finding]:
         """See ``contracts.LintRule``."""
         why = "these nodes compute a LayerNormalization, in a form that the runtime does not recognise"
-        cure = "write the operator LayerNormalization (opset 17)"
+        cure = (
+            "write the operator LayerNormalization (opset 17), between two Transposes where the axis is not "
+            "the last"
+        )
         return rewritable(subject, "layer_norm", Explained(why, cure, 1.15, _WHOLE))
 
     def faulty(self) -> ModelView:
@@ -148,6 +151,35 @@ class OneHotProduct:
 
     def _table(self) -> np.ndarray:
         return np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+class FunctionOfRows:
+    """A function of looked-up rows is computed for every lookup, and could be for the table, once."""
+
+    name: ClassVar[str] = "function_of_rows"
+    level: ClassVar[Level] = Level.SLOW
+    fix: ClassVar[Mapping[str, Any]] = rewrite_step("function_of_rows")
+
+    def check(self, subject: LintSubject) -> Iterable[Finding]:
+        """See ``contracts.LintRule``."""
+        why = (
+            "one sample looks up as many rows as the table has, or more, and the function depends on the row "
+            "alone"
+        )
+        cure = "put the function in front of the Gather: it is computed as the file is loaded"
+        return rewritable(subject, "function_of_rows", Explained(why, cure, 2.0))
+
+    def faulty(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        return self._model("r = Gather (table, ids) y = Gelu (r)")
+
+    def sound(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        return self._model("g = Gelu (table) y = Gather (g, ids)")
+
+    def _model(self, body: str) -> ModelView:
+        table = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+        return example("int64[N,7] ids => float[N,7,4] y", body, {"table": table}, opset=20)
 
 
 class MeanOverPlaces:

@@ -66,6 +66,57 @@ FOLDED = {
     ),
 }
 
+INTEGERS = {
+    "first": np.array([0, 0, 0, 0]), "last": np.array([2**31 - 1] * 3 + [1]), "all": np.array([0, 1, 2, 3]),
+    "four": np.array([3]), "two": np.array([2]), "minus": np.array([-1]), "one": np.array([1]),
+    "zero": np.array([0]),
+}  # fmt: skip
+ALONE = (2, 4, 5, 1)
+MOVED = {
+    "Slice and Squeeze": (
+        "c = Conv (x, w) s = Slice (c, first, last, all) q = Squeeze (s, four) y = Add (q, k)",
+        ALONE,
+        {"w": f32(6, 4, 3, 1), "k": f32(1, 6, 1)},
+    ),
+    "Transpose": (
+        "c = Conv (x, w, b) t = Transpose <perm = [0, 2, 3, 1]> (c) y = Add (t, k)",
+        IMAGES,
+        {"w": f32(6, 4, 3, 3), "b": f32(6), "k": f32(6)},
+    ),
+    "Transpose without perm": (
+        "c = Gemm (x, w) t = Transpose (c) y = Add (t, k)",
+        ROWS,
+        {"w": f32(3, 4), "k": f32(4, 1)},
+    ),
+    "Unsqueeze in front of the channels": (
+        "c = Conv (x, w) u = Unsqueeze (c, one) y = Add (u, k)",
+        IMAGES,
+        {"w": f32(6, 4, 3, 3), "k": f32(6, 1, 1)},
+    ),
+    "all of them": (
+        "c = ConvTranspose <group = 2> (x, w) u = Unsqueeze (c, minus) i = Identity (u)"
+        " t = Transpose <perm = [4, 0, 1, 2, 3]> (i) s = Slice (t, one, two, four) q = Squeeze (s, zero)"
+        " y = Add (k, q)",
+        IMAGES,
+        {"w": f32(4, 3, 2, 2), "k": f32(1, 6, 1, 1)},
+    ),
+}
+FOLDED |= {
+    case: (body, shape, {**constants, **{name: array for name, array in INTEGERS.items() if name in body}})
+    for case, (body, shape, constants) in MOVED.items()
+}
+
+
+def test_axes_that_are_attributes() -> None:
+    body = (
+        "c = Conv (x, w) s = Slice <starts = [0, 1], ends = [99, 3], axes = [1, 2]> (c)"
+        " q = Squeeze <axes = [3]> (s) u = Unsqueeze <axes = [0]> (q) y = Add (u, k)"
+    )
+    view = model(body, ALONE, opset=9, w=f32(6, 4, 1, 1), k=f32(6, 1))
+    folded, report = fold(view)
+    assert report.figures == {"folded": 1, "left": 0}
+    assert_same_outputs(view, folded, ALONE)
+
 
 @pytest.mark.parametrize("case", FOLDED)
 @pytest.mark.parametrize("last", [True, False])
@@ -125,6 +176,26 @@ REFUSED = {
         "v = Abs (b) c = Conv (x, w, v) y = Add (c, k)",
         {"b": f32(6), "k": f32(6, 1, 1)},
     ),
+    "s between the two takes some of the channels only": (
+        "c = Conv (x, w) s = Slice (c, start, end, start) y = Add (s, k)",
+        {"start": np.array([1]), "end": np.array([4]), "k": f32(3, 1, 1)},
+    ),
+    "s, the value before it, is used elsewhere too": (
+        "c = Conv (x, w) s = Slice (c, start, end, end) d = Add (s, k) y = Mul (s, d)",
+        {"start": np.array([1]), "end": np.array([3]), "k": f32(6, 1, 1)},
+    ),
+    "s between the two has computed bounds": (
+        "c = Conv (x, w) n = Abs (end) s = Slice (c, start, n) y = Add (s, k)",
+        {"start": np.array([0]), "end": np.array([2]), "k": f32(6, 1, 1)},
+    ),
+    "q between the two removes axes that it does not name": (
+        "c = Conv (x, w) q = Squeeze (c) y = Add (q, k)",
+        {"k": f32(6, 1, 1)},
+    ),
+    "q between the two removes the axis of the channels": (
+        "c = Conv (x, one) q = Squeeze (c, axis) y = Add (q, k)",
+        {"one": f32(1, 4, 1, 1), "axis": np.array([1]), "k": f32(1, 1, 1)},
+    ),
     "does not fit float32": (
         "c = Conv (x, w, b) y = Add (c, k)",
         {"b": np.full(6, 3e38, np.float32), "k": np.full((6, 1, 1), 3e38, np.float32)},
@@ -147,7 +218,12 @@ def test_what_cannot_be_folded_stays_with_its_reason(why: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["c = Relu (x) y = Add (c, k)", "c = Conv (x, w) y = Add (c, x)", "c = Conv (x, w) y = Sub (c, k)"],
+    [
+        "c = Relu (x) y = Add (c, k)",
+        "c = Conv (x, w) r = Relu (c) y = Add (r, k)",
+        "c = Conv (x, w) y = Add (c, x)",
+        "c = Conv (x, w) y = Sub (c, k)",
+    ],
 )
 def test_other_sums_are_none_of_its_business(body: str) -> None:
     constants = {"w": f32(4, 4, 1, 1), "k": f32(4, 1, 1)}

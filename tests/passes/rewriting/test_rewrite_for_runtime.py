@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-import numpy.typing as npt
 import pytest
+from rewritten import assert_same, elementwise, operators, rewritten
 
-from onnx_admm.contracts import ModelView, PassContext, PassReport
+from onnx_admm.contracts import ModelView
 from onnx_admm.errors import RecipeError
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.exact.rewrite_for_runtime import RewriteForRuntime
-from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass
 
-Arrays = Mapping[str, npt.ArrayLike]
 C = np.float32
-
-
-def rewritten(view: ModelView, *rules: str, **settings: int) -> tuple[ModelView, PassReport]:
-    fork = view.fork()
-    report = RewriteForRuntime(rules=rules, **settings).run(fork, PassContext(reference=view))
-    return fork, report
-
-
-def operators(view: ModelView) -> list[str]:
-    return sorted(node.op_type for node in view.nodes() if node.op_type != "Constant")
-
-
-def assert_same(before: ModelView, after: ModelView, feeds: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    expected = open_session(before, threads=1, optimize=False).run(feeds)
-    got = open_session(after, threads=1, optimize=False).run(feeds)
-    assert expected
-    for name, array in expected.items():
-        scale = max(1e-6, float(np.abs(array).max()))
-        assert np.abs(array - got[name]).max() <= 2e-6 * scale, name
-
-
-def elementwise(body: str, constants: Arrays, opset: int = 17) -> ModelView:
-    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
-        net (float[N,5,7] x) => (float[N,5,7] y) {{ {body} }}"""
-    return parse_text(text, constants=constants)
 
 
 SCALES = {
@@ -151,58 +122,6 @@ def test_what_is_no_known_activation_stays(body: str) -> None:
     assert not rewritten(named(body), "hard_sigmoid", "sigmoid")[1].changed
 
 
-# -- LayerNormalization ----------------------------------------------------------------------
-
-MOMENTS = (
-    "m = ReduceMean <axes = [-1]> (x) d = Sub (x, m) s = Mul (d, d) v = ReduceMean <axes = [2]> (s)"
-    " e = Add (v, eps) r = Sqrt (e) "
-)
-NORMS = {
-    "affine": MOMENTS + "n = Div (d, r) g = Mul (n, scale) y = Add (g, shift)",
-    "plain": MOMENTS + "y = Div (d, r)",
-    "of a scale": MOMENTS + "n = Div (d, r) y = Mul (n, scale)",
-    "inverse": MOMENTS + "i = Reciprocal (r) n = Mul (d, i) g = Mul (n, scale) y = Add (g, shift)",
-    "inverse, scaled": MOMENTS + "i = Reciprocal (r) g = Mul (i, scale) n = Mul (d, g) y = Add (n, shift)",
-    "split": MOMENTS
-    + "i = Reciprocal (r) g = Mul (i, scale) n = Mul (x, g) o = Mul (m, g) p = Sub (shift, o) y = Add (n, p)",
-}
-PARAMETERS = {"scale": DATA["x"][0, 0], "shift": DATA["x"][0, 1], "eps": C(1e-5)}
-
-
-@pytest.mark.parametrize("body", NORMS.values(), ids=NORMS)
-def test_layer_norms_become_one_operator(body: str) -> None:
-    view = elementwise(body, {k: v for k, v in PARAMETERS.items() if k in body})
-    after, _ = rewritten(view, "layer_norm")
-    assert operators(after) == ["LayerNormalization"]
-    assert_same(view, after, DATA)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("ReduceMean <axes = [2]> (s)", "ReduceMean <axes = [1]> (s)"),
-        ("s = Mul (d, d)", "s = Mul (d, x)"),
-        ("d = Sub (x, m)", "d = Sub (m, x)"),
-        ("n = Div (d, r)", "n = Div (r, d)"),
-        ("n = Div (d, r)", "n = Div (x, r)"),
-    ],
-)
-def test_what_is_no_layer_norm_stays(old: str, new: str) -> None:
-    assert old in NORMS["affine"]
-    assert not rewritten(elementwise(NORMS["affine"].replace(old, new), PARAMETERS), "layer_norm")[1].changed
-
-
-def test_a_norm_over_another_axis_than_the_last_stays() -> None:
-    body = NORMS["plain"].replace("axes = [-1]", "axes = [1]").replace("axes = [2]", "axes = [1]")
-    assert not rewritten(elementwise(body, {"eps": PARAMETERS["eps"]}), "layer_norm")[1].changed
-
-
-def test_the_usual_layer_norm_is_left_to_the_runtime() -> None:
-    body = NORMS["affine"].replace("Mul (d, d)", "Pow (d, two)")
-    view = elementwise(body, {**PARAMETERS, "two": C(2)})
-    assert not rewritten(view, "layer_norm")[1].changed
-
-
 # -- lookups and pools -----------------------------------------------------------------------
 
 
@@ -296,6 +215,5 @@ def test_several_in_a_row_are_found_in_one_run() -> None:
 
 def test_the_contract_holds_where_it_changes_something() -> None:
     models = {name: named(body) for name, body in {**TANH, **ERF}.items()}
-    models |= {name: elementwise(body, PARAMETERS) for name, body in NORMS.items() if "shift" in body}
     outcomes = check_pass(RewriteForRuntime(), models)
     assert set(outcomes.values()) == {"changed"}

@@ -66,6 +66,12 @@ class RewriteContext:
         return {value: extents(copy) for value, copy in self._copies.items() if copy.shape is not None}
 
     @cached_property
+    def shapes_of_one(self) -> dict[ir.Value, Shape]:
+        """Inferred shapes for one sample: an open first axis counts as 1."""
+        copies = infer(self.view, first_axis=1).inferred_copies
+        return {value: extents(copy) for value, copy in copies.items() if copy.shape is not None}
+
+    @cached_property
     def dtypes(self) -> dict[ir.Value, ir.DataType]:
         """Inferred element types."""
         return {value: copy.dtype for value, copy in self._copies.items() if copy.dtype is not None}

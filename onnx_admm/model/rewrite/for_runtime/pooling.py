@@ -12,10 +12,10 @@ from functools import partial
 
 import onnx_ir as ir
 
-from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.operators import STANDARD, Trait, has_trait
 from onnx_admm.model.rewrite.for_runtime.expressions import inner_producer
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
+from onnx_admm.model.rewrite.for_runtime.normalisation.means import reduced_axes
 from onnx_admm.model.rewrite.for_runtime.replacing import insert_before, replace
 
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -34,22 +34,13 @@ def find_means_over_places(context: RewriteContext) -> Iterator[Match]:
         shape = None if data is None else context.shapes.get(data)
         if data is None or shape is None or len(shape) < 3 or not _is_blocked(data):
             continue
-        if context.dtypes.get(data) != ir.DataType.FLOAT or _axes(node, len(shape)) != set(
+        if context.dtypes.get(data) != ir.DataType.FLOAT or reduced_axes(node, len(shape)) != tuple(
             range(2, len(shape))
         ):
             continue
         keeps = bool(node.attributes.get_int("keepdims", 1))
         what = f"a mean over {len(shape) - 2} axes becomes GlobalAveragePool"
         yield Match((node,), what, 1, partial(_to_pool, context, node, data, keeps))
-
-
-def _axes(node: ir.Node, rank: int) -> set[int] | None:
-    """Return the axes of a reduction, not negative; None where they are computed."""
-    given = node.attributes.get_ints("axes", None)
-    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
-        tensor = constant_tensor(node.inputs[1])
-        given = None if tensor is None else [int(axis) for axis in tensor.numpy().reshape(-1)]
-    return None if given is None else {axis % rank for axis in given}
 
 
 def _is_blocked(value: ir.Value) -> bool:

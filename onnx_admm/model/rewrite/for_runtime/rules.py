@@ -11,6 +11,7 @@ from onnx_admm.model.rewrite.for_runtime.activation_types import (
 )
 from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
 from onnx_admm.model.rewrite.for_runtime.dequantise_at_load import find_unfused_weights
+from onnx_admm.model.rewrite.for_runtime.functions_of_rows import find_functions_of_rows
 from onnx_admm.model.rewrite.for_runtime.integer_weights import (
     find_blocks_of_512,
     find_int8_conv_integers,
@@ -25,7 +26,7 @@ from onnx_admm.model.rewrite.for_runtime.linear_layers import (
     find_transposed_weights,
 )
 from onnx_admm.model.rewrite.for_runtime.match import Finder
-from onnx_admm.model.rewrite.for_runtime.normalisation import find_layer_norms
+from onnx_admm.model.rewrite.for_runtime.normalisation.layer_norms import find_layer_norms
 from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
 from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
 from onnx_admm.model.rewrite.for_runtime.storage import (
@@ -41,7 +42,8 @@ class Rewrite:
 
     Attributes:
         find: yields its places.
-        is_default: whether it is applied unless others are named: only where that was measured to pay.
+        is_default: whether it is applied unless others are named: only where that was measured to pay, in
+            front of the encoding as behind it.
     """
 
     find: Finder
@@ -71,5 +73,6 @@ REWRITES: Mapping[str, Rewrite] = {
     "sigmoid": Rewrite(find_sigmoids),
     "mean_over_places": Rewrite(find_means_over_places, is_default=False),
     "maximum_behind_function": Rewrite(find_maxima_behind_functions),
+    "function_of_rows": Rewrite(find_functions_of_rows, is_default=False),  # else no coder finds the table
 }
 """By name, in the order in which they are applied: what one makes, a later one may read."""
