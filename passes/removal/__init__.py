@@ -1,0 +1,1 @@
+"""Passes that remove parts of a model."""
