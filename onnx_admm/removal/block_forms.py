@@ -87,7 +87,7 @@ def forms_of(
     return forms, why
 
 
-def put(model: ModelView, block: ResidualBlock, form: BlockForm) -> str | None:
+def put_form(model: ModelView, block: ResidualBlock, form: BlockForm) -> str | None:
     """Put a form in the place of a block; return the name of its new weight, if any.
 
     The node that computes the block's sum at present is replaced, so that names of values stay.

@@ -16,7 +16,7 @@ from onnx_admm.calibration.stream import Calibration, LayerTarget
 from onnx_admm.contracts import Dataset, ModelView, WeightSite
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.rewrite.expose_values import weight_uses
-from onnx_admm.removal.block_forms import BlockForm, has_value, put
+from onnx_admm.removal.block_forms import BlockForm, has_value, put_form
 from onnx_admm.removal.readers import Reader, Refitting, whole_layer
 from onnx_admm.removal.residual_blocks import ResidualBlock, layers_behind
 from onnx_admm.selection.layers import usable_layers
@@ -63,13 +63,16 @@ class DepthSearch:
 
     Attributes:
         calibration: samples and the original.
-        few: samples on which the outputs are measured.
+        judged: samples on which the outputs are measured.
+        fitted: samples that candidates are fitted to: others than these, so that a good fit to a few samples
+            does not count.
         cost: returns the cost of a model.
         memory_bytes: memory for the statistics of one new layer.
     """
 
     calibration: Calibration
-    few: Dataset
+    judged: Dataset
+    fitted: Dataset
     cost: Callable[[ModelView], float]
     memory_bytes: int
 
@@ -78,12 +81,16 @@ class DepthSearch:
         return Depth(self.calibration.original.fork(), self.cost(self.calibration.original))
 
     def trial(self, present: Depth, candidate: Candidate) -> Depth | str:
-        """Return the present model with one more block in another form, or the reason why that is none."""
+        """Return the present model with one more block in another form, or the reason why there is none.
+
+        Its new layer and the first layers behind it are fitted.
+        """
+        calibration = replace(self.calibration, samples=self.fitted)
         block, form = candidate.block, candidate.form
         if not has_value(present.model, block.output.name):
             return "it is part of a block that was removed"
         model = present.model.fork()
-        name = put(model, block, form)
+        name = put_form(model, block, form)
         cost = self.cost(model)
         if cost * _CLOSE >= present.cost:
             return f"{form.what} in its place costs no less"
@@ -97,17 +104,17 @@ class DepthSearch:
                 return (
                     f"the statistics of {form.what} in its place take {layer.layer.moment_bytes >> 20:,} MiB"
                 )
-            _refit(Refitting(self.calibration, model, targets), layer)
-        refitting = Refitting(self.calibration, model, targets)
+            _refit(Refitting(calibration, model, targets), layer)
+        refitting = Refitting(calibration, model, targets)
         for reader in _readers_behind(model, block.output.name)[:_MOST_REFITTED]:
             _refit(refitting, reader)
         others = {name: each for name, each in present.chosen.items() if name != block.name}
         return Depth(model, cost, self._error(model), targets, {**others, block.name: candidate})
 
     def refitted(self, present: Depth, told: Callable[[str], None]) -> Depth:
-        """Return the model with all layers behind the changed blocks refitted in graph order.
+        """Return the model with all layers behind the changed blocks refitted to all samples, in graph order.
 
-        That of both with the lower error of the outputs is returned.
+        The model stays as it is where that makes the error of the outputs larger.
         """
         model = present.model.fork()
         refitting = Refitting(self.calibration, model, present.targets)
@@ -119,7 +126,7 @@ class DepthSearch:
 
     def _error(self, model: ModelView) -> float:
         probe = OutputProbe(
-            model, (), self.few, reference=self.calibration.original, threads=self.calibration.threads
+            model, (), self.judged, reference=self.calibration.original, threads=self.calibration.threads
         )
         return probe.relative_error({})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration
-from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip
+from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.removal.block_forms import DROPPED, MERGED, Kind, forms_of
 from onnx_admm.removal.depth import Candidate, Depth, DepthChoice, DepthSearch, Goal, choose
@@ -20,7 +20,9 @@ from onnx_admm.removal.tidying import tidy
 from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import NonNegative, PositiveShare, Rounds, Samples
 
-_PROBE_SAMPLES = 128
+_MOST_JUDGED, _JUDGED = 128, 4
+"""Samples that candidates are judged on: one of this many, at most so many."""
+
 _DEFAULT_SHARE = 0.5
 _CLOSE = 1.0005
 """Shares up to this factor above the one asked for count as met."""
@@ -94,12 +96,13 @@ class RemoveBlocks:
         left = reasons | left
         if not candidates:
             raise _nothing(left)
-        few = calibration.samples.select(np.arange(min(len(calibration.samples), _PROBE_SAMPLES)))
+        judged, fitted = _split(calibration.samples)
         search = DepthSearch(
-            calibration,
-            few,
-            lambda each: sum(costs_of(each, self.quantity, context).values()),
-            context.memory_bytes,
+            calibration=calibration,
+            judged=judged,
+            fitted=fitted,
+            cost=lambda each: sum(costs_of(each, self.quantity, context).values()),
+            memory_bytes=context.memory_bytes,
         )
         whole = search.start().cost
         goal = Goal(None if self._share is None else self._share * whole * _CLOSE, self.most_blocks)
@@ -189,6 +192,15 @@ class RemoveBlocks:
             f"{row['done']}: {row['form']}; it adds {row['added_error']:.2g} to the error of the outputs "
             f"and saves {row['saved']:.2g} of the {self.quantity}"
         )
+
+
+def _split(samples: Dataset) -> tuple[Dataset, Dataset]:
+    """Return samples to judge candidates on, and others to fit them to; all for both where there are few."""
+    places = np.arange(len(samples))
+    judged = places[::_JUDGED][:_MOST_JUDGED]
+    if len(judged) == len(samples):
+        return samples, samples
+    return samples.select(judged), samples.select(np.setdiff1d(places, judged))
 
 
 def _nothing(left: dict[str, str]) -> NothingToDo:
