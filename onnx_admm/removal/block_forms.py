@@ -192,8 +192,10 @@ def _convolution(
         half = (size - 1) * dilation / 2
         strides.append(step)
         pads.append((math.floor(half - front), math.ceil(half - behind)))
+    if set(extents) == {1} and min(map(min, pads)) < 0:  # the middle of a causal branch lies in the past
+        pads = [(0, 0)] * len(pads)
     windows = Windows(extents, tuple(strides), dilations, tuple(pads))
-    if min(min(pair) for pair in pads) < 0 or windows.extents(entry.shape[2:]) != total.shape[2:]:
+    if min(map(min, pads)) < 0 or windows.extents(entry.shape[2:]) != total.shape[2:]:
         return None
     weights = np.zeros((total.shape[1], entry.shape[1], *extents), total.dtype)
     at = [divmod(front, dilation) for (front, _), dilation in zip(pads, dilations, strict=True)]

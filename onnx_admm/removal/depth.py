@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_admm.calibration.stream import Calibration, LayerTarget
 from onnx_admm.contracts import Dataset, ModelView, WeightSite
+from onnx_admm.errors import WorkError
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.rewrite.expose_values import weight_uses
 from onnx_admm.removal.block_forms import BlockForm, has_value, put_form
@@ -94,7 +95,7 @@ class DepthSearch:
         cost = self.cost(model)
         if cost * _CLOSE >= present.cost:
             return f"{form.what} in its place costs no less"
-        targets = dict(present.targets)
+        targets, new = dict(present.targets), list[Reader]()
         if name is not None and form.weights is not None:
             targets[name] = LayerTarget(block.output.name, form.weights)
             layer = whole_layer(model, model.site(name))
@@ -104,12 +105,17 @@ class DepthSearch:
                 return (
                     f"the statistics of {form.what} in its place take {layer.layer.moment_bytes >> 20:,} MiB"
                 )
-            _refit(Refitting(calibration, model, targets), layer)
+            new = [layer]
         refitting = Refitting(calibration, model, targets)
-        for reader in _readers_behind(model, block.output.name)[:_MOST_REFITTED]:
-            _refit(refitting, reader)
+        behind = _readers_behind(model, block.output.name)[:_MOST_REFITTED]
+        try:
+            for reader in (*new, *behind):
+                _refit(refitting, reader)
+            error = self._error(model)
+        except WorkError as failure:
+            return f"with {form.what} in its place the model does not run: {failure.what}"
         others = {name: each for name, each in present.chosen.items() if name != block.name}
-        return Depth(model, cost, self._error(model), targets, {**others, block.name: candidate})
+        return Depth(model, cost, error, targets, {**others, block.name: candidate})
 
     def refitted(self, present: Depth, told: Callable[[str], None]) -> Depth:
         """Return the model with all layers behind the changed blocks refitted to all samples, in graph order.

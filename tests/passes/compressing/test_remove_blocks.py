@@ -8,9 +8,10 @@ from removal_samples import macs, relative_error, samples
 
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import ModelView, PassContext, PassReport
-from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.errors import NothingToDo, PassRefused, WorkError
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.passes.removal.remove_blocks import RemoveBlocks
+from onnx_admm.passes.removal.remove_blocks import RemoveBlocks, _split
+from onnx_admm.removal.depth import DepthSearch
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 
@@ -146,6 +147,28 @@ def test_the_layers_behind_are_refitted() -> None:
     assert relative_error(view, small) < 0.8 * relative_error(view, bare)
 
 
+def test_trials_are_refitted_and_the_chosen_model_once_more_to_all_samples() -> None:
+    _, report = remove(parse_text(TWO_BLOCKS), most_blocks=1, blocks=("dropped",), include=("w1", "w2"))
+    added, error = report.figures["blocks"]["first"]["added_error"], report.figures["error"]
+    assert error < added < 1.6 * error
+
+
+def test_the_last_step_has_the_least_error_of_those_that_reach_the_share() -> None:
+    view = parse_text(TWO_BLOCKS)
+    _, cheapest = remove(view, most_blocks=1, include=("w1", "w2"))
+    _, mildest = remove(view, keep=0.8, include=("w1", "w2"))
+    (first,), (second,) = (report.figures["blocks"].values() for report in (cheapest, mildest))
+    assert first["form"] != second["form"] == "one convolution of 3x3"
+    assert second["added_error"] < first["added_error"]
+
+
+def test_candidates_are_judged_on_samples_that_they_are_not_fitted_to() -> None:
+    data = samples(parse_text(TWO_BLOCKS), 10)
+    judged, fitted = (next(part.batches(10)).feeds["x"] for part in _split(data))
+    assert (len(judged), len(fitted)) == (3, 7)
+    assert not any(np.array_equal(one, other) for one in judged for other in fitted)
+
+
 def constant(view: ModelView, name: str) -> np.ndarray:
     values = {value.name: value for node in view.nodes() for value in node.inputs if value is not None}
     array = values[name].constant()
@@ -212,3 +235,20 @@ def test_a_model_without_residual_blocks_is_refused_with_the_reason() -> None:
     text = f"{HEAD} g (float[N,6] x) => (float[N,4] y) <float[6,4] w> {{ y = MatMul (x, w) }}"
     with pytest.raises(NothingToDo, match="no block can be removed; got the model: it has no residual block"):
         remove(parse_text(text))
+
+
+def test_a_form_that_the_runtime_cannot_run_is_left_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = DepthSearch._error
+
+    def fails_without_an_add(search: DepthSearch, model: ModelView) -> float:
+        if operators(model).count("Add") < 2 and "Identity" not in operators(model):
+            raise WorkError("the runtime failed")
+        return whole(search, model)
+
+    monkeypatch.setattr(DepthSearch, "_error", fails_without_an_add)
+    _, report = remove(parse_text(TWO_BLOCKS), most_blocks=2, include=("w1", "w2"))
+    assert report.figures["blocks"]["first"]["done"] == "dropped"
+    _, report = remove(parse_text(TWO_BLOCKS), most_blocks=1, blocks=("merged",), include=("w1", "w2"))
+    assert not report.changed
+    why = next(skip.why for skip in report.skipped if skip.layer == "first")
+    assert "the model does not run: the runtime failed" in why
