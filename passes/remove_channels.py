@@ -12,12 +12,12 @@ import numpy as np
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip, WeightSite
-from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.errors import NothingToDo
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.channels.groups import ChannelMap, Units, channel_map
 from onnx_admm.model.channels.survey import Mask
 from onnx_admm.removal.elimination import eliminate
-from onnx_admm.removal.node_costs import cost_by_node, mac_ratios, macs_by_node, priced_ratios
+from onnx_admm.removal.node_costs import check_cost, costs_of, mac_ratios, priced_ratios
 from onnx_admm.removal.readers import Reader, Refitting, readers_of
 from onnx_admm.removal.study import StudiedGroup, study
 from onnx_admm.removal.widths import WidthOptions, Widths, choose_widths
@@ -68,15 +68,7 @@ class RemoveChannels:
 
     def requires(self, model: ModelView, context: PassContext) -> None:
         """See ``contracts.Pass``."""
-        if not 0 < self.keep <= 1:
-            raise PassRefused("impossible share", where="keep", got=self.keep, expected="above 0, at most 1")
-        if self.quantity != "macs" and context.cost_model is None:
-            raise PassRefused(
-                "no cost model to price it",
-                where="quantity",
-                got=self.quantity,
-                hint="Name one with --cost-model.",
-            )
+        check_cost(self.keep, self.quantity, context)
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -137,9 +129,7 @@ class RemoveChannels:
 
     def _cost(self, model: ModelView, context: PassContext) -> dict[str, float]:
         """Return the cost of every node."""
-        if self.quantity == "macs" or context.cost_model is None:
-            return macs_by_node(model, context.bindings)
-        return cost_by_node(model, context.cost_model, self.quantity, context.bindings)
+        return costs_of(model, self.quantity, context)
 
     def _widths(self, model: ModelView, studied: Sequence[StudiedGroup], context: PassContext) -> Widths:
         """Return the widths that meet the share, as counted on a model of these widths."""

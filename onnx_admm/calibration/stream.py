@@ -63,6 +63,19 @@ class CalibratedLayer:
         return int(max(_PRODUCTS / (layout.group * d * d), _ROWS_PER_COLUMN * d))
 
 
+@dataclass(frozen=True, eq=False)
+class LayerTarget:
+    """What a layer should compute that the original does not have.
+
+    Attributes:
+        value: the value of the original, of the shape of the layer's outputs.
+        weights: stored tensor that the ridge pulls the layer's weights to.
+    """
+
+    value: str
+    weights: Array
+
+
 def calibrated_layer(view: ModelView, site: WeightSite) -> CalibratedLayer | None:
     """Return the layer for calibration; None where inputs of some use of its weight are not available.
 
@@ -159,6 +172,7 @@ class Calibration:
         *,
         centred: bool = True,
         branches: Mapping[str, str] | None = None,
+        targets: Mapping[str, LayerTarget] | None = None,
     ) -> dict[str, Moments]:
         """Return the moments of ``layers`` by site name, X being their inputs in ``compressed``.
 
@@ -170,28 +184,35 @@ class Calibration:
             centred: subtract means where a layer has a bias that corrects them.
             branches: by site name, the value that is added to the layer's outputs, of their shape. The
                 target is then the original's sum, less that value in the present model.
+            targets: by site name, the target of a layer that the original does not have.
 
         Raises:
             DataError: inputs are not finite, or too large, though all weights are finite and not huge.
         """
+        stated = targets or {}
+        new = {name: stated[name] for name in (layer.site.name for layer in layers) if name in stated}
         sums = {
             layer.site.name: MomentSums(
-                layer.extractors[0].layout.matrix(self.original.read(layer.site)),
+                layer.extractors[0].layout.matrix(self._weights(layer.site, new)),
                 layer.extractors[0].layout.group,
                 centred and layer.bias is not None,
             )
             for layer in layers
         }
         batches = -(-len(self.samples) // self.batch_size)
-        added = branches or {}
-        for number, (before, after) in enumerate(self._flows(compressed, layers, tuple(added.values()))):
+        added = {name: value for name, value in (branches or {}).items() if name not in new}
+        flows = self._flows(
+            compressed, layers, tuple(added.values()), tuple(target.value for target in new.values())
+        )
+        for number, (before, after) in enumerate(flows):
             for layer in [each for each in layers if each.site.name in sums]:
                 for place, extractor in enumerate(layer.extractors):
                     count = -(-layer.rows_requested // (batches * len(layer.extractors)))
                     shares = None if layer.argmax_positions is None else layer.argmax_positions.shares(before)
                     choice = SampledRows(count, (self.seed, number, place), shares)
                     x = extractor.input_rows(after, choice)
-                    x0 = x if after is before else extractor.input_rows(before, choice)
+                    is_new = layer.site.name in new
+                    x0 = x if after is before or is_new else extractor.input_rows(before, choice)
                     if not (_is_usable(x) and _is_usable(x0)):
                         if not self._holds_extremes():
                             raise _not_finite(layer)
@@ -201,8 +222,21 @@ class Calibration:
                     if layer.site.name in added and before is not after:
                         branch = added[layer.site.name]
                         drift = extractor.output_rows(before[branch] - after[branch], choice)
+                    if is_new:  # the target is the stated value alone
+                        x0, drift = (
+                            np.zeros_like(x),
+                            extractor.output_rows(before[new[layer.site.name].value], choice),
+                        )
                     sums[layer.site.name].add(x, x0, number % 2, drift)
         return {name: total.finish(self.ridge) for name, total in sums.items()}
+
+    def _weights(self, site: WeightSite, new: Mapping[str, LayerTarget]) -> Array:
+        return new[site.name].weights if site.name in new else self.original.read(site)
+
+    def first_values(self, names: Sequence[str]) -> Feeds:
+        """Return values of the original by name, of its first run with the samples."""
+        batch = next(self.samples.batches(1))
+        return next(_Flow(self.original, tuple(dict.fromkeys(names)), self.threads).runs(batch.feeds))
 
     def _holds_extremes(self) -> bool:
         """Return whether a weight of the original is not finite or huge, and so may be values behind it."""
@@ -255,12 +289,16 @@ class Calibration:
         return ArgmaxRows.joined(parts)
 
     def _flows(
-        self, compressed: ModelView, layers: Sequence[CalibratedLayer], others: Sequence[str] = ()
+        self,
+        compressed: ModelView,
+        layers: Sequence[CalibratedLayer],
+        others: Sequence[str] = (),
+        of_original: Sequence[str] = (),
     ) -> Iterator[tuple[Feeds, Feeds]]:
         """Yield the values in the original and in the compressed model, batch by batch."""
         read = (name for layer in layers for name in layer.exposed_values)
         exposed_values = tuple(dict.fromkeys([*read, *others]))
-        original = _Flow(self.original, exposed_values, self.threads)
+        original = _Flow(self.original, tuple(dict.fromkeys([*exposed_values, *of_original])), self.threads)
         other = None if compressed is self.original else _Flow(compressed, exposed_values, self.threads)
         for batch in self.samples.batches(self.batch_size):
             before = original.runs(batch.feeds)

@@ -217,6 +217,19 @@ def replace_node(
     return fresh
 
 
+def insert_before(
+    model: ir.Model, place: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], name: str
+) -> ir.Node:
+    """Insert a node with one output in front of another; ``name`` gets a number if it is taken."""
+    graph = place.graph
+    if graph is None:
+        raise UsageError("the node is in no graph any more", where=label(place))
+    fresh = ir.node(op_type, inputs, name=free_name(name, taken_names(model)))
+    fresh.outputs[0].name = fresh.name
+    graph.insert_before(place, fresh)
+    return fresh
+
+
 def strip_unused(model: ir.Model) -> bool:
     """Remove nodes and initializers that nothing reads; defaults of inputs stay."""
     changed, has_subgraphs = False, any(graph is not model.graph for graph in model.graphs())

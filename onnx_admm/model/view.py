@@ -309,6 +309,11 @@ class ModelView:
         values = [value.ir_value for value in inputs]
         return NodeRef(edit.replace_node(node.ir_node, op_type, values, attributes or {}), node.scope)
 
+    def insert_before(self, place: NodeRef, op_type: str, inputs: Sequence[ValueRef], name: str) -> NodeRef:
+        """Insert a node with one output in front of another; ``name`` gets a number if it is taken."""
+        values = [value.ir_value for value in inputs]
+        return NodeRef(edit.insert_before(self._model, place.ir_node, op_type, values, name), place.scope)
+
     @property
     def lists_by_habit(self) -> bool:
         """Whether nine tenths or more of the initializers are listed as inputs, by the exporter."""

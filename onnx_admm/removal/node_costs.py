@@ -7,12 +7,36 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnx_admm.contracts import CostModel, ModelView
+from onnx_admm.contracts import CostModel, ModelView, PassContext
 from onnx_admm.errors import PassRefused
 from onnx_admm.model import node_profiles
 from onnx_admm.model.channels.groups import ChannelGroup, Units, channel_map
 from onnx_admm.pricing.pricing import chosen_quantity, price
 from onnx_admm.removal.widths import Floats
+
+
+def check_cost(keep: float, quantity: str, context: PassContext) -> None:
+    """Refuse a share or a quantity that no pass can meet.
+
+    Raises:
+        PassRefused: the share is not above 0 and at most 1, or there is no cost model for the quantity.
+    """
+    if not 0 < keep <= 1:
+        raise PassRefused("impossible share", where="keep", got=keep, expected="above 0, at most 1")
+    if quantity != "macs" and context.cost_model is None:
+        raise PassRefused(
+            "no cost model to price it",
+            where="quantity",
+            got=quantity,
+            hint="Name one with --cost-model.",
+        )
+
+
+def costs_of(model: ModelView, quantity: str, context: PassContext) -> dict[str, float]:
+    """Return a quantity of every node: ``"macs"`` by formula, others by the context's cost model."""
+    if quantity == "macs" or context.cost_model is None:
+        return macs_by_node(model, context.bindings)
+    return cost_by_node(model, context.cost_model, quantity, context.bindings)
 
 
 def macs_by_node(model: ModelView, bindings: Mapping[str, int]) -> dict[str, float]:

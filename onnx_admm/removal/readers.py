@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_admm.calibration.biases import LayerBias
 from onnx_admm.calibration.moments import Moments
-from onnx_admm.calibration.stream import CalibratedLayer, Calibration, calibrated_layer
+from onnx_admm.calibration.stream import CalibratedLayer, Calibration, LayerTarget, calibrated_layer
 from onnx_admm.contracts import ModelView, WeightSite
 from onnx_admm.model import NodeRef
 from onnx_admm.model.channels.groups import ChannelGroup, Port, Units
@@ -17,6 +18,9 @@ from onnx_admm.removal.elimination import Floats, SharedProblem, refitted
 
 _ROWS_PER_COLUMN, _LEAST_ROWS = 24, 16384
 """Rows of inputs for each column of a layer's matrix, and their least number."""
+
+_REFITTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose outputs are values of the graph."""
 
 
 class SampledLayer(CalibratedLayer):
@@ -68,10 +72,18 @@ def readers_of(
     return tuple(found.values())
 
 
+def whole_layer(model: ModelView, site: WeightSite) -> Reader | None:
+    """Return a layer with inputs that no unit owns, to refit all of it; None where it cannot be refitted."""
+    if not site.editable or site.scope or site.op_type not in _REFITTED:
+        return None
+    layer = _sampled(calibrated_layer(model, site))
+    return None if layer is None else Reader(layer, np.full(layer.extractors[0].layout.columns, -1, np.int64))
+
+
 def _added_branch(model: ModelView, layer: CalibratedLayer) -> str | None:
     """Return the computed value that an Add joins to a layer's outputs; None where there is none."""
     node = _node_of(model, layer)
-    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node is None or node.op_type not in _REFITTED:
         return None
     if layer.bias is not None and layer.bias.node != node:
         node = layer.bias.node
@@ -112,10 +124,14 @@ class Refitting:
     Args:
         calibration: samples, and the model whose outputs layers should keep.
         model: the model to change.
+        targets: by site name, what layers should compute that the original does not have. Biases of all
+            others are then read from the original, since other objects may have refitted the model before.
     """
 
-    def __init__(self, calibration: Calibration, model: ModelView) -> None:
-        self._calibration, self._model = calibration, model
+    def __init__(
+        self, calibration: Calibration, model: ModelView, targets: Mapping[str, LayerTarget] | None = None
+    ) -> None:
+        self._calibration, self._model, self._targets = calibration, model, targets
         self._removed: dict[str, np.ndarray] = {}
         self._biases: dict[str, np.ndarray] = {}
 
@@ -127,7 +143,7 @@ class Refitting:
             for layer in layers
             if (branch := _added_branch(self._model, layer)) is not None
         }
-        moments = self._calibration.moments(self._model, layers, branches=branches)
+        moments = self._calibration.moments(self._model, layers, branches=branches, targets=self._targets)
         problems = [
             SharedProblem(moments[reader.name].problem, reader.units, self._alive(reader))
             for reader in readers
@@ -161,10 +177,23 @@ class Refitting:
         removed = self._removed.get(reader.name)
         return np.ones(len(reader.units), np.bool_) if removed is None else ~removed
 
+    def _bias_before(self, layer: CalibratedLayer, bias: LayerBias) -> Floats:
+        """Return the bias that the refit's shift is added to: the original's, (rows,)."""
+        name, rows = layer.site.name, layer.extractors[0].layout.rows
+        if self._targets is not None and name in self._targets:
+            return np.zeros(rows)
+        if name not in self._biases:
+            original = (
+                None if self._targets is None else calibrated_layer(self._calibration.original, layer.site)
+            )
+            known = bias if original is None or original.bias is None else original.bias
+            self._biases[name] = known.read(rows)
+        return self._biases[name]
+
     def _store(self, layer: CalibratedLayer, weights: Floats, moments: Moments) -> None:
         layout = layer.extractors[0].layout
         kept = weights.astype(layer.site.dtype)
         self._model.replace(layer.site, layout.tensor(kept))
         if layer.bias is not None:
-            before = self._biases.setdefault(layer.site.name, layer.bias.read(layout.rows))
+            before = self._bias_before(layer, layer.bias)
             layer.bias.store(self._model, (before + moments.bias_shift(kept)).astype(layer.site.dtype))

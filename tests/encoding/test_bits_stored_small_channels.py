@@ -39,6 +39,7 @@ NO_GRIDS = {
     "fold_bias": "biases alone",
     "share_constants": "equal values, stored once",
     "minify": "no values",
+    "remove_blocks": "fitted values, before they are rounded",
     "remove_channels": "refitted values, before they are rounded",
     "rewrite_for_runtime": "weights as they were, in another order or with rows of zeros",
     "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",

@@ -23,6 +23,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
     "admm_prune": [{"ratio": 4.0}, {"keep": 0.5}, {"pattern": "1:2"}],
     "admm_quantize": [{"bits": 8, "per_channel": True}, {"bits": 3}],
     "meet_budget": [{"budget": ("macs=0.5x",)}],
+    "remove_blocks": [{"keep": 0.6}, {"most_blocks": 1, "blocks": ("merged",)}],
     "remove_channels": [{"keep": 0.6}],
     "encode": [{"format": name} for name in ("auto", "dense", "qdq", "sparse", "packed")],
 }

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import CONV_NET
+from removal_samples import macs, relative_error, samples
 
 from onnx_admm.config.registry import cost_model
-from onnx_admm.contracts import Dataset, ModelView, PassContext, PassReport
-from onnx_admm.data import from_arrays
+from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.model import layer_profiles
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.remove_channels import RemoveChannels
-from onnx_admm.runtime.sessions import open_session
 
 RESIDUAL = """
     <ir_version: 10, opset_import: ["" : 17]>
@@ -35,30 +33,12 @@ RESIDUAL = """
 """
 
 
-def samples(view: ModelView, count: int = 96, seed: int = 0) -> Dataset:
-    (port,) = view.signature().inputs
-    shape = [count, *(extent for extent in (port.shape or ())[1:] if isinstance(extent, int))]
-    return from_arrays({port.name: np.random.default_rng(seed).normal(size=shape).astype(np.float32)})
-
-
 def remove(view: ModelView, **settings: object) -> tuple[ModelView, PassReport]:
     fork = view.fork()
     context = PassContext(reference=view, train=samples(view))
     step = RemoveChannels(samples=96, **settings)  # type: ignore[arg-type]
     step.requires(fork, context)
     return fork, step.run(fork, context)
-
-
-def relative_error(before: ModelView, after: ModelView) -> float:
-    (port,) = before.signature().inputs
-    feeds = {port.name: next(samples(before, 64, seed=9).batches(64)).feeds[port.name]}
-    one, other = (open_session(model, threads=1).run(feeds) for model in (before, after))
-    ((name, expected),) = one.items()
-    return float(((other[name] - expected) ** 2).sum() / (expected**2).sum())
-
-
-def macs(view: ModelView) -> int:
-    return sum(row.macs or 0 for row in layer_profiles(view))
 
 
 def with_copies(view: ModelView) -> ModelView:
