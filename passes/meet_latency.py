@@ -1,15 +1,18 @@
-"""MeetLatency: narrower layers and integers until a share of the measured latency is left."""
+"""MeetLatency: integers, narrower layers and fewer blocks until a share of the measured latency is left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from onnx_admm.contracts import Edit, Feeds, ModelView, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.removal.residual_blocks import residual_blocks
 from onnx_admm.runtime.turns import ratios_of
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Rounds, Samples
 from onnx_admm.targeting.drop import accuracy_drop
@@ -17,6 +20,7 @@ from onnx_admm.targeting.share_search import Tried, largest_share
 
 from .fine_tune import FineTune
 from .quantize_activations import QuantizeActivations
+from .remove_blocks import RemoveBlocks
 from .remove_channels import RemoveChannels
 
 _THREADS = 1
@@ -25,25 +29,40 @@ _THREADS = 1
 _MARGIN = 0.98
 """Share of the budget that the search aims at where training follows: another placement may come of it."""
 
+_PROBE_SAMPLES = 128
+
+_MOST_BLOCKS = 16
+"""Residual blocks of a model from which on none is removed: each is tried with all others in place."""
+
+_SHALLOWER: tuple[Mapping[str, Any], ...] = (
+    {"most_blocks": 1, "blocks": ("merged",)},
+    {"most_blocks": 1, "blocks": ("dropped",)},
+    {"most_blocks": 2},
+)
+"""Settings of ``remove_blocks`` that are tried, the mildest first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeetLatency:
-    """Make layers narrower and compute them with integers until a share of the latency is left.
+    """Compute with integers, and make layers narrower and fewer, until a share of the latency is left.
 
     All layers that are faster with 8-bit integers, and only those, become integer (``QuantizeActivations``).
     Where that is not enough, channels are removed first (``RemoveChannels``), as few as possible: models with
     several shares of the multiply-accumulates are built, and each is timed as a whole, in turns with the
-    original. The narrowed model is trained where it loses more than is allowed (``PassContext.max_drop``; any
-    loss where no limit is given), with the original as its teacher where there are no labels.
+    original. Where the model has residual blocks, the same is done without one or two of them
+    (``RemoveBlocks``), and of all models within the budget the one with the least error of the outputs is
+    taken. The smaller model is trained where it loses more than is allowed (``PassContext.max_drop``; any
+    loss where no limit is given), with the original as its teacher.
 
     The latency is that of this machine, batch 1, processor time on one thread.
 
     Attributes:
         share: share of the original's latency that may be left, above 0 and below 1.
-        epochs: epochs of training of a narrowed model; 0: none.
+        epochs: epochs of training of a smaller model; 0: none.
         learning_rate, end_rate: AdamW's, as in ``fine_tune``.
         samples: calibration samples for the removal, as in ``remove_channels``.
-        tries: models that are built and timed, at most.
+        tries: models that are built and timed with each number of blocks, at most.
+        blocks: whether residual blocks may go.
         include, exclude: patterns of layer names or operators; other layers stay as they are.
     """
 
@@ -57,6 +76,7 @@ class MeetLatency:
     end_rate: NonNegative = 1e-5
     samples: Samples = 512
     tries: Rounds = 7
+    blocks: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -73,35 +93,38 @@ class MeetLatency:
         """See ``contracts.Pass``."""
         if context.train is None:
             raise PassRefused("a budget for latency needs samples of the input")
-        feeds = next(context.train.select(np.arange(1)).batches(1)).feeds
-        work = _Work(self, model, context, context.reference.to_bytes(maps=False), feeds)
         trains = bool(self.epochs) and context.trainer is not None
-        aim = self.share * (_MARGIN if trains else 1.0)
-        tried = largest_share(work.build, aim, self.tries)
-        best = tried[-1]
+        work = _Work(self, context, context.train.select(np.arange(1)))
+        candidates = work.candidates(model, self.share * (_MARGIN if trains else 1.0))
+        within = [each for each in candidates if each.cost <= self.share]
+        if len(within) > 1:
+            best = min(within, key=lambda each: work.error(each.made.model))
+        else:
+            best = min(candidates, key=lambda each: each.cost)
         form, latency, drop = best.made, best.cost, accuracy_drop(best.made.model, context)
-        trained = trains and form.narrowed is not None and (drop is None or drop > (context.max_drop or 0.0))
+        trained = trains and form.smaller is not None and (drop is None or drop > (context.max_drop or 0.0))
         if trained:
             latency, form = work.train(form)
             drop = accuracy_drop(form.model, context)
         figures = {
             "budget": {"latency": {"asked": self.share, "reached": latency, "original": 1.0}},
-            "tried": [{"macs": each.share, "latency": each.cost} for each in tried],
+            "tried": work.tried,
             "trained": trained,
             "drop": drop,
+            "blocks": dict(form.blocks),
             "removal": dict(form.removal),
-            "integers": dict(form.integers),
+            "integers": {} if form.integers is None else dict(form.integers.figures),
         }
         model.become(form.model)
-        edits, unmet = _by_layer(form.edits), self._unmet(latency, tried, drop, context)
-        return PassReport(bool(edits), edits, form.skipped, figures, unmet)
+        edits, unmet = _by_layer(form.all_edits), self._unmet(latency, best.cost, drop, context)
+        return PassReport(bool(edits), edits, form.all_skipped, figures, unmet)
 
     def _unmet(
-        self, latency: float, tried: tuple[Tried[_Form], ...], drop: float | None, context: PassContext
+        self, latency: float, untrained: float, drop: float | None, context: PassContext
     ) -> str | None:
         """Return the sentence about a limit that does not hold."""
         if latency > self.share:
-            if tried[-1].cost <= self.share:
+            if untrained <= self.share:
                 return f"the trained model takes {latency:.3g}x of the latency; {self.share:g}x was asked for"
             return f"not reachable: the fastest model found takes {latency:.3g}x of the latency"
         if drop is not None and context.max_drop is not None and drop > context.max_drop:
@@ -125,71 +148,116 @@ class _Form:
     """One model that was built, and what was done to it.
 
     Attributes:
-        model: with integers.
-        narrowed: the same before integers; None where no channel went.
-        removal, integers: figures of the two passes.
+        model: the model; with integers where ``integers`` is given.
+        smaller: the same before integers; None where no channel and no block went.
+        edits, skipped: what was done to which layer before integers, and why not to others.
+        blocks, removal: figures of the passes that made it smaller.
+        integers: report of the pass that made layers integer.
     """
 
     model: ModelView
-    narrowed: ModelView | None = None
+    smaller: ModelView | None = None
     edits: tuple[Edit, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    blocks: Mapping[str, Any] = field(default_factory=dict)
     removal: Mapping[str, Any] = field(default_factory=dict)
-    integers: Mapping[str, Any] = field(default_factory=dict)
+    integers: PassReport | None = None
+
+    @property
+    def all_edits(self) -> tuple[Edit, ...]:
+        return self.edits if self.integers is None else (*self.edits, *self.integers.edits)
+
+    @property
+    def all_skipped(self) -> tuple[Skip, ...]:
+        return self.skipped if self.integers is None else (*self.skipped, *self.integers.skipped)
 
 
-@dataclass(frozen=True)
 class _Work:
-    """Builds forms of a model and times them."""
+    """Builds forms of a model, times them, and keeps account of what was tried."""
 
-    settings: MeetLatency
-    model: ModelView
-    context: PassContext
-    original: bytes
-    feeds: Feeds
+    def __init__(self, settings: MeetLatency, context: PassContext, first: Any) -> None:
+        self._settings, self._context = settings, context
+        self._original = context.reference.to_bytes(maps=False)
+        self._feeds: Feeds = next(first.batches(1)).feeds
+        self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
+        self.tried: list[dict[str, float]] = []
 
-    def build(self, share: float) -> tuple[float, _Form]:
-        """Return the latency of the model with this share of the multiply-accumulates, and the model."""
-        made = self.model.fork()
+    def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
+        """Return the best model found with all residual blocks, and with fewer where integers do not do."""
+        found: list[Tried[_Form]] = []
+        for start in self._starts(model):
+            build = partial(self._build, start)
+            tried = largest_share(build, asked, self._settings.tries)
+            self.tried += [
+                {"blocks": float(len(start.blocks)), "macs": each.share, "latency": each.cost}
+                for each in tried
+            ]
+            found.append(tried[-1])
+            if not start.blocks and tried[-1].share == 1.0 and tried[-1].cost <= asked:
+                break
+        return found
+
+    def _starts(self, model: ModelView) -> Iterator[_Form]:
+        """Yield the model as it is, and with fewer residual blocks."""
+        yield _Form(model)
+        if not self._settings.blocks or not 0 < len(residual_blocks(model)[0]) <= _MOST_BLOCKS:
+            return
+        for settings in _SHALLOWER:
+            made = model.fork()
+            step = RemoveBlocks(samples=self._settings.samples, **settings, **self._patterns)
+            try:
+                report = step.run(made, self._context)
+            except NothingToDo:
+                continue
+            if report.changed:
+                yield _Form(made, made, report.edits, blocks=report.figures["blocks"])
+
+    def _build(self, start: _Form, share: float) -> tuple[float, _Form]:
+        """Return the latency with this share of the multiply-accumulates left, and the model."""
         if share == 1.0:
-            return self._with_integers(_Form(made))
-        settings = self.settings
-        removal = RemoveChannels(
-            keep=share, samples=settings.samples, include=settings.include, exclude=settings.exclude
-        )
+            return self._with_integers(start)
+        made = start.model.fork()
+        removal = RemoveChannels(keep=share, samples=self._settings.samples, **self._patterns)
         try:
-            report = removal.run(made, self.context)
+            report = removal.run(made, self._context)
         except NothingToDo as reason:
             left = Skip("model", f"no channel is removed: {reason}")
-            return self._with_integers(_Form(made, skipped=(left,)))
-        narrowed = _Form(made, made.fork(), report.edits, report.skipped, report.figures)
+            return self._with_integers(replace(start, skipped=(*start.skipped, left)))
+        narrowed = replace(
+            start,
+            model=made,
+            smaller=made,
+            edits=(*start.edits, *report.edits),
+            skipped=(*start.skipped, *report.skipped),
+            removal=report.figures,
+        )
         return self._with_integers(narrowed)
 
     def train(self, form: _Form) -> tuple[float, _Form]:
-        """Return the latency of the narrowed model after training, and the model."""
-        settings = self.settings
-        made = self.model.fork() if form.narrowed is None else form.narrowed.fork()
+        """Return the latency of the smaller model after training, and the model."""
+        settings = self._settings
+        made = (form.model if form.smaller is None else form.smaller).fork()
         tuning = FineTune(
             epochs=settings.epochs, learning_rate=settings.learning_rate, end_rate=settings.end_rate
         )
-        report = tuning.run(made, self.context)
-        removed = tuple(edit for edit in form.edits if edit.layer in form.removal.get("groups", {}))
-        return self._with_integers(
-            _Form(made, made.fork(), (*removed, *report.edits), form.skipped, form.removal)
-        )
+        report = tuning.run(made, self._context)
+        return self._with_integers(replace(form, model=made, edits=(*form.edits, *report.edits)))
+
+    def error(self, model: ModelView) -> float:
+        """Return the relative error of a model's outputs against the original's."""
+        context = self._context
+        data = context.train if context.validation is None else context.validation
+        if data is None:
+            return 0.0
+        few = data.select(np.arange(min(len(data), _PROBE_SAMPLES)))
+        threads = context.settings.threads
+        probe = OutputProbe(model, (), few, reference=context.reference, threads=threads)
+        return probe.relative_error({})
 
     def _with_integers(self, form: _Form) -> tuple[float, _Form]:
         """Compute with integers what is faster so, and time the result."""
-        settings = self.settings
-        integers = QuantizeActivations(against="before", include=settings.include, exclude=settings.exclude)
+        integers = QuantizeActivations(against="before", **self._patterns)
         made = form.model.fork()
-        report = integers.run(made, self.context)
-        found = replace(
-            form,
-            model=made,
-            edits=(*form.edits, *report.edits),
-            skipped=(*form.skipped, *report.skipped),
-            integers=report.figures,
-        )
-        (latency,) = ratios_of(self.original, [made.to_bytes(maps=False)], self.feeds, _THREADS)
+        found = replace(form, model=made, integers=integers.run(made, self._context))
+        (latency,) = ratios_of(self._original, [made.to_bytes(maps=False)], self._feeds, _THREADS)
         return latency, found

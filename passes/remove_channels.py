@@ -35,6 +35,9 @@ _MAC_STEPS, _PRICED_STEPS = 64, 16
 """Widths of a group that are considered, at most about: by formula, and where each is priced."""
 
 
+_ALL_STAY = "all its channels stay: those of other layers cost the outputs less"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoveChannels:
     """Remove output channels, neurons, heads and hidden units until a share of the cost is left.
@@ -102,6 +105,7 @@ class RemoveChannels:
         unmet = None
         if widths.share > self.keep * _CLOSE:
             unmet = f"{self.quantity} of {widths.share:.3g}x remain where {self.keep:g}x was asked for"
+        left |= {name: _ALL_STAY for name, row in rows.items() if row["kept"] == row["of"]}
         skipped = tuple(Skip(name, why) for name, why in left.items())
         return PassReport(not same_model(original, model), edits, skipped, figures, unmet)
 
@@ -191,7 +195,11 @@ class RemoveChannels:
                 count = group.units - widths.kept[each.index]
                 readers = readers_of(model, group, sites)
                 task.advance(note=group.name)
-                if isinstance(readers, str) or not (count or keep):
+                if isinstance(readers, str):
+                    continue
+                if not (count or keep):
+                    whole = {"kept": group.units, "of": group.units, "errors": {}, "expected_error": 0.0}
+                    rows[group.name] = whole
                     continue
                 problems, moments = refitting.problems(readers)
                 found = eliminate(problems, group.units, group.stays, count)

@@ -107,7 +107,7 @@ def study(
             count = min(len(found.order), round(group.units * (1 - share)))
             if count and count not in lost:
                 gone = np.array(found.order[:count], np.int64)
-                Refitting(calibration, made).refit(own, problems, moments, gone)
+                refitting.refit(own, problems, moments, gone)
                 probe = OutputProbe(made, (), few, reference=model, threads=calibration.threads)
                 lost[count] = probe.relative_error({})
         studied.append(StudiedGroup(index, group, found, tuple(lost), tuple(lost.values())))

@@ -15,6 +15,8 @@ from onnx_admm.errors import UsageError
 from onnx_admm.report.frontier import Point, with_frontier
 from onnx_admm.report.plot import draw, require_plots
 
+pytestmark = pytest.mark.slow
+
 
 def point(file_bytes: int, reached: float, drop: float | None, sqnr: float = 20.0) -> Point:
     return Point(

@@ -14,6 +14,8 @@ from onnx_admm.config.recipe import Recipe
 from onnx_admm.errors import NoGradient
 from onnx_admm.model.analysis.text import parse_text
 
+pytestmark = pytest.mark.slow
+
 BRANCH = """total = ReduceSum <keepdims = 0> (x) c = Greater (total, zero)
     r = If (c) <then_branch = t () => (float[N,8] o1) { o1 = Relu (a) },
                 else_branch = e () => (float[N,8] o2) { o2 = Identity (a) }>"""

@@ -18,6 +18,8 @@ from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session
 
+pytestmark = pytest.mark.slow
+
 
 def parse(text: str) -> ModelView:
     full = f'<ir_version: 10, opset_import: ["" : 17]> {text}'

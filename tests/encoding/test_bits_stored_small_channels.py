@@ -23,6 +23,8 @@ from onnx_admm.passes.exact.share_scales import ShareScales
 from onnx_admm.passes.meet_budget import MeetBudget
 from onnx_admm.passes.reconstruct_layers import ReconstructLayers
 
+pytestmark = pytest.mark.slow
+
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
 ROWS, CHANNELS = 32, 24
 TINY = {"float16": (2e-7, 3e-6, 1e-5), "float32": (1e-44, 1e-39, 3e-31), "float64": (1e-320, 1e-300, 1e-31)}
@@ -41,6 +43,8 @@ NO_GRIDS = {
     "minify": "no values",
     "remove_blocks": "fitted values, before they are rounded",
     "remove_channels": "refitted values, before they are rounded",
+    "remove_blocks": "refitted values, before they are rounded",
+    "meet_latency": "refitted values, and codes behind DequantizeLinear",
     "rewrite_for_runtime": "weights as they were, in another order or with rows of zeros",
     "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",
 }

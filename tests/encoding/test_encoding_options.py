@@ -12,6 +12,8 @@ from onnx_admm.encoding.choice import choose_plan, plan_bytes
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.compression_options import DENSE, HALF, SPARSE, Rounding, Treated
 
+pytestmark = pytest.mark.slow
+
 EVERY = (HALF, *DENSE, *SPARSE)
 
 

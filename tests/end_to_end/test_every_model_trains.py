@@ -13,6 +13,8 @@ from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import NoGradient, OnnxAdmmError
 from onnx_admm.training.graph.trainer import GraphTrainer
 
+pytestmark = pytest.mark.slow
+
 QUICK = (
     "cifar_winml",
     "dtln_1",

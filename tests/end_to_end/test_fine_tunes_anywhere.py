@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import conv_net
 from sklearn.datasets import load_digits
 
@@ -15,6 +16,8 @@ from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.training.trainers import make_trainer
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_model_is_pruned_and_fine_tuned_by_the_command(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ NAMES = (
     "lenet5-fast",
     "lenet5-smallest",
     "resnet8-cifar10",
+    "resnet8-cifar10-fast",
     "vgg-cifar10-compute",
     "vgg-cifar10-fast",
     "vgg-cifar10-storage",

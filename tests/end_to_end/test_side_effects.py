@@ -24,6 +24,8 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime import installed
 from onnx_admm.runtime.installed import require_runtime
 
+pytestmark = pytest.mark.slow
+
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,3] p)
     <float[4,6] w1, float[6] b1, float[6,3] w2, float[3] b2>
     { a = Gemm (x, w1, b1) r = Relu (a) y = Gemm (r, w2, b2) p = Softmax (y) }"""

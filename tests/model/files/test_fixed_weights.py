@@ -18,6 +18,8 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.report import Report
 from onnx_admm.runtime.sessions import open_session
 
+pytestmark = pytest.mark.slow
+
 OUTPUT, DEFAULT = "is an output of the model", "is a default that a caller may override"
 
 

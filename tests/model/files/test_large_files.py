@@ -23,6 +23,8 @@ from onnx_admm.model.files.file_tensor import KEPT_IN_FILES_FROM_BYTES, FileTens
 from onnx_admm.model.rewrite.weight_storage import ByteGrid, model_bytes, spill_to_disk, stored_weights
 from onnx_admm.pipeline import Pipeline
 
+pytestmark = pytest.mark.slow
+
 SIDE = 520  # a square of which takes a little over the bytes that stay in files
 
 

@@ -31,6 +31,8 @@ from onnx_admm.runtime.sessions import open_session
 from onnx_admm.testing import check_pass, model_family
 from onnx_admm.training.graph.trainer import GraphTrainer
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class FlatTime:

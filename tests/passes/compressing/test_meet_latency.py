@@ -21,6 +21,8 @@ from onnx_admm.removal.node_costs import macs_by_node
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.graph.trainer import GraphTrainer
 
+pytestmark = pytest.mark.slow
+
 
 def macs(model: ModelView) -> float:
     return sum(macs_by_node(model, {"N": 1}).values())
@@ -112,6 +114,39 @@ def test_what_loses_too_much_is_trained() -> None:
 def test_what_keeps_its_accuracy_is_not_trained() -> None:
     given = context(trainer=GraphTrainer(), max_drop=100.0)
     assert not MeetLatency(share=0.3, epochs=2).run(given.reference.fork(), given).figures["trained"]
+
+
+RESIDUAL = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,3,8,8] x) => (float[N,4] scores)
+    <float[16,3,3,3] w1, float[16,16,3,3] w2, float[16,16,3,3] w3, float[1024,4] w4>
+    {
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        r1 = Relu (c1)
+        c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2)
+        r2 = Relu (c2)
+        c3 = Conv <pads = [1, 1, 1, 1]> (r2, w3)
+        s = Add (c3, r1)
+        f = Flatten (s)
+        scores = MatMul (f, w4)
+    }"""
+
+
+def test_a_block_that_hardly_matters_goes_before_channels() -> None:
+    model = parse_text(RESIDUAL)
+    model.write_back({"w3": 1e-3 * model.read("w3")})
+    x = np.random.default_rng(0).normal(size=(96, 3, 8, 8)).astype(np.float32)
+    data = from_arrays({"x": x})
+    given = PassContext(reference=model, train=data, validation=data, bindings={"N": 1})
+    made = model.fork()
+    figures = MeetLatency(share=0.4, samples=64).run(made, given).figures
+    assert len(figures["blocks"]) == 1
+    assert figures["removal"] == {}
+    assert macs(made) < 0.3 * macs(model)
+    kept = model.fork()
+    figures = MeetLatency(share=0.4, samples=64, blocks=False).run(kept, given).figures
+    assert figures["blocks"] == {}
+    assert figures["removal"]["groups"]
 
 
 def test_it_needs_samples_and_a_share_below_one() -> None:

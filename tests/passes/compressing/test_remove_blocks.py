@@ -13,6 +13,8 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.remove_blocks import RemoveBlocks, _split
 from onnx_admm.removal.depth import DepthSearch
 
+pytestmark = pytest.mark.slow
+
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 
 TWO_BLOCKS = f"""{HEAD}
