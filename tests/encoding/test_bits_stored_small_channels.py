@@ -43,7 +43,6 @@ NO_GRIDS = {
     "minify": "no values",
     "remove_blocks": "fitted values, before they are rounded",
     "remove_channels": "refitted values, before they are rounded",
-    "remove_blocks": "refitted values, before they are rounded",
     "meet_latency": "refitted values, and codes behind DequantizeLinear",
     "rewrite_for_runtime": "weights as they were, in another order or with rows of zeros",
     "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",
