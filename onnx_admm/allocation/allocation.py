@@ -114,7 +114,7 @@ def least_error(options: Mapping[str, Sequence[Option[What]]], budget: float) ->
         budget: the most that the costs may add up to.
 
     Returns:
-        The choice, its total error within ``knapsack.GAP`` of the least possible.
+        The choice, its total error within ``branch_and_cut.GAP`` of the least possible.
 
     Raises:
         PassRefused: even the cheapest options cost more; says what they cost.
@@ -146,7 +146,7 @@ def least_error_within(
         limits: the most that the costs may add up to, each by itself.
 
     Returns:
-        The index of each layer's option, the total error within ``knapsack.GAP`` of the least possible.
+        The index of each layer's option, the total error within ``branch_and_cut.GAP`` of the least possible.
 
     Raises:
         PassRefused: no choice keeps to them; says what the cheapest for each costs.

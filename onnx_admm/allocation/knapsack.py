@@ -16,16 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
+from onnx_admm.allocation.branch_and_cut import GAP, best_choice
 from onnx_admm.errors import PassRefused
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-GAP = 1e-3
-"""Share by which the total found may exceed the least possible one."""
 
 _BISECTIONS = 60
 _TIGHTER = 2e-6
@@ -73,18 +69,11 @@ def choose_within(errors: Sequence[Floats], costs: Sequence[Floats], limits: Flo
     columns = np.concatenate(kept)
     value = np.concatenate([error[each] for error, each in zip(errors, kept, strict=True)])
     weights = np.concatenate([cost[each] for cost, each in zip(costs, kept, strict=True)]) / limits
-    one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(kept), len(rows)))
+    largest = max(float(value.max(initial=0.0)), np.finfo(np.float64).tiny)
     for limit in (1.0, 1.0 - _TIGHTER):
-        found = milp(
-            value / max(float(value.max(initial=0.0)), np.finfo(np.float64).tiny),
-            integrality=np.ones(len(rows), np.int64),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights.T, -np.inf, limit)],
-            options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
-        )
-        if found.x is None:
+        taken = best_choice(value / largest, rows, len(kept), weights.T, limit)
+        if taken is None:
             break
-        taken = found.x > 0.5
         chosen = np.zeros(len(kept), np.int64)
         chosen[rows[taken]] = columns[taken]
         if (sum(cost[index] for cost, index in zip(costs, chosen, strict=True)) <= limits).all():
@@ -159,22 +148,10 @@ class _Knapsack:
         rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.capacity))
         value = self.values[rows, columns] / priced.value
         weight = self.weights[rows, columns] / self.capacity
-        entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
-        one_each = csr_array(entries, shape=(len(self.values), len(rows)))
         for limit in (1.0, 1.0 - _TIGHTER):
-            found = milp(
-                value,
-                integrality=np.ones(len(rows), np.int64),
-                bounds=Bounds(0, 1),
-                constraints=[
-                    LinearConstraint(one_each, 1, 1),
-                    LinearConstraint(weight[None], -np.inf, limit),
-                ],
-                options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it sometimes prints
-            )
-            if found.x is None:
+            taken = best_choice(value, rows, len(self.values), weight[None], limit)
+            if taken is None:
                 break
-            taken = found.x > 0.5
             chosen = np.empty(len(self.values), np.int64)
             chosen[rows[taken]] = columns[taken]
             if self._weight(chosen) <= self.capacity:

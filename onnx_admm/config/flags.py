@@ -27,7 +27,7 @@ THIS_MACHINE = "onnxruntime"
 _MOSTLY_GRAPH = 0.5
 """Share of nodes, names and shapes in a result from which on they outweigh the weights."""
 
-_BEHIND_DEQUANTIZE = ("transposed_weight", "relu_after_weight", "unfused_weight")
+_BEHIND_DEQUANTIZE = ("transposed_weight", "row_bias", "relu_after_weight", "unfused_weight")
 """Rewrites without which a layer with a dequantised weight is slower than it was with floats."""
 
 _BEHIND_ENCODING = ("function_of_rows",)

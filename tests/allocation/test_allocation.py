@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnx_admm.allocation import allocation
 from onnx_admm.allocation.allocation import Curve, Option, densities, least_cost, least_error
-from onnx_admm.allocation.knapsack import GAP
+from onnx_admm.allocation.branch_and_cut import GAP
 from onnx_admm.errors import PassRefused
 
 figure = st.one_of(st.integers(0, 50).map(float), st.floats(1e-6, 1e6))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnx_admm.allocation import knapsack
+from onnx_admm.allocation import branch_and_cut
 from onnx_admm.allocation.knapsack import choose, choose_within, require_reach
 from onnx_admm.errors import PassRefused
 
@@ -50,7 +50,7 @@ def test_the_middle_option_is_found_though_no_price_chooses_it(middle: float) ->
 def test_what_is_made_of_the_solvers_answer(
     answers: tuple[Sequence[float] | None, ...], chosen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knapsack, "milp", answering(*answers))
+    monkeypatch.setattr(branch_and_cut, "milp", answering(*answers))
     assert choose(VALUES, WEIGHTS, 9.0).tolist() == [chosen]
 
 
@@ -70,7 +70,7 @@ def test_a_choice_over_the_limit_is_never_returned(
     limit, asked = 9.2, list[float]()
     answers = {"fits": (1, 1), "too heavy": (1, 2), "none": None, "worse": (0, 0)}
 
-    def milp(value: F64, constraints: list[knapsack.LinearConstraint], **_: object) -> SimpleNamespace:
+    def milp(value: F64, constraints: list[branch_and_cut.LinearConstraint], **_: object) -> SimpleNamespace:
         one_each, within = constraints
         asked.append(float(np.max(within.ub)))
         chosen = (2, 2) if len(asked) == 1 else answers[second]
@@ -82,7 +82,7 @@ def test_a_choice_over_the_limit_is_never_returned(
             x[np.flatnonzero(row)[option]] = 1
         return SimpleNamespace(x=x)
 
-    monkeypatch.setattr(knapsack, "milp", milp)
+    monkeypatch.setattr(branch_and_cut, "milp", milp)
     found = choose(TWO, HEAVY, limit).tolist()
     assert asked == [1.0, pytest.approx(1.0 - 2e-6, abs=1e-12)]
     assert asked[1] < 1
@@ -135,10 +135,10 @@ def test_with_several_limits_a_choice_over_one_is_asked_anew_and_then_refused(
     chosen = {"heavy": heavy, "light": light}
     errors = [np.array([0.0, 1.0, 4.0]), np.array([0.0, 3.0])]
     costs = [np.array([[3.0, 3.0], [2.0, 2.0], [1.0, 1.0]]), np.array([[3.0, 3.0], [1.0, 1.0]])]
-    monkeypatch.setattr(knapsack, "milp", answering(chosen["light"], chosen["heavy"]))
+    monkeypatch.setattr(branch_and_cut, "milp", answering(chosen["light"], chosen["heavy"]))
     with pytest.raises(PassRefused, match="keeps to all budgets"):
         choose_within(errors, costs, np.array(limits))
-    monkeypatch.setattr(knapsack, "milp", answering(chosen["light"], [0, 0, 1, 0, 1]))
+    monkeypatch.setattr(branch_and_cut, "milp", answering(chosen["light"], [0, 0, 1, 0, 1]))
     assert choose_within(errors, costs, np.array(limits)).tolist() == [2, 1]
 
 

@@ -83,6 +83,32 @@ class TransposedWeight:
         return example(_PORTS, f"{_DECODE} y = Gemm (x, d, bias)", _weights())
 
 
+class RowBias:
+    """The bias of a product with a dequantised weight is a matrix of one row."""
+
+    name: ClassVar[str] = "row_bias"
+    level: ClassVar[Level] = Level.SLOW
+    fix: ClassVar[Mapping[str, Any]] = rewrite_step("row_bias")
+
+    def check(self, subject: LintSubject) -> Iterable[Finding]:
+        """See ``contracts.LintRule``."""
+        why = (
+            "with a bias of shape (1, N) the product does not become one low-bit kernel, and the runtime "
+            "dequantises the whole weight in every run"
+        )
+        cure = "store the bias as a vector of N elements: it is added to each row just so"
+        return rewritable(subject, "row_bias", Explained(why, cure, 22.0))
+
+    def faulty(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        row = np.linspace(-1, 1, _COLUMNS, dtype=np.float32).reshape(1, _COLUMNS)
+        return example(_PORTS, f"{_DECODE} y = Gemm (x, d, bias)", _weights(bias=row))
+
+    def sound(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        return example(_PORTS, f"{_DECODE} y = Gemm (x, d, bias)", _weights())
+
+
 class FloatBias:
     """A product of two dequantised matrices has a bias in fp32, and so no integer kernel."""
 

@@ -81,6 +81,21 @@ def test_transposed_weights(form: tuple[dict[str, int], Any, Any], dtype: Any) -
     assert gemm.attribute("transB", 0) == 0
 
 
+@pytest.mark.parametrize("body", ["y = Gemm (x, d, bias)", "m = MatMul (x, d) y = Add (bias, m)"])
+def test_biases_of_one_row_become_vectors(body: str) -> None:
+    constants = {
+        "codes": RNG.integers(-7, 7, (ROWS, COLUMNS)).astype(np.int8),
+        "scale": np.float32(0.1),
+        "zero": np.int8(0),
+        "bias": np.linspace(-1, 1, COLUMNS, dtype=np.float32).reshape(1, COLUMNS),
+    }
+    text = f"d = DequantizeLinear (codes, scale, zero) {body}"
+    after = changed(net(f"float[N,{ROWS}] x => float[N,{COLUMNS}] y", text, constants), "row_bias")
+    shapes = [v.constant_shape for node in after.nodes() for v in node.inputs if v is not None]
+    assert (COLUMNS,) in shapes
+    assert (1, COLUMNS) not in shapes
+
+
 def test_a_weight_that_two_layers_read_is_not_transposed() -> None:
     constants = {"codes": np.ones((8, 8), np.int8), "scale": np.float32(0.1), "zero": np.int8(0)}
     body = (

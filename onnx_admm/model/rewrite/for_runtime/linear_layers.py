@@ -5,12 +5,13 @@ The runtime replaces DequantizeLinear and Gemm or MatMul by one kernel, unless
     a Relu or Clip follows that no QuantizeLinear makes redundant: ThresholdedRelu(alpha = 0), Max and Min do
       not stand in its way
     a Gemm reads its weight transposed and its data in fp32: the weight is stored transposed instead
+    the bias is a matrix of one row: a vector is added to each row just so
     a float bias is added to a product of two dequantised matrices: a Gemm with an int32 bias has a kernel
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -129,6 +130,37 @@ def _transpose(context: RewriteContext, layer: ir.Node, weight: Dequantised) -> 
         node.attributes.add(ir.AttrInt64("axis", 1 - axis))
     output.shape = None
     del layer.attributes["transB"]
+
+
+# -- biases that are matrices of one row -----------------------------------------------------
+
+
+def find_row_biases(context: RewriteContext) -> Iterator[Match]:
+    """Yield biases of shape (1, N) behind fp32 data and a dequantised weight."""
+    for layer in context.nodes("Gemm", "MatMul"):
+        weight = dequantised(layer.inputs[1], context.dtypes)
+        if weight is None or weight.bits is None or dequantised(layer.inputs[0]) is not None:
+            continue
+        owner = layer if layer.op_type == "Gemm" else reader(layer.outputs[0], "Add")
+        for place in _places_of_bias(owner, layer):
+            bias = None if owner is None else stored_array(owner.inputs[place])
+            if owner is not None and bias is not None and bias.ndim == 2 and bias.shape[0] == 1:
+                what = f"a bias of shape {bias.shape} becomes a vector"
+                yield Match((owner, layer), what, 7, partial(_flatten, context, owner, place, bias))
+
+
+def _places_of_bias(owner: ir.Node | None, layer: ir.Node) -> Sequence[int]:
+    if owner is None:
+        return ()
+    if owner is layer:
+        return (2,) if len(layer.inputs) > 2 else ()
+    return tuple(place for place, value in enumerate(owner.inputs) if value is not layer.outputs[0])
+
+
+def _flatten(context: RewriteContext, owner: ir.Node, place: int, bias: np.ndarray) -> None:
+    value = owner.inputs[place]
+    name = "bias" if value is None or not value.name else value.name
+    constant_for(context, owner, place, bias.reshape(-1), f"{name}_vector")
 
 
 # -- float biases of integer products --------------------------------------------------------

@@ -23,6 +23,7 @@ from onnx_admm.model.rewrite.for_runtime.linear_layers import (
     find_bias_scales,
     find_float_biases,
     find_relus_behind_weights,
+    find_row_biases,
     find_transposed_weights,
 )
 from onnx_admm.model.rewrite.for_runtime.match import Finder
@@ -62,6 +63,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "int8_activations": Rewrite(find_int8_activations),
     "view_behind_dequantise": Rewrite(find_views_behind_dequantise),
     "transposed_weight": Rewrite(find_transposed_weights),
+    "row_bias": Rewrite(find_row_biases),
     "bias_scale": Rewrite(find_bias_scales),
     "float_bias": Rewrite(find_float_biases),
     "relu_after_weight": Rewrite(find_relus_behind_weights),
