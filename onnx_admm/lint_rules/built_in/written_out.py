@@ -47,6 +47,33 @@ class WrittenOutGelu:
         return example(_PORTS, 'y = Gelu <approximate = "tanh"> (x)', opset=20)
 
 
+class WholeSlice:
+    """A Slice takes everything, and the runtime copies the tensor."""
+
+    name: ClassVar[str] = "whole_slice"
+    level: ClassVar[Level] = Level.SLOW
+    fix: ClassVar[Mapping[str, Any]] = rewrite_step("whole_slice")
+
+    def check(self, subject: LintSubject) -> Iterable[Finding]:
+        """See ``contracts.LintRule``."""
+        why = "the Slice leaves no element out, and the runtime copies the whole tensor for it"
+        return rewritable(subject, "whole_slice", Explained(why, "leave the Slice out", 1.02, _WHOLE))
+
+    def faulty(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        return self._model(0)
+
+    def sound(self) -> ModelView:
+        """See ``contracts.LintRule``."""
+        return self._model(1)
+
+    def _model(self, start: int) -> ModelView:
+        bounds = {"start": [0, start], "end": [2**31 - 1, 8], "axes": [0, 2]}
+        constants = {name: np.array(numbers, np.int64) for name, numbers in bounds.items()}
+        body = "s = Slice (x, start, end, axes) y = Sigmoid (s)"
+        return example(f"float[N,5,8] x => float[N,5,{8 - start}] y", body, constants)
+
+
 class WrittenOutLayerNorm:
     """A LayerNormalization is computed by seven nodes or more, in a form the runtime does not fuse."""
 

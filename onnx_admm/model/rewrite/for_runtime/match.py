@@ -16,7 +16,7 @@ from onnx_admm.model.names import label
 from onnx_admm.model.operators import STANDARD
 from onnx_admm.model.view import ModelView
 
-_BATCH = 3
+BATCH = 3
 """Extent of open first axes: one that no exporter writes by itself, so that equal extents mean equal axes."""
 
 
@@ -58,7 +58,7 @@ class RewriteContext:
 
     @cached_property
     def _copies(self) -> Mapping[ir.Value, ir.Value]:
-        return infer(self.view, first_axis=_BATCH).inferred_copies
+        return infer(self.view, first_axis=BATCH).inferred_copies
 
     @cached_property
     def shapes(self) -> dict[ir.Value, Shape]:

@@ -30,6 +30,7 @@ from onnx_admm.model.rewrite.for_runtime.match import Finder
 from onnx_admm.model.rewrite.for_runtime.normalisation.layer_norms import find_layer_norms
 from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
 from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
+from onnx_admm.model.rewrite.for_runtime.slices import find_whole_slices
 from onnx_admm.model.rewrite.for_runtime.storage import (
     find_scales_of_channels,
     find_unused_constants,
@@ -68,6 +69,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "float_bias": Rewrite(find_float_biases),
     "relu_after_weight": Rewrite(find_relus_behind_weights),
     "unfused_weight": Rewrite(find_unfused_weights),
+    "whole_slice": Rewrite(find_whole_slices),
     "one_hot_product": Rewrite(find_one_hot_products),
     "gelu": Rewrite(find_gelus),
     "layer_norm": Rewrite(find_layer_norms),

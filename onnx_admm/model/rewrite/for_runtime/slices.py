@@ -1,0 +1,69 @@
+"""Slices that take everything: exporters of array programs write them, and the runtime copies the tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_admm.model.analysis.shapes import Shape
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.edit import bypass
+from onnx_admm.model.rewrite.for_runtime.match import BATCH, Match, RewriteContext
+
+_END = 2**31 - 1
+"""An end from here on stands for the end of the axis, whatever its extent."""
+
+
+class _Range(NamedTuple):
+    axis: int
+    start: int
+    end: int
+    step: int
+
+
+def find_whole_slices(context: RewriteContext) -> Iterator[Match]:
+    """Yield Slices that start at 0, end at or beyond the axis's end, and leave no element out."""
+    for node in context.nodes("Slice"):
+        data, output = node.inputs[0], node.outputs[0]
+        if data is None or output.is_graph_output() or node.graph is None:
+            continue
+        ranges = _ranges(node)
+        if ranges is None or not _is_whole(ranges, context.shapes.get(data)):
+            continue
+        yield Match((node,), "a Slice that takes everything goes", 1, partial(bypass, node, data))
+
+
+def _ranges(node: ir.Node) -> list[_Range] | None:
+    """Return what is taken of each sliced axis; None where one is computed."""
+    if len(node.inputs) == 1:
+        given = [node.attributes.get_ints(name, None) for name in ("starts", "ends", "axes")]
+    else:
+        operands = (*node.inputs[1:], None, None)[:4]
+        given = [None if value is None else _integers(value) for value in operands]
+        if any(value is not None and found is None for value, found in zip(operands, given, strict=True)):
+            return None
+    starts, ends, axes, steps = (*given, None)[:4]
+    if starts is None or ends is None:
+        return None
+    count = range(len(starts))
+    axes, steps = (count if axes is None else axes), ([1 for _ in count] if steps is None else steps)
+    return [_Range(*each) for each in zip(axes, starts, ends, steps, strict=True)]
+
+
+def _integers(value: ir.Value) -> list[int] | None:
+    tensor = constant_tensor(value)
+    return None if tensor is None else [int(number) for number in np.asarray(tensor.numpy()).reshape(-1)]
+
+
+def _is_whole(ranges: list[_Range], shape: Shape | None) -> bool:
+    for each in ranges:
+        extent = None if shape is None else shape[each.axis]
+        is_known = extent is not None and extent != BATCH  # that one may be the open batch's
+        is_to_the_end = each.end >= _END or (is_known and each.end >= (extent or 0))
+        if each.start != 0 or each.step != 1 or not is_to_the_end:
+            return False
+    return True
