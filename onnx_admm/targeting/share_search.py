@@ -90,7 +90,8 @@ def _next_share(
     if slow is None:
         raise ValueError("the whole model is within the budget")
     if fast is None:
-        power = _power(tried[-2], slow) if len(tried) > 1 else 1 / _FIRST_POWER
+        power = _power(tried[-2], slow) if len(tried) > 1 else 0.0
+        power = power if power > 0 else 1 / _FIRST_POWER
         return max(_LEAST, min(_guess(slow, aim, power), _STEP * slow.share))
     narrow = math.sqrt(_NARROW)
     return min(max(_guess(slow, aim, _power(slow, fast)), fast.share * narrow), slow.share / narrow)
