@@ -19,10 +19,15 @@ from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
 from onnx_admm.settings.ranges import Samples as SampleCount
 
-_MOST_MACS = 1 << 38
-"""Multiply-accumulates that trials of single values may take: about half a minute on one core."""
+_MOST_MACS = 1 << 41
+"""Multiply-accumulates that trials of single values may take: about a minute on one core."""
 
-_RUNS_PER_VALUE = 10
+_RUNS_PER_VALUE = 20
+_LEAST_MEASURED = 16
+"""Samples below which a range follows the outliers that happen to be among them. Where trials of all ranges
+would take too long on so many, few ranges are tried."""
+
+_FEW = frozenset({RangeMethod.MIN_MAX, RangeMethod.MSE})
 _MOST_CONFIRMING = 1000
 _LEAST_SAMPLES = 16
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
@@ -66,7 +71,7 @@ class QuantizeActivations:
     least_sqnr_db: Positive = 22.0
     least_agreement: Share = 0.99
     blind_sqnr_db: Positive = 22.0
-    least_alone_db: Positive = 25.0
+    least_alone_db: Positive = 22.0
     most_latency: PositiveShare = 0.97
     ranges: Literal["best", "min_max", "percentile", "mse", "entropy"] = "best"
     steps: Literal["here", "255", "127"] = "here"
@@ -98,6 +103,7 @@ class QuantizeActivations:
             few = f"{len(context.train)} samples are too few for ranges of activations"
             return _left(f"{few}: {_LEAST_SAMPLES} or more are needed")
         chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        samples, runs = self._data(model, context)
         quantizer = Quantizer(
             tolerance=Tolerance(
                 least_sqnr_db=self.least_sqnr_db,
@@ -105,9 +111,7 @@ class QuantizeActivations:
                 blind_sqnr_db=self.blind_sqnr_db,
                 least_alone_db=self.least_alone_db,
             ),
-            methods=frozenset(RangeMethod)
-            if self.ranges == "best"
-            else frozenset({RangeMethod(self.ranges)}),
+            methods=self._methods(runs),
             steps=steps_here() if self.steps == "here" else int(self.steps),
             trials=self.trials,
             layers={site.name for site in chosen},
@@ -115,7 +119,7 @@ class QuantizeActivations:
             context=context,
         )
         try:
-            result = quantizer.run(model, self._data(model, context))
+            result = quantizer.run(model, samples)
         except UnsupportedModel as error:  # its opset cannot be raised
             return _left(str(error))
         if result.model is None or result.latency_ratio > self.most_latency:
@@ -133,15 +137,23 @@ class QuantizeActivations:
             return (*skipped, Skip("model", why))
         return skipped
 
-    def _data(self, model: ModelView, context: PassContext) -> Samples:
+    def _methods(self, runs: int) -> frozenset[RangeMethod]:
+        """Return the methods to choose among, where each value may take so many runs of each range."""
+        if self.ranges != "best":
+            return frozenset({RangeMethod(self.ranges)})
+        return frozenset(RangeMethod) if runs >= _LEAST_MEASURED else _FEW
+
+    def _data(self, model: ModelView, context: PassContext) -> tuple[Samples, int]:
+        """Return the samples, and the number of them that all ranges of all values may be tried on."""
         calibration = calibration_samples(context, self.calibration)
         cost = cost_of_sample(model, calibration)
         values = max(1, len(model.sites()) * 2)
         most_runs = max(1, _MOST_MACS // (cost.macs * _RUNS_PER_VALUE * values))
-        measured = _spread(calibration, min(self.samples, most_runs, cost.most_samples))
+        count = min(self.samples, max(most_runs, _LEAST_MEASURED), cost.most_samples)
+        measured = _spread(calibration, count)
         unseen = calibration if context.validation is None else context.validation
         confirming = _spread(unseen, min(_MOST_CONFIRMING, 20 * most_runs, cost.most_samples))
-        return Samples(calibration, measured, confirming)
+        return Samples(calibration, measured, confirming), most_runs
 
 
 def _left(why: str) -> PassReport:

@@ -36,6 +36,9 @@ _SAME_SCORES = 1e-3
 """Relative error of scores, 30 dB, up to which predictions may change, as for rounded weights."""
 
 _ATTEMPTS = 5
+_FIRST_LIMIT = 2.0
+"""Factor of the tolerance for the sum of single errors at first: they partly cancel, and all is measured."""
+
 _STRICTER = 0.5
 """Factor of the tolerance after a placement that failed on unseen samples."""
 
@@ -222,7 +225,7 @@ class _Run:
         allowed = self._allowed(left)
         errors = {name: found.error for name, found in self._ranges.items()}
         search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
-        limit = 10 ** (-tolerance.least_sqnr_db / 10)
+        limit = _FIRST_LIMIT * 10 ** (-tolerance.least_sqnr_db / 10)
         against_reference = self._probe(self._quantizer.reference)
         against_before = self._probe(None)
         for _ in range(_ATTEMPTS):
@@ -304,7 +307,7 @@ class _Run:
         if effect.agreement is None:
             return effect.relative_error <= limit
         agrees = effect.agreement >= tolerance.least_agreement
-        hardly_changed = effect.relative_error <= 10 ** (-tolerance.blind_sqnr_db / 10)
+        hardly_changed = max(effect.by_output.values()) <= 10 ** (-tolerance.blind_sqnr_db / 10)
         same_scores = effect.has_scores and effect.score_error <= _SAME_SCORES
         return (agrees or hardly_changed or same_scores) and added.score_error <= limit
 
