@@ -97,8 +97,9 @@ class PlacementSearch:
     def _improved(self, chosen: Asked, everything: Asked, tolerance: float) -> Asked:
         best, latency = chosen, self.latency(chosen)
         while len(self._known) < self.most_timed:
-            neighbours = {self._effective(best ^ {node}) for node in everything}
-            neighbours |= {self._effective(best - part) for part in self._parts(best)}
+            neighbours = {self._effective(best - part) for part in self._parts(best)}
+            if latency < 1.0 or not neighbours:  # single units do not make up for a part that costs time
+                neighbours |= {self._effective(best ^ {node}) for node in everything}
             neighbours = {
                 other for other in neighbours if other != best and self.expected_error(other) <= tolerance
             }
