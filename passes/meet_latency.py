@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from onnx_admm.contracts import Edit, Feeds, ModelView, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.quantization.integer_latency import IntegerLatency
 from onnx_admm.removal.residual_blocks import residual_blocks
 from onnx_admm.runtime.turns import ratios_of
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Rounds, Samples
@@ -33,6 +34,9 @@ _PROBE_SAMPLES = 128
 
 _MOST_BLOCKS = 16
 """Residual blocks of a model from which on none is removed: each is tried with all others in place."""
+
+_MOST_PRICED = 24
+"""Layers from which on widths are chosen by multiply-accumulates: for others each width is timed in a model."""
 
 _SHALLOWER: tuple[Mapping[str, Any], ...] = (
     {"keep": 0.9},
@@ -182,6 +186,7 @@ class _Work:
         self._original = context.reference.to_bytes(maps=False)
         self._feeds: Feeds = next(first.batches(1)).feeds
         self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
+        self._whole: dict[int, tuple[float, _Form]] = {}  # with integers, by the model it was made of
         self.tried: list[dict[str, float]] = []
 
     def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
@@ -217,11 +222,14 @@ class _Work:
     def _build(self, start: _Form, share: float) -> tuple[float, _Form]:
         """Return the latency with this share of the multiply-accumulates left, and the model."""
         if share == 1.0:
-            return self._with_integers(start)
+            return self._start_with_integers(start)
         made = start.model.fork()
-        removal = RemoveChannels(keep=share, samples=self._settings.samples, **self._patterns)
+        quantity, context = self._priced(start)
+        removal = RemoveChannels(
+            keep=share, quantity=quantity, samples=self._settings.samples, **self._patterns
+        )
         try:
-            report = removal.run(made, self._context)
+            report = removal.run(made, context)
         except NothingToDo as reason:
             left = Skip("model", f"no channel is removed: {reason}")
             return self._with_integers(replace(start, skipped=(*start.skipped, left)))
@@ -234,6 +242,21 @@ class _Work:
             removal=report.figures,
         )
         return self._with_integers(narrowed)
+
+    def _start_with_integers(self, start: _Form) -> tuple[float, _Form]:
+        key = id(start.model)
+        if key not in self._whole:
+            self._whole[key] = self._with_integers(start)
+        return self._whole[key]
+
+    def _priced(self, start: _Form) -> tuple[Literal["macs", "latency"], PassContext]:
+        """Return what widths are chosen by: the latency of the kernels that the narrower layers will have."""
+        if len(start.model.sites()) > _MOST_PRICED:
+            return "macs", self._context
+        form = self._start_with_integers(start)[1]
+        edits = () if form.integers is None else form.integers.edits
+        layers = frozenset(edit.layer for edit in edits)
+        return "latency", replace(self._context, cost_model=IntegerLatency(layers=layers, feeds=self._feeds))
 
     def train(self, form: _Form) -> tuple[float, _Form]:
         """Return the latency of the smaller model after training, and the model."""

@@ -30,6 +30,9 @@ _TELLING = {"i": 64, "u": 64, "b": 64, "f": 8}
 _BRANCHES = ("PRelu",)
 """Kernels that branch at every value: with equal values the processor learns to predict them."""
 
+_LAYOUT_NUMBER = re.compile(r"_token_\d+$")
+"""What the runtime adds to the names of nodes that it moves to another memory layout."""
+
 _TAG = re.compile(r"onnx_admm_(\d+)_\d+")
 
 
@@ -102,13 +105,15 @@ class Traced:
     places: tuple[Place, ...]
     outputs: tuple[str, ...]
     _reads: tuple[tuple[int, ...], ...]
+    _readers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def owners(self, optimised: bytes, weighted: frozenset[Place]) -> list[Place | None]:
         """Return the node that each kernel counts for.
 
         A kernel computes one of the model's values, and with it all nodes on the path from values that other
         kernels compute; it counts for the last of them with a weight, else for the one whose value it is. A
-        kernel that the runtime inserted counts like the kernel that reads it, or else like the one before.
+        kernel whose value has a name of the runtime's counts for the node that reads its weight. Any other
+        one that the runtime inserted counts like the kernel that reads it, or else like the one before.
 
         Args:
             optimised: the runtime's optimised form of ``model``.
@@ -117,7 +122,13 @@ class Traced:
         nodes = _parse(optimised).graph.node
         tags = [_tag(node) for node in nodes]
         computed = {tag for tag in tags if tag is not None}
-        owners = [None if tag is None else self._owner(tag, computed, weighted) for tag in tags]
+        stored = {tensor.name: math.prod(tensor.dims) for tensor in _parse(optimised).graph.initializer}
+        owners = [
+            self._reader_of_weight(node, stored, weighted)
+            if tag is None
+            else self._owner(tag, computed, weighted)
+            for node, tag in zip(nodes, tags, strict=True)
+        ]
         for index in range(len(nodes) - 1, -1, -1):
             if owners[index] is None:
                 made = set(nodes[index].output)
@@ -126,6 +137,27 @@ class Traced:
         for index in range(1, len(nodes)):
             owners[index] = owners[index] or owners[index - 1]
         return owners
+
+    def _reader_of_weight(
+        self, node: onnx.NodeProto, stored: Mapping[str, int], weighted: frozenset[Place]
+    ) -> Place | None:
+        """Return the node with a weight that a kernel is named for, or that reads its largest constant.
+
+        Decoding nodes may lie between the constant and the node.
+        """
+        place = ("", _LAYOUT_NUMBER.sub("", node.name))
+        if place in weighted:
+            return place
+        largest = max((name for name in node.input if name in stored), key=stored.__getitem__, default="")
+        seen, ahead = set[int](), list(self._readers.get(largest, ()))
+        while ahead:
+            number = ahead.pop(0)
+            if self.places[number] in weighted:
+                return self.places[number]
+            if number not in seen:
+                seen.add(number)
+                ahead.extend(self._readers.get(_value_name(number), ()))
+        return None
 
     def _owner(self, tag: int, computed: set[int], weighted: frozenset[Place]) -> Place:
         seen, ahead = {tag}, [tag]
@@ -137,6 +169,10 @@ class Traced:
             seen.update(further)
             ahead.extend(further)
         return self.places[tag]
+
+
+def _value_name(number: int, index: int = 0) -> str:
+    return f"onnx_admm_{number}_{index}"
 
 
 def trace(view: ModelView) -> Traced:
@@ -154,9 +190,15 @@ def trace(view: ModelView) -> Traced:
     for node, number in numbers.items():
         for index, value in enumerate(node.outputs):
             if value.name:
-                value.name = f"onnx_admm_{number}_{index}"
+                value.name = _value_name(number, index)
+    readers: dict[str, list[int]] = {}
+    for node, number in numbers.items():
+        for operand in node.inputs:
+            if operand is not None and operand.name:
+                readers.setdefault(operand.name, []).append(number)
     outputs = tuple(value.name or "" for value in graph.outputs)
-    return Traced(copy.to_bytes(maps=False), tuple(places), outputs, tuple(reads))
+    by_name = {name: tuple(found) for name, found in readers.items()}
+    return Traced(copy.to_bytes(maps=False), tuple(places), outputs, tuple(reads), by_name)
 
 
 def expose(optimised: bytes) -> bytes:
