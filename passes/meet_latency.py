@@ -36,7 +36,7 @@ _MOST_BLOCKS = 16
 """Residual blocks of a model from which on none is removed: each is tried with all others in place."""
 
 _MOST_PRICED = 24
-"""Layers from which on widths are chosen by multiply-accumulates: for others each width is timed in a model."""
+"""Layers from which on widths are chosen by multiply-accumulates: below, each width is timed in a model."""
 
 _SHALLOWER: tuple[Mapping[str, Any], ...] = (
     {"keep": 0.9},
