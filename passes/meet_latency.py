@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from onnx_admm.contracts import Edit, Feeds, ModelView, PassContext, PassReport, Skip
+from onnx_admm.data.compute_budget import open_extents
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.quantization.integer_latency import IntegerLatency
@@ -23,6 +25,8 @@ from .fine_tune import FineTune
 from .quantize_activations import QuantizeActivations
 from .remove_blocks import RemoveBlocks
 from .remove_channels import RemoveChannels
+
+_logger = logging.getLogger(__name__)
 
 _THREADS = 1
 """Threads of timed runs: processor time is exact on one."""
@@ -69,6 +73,7 @@ class MeetLatency:
         samples: calibration samples for the removal, as in ``remove_channels``.
         tries: models that are built and timed with each number of blocks, at most.
         blocks: whether residual blocks may go.
+        integers: whether layers may be computed with integers.
         include, exclude: patterns of layer names or operators; other layers stay as they are.
     """
 
@@ -83,6 +88,7 @@ class MeetLatency:
     samples: Samples = 512
     tries: Rounds = 7
     blocks: bool = True
+    integers: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -94,13 +100,19 @@ class MeetLatency:
             raise PassRefused("a budget for latency needs samples of the input", hint="Give --data.")
         if self.epochs and context.trainer is not None:
             FineTune(epochs=self.epochs).requires(model, context)
+        if context.validation is not None:  # what cannot be judged is refused before the work
+            first = context.validation.select(np.arange(1))
+            accuracy_drop(context.reference, replace(context, validation=first))
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         if context.train is None:
             raise PassRefused("a budget for latency needs samples of the input")
         trains = bool(self.epochs) and context.trainer is not None
-        work = _Work(self, context, context.train.select(np.arange(1)))
+        first = context.train.select(np.arange(1))
+        met = open_extents(model, next(first.batches(1)).feeds)
+        context = replace(context, bindings={**met, **context.bindings})
+        work = _Work(self, context, first)
         candidates = work.candidates(model, self.share * (_MARGIN if trains else 1.0))
         within = [each for each in candidates if each.cost <= self.share]
         if len(within) > 1:
@@ -214,7 +226,8 @@ class _Work:
             step = RemoveBlocks(samples=self._settings.samples, **settings, **self._patterns)
             try:
                 report = step.run(made, self._context)
-            except NothingToDo:
+            except (NothingToDo, PassRefused) as reason:
+                _logger.info("blocks stay: %s", reason)
                 continue
             if report.changed:
                 yield _Form(made, made, report.edits, blocks=report.figures["blocks"])
@@ -230,7 +243,7 @@ class _Work:
         )
         try:
             report = removal.run(made, context)
-        except NothingToDo as reason:
+        except (NothingToDo, PassRefused) as reason:
             left = Skip("model", f"no channel is removed: {reason}")
             return self._with_integers(replace(start, skipped=(*start.skipped, left)))
         narrowed = replace(
@@ -281,8 +294,12 @@ class _Work:
 
     def _with_integers(self, form: _Form) -> tuple[float, _Form]:
         """Compute with integers what is faster so, and time the result."""
-        integers = QuantizeActivations(against="before", **self._patterns)
-        made = form.model.fork()
-        found = replace(form, model=made, integers=integers.run(made, self._context))
+        made, found = form.model.fork(), form
+        if self._settings.integers:
+            step = QuantizeActivations(against="before", **self._patterns)
+            try:
+                found = replace(form, model=made, integers=step.run(made, self._context))
+            except NothingToDo as reason:  # no layer is left
+                found = replace(form, model=made, skipped=(*form.skipped, Skip("model", str(reason))))
         (latency,) = ratios_of(self._original, [made.to_bytes(maps=False)], self._feeds, _THREADS)
         return latency, found

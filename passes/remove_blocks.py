@@ -12,9 +12,9 @@ from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.calibration.stream import Calibration
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.removal.block_forms import DROPPED, MERGED, Kind, forms_of
+from onnx_admm.removal.block_forms import DROPPED, MERGED, Kind, forms_of, shapes_by_name, why_broadcast
 from onnx_admm.removal.depth import Candidate, Depth, DepthChoice, DepthSearch, Goal, choose
-from onnx_admm.removal.node_costs import check_cost, costs_of
+from onnx_admm.removal.node_costs import check_cost, costs_of, require_cost
 from onnx_admm.removal.residual_blocks import ResidualBlock, residual_blocks
 from onnx_admm.removal.tidying import tidy
 from onnx_admm.selection.layers import choose_sites
@@ -92,6 +92,7 @@ class RemoveBlocks:
             seed=context.seed,
             threads=context.settings.threads,
         )
+        require_cost(costs_of(original, self.quantity, context))
         candidates, reasons = self._candidates(calibration, residual_blocks(original)[0], chosen)
         left = reasons | left
         if not candidates:
@@ -141,9 +142,11 @@ class RemoveBlocks:
         offered = [block for block in blocks if block.name in chosen]
         names = [value.name for block in offered for value in (block.entry, block.shortcut, block.output)]
         values = calibration.first_values(names)
+        shapes = shapes_by_name(calibration.original)
         candidates, left = list[Candidate](), dict[str, str]()
         for block in offered:
-            forms, why = forms_of(block, values, self.blocks)
+            broadcasts = why_broadcast(block, shapes)
+            forms, why = ((), broadcasts) if broadcasts else forms_of(block, values, self.blocks)
             candidates += [Candidate(block, form) for form in forms]
             if not forms:
                 left[block.name] = why or "its shortcut has no other form"

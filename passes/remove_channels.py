@@ -17,7 +17,7 @@ from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.channels.groups import ChannelMap, Units, channel_map
 from onnx_admm.model.channels.survey import Mask
 from onnx_admm.removal.elimination import eliminate
-from onnx_admm.removal.node_costs import check_cost, costs_of, mac_ratios, priced_ratios
+from onnx_admm.removal.node_costs import check_cost, costs_of, mac_ratios, priced_ratios, require_cost
 from onnx_admm.removal.readers import Reader, Refitting, readers_of
 from onnx_admm.removal.study import StudiedGroup, study
 from onnx_admm.removal.widths import WidthOptions, Widths, choose_widths
@@ -138,6 +138,7 @@ class RemoveChannels:
     def _widths(self, model: ModelView, studied: Sequence[StudiedGroup], context: PassContext) -> Widths:
         """Return the widths that meet the share, as counted on a model of these widths."""
         costs = self._cost(model, context)
+        require_cost(costs)
         options = {each.index: self._options(model, each, costs, context) for each in studied}
         share = self.keep
         for _ in range(_MOST_CORRECTIONS):

@@ -19,7 +19,7 @@ from onnx_admm.api.measure import Measurement, check_runs, judged_samples
 from onnx_admm.api.milder import MILDER, TRIES, milder_note, milder_recipe
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
-from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, without_wrong_shapes
+from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, trains, without_wrong_shapes
 from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
@@ -79,6 +79,12 @@ class Compression(Request):
             train, validation = split_dataset(train, VALIDATION_SHARE, self.seed)
         if train is not None and self.recipe is None:
             recipe = self.complete_recipe(len(train))
+        if self.teacher is not None and not trains(recipe):
+            raise UsageError(
+                "a teacher needs training, and nothing here trains",
+                where="--teacher",
+                hint="Ask for what is trained: --prune, --bits, --remove, a budget for latency, or a recipe.",
+            )
         for samples in (train, validation):
             if samples is not None and self.metric is None:
                 check_class_numbers(samples, model)

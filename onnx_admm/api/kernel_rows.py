@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx_admm.api.measure import first_samples
 from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.model import node_profiles
 from onnx_admm.report.facts import KernelFacts
 from onnx_admm.runtime.layer_kernels import ELSEWHERE, LayerKernels, layer_kernels
 
@@ -15,12 +18,22 @@ def kernel_rows(before: ModelView, after: ModelView, data: Dataset, threads: int
     """
     feeds = first_samples(data, 1)
     first, second = (layer_kernels(view, feeds, threads) for view in (before, after))
-    names, others = ([name for name in each if name != ELSEWHERE] for each in (first, second))
-    renamed = dict(zip(others, names, strict=True)) if len(names) == len(others) else {}
-    if not set(names) & set(others):
-        second = {renamed.get(name, name): kernels for name, kernels in second.items()}
-    rows = [*dict.fromkeys([*names, *(name for name in second if name != ELSEWHERE)]), ELSEWHERE]
+    renamed = _paired(_operators(before), _operators(after))
+    second = {renamed.get(name, name): kernels for name, kernels in second.items()}
+    rows = [*dict.fromkeys(name for name in (*first, *second) if name != ELSEWHERE), ELSEWHERE]
     return tuple(_kernel_facts(name, first.get(name), second.get(name)) for name in rows)
+
+
+def _operators(view: ModelView) -> dict[str, str]:
+    """Return the operator of each layer, by the name of its weight, in graph order."""
+    return {row.weight: row.op_type for row in reversed(node_profiles(view)) if row.weight}
+
+
+def _paired(names: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Return the first model's names of the second's layers, where all have the same operators."""
+    if list(names.values()) != list(others.values()):
+        return {}
+    return dict(zip(others, names, strict=True))
 
 
 def _kernel_facts(layer: str, before: LayerKernels | None, after: LayerKernels | None) -> KernelFacts:

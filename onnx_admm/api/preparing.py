@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.errors import UsageError
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.report import ModelFacts
+
+Stated: TypeAlias = tuple[int | str | None, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +48,16 @@ class Plan:
     text: int = 0
 
 
+def trains(recipe: Recipe) -> bool:
+    """Return whether a recipe trains where there is data: it may, and a pass has epochs."""
+    return recipe.fine_tune and any(getattr(step, "epochs", 0) for step in recipe.passes)
+
+
 def open_teacher(path: str | os.PathLike[str], model: ModelView) -> ModelView:
     """Return a teacher for a model.
 
     Raises:
-        UsageError: its inputs or outputs have other names than the model's.
+        UsageError: its inputs or outputs have other names, types or shapes than the model's.
         OnnxAdmmError: see `ModelView.load`.
     """
     teacher = ModelView.load(path)
@@ -66,7 +74,29 @@ def open_teacher(path: str | os.PathLike[str], model: ModelView) -> ModelView:
                 got=", ".join(others),
                 expected=", ".join(names),
             )
+        for port, other in zip(expected, found, strict=True):
+            if port.dtype != other.dtype or not _may_be_equal(port.shape, other.shape):
+                raise UsageError(
+                    f"the teacher's {port.name} is another one than the model's",
+                    where=f"--teacher {path}",
+                    got=f"{other.dtype} {_shape_text(other.shape)}",
+                    expected=f"{port.dtype} {_shape_text(port.shape)}",
+                )
     return teacher
+
+
+def _may_be_equal(first: Stated, second: Stated) -> bool:
+    """Return whether two stated shapes agree in rank and in all extents that are numbers."""
+    if first is None or second is None:
+        return True
+    return len(first) == len(second) and all(
+        one == other or not (isinstance(one, int) and isinstance(other, int))
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def _shape_text(shape: Stated) -> str:
+    return "of unknown shape" if shape is None else str([extent or "?" for extent in shape])
 
 
 def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **shared, **against}]
     elif latency is not None:
         compressing = [{"name": "meet_latency", "share": latency, **_epochs_of_latency(flags)}]
+        compressing[0] |= {"integers": False} if flags.weights_only else {}
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]

@@ -21,6 +21,8 @@ import numpy as np
 from onnx_admm.calibration.windows import Windows, convolution_windows
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.model import NodeRef, ValueRef
+from onnx_admm.model.analysis.shape_propagation import extents
+from onnx_admm.model.analysis.shapes import Shape, infer
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.removal.residual_blocks import ResidualBlock
 
@@ -54,8 +56,28 @@ class BlockForm:
     attributes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+_BATCH = 3
+"""Extent of open first axes where shapes are compared."""
+
+
 class NoForm(Exception):
     """The reason why a block has no linear form; its text ends a sentence."""
+
+
+def shapes_by_name(model: ModelView) -> dict[str, Shape]:
+    """Return inferred shapes of values; an open first axis counts as 3, so that it equals no axis of 1."""
+    copies = infer(model, first_axis=_BATCH).inferred_copies
+    return {
+        value.name: extents(copy) for value, copy in copies.items() if value.name and copy.shape is not None
+    }
+
+
+def why_broadcast(block: ResidualBlock, shapes: Mapping[str, Shape]) -> str | None:
+    """Return why a block's entry cannot stand for its sum, where their shapes differ for some batch."""
+    entry, total = shapes.get(block.entry.name), shapes.get(block.output.name)
+    if not block.is_identity or entry is None or total is None or entry == total:
+        return None
+    return f"its sum is broadcast: {list(entry)} goes in, {list(total)} comes out (open first axes: {_BATCH})"
 
 
 def forms_of(

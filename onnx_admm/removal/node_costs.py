@@ -33,29 +33,36 @@ def check_cost(keep: float, quantity: str, context: PassContext) -> None:
 
 
 def costs_of(model: ModelView, quantity: str, context: PassContext) -> dict[str, float]:
-    """Return a quantity of every node: ``"macs"`` by formula, others by the context's cost model."""
+    """Return a quantity of every node: ``"macs"`` by formula, others by the context's cost model.
+
+    A model without counted multiply-accumulates costs nothing; see `require_cost`.
+    """
     if quantity == "macs" or context.cost_model is None:
         return macs_by_node(model, context.bindings)
     return cost_by_node(model, context.cost_model, quantity, context.bindings)
 
 
 def macs_by_node(model: ModelView, bindings: Mapping[str, int]) -> dict[str, float]:
-    """Return the multiply-accumulates of every node with some, for one sample.
-
-    Raises:
-        PassRefused: none can be counted.
-    """
+    """Return the multiply-accumulates of every node with some, for one sample."""
     bound = {**_batches(model), **bindings}
     counts: dict[str, float] = defaultdict(float)
     for row in node_profiles(model, bound):
         if row.macs:
             counts[row.node] += row.macs
-    if not counts:
+    return dict(counts)
+
+
+def require_cost(costs: Mapping[str, float]) -> None:
+    """Refuse a model that costs nothing, so that no share of it can be asked for.
+
+    Raises:
+        PassRefused: the costs are all 0.
+    """
+    if not sum(costs.values()) > 0:
         raise PassRefused(
             "no multiply-accumulates can be counted",
             hint="Give open axes an extent with --bind.",
         )
-    return dict(counts)
 
 
 def mac_ratios(group: ChannelGroup, orders: Units, widths: Sequence[int]) -> dict[str, Floats]:

@@ -27,6 +27,9 @@ def accuracy_drop(model: ModelView, context: PassContext) -> float | None:
         return 100.0 * ((before.accuracy or 0.0) - after.accuracy)
     if after.agreement is None:
         raise PassRefused(
-            "the data cannot show a drop", expected="a classifier's outputs, or data with labels"
+            "the data cannot show a drop",
+            where="--max-drop",
+            expected="a classifier's outputs, or data with labels",
+            hint="Give labels, or leave it out.",
         )
     return 100.0 * (1.0 - after.agreement)

@@ -77,6 +77,8 @@ def largest_share(
                 break
         if slow is not None and fast is not None and slow.share / fast.share <= _NARROW:
             break
+        if len(tried) == most:
+            break
         share = _next_share(tried, slow, fast, asked)
     best = fast if fast is not None else min(tried, key=lambda each: each.cost)
     return (*(each for each in tried if each is not best), best)
@@ -98,10 +100,16 @@ def _next_share(
 
 
 def _power(first: Tried[Made], second: Tried[Made]) -> float:
-    """Return the exponent of the power law through two points."""
+    """Return the exponent of the power law through two points; 0 where one does not run."""
+    if not (math.isfinite(first.cost) and math.isfinite(second.cost)):
+        return 0.0
     return math.log(first.cost / second.cost) / math.log(first.share / second.share)
 
 
 def _guess(known: Tried[Made], aim: float, power: float) -> float:
     """Return the share at which the law through a known point costs ``aim``; 0 where cost does not fall."""
-    return known.share * math.exp(math.log(aim / known.cost) / power) if power > 0 else 0.0
+    if not power > 0:
+        return 0.0
+    if not math.isfinite(known.cost):
+        return _STEP * known.share
+    return known.share * math.exp(math.log(aim / known.cost) / power)

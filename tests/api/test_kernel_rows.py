@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CONV_NET, RunCommand
 
 from onnx_admm.api import compare
+from onnx_admm.api.kernel_rows import kernel_rows
+from onnx_admm.contracts import ModelView
+from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
 
 
@@ -40,3 +44,19 @@ def test_the_command_prints_them(files: tuple[Path, Path], run: RunCommand, made
     assert "all other nodes" in out
     code, out, _ = run("compare", *files, "--threads", 1, "--kernels", "--json")
     assert json.loads(out)["kernels"][0]["before"][0] == "Conv"
+
+
+def test_layers_of_other_operators_are_not_paired(tmp_path: Path, made_up_times: object) -> None:
+    models = {
+        "a": "(float[N,1,8,8] x) => (float[N,4,1,1] y) <float[4,1,8,8] k> { y = Conv (x, k) }",
+        "b": "(float[N,1,8,8] x) => (float[N,4] y) <float[64,4] head> { f = Flatten (x) y = MatMul (f, head) }",
+    }
+    for name, body in models.items():
+        parse_text(f'<ir_version: 8, opset_import: ["" : 17]> net {body}').save(tmp_path / f"{name}.onnx")
+    first, second = (ModelView.load(tmp_path / f"{name}.onnx") for name in "ab")
+    data = from_arrays({"x": np.zeros((2, 1, 8, 8), np.float32)})
+    rows = kernel_rows(first, second, data, 1)
+    assert [(row.layer, bool(row.before), bool(row.after)) for row in rows[:2]] == [
+        ("k", True, False),
+        ("head", False, True),
+    ]

@@ -67,3 +67,18 @@ def test_a_teacher_of_another_form_is_refused(files: tuple[Path, Path]) -> None:
 def test_a_teacher_needs_training(files: tuple[Path, Path], settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="a teacher needs training"):
         Compression(teacher=files[0], **settings).plan(files[1])  # type: ignore[arg-type]
+
+
+def test_a_teacher_needs_something_that_trains(files: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="a teacher needs training, and nothing here trains"):
+        Compression(data="data.npz", teacher=files[0]).plan(files[1])
+    assert Compression(data="data.npz", bits=4, teacher=files[0]).plan(files[1]).teacher is not None
+
+
+def test_a_teacher_of_another_shape_is_refused(files: tuple[Path, Path]) -> None:
+    flat = """<ir_version: 8, opset_import: ["" : 17]>
+        flat (float[N,64] x) => (float[N,6] scores) <float[64,6] w> { scores = MatMul (x, w) }"""
+    parse_text(flat).save("wide.onnx")
+    sentence = "the teacher's x is another one than the model's; .*N', 64.*expected float32"
+    with pytest.raises(UsageError, match=sentence):
+        Compression(data="data.npz", bits=4, teacher="wide.onnx").plan(files[1])

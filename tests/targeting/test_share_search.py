@@ -65,3 +65,9 @@ def test_no_more_are_tried_than_allowed() -> None:
     shares, build = counted(lambda share: share)
     largest_share(build, 0.1, 2)
     assert len(shares) == 2
+
+
+def test_forms_that_do_not_run_are_too_slow() -> None:
+    tried = largest_share(counted(lambda share: float("inf") if share > 0.8 else share)[1], 0.5, 8)
+    assert tried[-1].cost <= 0.5
+    assert len(largest_share(counted(lambda share: float("inf"))[1], 0.5, 1)) == 1

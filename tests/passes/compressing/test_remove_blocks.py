@@ -11,7 +11,9 @@ from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.errors import NothingToDo, PassRefused, WorkError
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.remove_blocks import RemoveBlocks, _split
+from onnx_admm.removal.block_forms import shapes_by_name, why_broadcast
 from onnx_admm.removal.depth import DepthSearch
+from onnx_admm.removal.residual_blocks import residual_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,27 @@ SUBLAYERS = f"""{HEAD}
         y = MatMul (n, w3)
     }}
 """
+
+
+def test_a_block_that_is_the_whole_model_may_go() -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float[N,8] y) <float[8,8] w1, float[8,8] w2>
+        {{ a = MatMul (x, w1) r = Relu (a) b = MatMul (r, w2) y = Add (x, b) }}"""
+    made, report = remove(parse_text(text), blocks=("dropped",), most_blocks=1)
+    assert report.changed
+    assert not made.sites()
+
+
+def test_a_block_that_broadcasts_its_entry_stays() -> None:
+    text = f"""{HEAD} g (float[1,5,8] x, float[N,5,8] u) => (float[N,5,8] y) <float[8,8] w1, float[8,8] w2>
+        {{
+            a = MatMul (x, w1) r = Relu (a) c = Add (r, u) b = MatMul (c, w2) s = Add (x, b)
+            y = MatMul (s, w1)
+        }}"""
+    view = parse_text(text)
+    shapes = shapes_by_name(view)
+    (block,) = residual_blocks(view)[0]
+    why = why_broadcast(block, shapes)
+    assert why == "its sum is broadcast: [1, 5, 8] goes in, [3, 5, 8] comes out (open first axes: 3)"
 
 
 def remove(view: ModelView, **settings: object) -> tuple[ModelView, PassReport]:
