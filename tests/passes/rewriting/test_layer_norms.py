@@ -230,6 +230,59 @@ def test_parameters_along_another_axis_stay() -> None:
     assert not rewritten(wide(CENTRED, 1, scale=other), "layer_norm")[1].changed
 
 
+# -- extents that follow from the batch ------------------------------------------------------
+
+OF_ROWS = (
+    "m = ReduceMean <axes = [{0}]> (r) d = Sub (r, m) s = Mul (d, d) v = ReduceMean <axes = [{0}]> (s)"
+    " a = Add (v, eps) q = Sqrt (a) y = Div (d, q)"
+)
+SUM = "t = ReduceSum (r, both) m = Mul (t, inverse) d = Sub (r, m) s = Mul (d, d)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Identity (x)" + OF_ROWS.format("0, 1"),  # a mean over the batch
+        "r = Reshape (x, flat)" + OF_ROWS.format("0"),
+        "r = Reshape (x, two_columns)" + OF_ROWS.format("0"),
+        f"r = Identity (x) {SUM} v = ReduceMean <axes = [0, 1]> (s) a = Add (v, eps) q = Sqrt (a)"
+        " y = Div (d, q)",
+    ],
+)
+def test_axes_whose_extent_depends_on_the_batch_stay(body: str) -> None:
+    """1/48 is the mean over (N, 16) for a batch of 3 alone."""
+    known = {
+        "eps": C(1e-5), "flat": np.array([-1]), "two_columns": np.array([-1, 2]), "both": np.array([0, 1]),
+        "inverse": C(1 / 48),
+    }  # fmt: skip
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,16] x) => (float y) {{ {body} }}"""
+    view = parse_text(text, constants={name: value for name, value in known.items() if name in body})
+    assert not rewritten(view, "layer_norm")[1].changed
+
+
+def test_a_fixed_extent_beside_the_batch_is_known() -> None:
+    body = "r = Reshape (x, columns)" + OF_ROWS.format("1")
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,16] x) => (float y) {{ {body} }}"""
+    view = parse_text(text, constants={"eps": C(1e-5), "columns": np.array([-1, 8])})
+    after, _ = rewritten(view, "layer_norm")
+    assert operators(after) == ["LayerNormalization", "Reshape"]
+    assert_same(view, after, {"x": np.random.default_rng(5).normal(0, 1, (5, 16)).astype(C)})
+
+
+def test_a_mean_that_is_repeated_for_a_batch_of_3_alone_stays() -> None:
+    """For one sample, the Expand makes three rows of one mean."""
+    body = (
+        "m = ReduceMean <axes = [1]> (x) w = Expand (m, rows) d = Sub (x, w) s = Mul (d, d)"
+        " v = ReduceMean <axes = [1]> (s) a = Add (v, eps) q = Sqrt (a) y = Div (d, q)"
+    )
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,16] x) => (float[M,16] y) {{ {body} }}"""
+    view = parse_text(text, constants={"eps": C(1e-5), "rows": np.array([3, 1])})
+    assert not rewritten(view, "layer_norm")[1].changed
+
+
 def test_the_runtime_merges_the_transpositions_with_those_around() -> None:
     """Behind a LayerNormalization over the channels, (N, c, places) goes to (N, places, c) with no kernel."""
     view = wide(f"{CENTRED.replace('y = Add', 'h = Add')} y = Transpose <perm = [0, 2, 1]> (h)", 1)

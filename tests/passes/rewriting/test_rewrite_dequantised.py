@@ -96,6 +96,22 @@ def test_biases_of_one_row_become_vectors(body: str) -> None:
     assert (1, COLUMNS) not in shapes
 
 
+@pytest.mark.parametrize(
+    ("ports", "columns"),
+    [(f"float[{ROWS}] x => float[1,{COLUMNS}] y", (COLUMNS,)), (f"float[N,{ROWS}] x => float[1,N] y", ())],
+)
+def test_a_row_that_gives_a_vector_its_second_axis_stays(ports: str, columns: tuple[int, ...]) -> None:
+    constants = {
+        "codes": RNG.integers(-7, 7, (ROWS, *columns)).astype(np.int8),
+        "scale": np.float32(0.1),
+        "zero": np.int8(0),
+        "bias": np.ones((1, *(columns or (1,))), np.float32),
+    }
+    body = "d = DequantizeLinear (codes, scale, zero) m = MatMul (x, d) y = Add (m, bias)"
+    pass_, view = RewriteForRuntime(rules=("row_bias",)), net(ports, body, constants)
+    assert not pass_.run(view.fork(), PassContext(reference=view)).changed
+
+
 def test_a_weight_that_two_layers_read_is_not_transposed() -> None:
     constants = {"codes": np.ones((8, 8), np.int8), "scale": np.float32(0.1), "zero": np.int8(0)}
     body = (
@@ -229,6 +245,20 @@ def test_limits_behind_weights(limit: str, expected: list[str]) -> None:
     after = changed(net(f"float[N,{ROWS}] x => float[N,{COLUMNS}] y", body, constants), "relu_after_weight")
     kinds = [node.op_type for node in after.nodes() if node.op_type in ("ThresholdedRelu", "Max", "Min")]
     assert kinds == expected
+
+
+def test_limits_behind_a_float16_layer_are_float16() -> None:
+    constants = {
+        "codes": RNG.integers(-60, 60, (ROWS, COLUMNS)).astype(np.int8), "scale": np.float16(0.02),
+        "zero": np.int8(0), "low": np.float16(-0.1), "high": np.float16(0.5),
+    }  # fmt: skip
+    body = (
+        "h = Cast <to = 10> (x) d = DequantizeLinear (codes, scale, zero) p = MatMul (h, d)"
+        " r = Clip (p, low, high) y = Cast <to = 1> (r)"
+    )
+    after = changed(net(f"float[N,{ROWS}] x => float[N,{COLUMNS}] y", body, constants), "relu_after_weight")
+    bounds = [node.input(1) for node in after.nodes() if node.op_type in ("Max", "Min")]
+    assert [None if bound is None else bound.dtype for bound in bounds] == ["float16", "float16"]
 
 
 @pytest.mark.parametrize("has_point", [True, False])

@@ -145,6 +145,20 @@ def test_numbers_in_another_order_are_no_one_hot() -> None:
     assert not rewritten(view, "one_hot_product")[1].changed
 
 
+@pytest.mark.parametrize(
+    ("rows", "numbers"),
+    [(6, np.arange(6)), (3, np.arange(3).reshape(3, 1))],
+    ids=["one sample becomes three", "numbers of another axis"],
+)
+def test_vectors_that_are_one_hot_for_a_batch_of_3_alone_stay(rows: int, numbers: np.ndarray) -> None:
+    """Expand to three samples keeps a batch of 3, and repeats a batch of 1."""
+    text = f"""<ir_version: 8, opset_import: ["" : 13]>
+        net (int64[N,1] ids) => (float[M,4] y) <float[{rows},4] table>
+        {{ c = Expand (ids, wide) o = Equal (c, rows) f = Cast <to = 1> (o) y = MatMul (f, table) }}"""
+    view = parse_text(text, constants={"wide": np.array([3, rows]), "rows": numbers})
+    assert not rewritten(view, "one_hot_product")[1].changed
+
+
 def images(body: str, result: str, opset: int = 13) -> ModelView:
     return parse_text(
         f"""<ir_version: 8, opset_import: ["" : {opset}]>

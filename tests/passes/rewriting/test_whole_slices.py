@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from rewritten import assert_same, elementwise, operators, rewritten
 
+from onnx_admm.model.analysis.text import parse_text
+
 LAST = 2**31 - 1
 
 
@@ -55,3 +57,22 @@ def test_a_slice_that_may_leave_something_out_stays(
     after, report = rewritten(view, "whole_slice")
     assert not report.changed
     assert "Slice" in operators(after)
+
+
+@pytest.mark.parametrize(
+    ("shape", "end", "left"),
+    [
+        ([-1, 4], [100], True),  # 10 N rows
+        ([10, -1], [100], False),  # 10 rows for every batch
+    ],
+)
+def test_an_extent_that_follows_from_the_batch_is_not_known(
+    shape: list[int], end: list[int], left: bool
+) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,10,4] x) => (float[K,M] y)
+        { r = Reshape (x, shape) s = Slice (r, start, end, axes) y = Relu (s) }"""
+    constants = {"shape": shape, "start": [0], "end": end, "axes": [0]}
+    view = parse_text(text, constants={name: np.array(array, np.int64) for name, array in constants.items()})
+    after, _ = rewritten(view, "whole_slice")
+    assert ("Slice" in operators(after)) is left
+    assert_same(view, after, {"x": np.ones((16, 10, 4), np.float32)})

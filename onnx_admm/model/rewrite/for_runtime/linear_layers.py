@@ -26,6 +26,8 @@ _THRESHOLDED_SINCE = 10
 _PER_CHANNEL_SINCE = 13
 _MOST_INT32 = 2**31 - 1
 _CLOSE_SCALES = 1e-3
+_LIMITED = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+"""Types that Max and Min are computed in behind a layer."""
 
 
 # -- a Relu or Clip behind the layer ---------------------------------------------------------
@@ -44,7 +46,7 @@ def find_relus_behind_weights(context: RewriteContext) -> Iterator[Match]:
         if limit is None or limit.outputs[0].is_graph_output() or _reaches_quantize(layer, limit):
             continue
         bounds = _bounds(limit)
-        if bounds is None:
+        if bounds is None or (bounds != (0.0, None) and _dtype(context, limit) is None):
             continue
         form = "ThresholdedRelu(alpha = 0)" if bounds == (0.0, None) else "Max and Min"
         what = f"{limit.op_type} behind {layer.op_type} with a dequantised weight is written as {form}"
@@ -72,22 +74,34 @@ def _bounds(limit: ir.Node) -> tuple[float | None, float | None] | None:
     return None if numbers == (None, None) else (numbers[0], numbers[1])
 
 
+def _dtype(context: RewriteContext, limit: ir.Node) -> np.dtype | None:
+    """Return the type of what is limited, and so of the constants of Max and Min; None where unknown."""
+    data = limit.inputs[0]
+    dtype = None if data is None else context.dtypes.get(data)
+    return dtype.numpy() if dtype in _LIMITED else None
+
+
 def _limit(context: RewriteContext, limit: ir.Node, bounds: tuple[float | None, float | None]) -> None:
     low, high = bounds
     if bounds == (0.0, None):
         replace(context, limit, "ThresholdedRelu", [limit.inputs[0]], {"alpha": 0.0})
         return
-    steps = [(op_type, bound) for op_type, bound in (("Max", low), ("Min", high)) if bound is not None]
+    dtype = _dtype(context, limit)
+    steps = [
+        (op_type, np.asarray(bound, dtype))
+        for op_type, bound in (("Max", low), ("Min", high))
+        if bound is not None
+    ]
     value = limit.inputs[0]
     name = limit.outputs[0].name or limit.op_type
     for op_type, bound in steps[:-1]:
         value = insert_before(context, limit, op_type, [value, None])
         inserted = value.producer()
         if inserted is not None:
-            constant_for(context, inserted, 1, np.float32(bound), f"{name}_{op_type}")
+            constant_for(context, inserted, 1, bound, f"{name}_{op_type}")
     op_type, bound = steps[-1]
     node = replace(context, limit, op_type, [value, None])
-    constant_for(context, node, 1, np.float32(bound), f"{name}_{op_type}")
+    constant_for(context, node, 1, bound, f"{name}_{op_type}")
 
 
 # -- weights that a Gemm reads transposed ----------------------------------------------------
@@ -136,12 +150,18 @@ def _transpose(context: RewriteContext, layer: ir.Node, weight: Dequantised) -> 
 
 
 def find_row_biases(context: RewriteContext) -> Iterator[Match]:
-    """Yield biases of shape (1, N) behind fp32 data and a dequantised weight."""
+    """Yield biases of shape (1, N) behind fp32 data and a dequantised weight.
+
+    The sum of a vector and such a bias has an axis more than that of two vectors, so what a bias is added to
+    must have two axes or more.
+    """
     for layer in context.nodes("Gemm", "MatMul"):
         weight = dequantised(layer.inputs[1], context.dtypes)
         if weight is None or weight.bits is None or dequantised(layer.inputs[0]) is not None:
             continue
         owner = layer if layer.op_type == "Gemm" else reader(layer.outputs[0], "Add")
+        if owner is not layer and len(context.shapes.get(layer.outputs[0], ())) < 2:
+            continue
         for place in _places_of_bias(owner, layer):
             bias = None if owner is None else stored_array(owner.inputs[place])
             if owner is not None and bias is not None and bias.ndim == 2 and bias.shape[0] == 1:

@@ -19,6 +19,12 @@ from onnx_admm.model.view import ModelView
 BATCH = 3
 """Extent of open first axes: one that no exporter writes by itself, so that equal extents mean equal axes."""
 
+_LARGE_BATCH = 29
+"""A second extent of open first axes: what is the same for both does not depend on the batch.
+
+It is larger than usual strides and limits, so that a quotient or a minimum of the batch shows, too.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -72,6 +78,11 @@ class RewriteContext:
         return {value: extents(copy) for value, copy in copies.items() if copy.shape is not None}
 
     @cached_property
+    def _shapes_of_many(self) -> dict[ir.Value, Shape]:
+        copies = infer(self.view, first_axis=_LARGE_BATCH).inferred_copies
+        return {value: extents(copy) for value, copy in copies.items() if copy.shape is not None}
+
+    @cached_property
     def dtypes(self) -> dict[ir.Value, ir.DataType]:
         """Inferred element types."""
         return {value: copy.dtype for value, copy in self._copies.items() if copy.dtype is not None}
@@ -88,6 +99,28 @@ class RewriteContext:
                 continue
             if node.op_type in op_types and node.domain in domains:
                 yield node
+
+    def fixed_extent(self, value: ir.Value, axis: int) -> int | None:
+        """Return the extent of an axis; None where it is not known, or depends on the batch.
+
+        Args:
+            value: the value.
+            axis: an axis of it, from 0 on, or from the last one back.
+        """
+        shapes = self.shapes_of_batches(value)
+        if shapes is None or not all(-len(shape) <= axis < len(shape) for shape in shapes):
+            return None
+        few, many = shapes
+        return few[axis] if few[axis] == many[axis] else None
+
+    def shapes_of_batches(self, value: ir.Value | None) -> tuple[Shape, Shape] | None:
+        """Return the shapes of a value for a small and a larger batch; None where one is not known.
+
+        Two values whose shapes are equal for both have the same shape for every batch.
+        """
+        few = None if value is None else self.shapes.get(value)
+        many = None if value is None or few is None else self._shapes_of_many.get(value)
+        return None if few is None or many is None else (few, many)
 
     def keeps_form(self, data: ir.Value, result: ir.Value) -> bool:
         """Return whether a result is known to be of fp32, and of the shape of the data."""

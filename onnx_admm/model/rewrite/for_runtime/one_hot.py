@@ -60,6 +60,8 @@ def _choice(context: RewriteContext, value: ir.Value, rows: int) -> _Choice | No
         tensor = None if numbers is None else constant_tensor(numbers)
         if tensor is None or tensor.dtype not in _INTEGERS or tensor.size != rows:
             continue
+        if tensor.shape.numpy()[-1:] != (rows,):
+            return None
         if not np.array_equal(np.asarray(tensor.numpy()).reshape(-1), np.arange(rows)):
             return None
         ids = equal.inputs[1 - place]
@@ -67,13 +69,21 @@ def _choice(context: RewriteContext, value: ir.Value, rows: int) -> _Choice | No
         nodes = (cast, equal) if expand is None else (cast, equal, expand)
         if expand is not None:
             ids = expand.inputs[0]
-        wide, narrow = context.shapes.get(value), None if ids is None else context.shapes.get(ids)
-        if ids is None or wide is None or narrow is None or len(narrow) != len(wide) or rows == 1:
+        if ids is None or rows == 1 or context.dtypes.get(ids) not in _INTEGERS:
             return None
-        is_column = narrow[-1] == 1 and None not in narrow and narrow[:-1] == wide[:-1]
-        is_known = context.dtypes.get(ids) in _INTEGERS and wide[-1] == rows
-        return _Choice(ids, nodes) if is_column and is_known else None
+        return _Choice(ids, nodes) if _are_columns(context, ids, value, rows) else None
     return None
+
+
+def _are_columns(context: RewriteContext, ids: ir.Value, vectors: ir.Value, rows: int) -> bool:
+    """Return whether ids have the shape (..., 1) and their vectors (..., rows), for every batch."""
+    narrow, wide = context.shapes_of_batches(ids), context.shapes_of_batches(vectors)
+    if narrow is None or wide is None:
+        return False
+    return all(
+        None not in one and one[-1:] == (1,) and many == (*one[:-1], rows)
+        for one, many in zip(narrow, wide, strict=True)
+    )
 
 
 def _apply(context: RewriteContext, node: ir.Node, choice: _Choice, table: np.ndarray) -> None:

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnx_admm.model.analysis.shapes import Shape
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import bypass
-from onnx_admm.model.rewrite.for_runtime.match import BATCH, Match, RewriteContext
+from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
 
 _END = 2**31 - 1
 """An end from here on stands for the end of the axis, whatever its extent."""
@@ -32,7 +31,7 @@ def find_whole_slices(context: RewriteContext) -> Iterator[Match]:
         if data is None or output.is_graph_output() or node.graph is None:
             continue
         ranges = _ranges(node)
-        if ranges is None or not _is_whole(ranges, context.shapes.get(data)):
+        if ranges is None or not _is_whole(context, data, ranges):
             continue
         yield Match((node,), "a Slice that takes everything goes", 1, partial(bypass, node, data))
 
@@ -59,11 +58,11 @@ def _integers(value: ir.Value) -> list[int] | None:
     return None if tensor is None else [int(number) for number in np.asarray(tensor.numpy()).reshape(-1)]
 
 
-def _is_whole(ranges: list[_Range], shape: Shape | None) -> bool:
+def _is_whole(context: RewriteContext, data: ir.Value, ranges: list[_Range]) -> bool:
     for each in ranges:
-        extent = None if shape is None else shape[each.axis]
-        is_known = extent is not None and extent != BATCH  # that one may be the open batch's
-        is_to_the_end = each.end >= _END or (is_known and each.end >= (extent or 0))
-        if each.start != 0 or each.step != 1 or not is_to_the_end:
+        if each.start != 0 or each.step != 1:
+            return False
+        extent = None if each.end >= _END else context.fixed_extent(data, each.axis)
+        if each.end < _END and (extent is None or each.end < extent):
             return False
     return True

@@ -3,7 +3,7 @@
 With m the mean and v the variance over some axes, y = (x - m) / sqrt(v + epsilon) * scale + shift, also as
 y = x r + (shift - m r) with r = scale / sqrt(v + epsilon). The operator normalises the last axes. Another
 axis goes to the end before it, and back behind it; the runtime merges both Transposes with others around
-them.
+them. The operator stores one scale for each normalised element, so the extents of these axes must be fixed.
 
 Source: ONNX operator LayerNormalization (opset 17).
 """
@@ -71,7 +71,7 @@ def find_layer_norms(context: RewriteContext) -> Iterator[Match]:
 
 
 def _statistics(context: RewriteContext, sqrt: ir.Node) -> _Norm | None:
-    """Return data and axes of ``sqrt(variance(x) + epsilon)``."""
+    """Return data and axes of ``sqrt(variance(x) + epsilon)``; None where the batch decides an extent."""
     total = None if sqrt.inputs[0] is None else sum_of(sqrt.inputs[0])
     if total is None or not total.nodes or len(total.addends) != 1 or not 0 < total.constant < 0.1:
         return None
@@ -82,7 +82,7 @@ def _statistics(context: RewriteContext, sqrt: ir.Node) -> _Norm | None:
     nodes = list(dict.fromkeys((sqrt, *total.nodes, *variance.nodes)))
     norm = _Norm(context, variance.data, total.constant, variance.axes, shape, nodes)
     norm.is_usual = variance.is_usual and norm.is_last
-    return norm if all(norm.extents) else None
+    return norm if all(context.fixed_extent(norm.data, axis) for axis in norm.axes) else None
 
 
 def _pays(norm: _Norm) -> bool:

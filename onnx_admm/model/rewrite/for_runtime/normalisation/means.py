@@ -68,8 +68,7 @@ def _scaled_sum(context: RewriteContext, node: ir.Node, views: tuple[ir.Node, ..
     axes = None if total is None else _axes(context, total)
     if total is None or axes is None or not factor or total.inputs[0] is None:
         return None
-    shape = context.shapes.get(total.inputs[0], ())
-    extents = [shape[axis] for axis in axes]
+    extents = [context.fixed_extent(total.inputs[0], axis) for axis in axes]
     count = math.prod(extent or 0 for extent in extents)
     divisor = factor if node.op_type == "Div" else 1 / factor
     if not count or abs(divisor - count) > _EXACT * count:
@@ -87,19 +86,20 @@ def without_views(
     nodes: list[ir.Node] = []
     while (node := producer(value, *_VIEWS, "Expand")) is not None:
         data = node.inputs[0]
-        before, after = _known(context, data), _known(context, node.outputs[0])
-        if before is None or after is None or math.prod(before) != math.prod(after):
+        before, after = _sizes(context, data), _sizes(context, node.outputs[0])
+        if before is None or before != after:
             break
         nodes.append(node)
         value = data
     return value, tuple(nodes)
 
 
-def _known(context: RewriteContext, value: ir.Value | None) -> tuple[int, ...] | None:
-    shape = None if value is None else context.shapes.get(value)
-    if shape is None or None in shape:
+def _sizes(context: RewriteContext, value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the number of elements for a small and a larger batch; None where one is not known."""
+    shapes = context.shapes_of_batches(value)
+    if shapes is None or any(None in shape for shape in shapes):
         return None
-    return tuple(extent or 0 for extent in shape)
+    return tuple(math.prod(extent or 0 for extent in shape) for shape in shapes)
 
 
 def _axes(context: RewriteContext, node: ir.Node) -> tuple[int, ...] | None:
@@ -123,11 +123,16 @@ def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     return tuple(sorted({axis % rank for axis in given})) if given and rank else None
 
 
-def kept_shape(context: RewriteContext, data: ir.Value, axes: tuple[int, ...]) -> Shape | None:
-    """Return the shape of a value with these axes reduced to 1."""
-    shape = context.shapes.get(data)
-    if shape is None:
-        return None
+def has_kept_shape(context: RewriteContext, value: ir.Value, data: ir.Value, axes: tuple[int, ...]) -> bool:
+    """Return whether a value has the shape of the data with these axes reduced to 1, for every batch."""
+    shapes = context.shapes_of_batches(data)
+    if shapes is None:
+        return False
+    few, many = (_kept(shape, axes) for shape in shapes)
+    return context.shapes_of_batches(value) == (few, many)
+
+
+def _kept(shape: Shape, axes: tuple[int, ...]) -> Shape:
     return tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
 
 
@@ -137,11 +142,11 @@ def broadcast_mean(context: RewriteContext, value: ir.Value | None) -> Mean | No
     mean = mean_of(context, value)
     if mean is None and repeated is not None and value is not None:
         mean = mean_of(context, repeated.inputs[0])
-        if mean is None or context.shapes.get(value) != context.shapes.get(mean.data):
+        shapes = context.shapes_of_batches(value)
+        if mean is None or shapes is None or shapes != context.shapes_of_batches(mean.data):
             return None
         mean = Mean(mean.data, mean.axes, (repeated, *mean.nodes), is_plain=False)
         value = repeated.inputs[0]
     if mean is None or value is None:
         return None
-    kept = kept_shape(context, mean.data, mean.axes)
-    return mean if kept is not None and context.shapes.get(value) == kept else None
+    return mean if has_kept_shape(context, value, mean.data, mean.axes) else None

@@ -17,7 +17,7 @@ from onnx_admm.model.rewrite.for_runtime.match import RewriteContext
 from onnx_admm.model.rewrite.for_runtime.normalisation.means import (
     Mean,
     broadcast_mean,
-    kept_shape,
+    has_kept_shape,
     mean_of,
     without_views,
 )
@@ -45,7 +45,7 @@ def variance_of(context: RewriteContext, value: ir.Value) -> Variance | None:
     if not is_inner(value):
         return None
     found = _centred(context, value) or _fast(context, value)
-    if found is None or context.shapes.get(value) != kept_shape(context, found.data, found.axes):
+    if found is None or not has_kept_shape(context, value, found.data, found.axes):
         return None
     return found
 
@@ -78,8 +78,8 @@ def _fast(context: RewriteContext, value: ir.Value) -> Variance | None:
     mean = mean_of(context, square_of_mean[0])
     if mean is None or not _match(mean, of_squares, squares[0]):
         return None
-    shape = context.shapes.get(left)
-    if shape is None or shape != context.shapes.get(right):
+    shapes = context.shapes_of_batches(left)
+    if shapes is None or shapes != context.shapes_of_batches(right):
         return None
     nodes = (*views, *limits, difference, *of_squares.nodes, squares[1], square_of_mean[1], *mean.nodes)
     return Variance(mean.data, mean.axes, nodes)
