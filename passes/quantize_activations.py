@@ -102,7 +102,12 @@ class QuantizeActivations:
         if len(context.train) < _LEAST_SAMPLES:
             few = f"{len(context.train)} samples are too few for ranges of activations"
             return _left(f"{few}: {_LEAST_SAMPLES} or more are needed")
-        chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        try:
+            chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+        except PassRefused as reason:  # all weights are in subgraphs
+            if self.include or self.exclude:
+                raise
+            return _left(str(reason))
         samples, runs = self._data(model, context)
         quantizer = Quantizer(
             tolerance=Tolerance(

@@ -129,6 +129,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     steps.append({"name": "rewrite_for_runtime"})
     if faster:
         steps.append({"name": "quantize_activations", **against, **chosen})
+        steps.append({"name": "rewrite_for_runtime", "rules": ["view_behind_dequantise"]})
     elif latency is not None:
         steps.append({"name": "auto_quantize", "against": "before", **chosen})
     steps.append({"name": "encode", "format": flags.format})

@@ -219,3 +219,19 @@ def test_the_contract_holds_with_samples(times: list[Ratio]) -> None:
     assert outcomes["conv_net"] == "changed"
     assert outcomes["mlp_both_ways"] == "changed"
     assert outcomes["no_weights"] == "unchanged"
+
+
+def test_a_model_whose_weights_are_all_in_branches_stays_as_it_is() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,4] x, bool c) => (float[N,4] y) <float[4,4] w> {
+            y = If (c) <then_branch = t () => (float[N,4] a) { a = MatMul (x, w) },
+                        else_branch = e () => (float[N,4] b) { b = Identity (x) }>
+        }"""
+    view = parse_text(text)
+    x = np.zeros((32, 4), np.float32)
+    data = as_dataset(
+        {"x": x, "c": np.ones(32, np.bool_)}, view, preprocessing=None, part="train", label=None
+    )
+    report = QuantizeActivations().run(view.fork(), PassContext(reference=view, train=data, validation=data))
+    assert not report.changed
+    assert report.skipped

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_admm.model.rewrite.for_runtime.activation_types import (
+from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
+from onnx_admm.model.rewrite.for_runtime.functions_of_rows import find_functions_of_rows
+from onnx_admm.model.rewrite.for_runtime.match import Finder
+from onnx_admm.model.rewrite.for_runtime.normalisation.layer_norms import find_layer_norms
+from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
+from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
+from onnx_admm.model.rewrite.for_runtime.quantised.activation_types import (
     find_int8_activations,
     find_views_behind_dequantise,
 )
-from onnx_admm.model.rewrite.for_runtime.activations import find_gelus, find_hard_sigmoids, find_sigmoids
-from onnx_admm.model.rewrite.for_runtime.dequantise_at_load import find_unfused_weights
-from onnx_admm.model.rewrite.for_runtime.functions_of_rows import find_functions_of_rows
-from onnx_admm.model.rewrite.for_runtime.integer_weights import (
+from onnx_admm.model.rewrite.for_runtime.quantised.dequantise_at_load import find_unfused_weights
+from onnx_admm.model.rewrite.for_runtime.quantised.integer_weights import (
     find_blocks_of_512,
     find_int8_conv_integers,
     find_missing_zero_points,
     find_narrow_two_bit_weights,
     find_uint8_weights,
 )
-from onnx_admm.model.rewrite.for_runtime.linear_layers import (
+from onnx_admm.model.rewrite.for_runtime.quantised.linear_layers import (
     find_bias_scales,
     find_float_biases,
     find_relus_behind_weights,
     find_row_biases,
     find_transposed_weights,
 )
-from onnx_admm.model.rewrite.for_runtime.match import Finder
-from onnx_admm.model.rewrite.for_runtime.normalisation.layer_norms import find_layer_norms
-from onnx_admm.model.rewrite.for_runtime.one_hot import find_one_hot_products
-from onnx_admm.model.rewrite.for_runtime.pooling import find_maxima_behind_functions, find_means_over_places
 from onnx_admm.model.rewrite.for_runtime.slices import find_whole_slices
 from onnx_admm.model.rewrite.for_runtime.storage import (
     find_scales_of_channels,

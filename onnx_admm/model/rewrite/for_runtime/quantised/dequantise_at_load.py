@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from onnx_admm.model.rewrite.for_runtime.dequantised import Dequantised, dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
+from onnx_admm.model.rewrite.for_runtime.quantised.dequantised import Dequantised, dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.replacing import constant_for, insert_before, replace
 
 _CAST_BITS = 8

@@ -20,8 +20,8 @@ import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.operators import MICROSOFT, STANDARD
-from onnx_admm.model.rewrite.for_runtime.dequantised import Dequantised, dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
+from onnx_admm.model.rewrite.for_runtime.quantised.dequantised import Dequantised, dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.replacing import constant_for
 
 _LAYERS = ("Conv", "Gemm", "MatMul")

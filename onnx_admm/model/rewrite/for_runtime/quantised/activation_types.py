@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_admm.model.operators import STANDARD
-from onnx_admm.model.rewrite.for_runtime.dequantised import dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.expressions import is_inner, producer
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
+from onnx_admm.model.rewrite.for_runtime.quantised.dequantised import dequantised, stored_array
 from onnx_admm.model.rewrite.for_runtime.replacing import constant_for, insert_before, replace
 
 _VIEWS = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")

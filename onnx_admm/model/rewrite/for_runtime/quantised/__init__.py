@@ -1,0 +1,1 @@
+"""Rewrites of layers with dequantised weights and of quantised values."""
