@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,9 @@ _MARGIN = 0.98
 
 _PROBE_SAMPLES = 128
 
+_Quantity: TypeAlias = Literal["latency", "macs"]
+"""What the widths of layers are chosen by: measured kernels, or multiply-accumulates."""
+
 _MOST_BLOCKS = 16
 """Residual blocks of a model from which on none is removed: each is tried with all others in place."""
 
@@ -59,7 +62,8 @@ class MeetLatency:
     All layers that are faster with 8-bit integers, and only those, become integer (``QuantizeActivations``).
     Where that is not enough, channels are removed first (``RemoveChannels``), as few as possible: models with
     several shares of the multiply-accumulates are built, and each is timed as a whole, in turns with the
-    original. Where the model has residual blocks, the same is done without one or two of them
+    original; widths are chosen by the latency of integer kernels, and by multiply-accumulates, and the better
+    model counts. Where the model has residual blocks, the same is done without one or two of them
     (``RemoveBlocks``), and of all models within the budget the one with the least error of the outputs is
     taken. The smaller model is trained where it loses more than is allowed (``PassContext.max_drop``; any
     loss where no limit is given), with the original as its teacher.
@@ -199,22 +203,28 @@ class _Work:
         self._feeds: Feeds = next(first.batches(1)).feeds
         self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
         self._whole: dict[int, tuple[float, _Form]] = {}  # with integers, by the model it was made of
-        self.tried: list[dict[str, float]] = []
+        self.tried: list[dict[str, Any]] = []
 
     def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
         """Return the best model found with all residual blocks, and with fewer where integers do not do."""
         found: list[Tried[_Form]] = []
         for start in self._starts(model):
-            build = partial(self._build, start)
-            tried = largest_share(build, asked, self._settings.tries)
-            self.tried += [
-                {"blocks": float(len(start.blocks)), "macs": each.share, "latency": each.cost}
-                for each in tried
-            ]
-            found.append(tried[-1])
+            for by in self._quantities(start):
+                tried = largest_share(partial(self._build, start, by), asked, self._settings.tries)
+                self.tried += [
+                    {"blocks": len(start.blocks), "widths": by, "share": each.share, "latency": each.cost}
+                    for each in tried
+                ]
+                found.append(tried[-1])
+                if len(tried) == 1:  # fast enough with all channels
+                    break
             if not start.blocks and tried[-1].share == 1.0 and tried[-1].cost <= asked:
                 break
         return found
+
+    def _quantities(self, start: _Form) -> tuple[_Quantity, ...]:
+        """Return what widths are chosen by: neither knows which of the narrower layers will be integer."""
+        return ("latency", "macs") if len(start.model.sites()) <= _MOST_PRICED else ("macs",)
 
     def _starts(self, model: ModelView) -> Iterator[_Form]:
         """Yield the model as it is, and with fewer residual blocks."""
@@ -232,15 +242,13 @@ class _Work:
             if report.changed:
                 yield _Form(made, made, report.edits, blocks=report.figures["blocks"])
 
-    def _build(self, start: _Form, share: float) -> tuple[float, _Form]:
-        """Return the latency with this share of the multiply-accumulates left, and the model."""
+    def _build(self, start: _Form, by: _Quantity, share: float) -> tuple[float, _Form]:
+        """Return the latency with this share of a quantity left, and the model."""
         if share == 1.0:
             return self._start_with_integers(start)
         made = start.model.fork()
-        quantity, context = self._priced(start)
-        removal = RemoveChannels(
-            keep=share, quantity=quantity, samples=self._settings.samples, **self._patterns
-        )
+        context = self._context if by == "macs" else self._priced(start)
+        removal = RemoveChannels(keep=share, quantity=by, samples=self._settings.samples, **self._patterns)
         try:
             report = removal.run(made, context)
         except (NothingToDo, PassRefused) as reason:
@@ -262,14 +270,12 @@ class _Work:
             self._whole[key] = self._with_integers(start)
         return self._whole[key]
 
-    def _priced(self, start: _Form) -> tuple[Literal["macs", "latency"], PassContext]:
-        """Return what widths are chosen by: the latency of the kernels that the narrower layers will have."""
-        if len(start.model.sites()) > _MOST_PRICED:
-            return "macs", self._context
+    def _priced(self, start: _Form) -> PassContext:
+        """Return a context that prices widths with the integer kernels that the narrower layers may have."""
         form = self._start_with_integers(start)[1]
         edits = () if form.integers is None else form.integers.edits
         layers = frozenset(edit.layer for edit in edits)
-        return "latency", replace(self._context, cost_model=IntegerLatency(layers=layers, feeds=self._feeds))
+        return replace(self._context, cost_model=IntegerLatency(layers=layers, feeds=self._feeds))
 
     def train(self, form: _Form) -> tuple[float, _Form]:
         """Return the latency of the smaller model after training, and the model."""

@@ -30,7 +30,7 @@ def macs(model: ModelView) -> float:
 
 
 @pytest.fixture(autouse=True)
-def made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def latency_of_macs(monkeypatch: pytest.MonkeyPatch, made_up_times: object) -> None:
     """Latency is that of the multiply-accumulates; a model with integer weights takes 0.6 of it."""
 
     def ratios_of(base: bytes, forms: Sequence[bytes], feeds: object, threads: int = 1) -> list[float]:
@@ -66,7 +66,7 @@ def test_integers_are_enough_for_a_mild_budget() -> None:
     report = MeetLatency(share=0.7).run(model, given)
     assert report.changed
     assert report.unmet is None
-    assert [each["macs"] for each in report.figures["tried"]] == [1.0]
+    assert [each["share"] for each in report.figures["tried"]] == [1.0]
     assert report.figures["budget"]["latency"] == {"asked": 0.7, "reached": pytest.approx(0.6), "original": 1}
     assert macs(model) == macs(given.reference)
     assert report.figures["removal"] == {}
