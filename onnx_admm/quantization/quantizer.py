@@ -18,7 +18,13 @@ from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
 from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram, histograms_of
-from onnx_admm.quantization.placement import place, plan_of, roots_read
+from onnx_admm.quantization.placement import (
+    grid_at,
+    place,
+    plan_of,
+    product_with_bias,
+    roots_read,
+)
 from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.search import Asked, PlacementSearch
@@ -268,9 +274,12 @@ class _Run:
         most = 10 ** (-least_db / 10)
         allowed = []
         names = {unit.node: unit.layer for unit in self._units}
+        too_large = self._biases_too_large()
         for node, roots in roots_read(self._units).items():
             worst = max(roots, key=lambda root: self._error(root))
-            if self._error(worst) <= most:
+            if node in too_large:
+                left[names[node]] = "its bias is too large for int32 in steps of its weight's own grid"
+            elif self._error(worst) <= most:
                 allowed.append(node)
             else:
                 alone = decibels(self._error(worst))
@@ -278,6 +287,17 @@ class _Run:
                     f"{worst} alone in 8 bits leaves the outputs {alone:.1f} dB, under {least_db:g}"
                 )
         return allowed
+
+    def _biases_too_large(self) -> set[int]:
+        """Return the products whose bias int32 does not hold, by node."""
+        grids = {name: found.range.grid(self._quantizer.steps) for name, found in self._ranges.items()}
+        found = set[int]()
+        for unit in self._units:
+            if unit.bias is not None and self._roots.get(unit.inputs[0], unit.inputs[0]) in grids:
+                grid = grid_at(unit.inputs[0], self._roots, grids)
+                if product_with_bias(unit, self._weights[unit.node], grid) is None:
+                    found.add(unit.node)
+        return found
 
     def _error(self, root: str) -> float:
         found = self._ranges.get(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -199,6 +200,21 @@ def test_units_of_values_that_may_not_be_rounded_are_never_asked_for() -> None:
     allowed = [units[1].node]
     assert search.best(allowed, 1.0) == {units[1].node}
     assert all(each <= set(allowed) for each in latencies.asked)
+
+
+def test_a_placement_that_cannot_be_built_has_no_gain_and_is_never_chosen() -> None:
+    units = units_of(CHAIN)
+    sums = MadeUp(units, {"a": 0.2, "b": 0.3, "c": 0.2})
+
+    def latencies(placements: Sequence[frozenset[int]]) -> list[float]:
+        return [math.inf if units[1].node in each else sums.of(each) for each in placements]
+
+    search = PlacementSearch(units, NO_ERRORS, latencies, most_timed=50)
+    chosen = search.best([unit.node for unit in units], 1.0)
+    assert chosen == {units[0].node, units[2].node}
+    assert all(math.isfinite(gain) for gain in search.gains.values())
+    nothing = PlacementSearch(units, NO_ERRORS, lambda asked: [math.inf] * len(asked), most_timed=50)
+    assert nothing.best([unit.node for unit in units], 1.0) == frozenset()
 
 
 def test_a_view_without_products_has_no_units() -> None:

@@ -180,6 +180,28 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
         Pipeline([QuantizeActivations(**settings)]).run(view, context_of(view))  # type: ignore[arg-type]
 
 
+def test_a_layer_with_one_channel_of_nearly_no_weight_is_integer_too(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    weight = np.array(view.read("w3"))
+    weight[:, 3] *= 1e-9
+    view.replace("w3", weight)
+    before = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    report = run(view)
+    assert "w3" in {edit.layer for edit in report.edits}
+    after = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    assert np.sum((after - before) ** 2) < 10**-2.2 * np.sum(before**2)
+
+
+def test_a_bias_beyond_int32_keeps_its_layer_in_float_with_that_reason(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    codes = np.random.default_rng(1).integers(-7, 8, view.site("w3").shape)
+    view.replace("w3", (codes * np.float32(1e-12)).astype(np.float32))
+    report = run(view)
+    assert {edit.layer for edit in report.edits} == {"w1", "w2"}
+    (why,) = [skip.why for skip in report.skipped if skip.layer == "w3"]
+    assert "bias is too large for int32" in why
+
+
 def test_packed_weights_and_integer_kernels_combine(times: list[Ratio]) -> None:
     view = parse_text(NET)
     for name in ("w2", "w3"):
