@@ -79,6 +79,22 @@ class PlacementSearch:
         chosen = min(built, key=lambda each: self._known[each], default=frozenset[int]())
         return self._improved(chosen, everything, tolerance)
 
+    def gain_within(self, node: int, chosen: Asked) -> float | None:
+        """Return the latency that a unit saves beside the others of a placement; None where it was not timed.
+
+        Args:
+            node: of the unit, of the placement or not.
+            chosen: the placement.
+        """
+        without, within = self._effective(chosen - {node}), self._effective(chosen | {node})
+        times = [self._known.get(each, math.inf) for each in (without, within)]
+        return times[0] - times[1] if without != within and all(map(math.isfinite, times)) else None
+
+    def least_with(self, node: int) -> float | None:
+        """Return the least latency of the timed placements with a unit; None where there is none."""
+        times = [time for asked, time in self._known.items() if node in asked and math.isfinite(time)]
+        return min(times, default=None)
+
     def expected_error(self, asked: Asked) -> float:
         """Return the sum of the errors of the values that the placement rounds."""
         reads = roots_read(self.units)
