@@ -32,8 +32,8 @@ would take too long on so many, few ranges are tried."""
 _FEW = frozenset({RangeMethod.MIN_MAX, RangeMethod.MSE})
 _MOST_CONFIRMING = 1000
 _LEAST_SAMPLES = 16
-_HELD_OUT, _LEAST_HELD_OUT = 8, 8
-"""Without validation samples: one in so many is held out to confirm the whole on, and at least so many."""
+_SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
+"""Without validation samples: one in so many is set aside to confirm the whole on, and at least so many."""
 
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
@@ -170,16 +170,16 @@ def _left(why: str) -> PassReport:
 def _parts(context: PassContext, samples: Dataset) -> tuple[Dataset, Dataset, str]:
     """Return the samples to calibrate on, those to confirm on, and what the latter are.
 
-    Without validation samples, a part is held out; where too few would be left, all are for both.
+    Without validation samples, a part is set aside; where too few would be left, all are for both.
     """
     if context.validation is not None:
         return samples, context.validation, "validation samples"
-    count = max(_LEAST_HELD_OUT, len(samples) // _HELD_OUT)
+    count = max(_LEAST_SET_ASIDE, len(samples) // _SET_ASIDE)
     if len(samples) - count < _LEAST_SAMPLES:
-        return samples, samples, "calibration samples: too few to hold some out"
-    held_out = _places(len(samples), count)
-    rest = np.setdiff1d(np.arange(len(samples)), held_out)
-    return samples.select(rest), samples.select(held_out), "held-out samples"
+        return samples, samples, "calibration samples: too few to set some aside"
+    set_aside = _places(len(samples), count)
+    rest = np.setdiff1d(np.arange(len(samples)), set_aside)
+    return samples.select(rest), samples.select(set_aside), "samples set aside"
 
 
 def _spread(data: Dataset, count: int) -> Dataset:

@@ -206,9 +206,9 @@ def test_a_reference_whose_outputs_are_all_nan_confirms_nothing(times: list[Rati
 
 
 @pytest.mark.parametrize(
-    ("count", "confirmed_on"), [(64, "held-out samples"), (24, "held-out samples"), (23, "calibration")]
+    ("count", "confirmed_on"), [(64, "samples set aside"), (24, "samples set aside"), (23, "calibration")]
 )
-def test_without_validation_samples_a_part_of_the_others_is_held_out(
+def test_without_validation_samples_a_part_of_the_others_is_set_aside(
     times: list[Ratio], monkeypatch: pytest.MonkeyPatch, count: int, confirmed_on: str
 ) -> None:
     seen: list[Samples] = []
