@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_admm.calibration.samples import calibration_samples
 from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.data import cost_of_sample
 from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
 from onnx_admm.model.integers.prepare import is_integer
-from onnx_admm.quantization.quantizer import Quantizer, Result, Samples, Tolerance
+from onnx_admm.quantization.quantizer import Quantizer, Samples, Tolerance
 from onnx_admm.quantization.ranges import RangeMethod
+from onnx_admm.quantization.result import Result
 from onnx_admm.quantization.saturation import steps_here
 from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
@@ -30,6 +32,9 @@ would take too long on so many, few ranges are tried."""
 _FEW = frozenset({RangeMethod.MIN_MAX, RangeMethod.MSE})
 _MOST_CONFIRMING = 1000
 _LEAST_SAMPLES = 16
+_SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
+"""Without validation samples: one in so many is set aside to confirm the whole on, and at least so many."""
+
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
 
@@ -127,19 +132,22 @@ class QuantizeActivations:
             result = quantizer.run(model, samples)
         except UnsupportedModel as error:  # its opset cannot be raised
             return _left(str(error))
+        figures = {**result.figures(), "confirmed_on": samples.confirmed_on}
         if result.model is None or result.latency_ratio > self.most_latency:
-            return PassReport(False, (), (*skipped, *self._skipped(result)), result.figures())
+            return PassReport(False, (), (*skipped, *self._skipped(result)), figures)
         model.become(result.model)
         edits = tuple(Edit(layer, what) for layer, what in result.integer.items())
-        return PassReport(True, edits, (*skipped, *self._skipped(result)), result.figures())
+        return PassReport(True, edits, (*skipped, *self._skipped(result)), figures)
 
     def _skipped(self, result: Result) -> tuple[Skip, ...]:
         skipped = tuple(Skip(layer, why) for layer, why in result.left.items())
         if result.model is None:
             return (*skipped, Skip("model", result.why or "no layer is faster with integers here"))
         if result.latency_ratio > self.most_latency:
-            why = f"with integers it would take {result.latency_ratio:.2f} of its latency: left as it is"
-            return (*skipped, Skip("model", why))
+            takes = f"with integers it would take {result.latency_ratio:.3g} of its latency"
+            why = f"{takes}, over {self.most_latency:g} (most_latency): left as it is"
+            layers = [Skip(layer, "the model as a whole gains too little") for layer in result.integer]
+            return (*skipped, *layers, Skip("model", why))
         return skipped
 
     def _methods(self, runs: int) -> frozenset[RangeMethod]:
@@ -150,23 +158,39 @@ class QuantizeActivations:
 
     def _data(self, model: ModelView, context: PassContext) -> tuple[Samples, int]:
         """Return the samples, and the number of them that all ranges of all values may be tried on."""
-        calibration = calibration_samples(context, self.calibration)
+        calibration, unseen, confirmed_on = _parts(context, calibration_samples(context, self.calibration))
         cost = cost_of_sample(model, calibration)
         values = max(1, len(model.sites()) * 2)
         most_runs = max(1, _MOST_MACS // (cost.macs * _RUNS_PER_VALUE * values))
         count = min(self.samples, max(most_runs, _LEAST_MEASURED), cost.most_samples)
         measured = _spread(calibration, count)
-        unseen = calibration if context.validation is None else context.validation
         confirming = _spread(unseen, min(_MOST_CONFIRMING, 20 * most_runs, cost.most_samples))
-        return Samples(calibration, measured, confirming), most_runs
+        return Samples(calibration, measured, confirming, confirmed_on), most_runs
 
 
 def _left(why: str) -> PassReport:
     return PassReport(False, (), (Skip("model", why),))
 
 
+def _parts(context: PassContext, samples: Dataset) -> tuple[Dataset, Dataset, str]:
+    """Return the samples to calibrate on, those to confirm on, and what the latter are.
+
+    Without validation samples, a part is set aside; where too few would be left, all are for both.
+    """
+    if context.validation is not None:
+        return samples, context.validation, "validation samples"
+    count = max(_LEAST_SET_ASIDE, len(samples) // _SET_ASIDE)
+    if len(samples) - count < _LEAST_SAMPLES:
+        return samples, samples, "calibration samples: too few to set some aside"
+    set_aside = _places(len(samples), count)
+    rest = np.setdiff1d(np.arange(len(samples)), set_aside)
+    return samples.select(rest), samples.select(set_aside), "samples set aside"
+
+
 def _spread(data: Dataset, count: int) -> Dataset:
     """Return at most ``count`` samples, evenly spread."""
-    return data.select(
-        np.unique(np.linspace(0, len(data) - 1, min(len(data), count)).round().astype(np.int64))
-    )
+    return data.select(_places(len(data), count))
+
+
+def _places(length: int, count: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))

@@ -146,6 +146,13 @@ class OutputProbe:
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
         return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the outputs that count have a finite value; without one, any model compares as equal."""
+        outputs = [item for run in self._runs for item in run.expected.items()]
+        floats = [each.array for name, each in outputs if name not in self._counts and _is_float(each.array)]
+        return not floats or any(bool(np.isfinite(array).any()) for array in floats)
+
     def relative_error(self, weights: Mapping[str, Array]) -> float:
         """Return the relative error alone."""
         return self.effect(weights).relative_error

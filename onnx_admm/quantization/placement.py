@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_admm.model.integers.plan import IntegerPlan, IntegerProduct, IntegerWeight, TensorGrid
 from onnx_admm.quantization.units import Kind, Unit, roots_of
-from onnx_admm.quantization.weights import integer_bias
+from onnx_admm.quantization.weights import with_bias
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,28 @@ def plan_of(
             continue
         weight, bias = weights[unit.node], None
         if unit.bias is not None:
-            scale = np.float32(grid_at(unit.inputs[0], roots, grids).scale)
-            bias = integer_bias(unit.bias, np.asarray(scale * weight.scales, np.float32))
-            if bias is None:
+            found = product_with_bias(unit, weight, grid_at(unit.inputs[0], roots, grids))
+            if found is None:
                 return None
+            weight, bias = found
         rank = ranks.get(unit.inputs[0], 0)
         products.append(IntegerProduct(unit.node, weight, bias, rank))
     others = tuple(unit.node for unit in placement.units if unit.kind is not Kind.PRODUCT)
     on_grids = {name: grid_at(name, roots, grids) for name in sorted(placement.quantised)}
     return IntegerPlan(tuple(products), others, on_grids, placement.given)
+
+
+def product_with_bias(
+    unit: Unit, weight: IntegerWeight, grid: TensorGrid
+) -> tuple[IntegerWeight, npt.NDArray[np.int32]] | None:
+    """Return the weight and the bias of a product whose data is on the grid; None where int32 is too small.
+
+    Raises:
+        ValueError: the unit has no weight or no bias.
+    """
+    if unit.weight is None or unit.bias is None:
+        raise ValueError(f"{unit.name} has no weight or no bias")
+    return with_bias(weight, unit.weight, unit.bias, grid.scale)
 
 
 def grid_at(name: str, roots: Mapping[str, str], grids: Mapping[str, TensorGrid]) -> TensorGrid:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,9 +17,17 @@ from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
 from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram, histograms_of
-from onnx_admm.quantization.placement import place, plan_of, roots_read
+from onnx_admm.quantization.placement import (
+    grid_at,
+    place,
+    plan_of,
+    product_with_bias,
+    roots_read,
+)
 from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
+from onnx_admm.quantization.reasons import NOTHING_ALLOWED, Reasons
+from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
 from onnx_admm.quantization.search import Asked, PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 from onnx_admm.quantization.weights import integer_weight
@@ -45,11 +52,19 @@ _STRICTER = 0.5
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples to find ranges on, to measure errors on, and to confirm the whole on."""
+    """Samples to find ranges on, to measure errors on, and to confirm the whole on.
+
+    Attributes:
+        calibration: ranges are found on them.
+        measured: errors of single values are measured on them.
+        unseen: the whole is confirmed on them.
+        confirmed_on: what the unseen samples are, for the report.
+    """
 
     calibration: Dataset
     measured: Dataset
     unseen: Dataset
+    confirmed_on: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,54 +75,6 @@ class Tolerance:
     least_agreement: float
     blind_sqnr_db: float
     least_alone_db: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """The model with integer activations.
-
-    Attributes:
-        model: None where no placement holds, or none is faster.
-        latency_ratio: its latency over that of the model before.
-        effect: on the unseen samples, against the reference.
-        integer: what became of each integer layer.
-        left: why each other layer stays float.
-        kernels: number of kernels by operator, in the runtime's optimised graph.
-        ranges: chosen range of each value.
-        why: why there is no model.
-    """
-
-    model: ModelView | None = None
-    latency_ratio: float = 1.0
-    effect: Effect | None = None
-    integer: Mapping[str, str] = field(default_factory=dict)
-    left: Mapping[str, str] = field(default_factory=dict)
-    kernels: Mapping[str, int] = field(default_factory=dict)
-    ranges: Mapping[str, ChosenRange] = field(default_factory=dict)
-    timed: int = 0
-    why: str | None = None
-
-    def figures(self) -> dict[str, Any]:
-        """Return the figures of the report."""
-        if self.model is None or self.effect is None:
-            return {"timed": self.timed}
-        return {
-            "latency_ratio": round(self.latency_ratio, 4),
-            "sqnr_db": decibels(self.effect.relative_error),
-            "agreement": self.effect.agreement,
-            "kernels": dict(self.kernels),
-            "ranges": {
-                name: {
-                    "method": str(found.range.method.value),
-                    "low": float(found.range.low),
-                    "high": float(found.range.high),
-                    "alone_db": decibels(found.error),
-                    "min_max_db": decibels(found.min_max_error),
-                }
-                for name, found in self.ranges.items()
-            },
-            "timed": self.timed,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +119,8 @@ class Quantizer:
         of_roots = {name: histograms[name] for name in sorted(roots)}
         threads = self.context.settings.threads
         probe = OutputProbe(base, [], samples.measured, threads=threads)
+        if not probe.is_comparable:
+            return nothing_to_compare(units, left)
         with self.context.progress.task("activation ranges", len(of_roots)) as task:
             choice = RangeChoice(
                 view=base, probe=probe, steps=self.steps, methods=self.methods, threads=threads
@@ -223,23 +192,28 @@ class _Run:
         """Return the best placement that holds on the unseen samples."""
         tolerance = self._quantizer.tolerance
         allowed = self._allowed(left)
+        if not any(unit.kind is Kind.PRODUCT and unit.node in allowed for unit in self._units):
+            return Result(left=left, why=NOTHING_ALLOWED)
+        probes = [self._probe(each) for each in (self._quantizer.reference, None)]
+        if not all(probe.is_comparable for probe in probes):
+            return nothing_to_compare(self._units, left)
         errors = {name: found.error for name, found in self._ranges.items()}
         search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
         limit = _FIRST_LIMIT * 10 ** (-tolerance.least_sqnr_db / 10)
-        against_reference = self._probe(self._quantizer.reference)
-        against_before = self._probe(None)
+        failed = set[int]()
         for _ in range(_ATTEMPTS):
-            chosen = search.best(allowed, limit) if allowed else frozenset()
+            chosen = search.best(allowed, limit)
             if not chosen:
                 break
             for ranges in (self._ranges, self._extremes):
                 built = self.build(chosen, ranges)
                 if built is None:
                     continue
-                effect, added = against_reference(built), against_before(built)
+                effect, added = self._effects(built, probes)
                 if self._holds(effect, added):
                     self._ranges = ranges
                     return self._result(built, chosen, search, effect, left)
+                failed |= chosen
                 _logger.info(
                     "a placement of %d units fails on unseen samples: agreement %s, %.1f dB, %.1f dB added",
                     len(chosen),
@@ -248,8 +222,9 @@ class _Run:
                     decibels(added.relative_error),
                 )
             limit = _STRICTER * min(limit, search.expected_error(chosen))
-        timed = len(search.gains)
-        return Result(left=left, timed=timed, why="no placement keeps the outputs on unseen samples")
+        reasons = Reasons(search, failed=failed)
+        reasons.add_to(left, {})
+        return Result(left=left, timed=len(search.gains), why=reasons.of_none())
 
     def build(self, asked: Asked, ranges: Mapping[str, ChosenRange]) -> ModelView | None:
         """Return the model with these units integer; None where a bias does not fit."""
@@ -268,9 +243,12 @@ class _Run:
         most = 10 ** (-least_db / 10)
         allowed = []
         names = {unit.node: unit.layer for unit in self._units}
+        too_large = self._biases_too_large()
         for node, roots in roots_read(self._units).items():
             worst = max(roots, key=lambda root: self._error(root))
-            if self._error(worst) <= most:
+            if node in too_large:
+                left[names[node]] = "its bias is too large for int32 in steps of its weight's own grid"
+            elif self._error(worst) <= most:
                 allowed.append(node)
             else:
                 alone = decibels(self._error(worst))
@@ -278,6 +256,17 @@ class _Run:
                     f"{worst} alone in 8 bits leaves the outputs {alone:.1f} dB, under {least_db:g}"
                 )
         return allowed
+
+    def _biases_too_large(self) -> set[int]:
+        """Return the products whose bias int32 does not hold, by node."""
+        grids = {name: found.range.grid(self._quantizer.steps) for name, found in self._ranges.items()}
+        found = set[int]()
+        for unit in self._units:
+            if unit.bias is not None and self._roots.get(unit.inputs[0], unit.inputs[0]) in grids:
+                grid = grid_at(unit.inputs[0], self._roots, grids)
+                if product_with_bias(unit, self._weights[unit.node], grid) is None:
+                    found.add(unit.node)
+        return found
 
     def _error(self, root: str) -> float:
         found = self._ranges.get(root)
@@ -289,16 +278,16 @@ class _Run:
         ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
         return [float("inf") if each is None else next(ratios) for each in built]
 
-    def _probe(self, reference: ModelView | None) -> Any:
-        """Return a function that gives the effect of a model on the unseen samples."""
+    def _probe(self, reference: ModelView | None) -> OutputProbe:
+        """Return a comparison on the unseen samples with a reference; None: with the model before."""
         threads = self._quantizer.context.settings.threads
-        probe = OutputProbe(self._model, [], self._samples.unseen, reference=reference, threads=threads)
+        return OutputProbe(self._model, [], self._samples.unseen, reference=reference, threads=threads)
 
-        def effect(other: ModelView) -> Effect:
-            session = open_session(with_scores(other), threads=threads, keeps_arena=False)
-            return probe.effect_of(session.run)
-
-        return effect
+    def _effects(self, other: ModelView, probes: Sequence[OutputProbe]) -> list[Effect]:
+        """Return the effect of a model against each reference."""
+        threads = self._quantizer.context.settings.threads
+        session = open_session(with_scores(other), threads=threads, keeps_arena=False)
+        return [probe.effect_of(session.run) for probe in probes]
 
     def _holds(self, effect: Effect, added: Effect) -> bool:
         """Return whether predictions stay the reference's; without any, whether the outputs do."""
@@ -315,12 +304,13 @@ class _Run:
         self, built: ModelView, chosen: Asked, search: PlacementSearch, effect: Effect, left: dict[str, str]
     ) -> Result:
         placed = place(self._units, chosen)
+        reasons = Reasons(search, chosen)
         integer = {
-            unit.layer: self._says(unit, search) for unit in placed.units if unit.kind is not Kind.PASSING
+            unit.layer: reasons.of_integer(unit, self._kept.get(unit.node, False))
+            for unit in placed.units
+            if unit.kind is not Kind.PASSING
         }
-        for unit in self._units:
-            if unit.kind is Kind.PRODUCT and unit.layer not in integer:
-                left.setdefault(unit.layer, self._why_float(unit, search))
+        reasons.add_to(left, integer)
         return Result(
             model=built,
             latency_ratio=search.latency(chosen),
@@ -333,24 +323,3 @@ class _Run:
             },
             timed=len(search.gains),
         )
-
-    def _says(self, unit: Unit, search: PlacementSearch) -> str:
-        gain = search.gains.get(unit.node)
-        saved = "" if gain is None else f"; it saves {gain:.1%} of the model's latency"
-        if unit.kind is Kind.KERNEL:
-            return f"integer {unit.op_type}{saved}"
-        grid = "its own grid" if self._kept[unit.node] else "int8 by output channel"
-        return f"integer {unit.op_type}, weight on {grid}{saved}"
-
-    def _why_float(self, unit: Unit, search: PlacementSearch) -> str:
-        gain = search.gains.get(unit.node, 0.0)
-        if gain <= 0:
-            return f"float is faster: integers would take {-gain:.1%} of the model's latency more"
-        return f"the tolerance does not reach for it: integers would save {gain:.1%} of the model's latency"
-
-
-def decibels(relative_error: float) -> float:
-    """Return the signal-to-noise ratio of a relative error in dB, at most 200."""
-    return (
-        round(float(-10 * np.log10(max(relative_error, 1e-20))), 2) if np.isfinite(relative_error) else -200.0
-    )

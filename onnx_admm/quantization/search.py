@@ -9,6 +9,7 @@ parts, are exchanged while the measured latency falls.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,10 @@ class PlacementSearch:
     Attributes:
         units: all units, in order.
         errors: relative error of the outputs by root value, when it alone is rounded.
-        latencies: returns the latency of placements over the float model's.
+        latencies: returns the latency of placements over the float model's; inf for one that cannot be built.
         most_timed: placements that are timed, at most.
-        gains: latency that each unit saves in its surroundings, over the float model's; by node.
+        gains: latency that each unit saves in its surroundings, over the float model's; by node. A unit
+            whose model could not be built has none.
     """
 
     units: Sequence[Unit]
@@ -63,16 +65,35 @@ class PlacementSearch:
         without = {node: self._effective(everything - {node}) for node in sorted(everything)}
         self._time([frozenset(), everything, *without.values()])
         whole = self._known[everything]
-        self.gains |= {node: self._known[other] - whole for node, other in without.items()}
+        if math.isfinite(whole):
+            timed = {node: self._known[other] for node, other in without.items()}
+            self.gains |= {node: other - whole for node, other in timed.items() if math.isfinite(other)}
         _logger.info("all %d units: %.3f of the latency; each saves %s", len(everything), whole, self.gains)
-        paying = frozenset(node for node in everything if self.gains[node] > -_GAIN * whole)
-        starts = {self._effective(self._knapsack(sorted(everything), tolerance))}
+        paying = frozenset(node for node in everything if self.gains.get(node, 0.0) > -_GAIN * whole)
+        starts = {self._effective(self._knapsack(sorted(everything & self.gains.keys()), tolerance))}
         starts |= {
             each for each in (everything, self._effective(paying)) if self.expected_error(each) <= tolerance
         }
         self._time(sorted(starts, key=sorted))
-        chosen = min(sorted(starts, key=sorted), key=lambda each: self._known[each])
+        built = [each for each in sorted(starts, key=sorted) if math.isfinite(self._known[each])]
+        chosen = min(built, key=lambda each: self._known[each], default=frozenset[int]())
         return self._improved(chosen, everything, tolerance)
+
+    def gain_within(self, node: int, chosen: Asked) -> float | None:
+        """Return the latency that a unit saves beside the others of a placement; None where it was not timed.
+
+        Args:
+            node: of the unit, of the placement or not.
+            chosen: the placement.
+        """
+        without, within = self._effective(chosen - {node}), self._effective(chosen | {node})
+        times = [self._known.get(each, math.inf) for each in (without, within)]
+        return times[0] - times[1] if without != within and all(map(math.isfinite, times)) else None
+
+    def least_with(self, node: int) -> float | None:
+        """Return the least latency of the timed placements with a unit; None where there is none."""
+        times = [time for asked, time in self._known.items() if node in asked and math.isfinite(time)]
+        return min(times, default=None)
 
     def expected_error(self, asked: Asked) -> float:
         """Return the sum of the errors of the values that the placement rounds."""

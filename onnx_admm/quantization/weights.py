@@ -10,6 +10,11 @@ from onnx_admm.model.integers.plan import IntegerWeight
 
 _LARGEST_CODE = 127
 _MOST_BIAS = 2**31 - 1
+_RAISED_TO = 2**30
+"""Steps of a bias whose scale was raised, at most: the other half of int32 is for the products."""
+
+_LEAST_SCALE = np.finfo(np.float32).tiny
+"""Smallest normal float32: smaller scales are rounded to few digits, or to 0."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,25 +44,63 @@ def integer_bias(bias: npt.NDArray[np.floating], scales: Floats) -> npt.NDArray[
         bias: (channels,).
         scales: scale of the input times those of the weight, () or (channels,).
     """
-    steps = np.rint(bias.astype(np.float64) / scales.astype(np.float64))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = np.rint(bias.astype(np.float64) / scales.astype(np.float64))
     if not np.all(np.isfinite(steps)) or np.abs(steps).max(initial=0.0) > _MOST_BIAS:
         return None
     return np.broadcast_to(steps, bias.shape).astype(np.int32)
 
 
+def with_bias(
+    weight: IntegerWeight, values: Floats, bias: npt.NDArray[np.floating], scale: float
+) -> tuple[IntegerWeight, npt.NDArray[np.int32]] | None:
+    """Return the weight and the bias in steps of the products; None where int32 does not hold it.
+
+    Where the weight of a channel is nearly zero, its steps are too small for the bias. The scale of such a
+    channel is raised, up to which its codes may be 0: beside the bias its products are less than a rounding
+    error. A weight on a grid of its own keeps its scales.
+
+    Args:
+        weight: integer form of ``values``.
+        values: dense weight.
+        bias: (channels,), finite.
+        scale: scale of the input.
+    """
+    steps = integer_bias(bias, _scales_of_products(weight, scale))
+    if not weight.is_exact and weight.scales.ndim:
+        least = np.maximum(np.abs(bias.astype(np.float64)) / _RAISED_TO, float(_LEAST_SCALE)) / scale
+        if np.any(least > weight.scales):
+            weight = _rounded(values, weight.axis, least)
+            steps = integer_bias(bias, _scales_of_products(weight, scale))
+    return None if steps is None else (weight, steps)
+
+
+def _scales_of_products(weight: IntegerWeight, scale: float) -> Floats:
+    return np.asarray(np.float32(scale) * weight.scales, np.float32)
+
+
 def _on_axis(grid: Grid, shape: tuple[int, ...], axis: int) -> IntegerWeight | None:
-    """Return the grid with its scales along the output channels; None where they lie along another axis."""
+    """Return the grid with its scales along the output channels; None where they lie along another axis.
+
+    None as well where a scale is below the smallest normal float32.
+    """
+    if grid.scale.min(initial=np.inf) < _LEAST_SCALE:
+        return None
     codes = grid.codes.astype(np.int8, copy=False).reshape(shape)
     if grid.scale.size == 1:
-        return IntegerWeight(codes, grid.scale.reshape(()).astype(np.float32), axis)
+        return IntegerWeight(codes, grid.scale.reshape(()).astype(np.float32), axis, is_exact=True)
     if grid.scale.shape[axis] != shape[axis]:
         return None
-    return IntegerWeight(codes, grid.scale.reshape(-1).astype(np.float32), axis)
+    return IntegerWeight(codes, grid.scale.reshape(-1).astype(np.float32), axis, is_exact=True)
 
 
-def _rounded(values: Floats, axis: int) -> IntegerWeight:
+def _rounded(values: Floats, axis: int, least: npt.NDArray[np.float64] | None = None) -> IntegerWeight:
+    """Return the weight with one scale per output channel, at least ``least``, (channels,), if given."""
     others = tuple(place for place in range(values.ndim) if place != axis)
     largest = np.abs(values).max(axis=others, keepdims=True, initial=0.0)
-    scales = np.where(largest > 0, largest / _LARGEST_CODE, 1.0).astype(np.float32)
+    scales = np.where(largest > 0, np.maximum(largest / _LARGEST_CODE, _LEAST_SCALE), 1.0)
+    if least is not None:
+        scales = np.maximum(scales, least.reshape(scales.shape))
+    scales = scales.astype(np.float32)
     codes = np.clip(np.rint(values / scales), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)
     return IntegerWeight(codes, scales.reshape(-1), axis)

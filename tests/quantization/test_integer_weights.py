@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_admm.quantization.weights import integer_bias, integer_weight
+from onnx_admm.quantization.weights import integer_bias, integer_weight, with_bias
 
 RNG = np.random.default_rng(0)
 
@@ -68,3 +68,41 @@ def test_a_bias_is_stored_in_steps_of_the_products() -> None:
 
 def test_a_bias_beyond_int32_is_refused() -> None:
     assert integer_bias(np.array([1e6], np.float32), np.array(1e-5, np.float32)) is None
+
+
+def test_a_channel_that_is_nearly_zero_gets_a_scale_that_its_bias_fits() -> None:
+    values = RNG.normal(size=(256, 8)).astype(np.float32)
+    values[:, 3] *= 1e-12
+    weight, kept = integer_weight("w", values, 1)
+    bias, scale = RNG.normal(size=8).astype(np.float32), 0.01
+    assert not kept
+    assert integer_bias(bias, np.float32(scale) * weight.scales) is None
+    found = with_bias(weight, values, bias, scale)
+    assert found is not None
+    raised, steps = found
+    others = np.arange(8) != 3
+    assert np.array_equal(raised.codes[:, others], weight.codes[:, others])
+    assert np.array_equal(raised.scales[others], weight.scales[others])
+    assert np.abs(steps).max() <= 2**30 + 64  # half of int32 is left for the products
+    assert np.allclose(steps * (scale * raised.scales), bias, atol=1e-2)
+    assert steps[3] * (scale * raised.scales[3]) == pytest.approx(bias[3], rel=1e-6)
+
+
+def test_a_weight_on_its_own_grid_keeps_its_scale_so_that_a_large_bias_does_not_fit() -> None:
+    values = (RNG.integers(-7, 8, (64, 8)) * np.float32(1e-9)).astype(np.float32)
+    weight, kept = integer_weight("w", values, 1)
+    assert kept
+    assert with_bias(weight, values, np.full(8, 1e3, np.float32), 0.01) is None
+    assert with_bias(weight, values, np.full(8, 1e-3, np.float32), 0.01) is not None
+
+
+@pytest.mark.parametrize("largest", [1e-44, 1e-40])
+def test_a_channel_of_subnormal_weights_has_a_normal_scale(largest: float) -> None:
+    values = RNG.normal(size=(4, 300)).astype(np.float32)
+    values[2] = largest
+    weight, _ = integer_weight("w", values, 0)
+    assert weight.scales.min() >= np.finfo(np.float32).tiny
+    assert np.abs(dense(weight)[2]).max() <= np.finfo(np.float32).tiny
+    whole, kept = integer_weight("w", np.full((4, 4), largest, np.float32), 0)
+    assert not kept
+    assert whole.scales.min() >= np.finfo(np.float32).tiny

@@ -133,6 +133,31 @@ def test_integers_pass_through_a_pool_and_a_flatten() -> None:
     assert_close(view, written)
 
 
+FLATTENED = """c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1) r1 = Relu (c1) f = Flatten (r1)
+               y = Gemm <transB = 1> (f, w2, b2)"""
+
+
+@pytest.mark.parametrize("batch", ["N", "2"])
+def test_an_integer_model_with_a_flatten_takes_a_batch_of_any_size(batch: str) -> None:
+    view = model(FLATTENED, f"(float[{batch},16,8,8] x) => (float[{batch},10] y)",
+                 "float[16,16,3,3] w1, float[16] b1, float[10,1024] w2, float[10] b2")  # fmt: skip
+    written = integer(view)
+    operators = [node.op_type for node in written.nodes()]
+    assert "Reshape" in operators
+    assert "Flatten" not in operators
+    for count in (0, 1, 3) if batch == "N" else (2,):
+        feeds = {"x": np.ones((count, 16, 8, 8), np.float32)}
+        assert open_session(written, threads=1).run(feeds)["y"].shape == (count, 10)
+
+
+def test_a_flatten_to_columns_of_no_known_extent_stays() -> None:
+    view = model(FLATTENED, "(float[N,16,H,W] x) => (float[N,10] y)",
+                 "float[16,16,3,3] w1, float[16] b1, float[10,64] w2, float[10] b2")  # fmt: skip
+    written = integer(view)
+    assert "Flatten" in [node.op_type for node in written.nodes()]
+    assert kernels(written)["QLinearConv"] == 1
+
+
 def test_a_float_pool_in_front_of_integers_stays_in_front_of_their_quantisation() -> None:
     view = model(
         """c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1) r1 = Relu (c1)
@@ -166,6 +191,32 @@ def test_a_relu_behind_a_gemm_with_float_output_does_not_block_its_kernel(turned
     found = kernels(written)
     assert found["QGemm"] == 1
     assert found["ThresholdedRelu"] == 1
+    assert_close(view, written)
+
+
+@pytest.mark.parametrize("product", ["MatMul (x, w1)", "Gemm (x, w1, b1)"])
+@pytest.mark.parametrize(
+    ("body", "second"),
+    [
+        ("z = {} c = Relu (z) y = MatMul (c, w2)", True),
+        ("z = {} c = Relu (z) y = MatMul (c, w2)", False),
+        ("m = {} c = Relu (m) z = Neg (m) y = MatMul (c, w2)", True),
+    ],
+    ids=["output", "output, float reader", "another reader"],
+)
+def test_a_relu_behind_floats_with_other_readers_does_not_block_the_kernel(
+    product: str, body: str, second: bool
+) -> None:
+    view = model(
+        body.format(product),
+        "(float[4,64] x) => (float[4,32] y, float[4,48] z)",
+        "float[64,48] w1, float[48] b1, float[48,32] w2",
+    )
+    written = integer(view, float_nodes=() if second else ("y",))
+    found = kernels(written)
+    assert found["ThresholdedRelu"] == 1
+    assert sum(count for name, count in found.items() if is_integer_kernel(name)) >= 1 + second
+    assert found.get("MatMul", 0) + found.get("Gemm", 0) == 1 - second
     assert_close(view, written)
 
 

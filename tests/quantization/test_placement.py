@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.quantization.placement import place
+from onnx_admm.quantization.reasons import Reasons
 from onnx_admm.quantization.search import PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 
@@ -199,6 +201,39 @@ def test_units_of_values_that_may_not_be_rounded_are_never_asked_for() -> None:
     allowed = [units[1].node]
     assert search.best(allowed, 1.0) == {units[1].node}
     assert all(each <= set(allowed) for each in latencies.asked)
+
+
+def test_a_placement_that_cannot_be_built_has_no_gain_and_is_never_chosen() -> None:
+    units = units_of(CHAIN)
+    sums = MadeUp(units, {"a": 0.2, "b": 0.3, "c": 0.2})
+
+    def latencies(placements: Sequence[frozenset[int]]) -> list[float]:
+        return [math.inf if units[1].node in each else sums.of(each) for each in placements]
+
+    search = PlacementSearch(units, NO_ERRORS, latencies, most_timed=50)
+    chosen = search.best([unit.node for unit in units], 1.0)
+    assert chosen == {units[0].node, units[2].node}
+    assert all(math.isfinite(gain) for gain in search.gains.values())
+    nothing = PlacementSearch(units, NO_ERRORS, lambda asked: [math.inf] * len(asked), most_timed=50)
+    assert nothing.best([unit.node for unit in units], 1.0) == frozenset()
+
+
+def test_a_gain_is_that_within_the_chosen_placement_and_none_is_shown_below_zero() -> None:
+    units = units_of(CHAIN)
+    search = PlacementSearch(
+        units, NO_ERRORS, MadeUp(units, {"a": -0.1, "b": 0.3, "c": 0.2}, 0.05), most_timed=50
+    )
+    chosen = search.best([unit.node for unit in units], 1.0)
+    first, second, third = (unit.node for unit in units)
+    assert chosen == {second, third}
+    assert search.gain_within(second, chosen) == pytest.approx(0.3)
+    assert search.gain_within(first, chosen) == pytest.approx(-0.1)
+    assert search.least_with(first) == pytest.approx(0.65)
+    whole = frozenset({first, second, third})
+    reasons = Reasons(search, whole)
+    assert "saves" not in reasons.of_integer(units[0], False)
+    assert "saves 35.0%" in reasons.of_integer(units[1], False)
+    assert Reasons(search, chosen).of_float(units[0]).startswith("float is faster")
 
 
 def test_a_view_without_products_has_no_units() -> None:

@@ -40,11 +40,13 @@ class IntegerWeight:
         codes: int8, shape of the weight.
         scales: fp32, () for one scale, (channels,) for one per output channel.
         axis: axis of the output channels.
+        is_exact: whether ``codes * scales`` are the dense weight's own values, not rounded ones.
     """
 
     codes: npt.NDArray[np.int8] = field(repr=False)
     scales: npt.NDArray[np.float32] = field(repr=False)
     axis: int
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,13 @@ that differs by operator and version; what is written here is the form that all 
   merged with the MatMul into a Gemm with a float bias , which has no integer kernel;
 - a float MaxPool in front of a QuantizeLinear has LeakyRelu(alpha = 1), the identity, behind it: else the
   runtime moves the QuantizeLinear in front of the pool, where there are four times as many elements;
-- a Relu behind an integer Gemm or MatMul whose output stays float becomes ThresholdedRelu(alpha = 0): the
-  same function, and the only form of it that does not block the kernel.
+- a Relu that reads the floats of an integer Gemm or MatMul becomes ThresholdedRelu(alpha = 0): the same
+  function, and the only form of it that does not block the kernel. That of a unit stays where the unit gives
+  integers;
+- a Flatten becomes Reshape, which older runtimes pass integers through, where its columns have a known
+  extent: with -1 in its place, a batch of no samples has no shape.
 
-Source: operators QuantizeLinear and DequantizeLinear, opset 13; ThresholdedRelu, opset 10.
+Source: operators QuantizeLinear and DequantizeLinear, opset 13; ThresholdedRelu, opset 10; Reshape, opset 14.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_admm.model.analysis.shapes import infer_open_shapes
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.edit import free_name, replace_node, taken_names
+from onnx_admm.model.edit import ValueRef, free_name, replace_node, taken_names
 from onnx_admm.model.integers.plan import IntegerPlan, IntegerProduct, TensorGrid
 from onnx_admm.model.view import ModelView
 
@@ -63,6 +67,7 @@ class _Writer:
         self._taken = taken_names(view.graph_ir)
         self._values = {value.name: value for value in self._graph.inputs}
         self._values |= {value.name: value for node in self._nodes for value in node.outputs}
+        self._columns = _columns_of_flattens(view)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self.weights: dict[str, ir.Value] = {}
 
@@ -117,19 +122,23 @@ class _Writer:
             add.replace_input_with(place, self._constant(f"{bias.name}_wide", wide))
 
     def _threshold(self, node: ir.Node, plan: IntegerPlan) -> None:
-        """Replace a Relu behind a product with a float output."""
+        """Replace each Relu that reads the float output of a product."""
         output = node.outputs[0]
-        if node.op_type not in _FLOAT_OUTPUT or output.name in plan.grids:
+        if node.op_type not in _FLOAT_OUTPUT or output.name in plan.given:
             return
-        users = [use.node for use in output.uses()]
-        if len(users) == 1 and users[0].op_type == "Relu" and users[0].outputs[0].name not in plan.grids:
-            replace_node(users[0], "ThresholdedRelu", [output], {"alpha": 0.0})
+        for user in [use.node for use in output.uses()]:
+            clipped = user.outputs[0].name
+            if user.op_type != "Relu" or user.graph is not self._graph or clipped in plan.given:
+                continue
+            fresh = replace_node(user, "ThresholdedRelu", [output], {"alpha": 0.0})
+            self._values[clipped] = fresh.outputs[0]
 
     def _reshape(self, node: ir.Node) -> None:
-        """Replace a Flatten by Reshape, through which older runtimes pass integers too."""
-        if node.op_type != "Flatten" or node.attributes.get_int("axis", 1) != 1:
+        """Replace a Flatten by Reshape."""
+        columns = self._columns.get(node.outputs[0].name)
+        if node.op_type != "Flatten" or node.attributes.get_int("axis", 1) != 1 or not columns:
             return
-        extents = self._constant("extents", np.array([0, -1], np.int64))
+        extents = self._constant("extents", np.array([0, columns], np.int64))
         replace_node(node, "Reshape", [node.inputs[0], extents], {})
 
     def _put_grid(
@@ -183,6 +192,14 @@ class _Writer:
             self._graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
+
+
+def _columns_of_flattens(view: ModelView) -> dict[str | None, int]:
+    """Return the extent of the second axis that Flatten gives, by value, where open axes do not change it."""
+    flattened = [node.outputs[0] for node in view.graph_ir.graph if node.op_type == "Flatten"]
+    shapes = infer_open_shapes(view) if flattened else {}
+    known = {value.name: shapes.get(ValueRef(value), ())[1:] for value in flattened}
+    return {name: shape[0] for name, shape in known.items() if shape and shape[0] is not None}
 
 
 def _is_data(node: ir.Node, index: int) -> bool:

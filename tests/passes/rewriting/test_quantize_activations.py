@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.quantize_activations import QuantizeActivations
 from onnx_admm.pipeline import Pipeline
 from onnx_admm.quantization import quantizer as quantizer_module
+from onnx_admm.quantization.quantizer import Quantizer, Samples
+from onnx_admm.quantization.result import Result
 from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.testing import check_pass, model_family
 
@@ -117,6 +120,9 @@ def test_a_model_that_would_not_be_faster_stays_as_it_is_with_a_sentence(times: 
     assert not report.changed
     assert same_model(before, view)
     assert report.skipped[-1].layer == "model"
+    assert report.skipped[-1].why == "no placement is faster with integers"
+    whys = {skip.layer: skip.why for skip in report.skipped}
+    assert all(whys[name].startswith("float is faster") for name in ("w1", "w2", "w3"))
 
 
 def test_a_gain_below_the_bound_is_no_gain(times: list[Ratio]) -> None:
@@ -124,13 +130,108 @@ def test_a_gain_below_the_bound_is_no_gain(times: list[Ratio]) -> None:
     report = run(parse_text(NET))
     assert not report.changed
     assert "0.98 of its latency" in report.skipped[-1].why
+    assert "over 0.97 (most_latency)" in report.skipped[-1].why
+    assert {skip.layer for skip in report.skipped} == {"w1", "w2", "w3", "model"}
 
 
 def test_a_value_that_alone_costs_too_much_keeps_its_layers_in_float(times: list[Ratio]) -> None:
     report = run(parse_text(NET), least_alone_db=90.0)
     assert not report.changed
     whys = {skip.layer: skip.why for skip in report.skipped}
-    assert "alone in 8 bits leaves the outputs" in whys["w2"]
+    assert all("alone in 8 bits leaves the outputs" in whys[name] for name in ("w1", "w2", "w3"))
+    assert whys["model"].startswith("no layer may be computed with 8-bit integers")
+
+
+def test_placements_that_fail_on_unseen_samples_are_the_reason_of_model_and_layers(
+    times: list[Ratio],
+) -> None:
+    view = parse_text(NET)
+    context = context_of(view)
+    assert context.train is not None
+    feeds = next(context.train.batches(64)).feeds
+    far = {"x": 100 * feeds["x"]}  # beyond all ranges
+    context = replace(context, validation=as_dataset(far, view))
+    report = QuantizeActivations().run(view, context)
+    assert not report.changed
+    whys = {skip.layer: skip.why for skip in report.skipped}
+    assert whys["model"] == "no placement keeps the outputs on unseen samples"
+    assert all("not kept on unseen samples" in whys[name] for name in ("w1", "w2", "w3"))
+
+
+def test_errors_beyond_the_tolerance_are_the_reason_where_integers_are_faster(times: list[Ratio]) -> None:
+    report = run(parse_text(NET), least_sqnr_db=80.0, least_alone_db=30.0)
+    whys = {skip.layer: skip.why for skip in report.skipped}
+    assert whys["model"] == "no placement within the tolerance is faster with integers"
+    assert all(whys[name].startswith("the tolerance does not reach") for name in ("w1", "w2", "w3"))
+
+
+def test_an_integer_layer_is_reported_with_what_it_saves_beside_the_others(times: list[Ratio]) -> None:
+    """All three layers as integers take seven times the latency; any two of them save time."""
+
+    def ratio(counts: Mapping[str, int]) -> float:
+        integer = counts.get("QLinearConv", 0) + counts.get("QGemm", 0)
+        return 7.0 if integer == 3 else 1.0 - 0.1 * integer
+
+    times.append(ratio)
+    report = run(parse_text(NET))
+    assert report.figures["latency_ratio"] == 0.8
+    assert [edit.what.partition("; ")[2] for edit in report.edits] == [
+        "it saves 10.0% of the model's latency"
+    ] * 2
+    (why,) = [skip.why for skip in report.skipped]
+    assert why == "float is faster: integers would take 620.0% of the model's latency more"
+
+
+def test_a_model_whose_outputs_are_all_nan_stays_float_with_that_reason(times: list[Ratio]) -> None:
+    view = parse_text("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,16] x) => (float[N,16] y) <float[16,16] w, float[16] b, float[16,16] w2>
+        { a = Gemm (x, w, b) s = Sigmoid (a) n = Neg (s) l = Log (n) y = Gemm (l, w2, b) }""")
+    before = view.fork()
+    report = run(view)
+    assert not report.changed
+    assert same_model(before, view)
+    whys = {skip.layer: skip.why for skip in report.skipped}
+    assert "no finite value" in whys["model"]
+    assert {"w", "w2"} <= whys.keys()
+
+
+def test_a_reference_whose_outputs_are_all_nan_confirms_nothing(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    context = context_of(view)
+    context.reference.replace("w3", np.full_like(view.read("w3"), np.nan))
+    report = QuantizeActivations().run(view, context)
+    assert not report.changed
+    assert "no finite value" in report.skipped[-1].why
+
+
+@pytest.mark.parametrize(
+    ("count", "confirmed_on"), [(64, "samples set aside"), (24, "samples set aside"), (23, "calibration")]
+)
+def test_without_validation_samples_a_part_of_the_others_is_set_aside(
+    times: list[Ratio], monkeypatch: pytest.MonkeyPatch, count: int, confirmed_on: str
+) -> None:
+    seen: list[Samples] = []
+    run_quantizer = Quantizer.run
+
+    def watched(self: Quantizer, model: ModelView, samples: Samples) -> Result:
+        seen.append(samples)
+        return run_quantizer(self, model, samples)
+
+    monkeypatch.setattr(Quantizer, "run", watched)
+    view = parse_text(NET)
+    report = QuantizeActivations().run(view, replace(context_of(view, count), validation=None))
+    assert str(report.figures["confirmed_on"]).startswith(confirmed_on)
+    calibration, unseen = (
+        {row.tobytes() for row in next(data.batches(count)).feeds["x"]}
+        for data in (seen[0].calibration, seen[0].unseen)
+    )
+    if confirmed_on == "calibration":
+        assert calibration == unseen
+    else:
+        assert len(unseen) == 8
+        assert len(calibration) == count - 8
+        assert not calibration & unseen
 
 
 def test_weights_keep_the_grid_that_they_lie_on(times: list[Ratio]) -> None:
@@ -178,6 +279,28 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     view = parse_text(NET)
     with pytest.raises((PassRefused, RecipeError)):
         Pipeline([QuantizeActivations(**settings)]).run(view, context_of(view))  # type: ignore[arg-type]
+
+
+def test_a_layer_with_one_channel_of_nearly_no_weight_is_integer_too(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    weight = np.array(view.read("w3"))
+    weight[:, 3] *= 1e-9
+    view.replace("w3", weight)
+    before = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    report = run(view)
+    assert "w3" in {edit.layer for edit in report.edits}
+    after = open_session(view, threads=1).run({"x": samples(8)})["y"]
+    assert np.sum((after - before) ** 2) < 10**-2.2 * np.sum(before**2)
+
+
+def test_a_bias_beyond_int32_keeps_its_layer_in_float_with_that_reason(times: list[Ratio]) -> None:
+    view = parse_text(NET)
+    codes = np.random.default_rng(1).integers(-7, 8, view.site("w3").shape)
+    view.replace("w3", (codes * np.float32(1e-12)).astype(np.float32))
+    report = run(view)
+    assert {edit.layer for edit in report.edits} == {"w1", "w2"}
+    (why,) = [skip.why for skip in report.skipped if skip.layer == "w3"]
+    assert "bias is too large for int32" in why
 
 
 def test_packed_weights_and_integer_kernels_combine(times: list[Ratio]) -> None:

@@ -1,0 +1,76 @@
+"""Reasons of the report: why a layer is integer, and why one stays float."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from onnx_admm.quantization.search import Asked, PlacementSearch
+from onnx_admm.quantization.units import Kind, Unit
+
+NOTHING_ALLOWED = "no layer may be computed with 8-bit integers; the line of each has the reason"
+NONE_FASTER = "no placement is faster with integers"
+NONE_FASTER_WITHIN = "no placement within the tolerance is faster with integers"
+NONE_KEEPS = "no placement keeps the outputs on unseen samples"
+_FAILED = "with it as integers the outputs are not kept on unseen samples"
+
+_SHOWN = 0.0005
+"""Share of the latency that is not shown as 0.0 %."""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Sentences on the units of one search.
+
+    Attributes:
+        search: the search, with the latencies that it measured.
+        chosen: placement that was chosen; empty for none.
+        failed: nodes of placements that did not keep the outputs on unseen samples.
+    """
+
+    search: PlacementSearch
+    chosen: Asked = frozenset()
+    failed: Collection[int] = frozenset()
+
+    def of_integer(self, unit: Unit, keeps_weight: bool) -> str:
+        """Return what became of a unit of the chosen placement, and what it saves there.
+
+        Args:
+            unit: the unit.
+            keeps_weight: whether its weight lies on a grid of its own.
+        """
+        gain = self.search.gain_within(unit.node, self.chosen)
+        saved = f"; it saves {gain:.1%} of the model's latency" if gain is not None and gain >= _SHOWN else ""
+        if unit.kind is Kind.KERNEL:
+            return f"integer {unit.op_type}{saved}"
+        grid = "its own grid" if keeps_weight else "int8 by output channel"
+        return f"integer {unit.op_type}, weight on {grid}{saved}"
+
+    def of_float(self, unit: Unit) -> str:
+        """Return why a unit is not integer."""
+        if unit.node in self.failed:
+            return _FAILED
+        gain = self.search.gain_within(unit.node, self.chosen) if self.chosen else None
+        gain = self.search.gains.get(unit.node) if gain is None else gain
+        if gain is None:
+            return "its integer form could not be timed"
+        if gain <= 0:
+            return f"float is faster: integers would take {-gain:.1%} of the model's latency more"
+        least = self.search.least_with(unit.node)
+        if least is not None and least >= 1:
+            return f"float is faster: with it as integers the model takes {least:.2f} of its latency at least"
+        return f"the tolerance does not reach for it: integers would save {gain:.1%} of the model's latency"
+
+    def of_none(self) -> str:
+        """Return why no placement was chosen at all."""
+        if self.failed:
+            return NONE_KEEPS
+        least = [self.search.least_with(unit.node) for unit in self.search.units]
+        faster = any(each is not None and each < 1 for each in least)
+        return NONE_FASTER_WITHIN if faster else NONE_FASTER
+
+    def add_to(self, left: dict[str, str], integer: Mapping[str, str]) -> None:
+        """Add the reason of each product that is neither integer nor has one."""
+        for unit in self.search.units:
+            if unit.kind is Kind.PRODUCT and unit.layer not in integer:
+                left.setdefault(unit.layer, self.of_float(unit))
