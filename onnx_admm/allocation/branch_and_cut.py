@@ -1,12 +1,6 @@
-"""Branch and cut for choices of one option in each row, by scipy's HiGHS, without its messages."""
+"""Branch and cut for choices of one option in each row, by scipy's HiGHS."""
 
 from __future__ import annotations
-
-import contextlib
-import os
-import sys
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +12,6 @@ Ints = npt.NDArray[np.int64]
 
 GAP = 1e-3
 """Share by which the total found may exceed the least possible one."""
-
-_lock = threading.Lock()
 
 
 def best_choice(
@@ -35,30 +27,11 @@ def best_choice(
         limit: largest sum of each weight.
     """
     one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(count, len(rows)))
-    with _lock, _no_native_output():
-        found = milp(
-            value,
-            integrality=np.ones(len(rows), np.int64),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights, -np.inf, limit)],
-            options={"mip_rel_gap": GAP, "presolve": False},  # presolve prints more
-        )
+    found = milp(
+        value,
+        integrality=np.ones(len(rows), np.int64),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(weights, -np.inf, limit)],
+        options={"mip_rel_gap": GAP, "presolve": False},  # with presolve it prints more often
+    )
     return None if found.x is None else found.x > 0.5
-
-
-@contextlib.contextmanager
-def _no_native_output() -> Iterator[None]:
-    """Keep what C++ code prints out of standard output, which may be a file that a program reads."""
-    try:
-        sys.stdout.flush()
-        kept = os.dup(1)
-    except (OSError, ValueError, AttributeError):  # closed, or not there
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

@@ -16,7 +16,7 @@ from onnx_admm.api.files.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.files.result_files import ResultFiles, open_results
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import Measurement, check_runs, judged_samples
-from onnx_admm.api.milder import MILDER, TRIES, milder_note, milder_recipe
+from onnx_admm.api.milder import MILDER, TRIES, next_try
 from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, trains, without_wrong_shapes
@@ -29,7 +29,7 @@ from onnx_admm.contracts import Dataset, ModelView, PassContext
 from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.data.class_numbers import check_class_numbers
-from onnx_admm.errors import UsageError
+from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.metrics import as_metric, scored_by
 from onnx_admm.model.rewrite.fixed_draws import random_operators
@@ -137,15 +137,21 @@ class Compression(Request):
             for tries in range(1, TRIES + 1):
                 plan, result = run_passes(self, plan, self._run_passes)
                 saved, changed = self._save(result, results, plan)
-                comparison = self._compared(source, saved, changed, result, plan, judged)
-                log_promises(comparison)
-                milder = milder_recipe(plan.recipe, comparison.missed) if self.asks_nothing else None
-                if comparison.missed is None or milder is None or tries == TRIES:
+                failed: OutputError | None = None
+                try:
+                    comparison = self._compared(source, saved, changed, result, plan, judged)
+                    log_promises(comparison)
+                except OutputError as error:
+                    failed = error
+                missed = failed or comparison.missed
+                again = next_try(plan.recipe, missed, tries) if self.asks_nothing else None
+                if again is None:
+                    if failed is not None:
+                        raise failed
                     break
                 saved.remove()
-                note = milder_note(comparison.missed, tries)
                 kept = tuple(line for line in plan.notes if not line.startswith(MILDER))
-                plan = replace(plan, recipe=milder, notes=(*kept, note))
+                plan = replace(plan, recipe=again[0], notes=(*kept, again[1]))
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.contracts import Pass
+from onnx_admm.errors import OutputError
 from onnx_admm.report.promises import Promise
 
 TRIES = 3
@@ -19,6 +20,41 @@ _SEARCHING = "auto_quantize"
 _BOUNDS = ("least_sqnr_db", "blind_sqnr_db")
 _ABOUT_OUTPUTS = frozenset({"sqnr_db", "agreement", "elements", "shape"})
 _LEAST_STEP_DB, _LARGEST_STEP_DB, _BEYOND_DB, _MOST_DB = 6.0, 20.0, 3.0, 90.0
+
+
+_INTEGERS = "quantize_activations"
+
+
+def next_try(recipe: Recipe, missed: Promise | OutputError | None, tries: int) -> tuple[Recipe, str] | None:
+    """Return the recipe of the next run and the note about it; None where there is none.
+
+    Args:
+        recipe: the recipe that was run.
+        missed: the promise that was not met, or why the result cannot be compared.
+        tries: runs so far.
+    """
+    if missed is None or tries == TRIES:
+        return None
+    if isinstance(missed, OutputError):
+        floats = without_integers(recipe)
+        return None if floats is None else (floats, float_note(missed))
+    if missed.stated or missed.name not in _ABOUT_OUTPUTS:
+        return None
+    if (floats := without_integers(recipe)) is not None:
+        return floats, float_note(f"{missed.what}.")
+    milder = milder_recipe(recipe, missed)
+    return None if milder is None else (milder, milder_note(missed, tries))
+
+
+def without_integers(recipe: Recipe) -> Recipe | None:
+    """Return the same passes with activations in float; None where they are already."""
+    passes = tuple(step for step in recipe.passes if step.name != _INTEGERS)
+    return replace(recipe, passes=passes) if len(passes) < len(recipe.passes) else None
+
+
+def float_note(reason: object) -> str:
+    """Return the note that integer activations were given up."""
+    return f"Activations stay in float: with integers, {reason}"
 
 
 def milder_recipe(recipe: Recipe, missed: Promise | None) -> Recipe | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx_admm.config.flags import Flags, recipe_from_flags
 from onnx_admm.contracts import SilentProgress
 from onnx_admm.data import from_arrays
 from onnx_admm.encoding.compression_options import Rounding, Treated
+from onnx_admm.errors import OutputError
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
@@ -128,3 +130,26 @@ def test_a_regressor_has_no_predictions(tmp_path: Path) -> None:
         report = compress(tmp_path / "in.onnx", tmp_path / f"{output}.onnx", threads=1)
         assert (report.comparison.quality[0].agreement is not None) == shown
     assert ModelView.load(tmp_path / "landmarks.onnx").sites()
+
+
+def test_integers_are_given_up_where_the_result_fails_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "net.onnx", tmp_path / "small.onnx"
+    parse_text(NET, constants={"w": weights(32, 32), "v": weights(32, 8)}).save(source)
+    asked: list[bool] = []
+
+    def check(before: object, after: Path, data: object) -> None:
+        integers = any(node.op_type == "QuantizeLinear" for node in ModelView.load(after).nodes())
+        asked.append(integers)
+        if len(asked) == 1:
+            raise OutputError("the result computes something else", got="a lot")
+
+    monkeypatch.setattr(sys.modules["onnx_admm.api.compress"], "check_runs", check)
+    data = from_arrays({"x": RNG.normal(size=(64, 32)).astype(np.float32)})
+    report = compress(source, target, data=data, threads=1)
+    assert len(asked) == 2
+    assert not asked[1]
+    assert any(line.startswith("Activations stay in float: with integers, ") for line in report.notes)
+    assert "quantize_activations" not in [step.name for step in report.steps]
+    assert target.exists()
