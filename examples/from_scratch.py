@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx_admm.contracts import Dataset, ModelView, TrainingSettings
-from onnx_admm.training.session import OrtTrainer
+from onnx_admm.training.trainers import make_trainer
 
 
 def random_model(text: str, weights: Mapping[str, tuple[int, ...]], seed: int) -> ModelView:
@@ -33,7 +33,7 @@ def train(
     model: ModelView, data: Dataset, settings: TrainingSettings, epochs: int, seed: int, peak: float = 1e-3
 ) -> ModelView:
     """The model after ``epochs`` passes over the data; the learning rate falls from ``peak`` to zero."""
-    with OrtTrainer().open(model, model.sites(), data, settings, model) as run:
+    with make_trainer(settings.trainer).open(model, model.sites(), data, settings, model) as run:
         for epoch in range(epochs):
             rates = [peak * (1 - step / epochs) for step in (epoch, epoch + 1)]
             loss = run.epoch(*rates, seed=seed + epoch)
