@@ -15,9 +15,8 @@ from onnx_admm.calibration.moments import MOST_HALVED, Moments, MomentSums
 from onnx_admm.calibration.row_sampling import FixedRows, SampledRows
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, WeightSite
 from onnx_admm.errors import DataError, PassRefused
-from onnx_admm.model.rewrite.expose_values import WeightUse, expose_values, weight_uses
-from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
-from onnx_admm.runtime.sessions import Session, open_session
+from onnx_admm.model.rewrite.expose_values import WeightUse, weight_uses
+from onnx_admm.runtime.inner_values import InnerValues
 from onnx_admm.selection.weight_values import why_unusable
 
 _ROWS_PER_COLUMN = 20
@@ -236,7 +235,7 @@ class Calibration:
     def first_values(self, names: Sequence[str]) -> Feeds:
         """Return values of the original by name, of its first run with the samples."""
         batch = next(self.samples.batches(1))
-        return next(_Flow(self.original, tuple(dict.fromkeys(names)), self.threads).runs(batch.feeds))
+        return next(InnerValues(self.original, tuple(dict.fromkeys(names)), self.threads).runs(batch.feeds))
 
     def _holds_extremes(self) -> bool:
         """Return whether a weight of the original is not finite or huge, and so may be values behind it."""
@@ -298,33 +297,12 @@ class Calibration:
         """Yield the values in the original and in the compressed model, batch by batch."""
         read = (name for layer in layers for name in layer.exposed_values)
         exposed_values = tuple(dict.fromkeys([*read, *others]))
-        original = _Flow(self.original, tuple(dict.fromkeys([*exposed_values, *of_original])), self.threads)
-        other = None if compressed is self.original else _Flow(compressed, exposed_values, self.threads)
+        original = InnerValues(
+            self.original, tuple(dict.fromkeys([*exposed_values, *of_original])), self.threads
+        )
+        other = None if compressed is self.original else InnerValues(compressed, exposed_values, self.threads)
         for batch in self.samples.batches(self.batch_size):
             before = original.runs(batch.feeds)
             after = None if other is None else other.runs(batch.feeds)
             for values in before:
                 yield values, values if after is None else next(after)
-
-
-class _Flow:
-    """Inner values of one model."""
-
-    def __init__(self, model: ModelView, exposed_values: Sequence[str], threads: int) -> None:
-        self._shapes = {port.name: port.shape or () for port in model.signature().inputs}
-        self._fed = [name for name in exposed_values if name in self._shapes]
-        computed = [name for name in exposed_values if name not in self._shapes]
-        self._model = model
-        self._session: Session | None = None
-        if computed:
-            self._session = open_session(expose_values(model, computed), threads=threads)
-
-    def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
-        """Yield the values by name, one dictionary for each run."""
-        if self._session is None:
-            for fed in feeds_of_runs(self._shapes, feeds):
-                yield {name: fed[name] for name in self._fed}
-            return
-        for run in run_samples(self._session, feeds):
-            fed = feed_at(self._session, feeds, run.start) if self._fed else {}
-            yield run.outputs | {name: fed[name] for name in self._fed}

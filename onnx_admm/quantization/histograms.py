@@ -6,16 +6,14 @@ few kilobytes, however many samples there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
-from onnx_admm.model.rewrite.expose_values import expose_values
-from onnx_admm.runtime.feeding import feed_at, feeds_of_runs, run_samples
-from onnx_admm.runtime.sessions import open_session
+from onnx_admm.contracts import Array, Dataset, ModelView
+from onnx_admm.runtime.inner_values import InnerValues
 
 BINS = 2048
 _MOST_BATCH = 32
@@ -77,8 +75,8 @@ def histograms_of(
         DataError, WorkError: the model does not run with the samples.
     """
     found = {name: Histogram() for name in names}
-    values = _Values(view, names, threads)
-    size = values.batch_size(samples, memory_bytes)
+    values = InnerValues(view, names, threads, keeps_arena=False)
+    size = _batch_size(values, samples, memory_bytes)
     for batch in samples.batches(size):
         for run in values.runs(batch.feeds):
             for name, array in run.items():
@@ -90,31 +88,8 @@ def histograms_of(
     return found
 
 
-class _Values:
-    """Inputs and inner values of a model, run by run."""
-
-    def __init__(self, view: ModelView, names: Sequence[str], threads: int) -> None:
-        shapes = {port.name: port.shape or () for port in view.signature().inputs}
-        self._fed = {name: shapes[name] for name in names if name in shapes}
-        computed = [name for name in names if name not in shapes]
-        self._session = (
-            open_session(expose_values(view, computed), threads=threads, keeps_arena=False)
-            if computed
-            else None
-        )
-        self._shapes = shapes
-
-    def batch_size(self, samples: Dataset, memory_bytes: int) -> int:
-        """Return the samples of one run, whose values fit the memory; measured on one sample."""
-        first = next(samples.select(np.arange(1)).batches(1)).feeds
-        used = sum(array.nbytes for run in self.runs(first) for array in run.values())
-        return int(np.clip(memory_bytes // max(1, 4 * used), 1, _MOST_BATCH))
-
-    def runs(self, feeds: Mapping[str, Array]) -> Iterator[Feeds]:
-        if self._session is None:
-            for fed in feeds_of_runs(self._shapes, feeds):
-                yield {name: fed[name] for name in self._fed}
-            return
-        for run in run_samples(self._session, feeds):
-            fed = feed_at(self._session, feeds, run.start) if self._fed else {}
-            yield run.outputs | {name: fed[name] for name in self._fed}
+def _batch_size(values: InnerValues, samples: Dataset, memory_bytes: int) -> int:
+    """Return the samples of one run, whose values fit the memory; measured on one sample."""
+    first = next(samples.select(np.arange(1)).batches(1)).feeds
+    used = sum(array.nbytes for run in values.runs(first) for array in run.values())
+    return int(np.clip(memory_bytes // max(1, 4 * used), 1, _MOST_BATCH))

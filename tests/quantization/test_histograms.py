@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -42,13 +44,13 @@ def test_little_memory_means_more_runs_and_the_same_histograms(
 ) -> None:
     view, data, _ = net
     sizes: list[int] = []
-    batch_size = histograms_module._Values.batch_size
+    batch_size = histograms_module._batch_size
 
-    def noted(self: object, *arguments: object) -> int:
-        sizes.append(batch_size(self, *arguments))  # type: ignore[arg-type]
+    def noted(*arguments: Any) -> int:
+        sizes.append(batch_size(*arguments))
         return sizes[-1]
 
-    monkeypatch.setattr(histograms_module._Values, "batch_size", noted)
+    monkeypatch.setattr(histograms_module, "_batch_size", noted)
     much = histograms_of(view, ["a", "r"], data, memory_bytes=1 << 20, threads=1)
     little = histograms_of(view, ["a", "r"], data, memory_bytes=1, threads=1)
     assert sizes == [32, 1]
