@@ -113,10 +113,9 @@ class MeetLatency:
         if context.train is None:
             raise PassRefused("a budget for latency needs samples of the input")
         trains = bool(self.epochs) and context.trainer is not None
-        first = context.train.select(np.arange(1))
-        met = open_extents(model, next(first.batches(1)).feeds)
-        context = replace(context, bindings={**met, **context.bindings})
-        work = _Work(self, context, first)
+        feeds = next(context.train.select(np.arange(1)).batches(1)).feeds
+        context = replace(context, bindings={**open_extents(model, feeds), **context.bindings})
+        work = _Work(self, context, feeds)
         candidates = work.candidates(model, self.share * (_MARGIN if trains else 1.0))
         within = [each for each in candidates if each.cost <= self.share]
         if len(within) > 1:
@@ -197,10 +196,9 @@ class _Form:
 class _Work:
     """Builds forms of a model, times them, and keeps account of what was tried."""
 
-    def __init__(self, settings: MeetLatency, context: PassContext, first: Any) -> None:
-        self._settings, self._context = settings, context
+    def __init__(self, settings: MeetLatency, context: PassContext, feeds: Feeds) -> None:
+        self._settings, self._context, self._feeds = settings, context, feeds
         self._original = context.reference.to_bytes(maps=False)
-        self._feeds: Feeds = next(first.batches(1)).feeds
         self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
         self._whole: dict[int, tuple[float, _Form]] = {}  # with integers, by the model it was made of
         self.tried: list[dict[str, Any]] = []
