@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport
+import numpy as np
+
+from onnx_admm.contracts import Blocks, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.integers.float_weights import FloatWeights, with_float_weights
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
 from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
@@ -16,6 +19,10 @@ from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validatio
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
     """Train weights and biases for ``epochs``; weights that are zero stay zero.
+
+    Layers that compute with 8-bit integers are trained too, on the grids that they have: the loss is that of
+    rounded weights and activations, and gradients pass straight through the rounding
+    (``model.integers.float_weights``). Zeros of such a weight are fixed where they are half of it or more.
 
     The result is the last epoch that validation samples cannot distinguish from the best, or the mean of the
     weights after the last epochs until then (``training.phases.Retraining``).
@@ -46,24 +53,47 @@ class FineTune:
             raise PassRefused("fine-tuning needs a trainer and data", hint="Give --data, or drop the pass.")
         if self.epochs < 0:
             raise PassRefused("impossible number of epochs", got=self.epochs, expected="0 or more")
-        choose_layers(model, self.include, self.exclude)
+        self._choose(model, with_float_weights(model))
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
         if context.trainer is None or context.train is None:
             raise PassRefused("fine-tuning needs a trainer and data")
-        sites, skipped = choose_layers(model, self.include, self.exclude)
+        integers = with_float_weights(model)
+        trained = model if integers is None else integers.view
+        sites, skipped = self._choose(model, integers)
         if self.epochs == 0:
             return PassReport(False, (), skipped)
         before = model.fork()
-        opened = context.trainer.open(model, sites, context.train, context.settings, context.taught_by)
+        opened = context.trainer.open(trained, sites, context.train, context.settings, context.taught_by)
         with opened as run, context.progress.task("fine-tune", self.epochs) as task:
-            freeze_zeros(run, run.weights())
+            freeze_zeros(run, _kept_zeros(run.weights(), integers))
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             average = context.settings.average_epochs
             phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
             scores = phase.run(run, validation_score(context), task)
-            model.write_back(run.tensors())
+            trained.write_back(run.tensors())
+        if integers is not None:
+            model.become(integers.to_integers())
         changed = not same_model(before, model)
         edits = tuple(Edit(site.name, "trained with fixed zeros") for site in sites if changed)
         return PassReport(changed, edits, skipped, {"retraining": list(scores)})
+
+    def _choose(
+        self, model: ModelView, integers: FloatWeights | None
+    ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+        also = {} if integers is None else integers.sites
+        return choose_layers(model, self.include, self.exclude, also=also)
+
+
+def _kept_zeros(weights: Blocks, integers: FloatWeights | None) -> Blocks:
+    """Return the weights whose zeros stay: of an integer weight only where they are half of it or more.
+
+    A few codes are zero in any weight, since they are rounded.
+    """
+    rounded = set() if integers is None else integers.sites.keys()
+    return {
+        name: array
+        for name, array in weights.items()
+        if name not in rounded or 2 * np.count_nonzero(array) <= array.size
+    }

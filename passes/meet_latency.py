@@ -12,7 +12,7 @@ import numpy as np
 
 from onnx_admm.contracts import Edit, Feeds, ModelView, PassContext, PassReport, Skip
 from onnx_admm.data.compute_budget import open_extents
-from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.errors import NothingToDo, PassRefused, TrainingError
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.quantization.integer_latency import IntegerLatency
 from onnx_admm.removal.residual_blocks import residual_blocks
@@ -33,6 +33,9 @@ _THREADS = 1
 
 _MARGIN = 0.98
 """Share of the budget that the search aims at where training follows: another placement may come of it."""
+
+_TUNED, _TUNED_RATE = 0.25, 0.1
+"""Training with integers in place: shares of the epochs and of the learning rate of the float training."""
 
 _PROBE_SAMPLES = 128
 
@@ -66,7 +69,8 @@ class MeetLatency:
     model counts. Where the model has residual blocks, the same is done without one or two of them
     (``RemoveBlocks``), and of all models within the budget the one with the least error of the outputs is
     taken. The smaller model is trained where it loses more than is allowed (``PassContext.max_drop``; any
-    loss where no limit is given), with the original as its teacher.
+    loss where no limit is given), with the original as its teacher. Where it still loses more with integers,
+    it is trained on with the integers in place.
 
     The latency is that of this machine, batch 1, processor time on one thread.
 
@@ -127,6 +131,10 @@ class MeetLatency:
         if trained:
             latency, form = work.train(form)
             drop = accuracy_drop(form.model, context)
+        if trains and form.integers is not None and drop is not None and drop > (context.max_drop or 0.0):
+            tuned = work.tune_integers(form)
+            if (after := accuracy_drop(tuned.model, context)) is not None and after < drop:
+                trained, form, drop = True, tuned, after
         figures = {
             "budget": {"latency": {"asked": self.share, "reached": latency, "original": 1.0}},
             "tried": work.tried,
@@ -284,6 +292,20 @@ class _Work:
         )
         report = tuning.run(made, self._context)
         return self._with_integers(replace(form, model=made, edits=(*form.edits, *report.edits)))
+
+    def tune_integers(self, form: _Form) -> _Form:
+        """Return the model trained with its integers in place; the kernels, and so the latency, stay."""
+        settings, made = self._settings, form.model.fork()
+        epochs = max(1, round(settings.epochs * _TUNED))
+        tuning = FineTune(
+            epochs=epochs, learning_rate=settings.learning_rate * _TUNED_RATE, end_rate=settings.end_rate
+        )
+        try:
+            report = tuning.run(made, self._context)
+        except (NothingToDo, TrainingError) as reason:
+            _logger.info("integers are not trained: %s", reason)
+            return form
+        return replace(form, model=made, edits=(*form.edits, *report.edits))
 
     def error(self, model: ModelView) -> float:
         """Return the relative error of a model's outputs against the original's."""

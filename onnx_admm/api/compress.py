@@ -278,7 +278,11 @@ class Compression(Request):
             train=plan.train,
             validation=plan.validation,
             trainer=trainer,
-            settings=replace(plan.recipe.training, threads=self.threads or plan.recipe.training.threads),
+            settings=replace(
+                plan.recipe.training,
+                threads=self.threads or plan.recipe.training.threads,
+                memory_mb=min(self.memory_mb, plan.recipe.training.memory_mb),
+            ),
             seed=self.seed,
             progress=self.progress,
             max_drop=self.max_drop,

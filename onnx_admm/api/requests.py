@@ -54,7 +54,7 @@ class Request:
         seed: decides every random choice; same seed, threads and machine: same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
         trainer: name of the trainer, as in `TrainingSettings`; None takes the recipe's.
-        memory_mb: MiB that statistics of layers computed together may take.
+        memory_mb: MiB that statistics of layers computed together, and one run of training, may take.
         executor: any `concurrent.futures` executor of threads for layers that do not depend on one another.
         progress: receives the progress.
     """

@@ -173,7 +173,12 @@ def compress(
         ),
     ] = 1,
     memory: Annotated[
-        int, typer.Option("--memory", metavar="MB", help="Memory for the statistics of the samples, in MiB.")
+        int,
+        typer.Option(
+            "--memory",
+            metavar="MB",
+            help="Memory for the statistics of the samples, and for one run of training, in MiB.",
+        ),
     ] = 1024,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; run and write nothing.")

@@ -27,9 +27,13 @@ class TrainingSettings:
         batch_size: samples in a step.
         epoch_samples: samples in an epoch, a different random part of the data each time; None: all.
         weight_decay: AdamW's decoupled weight decay.
+        max_gradient_norm: norm over all gradients of a step above which they are scaled down to it; None:
+            they never are.
         augment: names of augmentations, such as ``shift:2``, ``crop:4``, ``flip``.
         average_epochs: number of last epochs whose mean weights a retraining keeps (Izmailov et al., arXiv
             1803.05407); 1: the weights themselves.
+        memory_mb: MiB that the values which one run computes may take: a batch is cut into runs whose
+            gradients add up. Only the trainer ``graph`` cuts batches.
         threads: intra-op threads of the runtime; 0 lets the runtime choose.
         trainer: ``graph`` (a step is one graph of ordinary operators, for any ONNX Runtime),
             ``onnxruntime-training``, or ``auto``: the former.
@@ -53,13 +57,22 @@ class TrainingSettings:
     batch_size: Samples = 64
     epoch_samples: Samples | None = None
     weight_decay: NonNegative = 0.0
+    max_gradient_norm: Positive | None = None
     augment: tuple[str, ...] = ()
     average_epochs: Rounds = 1
+    memory_mb: Samples = 1024
     threads: int = 0
     trainer: str = "auto"
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "epoch_samples": 1, "average_epochs": 1, "weight_decay": 0, "threads": 0}
+        least = {
+            "batch_size": 1,
+            "epoch_samples": 1,
+            "average_epochs": 1,
+            "memory_mb": 1,
+            "weight_decay": 0,
+            "threads": 0,
+        }
         for key, bound in least.items():
             if (got := getattr(self, key)) is not None and not got >= bound:
                 raise RecipeError("too small", where=key, got=got, expected=f"{bound} or more")
@@ -68,10 +81,10 @@ class TrainingSettings:
             raise RecipeError("unknown trainer", where="trainer", got=self.trainer, expected=expected)
         if not 0 <= (weight := self.distillation_weight) <= 1:
             raise RecipeError("impossible share", where="distillation_weight", got=weight, expected="0 to 1")
-        if not self.temperature > 0:
-            raise RecipeError(
-                "impossible temperature", where="temperature", got=self.temperature, expected="over 0"
-            )
+        for key in ("temperature", "max_gradient_norm"):
+            if (got := getattr(self, key)) is not None and not got > 0:
+                what = f"impossible {key.replace('_', ' ')}"
+                raise RecipeError(what, where=key, got=got, expected="over 0")
 
 
 class TrainingRun(Protocol):

@@ -18,7 +18,12 @@ _NAMES_SHOWN = 8
 
 
 def choose_layers(
-    model: ModelView, include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
+    model: ModelView,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    subgraphs: bool = False,
+    also: Mapping[str, WeightSite] | None = None,
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
     """Return the layers that a pass works on, and the reasons for the others.
 
@@ -27,10 +32,18 @@ def choose_layers(
     Large constants of operators that are no layers have a line too (see
     ``model.analysis.unsupported_weights``).
 
+    Args:
+        model: the model.
+        include: as in ``choose_sites``.
+        exclude: as in ``choose_sites``.
+        subgraphs: as in ``choose_sites``.
+        also: encoded weights that this pass can work on, by name, as sites that can be edited.
+
     Raises:
         PassRefused: as ``choose_sites``, or no layer is left.
     """
-    chosen, skipped = choose_sites(model.sites(), include, exclude, subgraphs=subgraphs)
+    sites = [(also or {}).get(site.name, site) for site in model.sites()]
+    chosen, skipped = choose_sites(sites, include, exclude, subgraphs=subgraphs)
     layers, left = usable_layers(model, chosen, are_named=bool(include))
     if not layers:
         first = left[0]

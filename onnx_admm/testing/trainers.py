@@ -51,6 +51,7 @@ def check_trainer(trainer: Trainer) -> tuple[str, ...]:
     - The loss is the one of its definition, and a rate of 0 moves nothing.
     - Frozen entries stay where they were put, to the bit.
     - A pull adds its penalty and draws weights to their targets; without rho it does nothing.
+    - Gradients are scaled down to the largest norm that they may have.
     - The same seed gives the same bytes, and another seed does not.
     - A snapshot can be gone back to.
     - A fixed number of samples in a run trains as a free one does.
@@ -217,6 +218,19 @@ def _pulls(trainer: Trainer, subject: str) -> None:
     demand(float(np.abs(left - 0.5).max()) > 0.2, subject, "leaves weights without rho alone")
 
 
+def _clips_gradients(trainer: Trainer, subject: str) -> None:
+    """Check that gradients are scaled down to the norm that they may have."""
+    moved = []
+    for most in (None, 1e6, 1e-9):
+        model = _mlp()
+        with _open(trainer, model, max_gradient_norm=most, batch_size=_SAMPLES) as run:
+            run.epoch(1e-3, 1e-3, seed=0)
+            moved.append(float(np.abs(run.weights()["w1"] - model.read("w1")).max()))
+    free, above, clipped = moved
+    demand(above == free, subject, "leaves gradients below the largest norm as they are", moved)
+    demand(0 < clipped < 0.1 * free, subject, "scales gradients above the largest norm down", moved)
+
+
 def _repeats_itself(trainer: Trainer, subject: str) -> None:
     """Check that the same seed gives the same bytes, and another seed does not."""
 
@@ -284,6 +298,7 @@ _CHECKS: tuple[Callable[[Trainer, str], None], ...] = (
     _gives_the_loss,
     _holds_frozen_entries,
     _pulls,
+    _clips_gradients,
     _repeats_itself,
     _goes_back,
     _takes_fixed_runs,

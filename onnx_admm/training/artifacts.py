@@ -35,12 +35,14 @@ class Request:
     Attributes:
         form: the training graph.
         weight_decay: AdamW's.
+        max_norm: norm that gradients are scaled down to; None: they are not.
         threads: intra-op threads.
         feeds: feeds of one step, by input name: the artifacts are tried with them.
     """
 
     form: TrainingForm
     weight_decay: float
+    max_norm: float | None
     threads: int
     feeds: Mapping[str, Array]
 
@@ -60,6 +62,7 @@ def build_artifacts(request: Request, folder: Path) -> TrainingSession:
         "trained": request.form.trained,
         "steered": request.form.steered,
         "weight_decay": request.weight_decay,
+        "max_norm": request.max_norm,
         "threads": request.threads,
         "max_ir": MAX_IR,
     }

@@ -46,11 +46,12 @@ def build(arguments: Mapping[str, Any], content: bytes) -> tuple[str | None, byt
 def _build(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     artifacts, onnxblock = training_package()
+    clipping = onnxblock.optim.ClipGradNorm(request["max_norm"]) if request["max_norm"] else None
     artifacts.generate_artifacts(
         parse_form((folder / FORM).read_bytes()),
         requires_grad=request["trained"],
         frozen_params=request["steered"],
-        optimizer=onnxblock.optim.AdamW(weight_decay=request["weight_decay"]),
+        optimizer=onnxblock.optim.AdamW(clip_grad=clipping, weight_decay=request["weight_decay"]),
         artifact_directory=str(folder),
     )
     for name in MODELS:

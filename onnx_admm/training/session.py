@@ -82,7 +82,9 @@ class OrtTrainingRun(EpochRun):
 
     def _built(self, folder: Path) -> TrainingSession:
         feeds = self._feeder.first_run()
-        return build_artifacts(Request(self._form, self._settings.weight_decay, self._threads, feeds), folder)
+        settings = self._settings
+        request = Request(self._form, settings.weight_decay, settings.max_gradient_norm, self._threads, feeds)
+        return build_artifacts(request, folder)
 
     def __enter__(self) -> OrtTrainingRun:
         return self

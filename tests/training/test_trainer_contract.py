@@ -17,7 +17,7 @@ from onnx_admm.training.graph.trainer import GraphTrainer, GraphTrainingRun
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_trainer_keeps_the_contract(trainer: type[Trainer]) -> None:
-    assert len(check_trainer(trainer())) == 10
+    assert len(check_trainer(trainer())) == 11
 
 
 class Broken(GraphTrainer):

@@ -104,7 +104,7 @@ def compress(
         seed: decides every random choice: same seed, threads and timing cache, same bytes.
         threads: intra-op threads; 0 lets the runtime choose.
         trainer: ``"graph"`` (any ONNX Runtime), ``"onnxruntime-training"`` or ``"auto"``: the former.
-        memory_mb: MiB that statistics of layers computed together may take.
+        memory_mb: MiB that statistics of layers computed together, and one run of training, may take.
         executor: executor of threads for independent layers.
         progress: receives the progress.
         max_memory_mb: MiB that the process may take, its worker included; None: half of the machine's.

@@ -10,6 +10,7 @@ from onnx_admm.errors import NoGradient
 from onnx_admm.model.operators import Trait, biased_operators, operators_with
 
 _BIASED = biased_operators()
+_ON_A_GRID = ("QuantizeLinear", "DequantizeLinear")
 _DISCRETE = operators_with(Trait.DISCRETE)
 """Operators without a gradient: they return discrete numbers or truth values."""
 
@@ -46,7 +47,7 @@ def biases_beside(
         weights: trained weights.
         fixed: names of initializers that keep their values.
     """
-    chosen = set(weights)
+    chosen = {each for weight in weights for each in _as_read(weight)}
     seen = {*fixed, *(weight.name or "" for weight in weights)}
     for node in _nodes_behind(graph, chosen):
         if node.op_type in _BIASED:
@@ -62,6 +63,14 @@ def biases_beside(
             if value.const_value.dtype == ir.DataType.FLOAT and name not in seen:
                 seen.add(name)
                 yield value
+
+
+def _as_read(weight: ir.Value) -> Iterator[ir.Value]:
+    """Yield a weight, and what it is behind quantisation: layers read that."""
+    yield weight
+    for use in weight.uses():
+        if use.node.op_type in _ON_A_GRID and use.idx == 0:
+            yield from _as_read(use.node.outputs[0])
 
 
 def _nodes_behind(graph: ir.Graph, sources: set[ir.Value]) -> Iterator[ir.Node]:

@@ -21,10 +21,12 @@ STEPS = operators_with(Trait.DISCRETE, Trait.COMPARES, Trait.RANDOM) | {
     "Hardmax",
     "NonMaxSuppression",
     "OneHot",
-    "QuantizeLinear",
     "Range",
 }
 """Operators of the default domain whose outputs are constant but for jumps: their gradient is zero."""
+
+_CODES = {"QuantizeLinear"}
+"""Operators whose integers have a gradient: that of real numbers in their place."""
 
 _HINT = (
     "Leave out the layers before that node (`exclude` in a recipe), register a gradient rule "
@@ -88,7 +90,8 @@ def reached_from(graph: StaticGraph, sources: Collection[str]) -> set[str]:
         if node.domain == "" and node.operator in STEPS:
             continue
         if any(name in reached for name in node.reads):
-            reached.update(name for name in node.outputs if name and _is_real(graph, name))
+            codes = node.domain == "" and node.operator in _CODES
+            reached.update(name for name in node.outputs if name and (codes or _is_real(graph, name)))
     return reached
 
 

@@ -33,6 +33,7 @@ def open_step(model: bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # gradients are those of floats
     if _has_shared_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:

@@ -28,6 +28,9 @@ STEP_SIZE, KEPT = f"{PREFIX}step_size", f"{PREFIX}kept"
 
 _FLOAT = np.dtype(np.float32)
 
+_SMALL = 1e-6
+"""Added to the norm of gradients that are clipped, as onnxruntime-training does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adam:
@@ -38,6 +41,9 @@ class Adam:
         w  <-  (w - step_size m' / (sqrt(v') + epsilon / sqrt(1 - beta2))) (1 - rate * weight_decay)
         step_size = rate (1 - beta1) / sqrt(1 - beta2) * sqrt(1 - beta2^t) / (1 - beta1^t)
 
+    Gradients whose norm over all tensors is above ``max_norm`` are scaled down to it first (Pascanu et al.,
+    arXiv 1211.5063); None: never.
+
     Source: AdamWOptimizer of onnxruntime-training 1.19.2, adam_mode 1 and correct_bias 1.
     """
 
@@ -45,6 +51,7 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.0
+    max_norm: float | None = None
 
     def step_size(self, rate: float, step: int) -> float:
         """Return the factor of the normalised moment at a step, counted from 1."""
@@ -124,6 +131,7 @@ def step_graph(graph: StaticGraph, trained: Trained, kind: StepKind, adam: Adam)
     if kind.differentiates:
         seed = tape.constant(np.ones(graph.shapes[loss]), _FLOAT)
         found = write_backward(graph, tape, {loss: seed}, trained.all)
+    gradients: dict[str, str] = {}
     for name in trained.all if kind.differentiates else ():
         gradient = found.get(name) or tape.zeros(graph.shapes[name], _FLOAT)
         steered = name in trained.weights
@@ -136,6 +144,10 @@ def step_graph(graph: StaticGraph, trained: Trained, kind: StepKind, adam: Adam)
             gradient, total = step.pulled(name, gradient, total)
         if steered and kind.freezes:
             gradient = tape.write("Mul", gradient, name_of("free", name))
+        gradients[name] = gradient
+    if adam.max_norm is not None and gradients:
+        gradients = step.clipped(gradients, adam.max_norm)
+    for name, gradient in gradients.items():
         step.move(name, gradient, adam)
     step.outputs[LOSS] = Port(total, (), _FLOAT)
     inputs = {name: Port(name, graph.shapes[name], graph.dtypes[name]) for name in graph.inputs}
@@ -196,6 +208,17 @@ class _Step:
         halved = tape.write("Mul", tape.write("Mul", square, tape.constant(0.5, _FLOAT)), rho)
         loss = tape.write("Add", loss, tape.reshape(halved, []))
         return tape.write("Add", gradient, tape.write("Mul", gap, rho)), loss
+
+    def clipped(self, gradients: Mapping[str, str], most: float) -> dict[str, str]:
+        """Scale all gradients by the same factor, so that their norm together is ``most`` at most."""
+        tape = self._tape
+        squares = [tape.write("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients.values()]
+        norm = tape.write("Sqrt", tape.write("Sum", *squares))
+        factor = tape.write(
+            "Div", tape.constant(most, _FLOAT), tape.write("Add", norm, tape.constant(_SMALL, _FLOAT))
+        )
+        factor = tape.write("Min", factor, tape.constant(1.0, _FLOAT))
+        return {name: tape.write("Mul", gradient, factor) for name, gradient in gradients.items()}
 
     def move(self, tensor: str, gradient: str, adam: Adam) -> None:
         """One step of AdamW; see `Adam`."""

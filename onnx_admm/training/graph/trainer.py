@@ -24,6 +24,7 @@ from onnx_admm.model.rewrite.training_graph import (
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.gradients.backward import is_known
+from onnx_admm.training.gradients.smooth import rounds, without_rounding
 from onnx_admm.training.graph.check import check_gradients, random_targets
 from onnx_admm.training.graph.runtime import newest_opset, run_once
 from onnx_admm.training.graph.session import StepOptions, StepSession
@@ -89,24 +90,28 @@ class GraphTrainingRun(EpochRun):
         if LABELS in self._inputs:
             targets = replace(targets, classes=logits.classes)
         self._feeder = Feeder(model, data, settings, targets)
-        self._session = self._checked_session(logits, Adam(weight_decay=settings.weight_decay), threads)
+        self._session = self._checked_session(logits, settings, threads)
 
-    def _checked_session(self, logits: Logits, adam: Adam, threads: int) -> StepSession:
+    def _checked_session(self, logits: Logits, settings: TrainingSettings, threads: int) -> StepSession:
         """Open the session, check its gradients on a small run, and decide how batches are cut into runs."""
+        adam = Adam(weight_decay=settings.weight_decay, max_norm=settings.max_gradient_norm)
         self._feeder.limit_runs(_CHECKED_SAMPLES if logits.by_sample else None)
         [first] = self._with_shares([self._feeder.first_run()])
         graph = self._read(first)
         values = {name: graph.constants[name] for name in self._trained.all}
         session = StepSession(self._read, self._trained, values, adam, threads)
+        smooth = session
+        if rounds(graph):
+            smooth = StepSession(self._read_smooth, self._trained, values, adam, threads)
         check_gradients(
-            session,
+            smooth,
             random_targets(first, self._loss, logits.classes),
             self._trained.all,
             half_precision=any(dtype == np.float16 for dtype in graph.dtypes.values()),
         )
-        session.close()
-        is_cut = logits.by_sample and _are_activations_larger(graph, values, self._feeder.run_size)
-        self._feeder.limit_runs(_RUN_SAMPLES if is_cut else None)
+        smooth.close()
+        most = _most_samples(graph, values, self._feeder.run_size, settings.memory_mb << 20)
+        self._feeder.limit_runs(most if logits.by_sample else None)
         return session
 
     def _read(self, feeds: Feeds) -> StaticGraph:
@@ -115,6 +120,9 @@ class GraphTrainingRun(EpochRun):
         if self._last is None or self._last[0] != key:
             self._last = key, static_graph(self._graph.proto, fed, run_once, is_known)
         return self._last[1]
+
+    def _read_smooth(self, feeds: Feeds) -> StaticGraph:
+        return without_rounding(self._read(feeds))
 
     def __enter__(self) -> GraphTrainingRun:
         return self
@@ -198,14 +206,25 @@ class GraphTrainingRun(EpochRun):
         ]
 
 
-def _are_activations_larger(graph: StaticGraph, values: Mapping[str, Array], samples: int) -> bool:
-    """Whether what a run of ``_RUN_SAMPLES`` computes is far larger than the weights.
+def _most_samples(graph: StaticGraph, values: Mapping[str, Array], samples: int, memory: int) -> int:
+    """Return the samples of a run at most.
 
-    Then the caches decide, and small runs whose gradients add up are faster, and take less memory. Otherwise
-    the weights are read once for each run, and one run is faster.
+    Where what a run of ``_RUN_SAMPLES`` computes is far larger than the weights, the caches decide, and small
+    runs whose gradients add up are faster, and take less memory. Otherwise the weights are read once for each
+    run, and one run is faster, as long as what it computes fits the memory: all of it is kept until the
+    backward pass has used it.
+
+    Args:
+        graph: of a run.
+        values: the trained tensors.
+        samples: of that run.
+        memory: bytes that what a run computes may take.
     """
-    computed = sum(
-        math.prod(graph.shapes.get(name, ())) for node in graph.nodes for name in node.outputs if name
-    )
+    made = [name for node in graph.nodes for name in node.outputs if name in graph.shapes]
+    sizes = {name: math.prod(graph.shapes[name]) for name in made}
+    computed = sum(sizes.values()) / samples
     stored = sum(value.size for value in values.values())
-    return computed / samples * _RUN_SAMPLES >= _MUCH * stored
+    is_large = computed * _RUN_SAMPLES >= _MUCH * stored
+    kept = sum(size * graph.dtypes[name].itemsize for name, size in sizes.items() if name in graph.dtypes)
+    fitting = max(1, memory * samples // max(kept, 1))
+    return min(_RUN_SAMPLES, fitting) if is_large else fitting

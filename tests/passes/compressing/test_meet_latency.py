@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import CONV_NET
 
-from onnx_admm.contracts import ModelView, PassContext
+from onnx_admm.contracts import ModelView, PassContext, PassReport
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.text import parse_text
@@ -110,6 +110,26 @@ def test_what_loses_too_much_is_trained() -> None:
     assert trained["trained"]
     assert trained["drop"] != untrained["drop"]
     assert trained["budget"]["latency"]["reached"] <= 0.4
+
+
+def test_what_still_loses_too_much_is_trained_with_its_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged with integers, and again behind their training: the better of the two is kept."""
+    given = context(trainer=GraphTrainer(), max_drop=1.0)
+
+    def trained_by(*drops: float) -> tuple[PassReport, ModelView]:
+        told = iter(drops)
+        monkeypatch.setattr(module, "accuracy_drop", lambda *_: next(told))
+        model = given.reference.fork()
+        return MeetLatency(share=0.7, epochs=4).run(model, given), model
+
+    better, tuned = trained_by(3.0, 0.5)
+    worse, left = trained_by(3.0, 4.0)
+    assert (better.figures["drop"], better.figures["trained"], better.unmet) == (0.5, True, None)
+    assert any("trained" in edit.what for edit in better.edits)
+    assert (worse.figures["drop"], worse.figures["trained"]) == (3.0, False)
+    assert worse.unmet is not None
+    assert tuned.to_bytes(maps=False) != left.to_bytes(maps=False)
+    assert [node.op_type for node in tuned.nodes()] == [node.op_type for node in left.nodes()]
 
 
 def test_what_keeps_its_accuracy_is_not_trained() -> None:

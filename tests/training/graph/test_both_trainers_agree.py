@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,17 @@ def sites(model: ModelView) -> set[str]:
 def test_steps_are_the_same(text: str, data: Dataset, weight_decay: float, loss: str) -> None:
     settings = TrainingSettings(loss=loss, batch_size=16, threads=1, weight_decay=weight_decay)
     assert furthest(parse_text(f"{HEADER} {text}", 0), data, settings) < 1e-5
+
+
+def test_clipped_steps_are_the_same() -> None:
+    settings = TrainingSettings(loss="cross_entropy", batch_size=16, threads=1, max_gradient_norm=1e-3)
+    model = parse_text(f"{HEADER} {CONVOLUTIONS}", 0)
+    assert furthest(model, images(), settings) < 1e-5
+    clipped, free = (
+        trained(GraphTrainer(), model, images(), each)
+        for each in (settings, replace(settings, max_gradient_norm=None))
+    )
+    assert any(np.abs(clipped[name] - free[name]).max() > 1e-5 for name in free)
 
 
 REAL = {

@@ -130,6 +130,36 @@ def test_runs_of_a_batch_add_up_to_the_batch() -> None:
     assert np.abs(trained[0][1] - trained[1][1]).max() < 2e-5
 
 
+def test_runs_fit_the_memory_and_add_up() -> None:
+    """What a sample computes takes 0.3 MB: three fit into 1 MiB."""
+    width = 96
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,2,{width},{width}] x) => (float[N,3] y)
+        <float[4,2,3,3] w1, float[4,3] w2> {{
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1) r = Tanh (a) p = GlobalAveragePool (r) f = Flatten (p)
+        y = MatMul (f, w2) }}"""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(48, 2, width, width)).astype(np.float32)
+    data = from_arrays({"x": x}, rng.integers(0, 3, 48))
+    trained, runs = [], []
+    for memory in (1, 1024):
+        with open_run(parse_text(text, 0), data, batch_size=24, memory_mb=memory) as run:
+            runs.append(len(next(run._feeder.epoch(0))))
+            run.epoch(1e-3, 1e-3, seed=0)
+            trained.append(run.weights()["w1"])
+    assert runs == [24 // 3, 1]
+    assert np.abs(trained[0] - trained[1]).max() < 2e-5
+
+
+def test_values_on_a_grid_are_trained_through_it() -> None:
+    """Rounding hides small changes from differences of the loss: the check leaves it out."""
+    grid = "z = QuantizeLinear (a, s, o) d = DequantizeLinear (z, s, o) r = Relu (d)"
+    model = model_with(grid, 144, "float s = {0.05}, uint8 o = {128}")
+    with open_run(model) as run:
+        losses = [run.epoch(1e-2, 1e-2, seed=epoch) for epoch in range(8)]
+        assert not np.array_equal(run.weights()["w1"], model.read("w1"))
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_the_given_threads_give_the_same_bytes_twice() -> None:
     def train() -> bytes:
         with open_run(model_with("r = Relu (a)", 144, "float[1] v"), threads=2) as run:

@@ -13,10 +13,11 @@ _FAMILIES = (
     "padding",
     "pooling",
     "products",
-    "recurrence",
+    "recurrence.gates",
     "reductions",
     "reshaping",
     "resizing",
+    "rounding",
 )
 
 

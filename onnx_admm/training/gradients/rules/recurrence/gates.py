@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx_admm.training.gradients.node import GradientNode
 from onnx_admm.training.gradients.registry import rule
-from onnx_admm.training.gradients.rules.recurrent_layer import (
+from onnx_admm.training.gradients.rules.recurrence.layer import (
     FIRST_CELL,
     FIRST_HIDDEN,
     Body,

@@ -1,0 +1,192 @@
+"""Integer weights as floats that are put on their grid, for training; and back.
+
+Before: ``DequantizeLinear(codes, scale, zero point)``. During training:
+``DequantizeLinear(QuantizeLinear(weight, scale, zero point), scale, zero point)``, so that the loss sees the
+grid and the gradient goes straight through it. Int32 biases have tiny steps: they are plain floats meanwhile.
+
+Source: operators QuantizeLinear and DequantizeLinear, opset 13, with one scale or one for each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_admm.model.constants import constant_tensor
+from onnx_admm.model.edit import free_name, taken_names
+from onnx_admm.model.operators import biased_operators
+from onnx_admm.model.sites import FoundSite, WeightSite
+from onnx_admm.model.view import ModelView
+
+_CODES = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
+_BIASED = biased_operators()
+_GRID = 3
+"""Inputs of a DequantizeLinear that states its zero point."""
+
+
+@dataclass(frozen=True, eq=False)
+class FloatWeights:
+    """A model whose integer weights are floats on their grid.
+
+    Attributes:
+        view: the model; initializers have the names of the weights and biases.
+        sites: the weights that were integers, as weights that can be trained; by name.
+        steps: step of the grid of each bias that was an integer, () or (channels,); by name.
+    """
+
+    view: ModelView
+    sites: Mapping[str, WeightSite]
+    steps: Mapping[str, npt.NDArray[np.float32]]
+
+    def to_integers(self) -> ModelView:
+        """Return the model with weights and biases as integers again, on the grids that they had."""
+        view = self.view.fork()
+        graph, taken = view.graph_ir.graph, taken_names(view.graph_ir)
+        for name in self.sites:
+            weight = graph.initializers[name]
+            [quantize] = [use.node for use in weight.uses()]
+            [dequantized] = [use.node for use in quantize.outputs[0].uses()]
+            grid = _Grid.of(dequantized)
+            stored = _constant(graph, free_name(f"{name}_codes", taken), grid.codes_of(_array(weight)))
+            quantize.outputs[0].replace_all_uses_with(stored)
+            graph.remove(quantize, safe=True)
+            _take_name(graph, weight, dequantized.outputs[0])
+        for name, step in self.steps.items():
+            bias = graph.initializers[name]
+            codes = _Grid(step, np.zeros(step.shape, np.int32), 0).codes_of(_array(bias))
+            inputs = [
+                _constant(graph, free_name(f"{name}_{role}", taken), array)
+                for role, array in (
+                    ("codes", codes),
+                    ("step", step),
+                    ("zero", np.zeros(step.shape, np.int32)),
+                )
+            ]
+            made = ir.node("DequantizeLinear", inputs, {"axis": 0} if step.ndim else {})
+            readers = tuple(bias.uses())
+            graph.insert_before(readers[0].node, made)
+            for use in readers:
+                use.node.replace_input_with(use.idx, made.outputs[0])
+            _take_name(graph, bias, made.outputs[0])
+        view.strip_unused()
+        return view
+
+
+def with_float_weights(model: ModelView) -> FloatWeights | None:
+    """Return a copy of the model in which integer weights can be trained; None where it has none.
+
+    Weights of the main graph behind a DequantizeLinear with one scale, or one for each channel; others stay
+    as they are.
+    """
+    view = model.fork()
+    graph, taken = view.graph_ir.graph, taken_names(view.graph_ir)
+    integer = [found for found in view.found_sites().values() if _is_on_grid(found)]
+    arrays = {found.site.name: np.asarray(view.read(found.site), np.float32) for found in integer}
+    sites: dict[str, WeightSite] = {}
+    steps: dict[str, npt.NDArray[np.float32]] = {}
+    for found in integer:
+        node, name = _producer(found.value), found.site.name
+        found.value.name = free_name(f"{name}_rounded", taken)
+        weight = _constant(graph, name, arrays[name])
+        axis = {"axis": node.attributes.get_int("axis", 1)}
+        quantize = ir.node("QuantizeLinear", [weight, *node.inputs[1:]], axis)
+        quantize.outputs[0].name = free_name(f"{name}_on_grid", taken)
+        graph.insert_before(node, quantize)
+        node.replace_input_with(0, quantize.outputs[0])
+        sites[name] = replace(found.site, editable=True, dtype="float32")
+        for reader, _ in found.uses:
+            steps |= _float_bias(graph, reader, taken)
+    view.strip_unused()
+    return FloatWeights(view, sites, steps) if sites else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Scale and zero point of a DequantizeLinear, (), or (extent,) of an axis."""
+
+    scale: npt.NDArray[np.float32]
+    zero: npt.NDArray[np.integer]
+    axis: int
+
+    @classmethod
+    def of(cls, node: ir.Node) -> _Grid:
+        scale, zero = (_array(value) for value in node.inputs[1:3] if value is not None)
+        return cls(scale, zero, node.attributes.get_int("axis", 1))
+
+    def codes_of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.integer]:
+        """Return the nearest codes."""
+        shape = [1] * values.ndim
+        if self.scale.ndim and values.ndim:
+            shape[self.axis] = self.scale.size
+        scale, zero = (np.reshape(each, shape if each.size > 1 else ()) for each in (self.scale, self.zero))
+        limits = np.iinfo(self.zero.dtype)
+        codes = np.rint(values / scale.astype(np.float64)) + zero
+        found: npt.NDArray[np.integer] = np.clip(codes, limits.min, limits.max).astype(self.zero.dtype)
+        return found
+
+
+def _is_on_grid(found: FoundSite) -> bool:
+    """Return whether a weight is read behind one DequantizeLinear of the main graph that has its own grid."""
+    node = found.value.producer()
+    if found.site.scope or node is None or node.op_type != "DequantizeLinear" or len(node.inputs) != _GRID:
+        return False
+    if node.domain not in ("", "ai.onnx") or found.site.dtype != "float32" or found.value.is_graph_output():
+        return False
+    if node.attributes.get_int("block_size", 0):
+        return False
+    scale, zero = (None if value is None else constant_tensor(value) for value in node.inputs[1:])
+    return scale is not None and zero is not None and len(scale.shape) <= 1 and zero.dtype in _CODES
+
+
+def _float_bias(
+    graph: ir.Graph, reader: ir.Node, taken: set[str | None]
+) -> Mapping[str, npt.NDArray[np.float32]]:
+    """Give a node its int32 bias as floats; its step by name, none where it has no such bias."""
+    place = _BIASED.get(reader.op_type)
+    bias = reader.inputs[place] if place is not None and len(reader.inputs) > place else None
+    node = None if bias is None else bias.producer()
+    if bias is None or node is None or node.op_type != "DequantizeLinear" or len(bias.uses()) != 1:
+        return {}
+    codes, step = (None if value is None else constant_tensor(value) for value in node.inputs[:2])
+    if codes is None or step is None or codes.dtype != ir.DataType.INT32 or len(step.shape) > 1:
+        return {}
+    name = bias.name or free_name("bias", taken)
+    bias.name = free_name(f"{name}_codes", taken)
+    steps = np.array(step.numpy(), np.float32)
+    values = codes.numpy().astype(np.float64) * steps
+    reader.replace_input_with(place or 0, _constant(graph, name, values.astype(np.float32)))
+    return {name: steps}
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    if node is None:
+        raise ValueError(f"{value.name} is computed by no node")
+    return node
+
+
+def _array(value: ir.Value) -> npt.NDArray[Any]:
+    tensor = constant_tensor(value)
+    if tensor is None:
+        raise ValueError(f"{value.name} is no constant")
+    return np.array(tensor.numpy())
+
+
+def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(name=name, const_value=tensor)
+    value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def _take_name(graph: ir.Graph, initializer: ir.Value, value: ir.Value) -> None:
+    """Remove an initializer that nothing reads any more, and give its name to another value."""
+    name = initializer.name or ""
+    del graph.initializers[name]
+    value.name = name

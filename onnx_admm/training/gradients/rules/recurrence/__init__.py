@@ -1,0 +1,1 @@
+"""Gradients of recurrent layers: what all have in common, and the gates of each."""
