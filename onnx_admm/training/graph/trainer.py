@@ -40,7 +40,7 @@ _CHECKED_SAMPLES = 8
 """Samples of the run that gradients are checked on."""
 
 _MUCH = 8
-"""How many times as large as the weights what a run computes must be, for a batch to be cut."""
+"""A batch is cut into runs if a run computes at least this many times as many values as there are weights."""
 
 
 class GraphTrainer:
@@ -70,7 +70,7 @@ class GraphTrainingRun(EpochRun):
         reference: ModelView,
     ) -> None:
         super().__init__(model)
-        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
+        # One thread by default: for models that a CPU can train, more threads mostly wait.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
         original = open_session(cut, threads=threads, spins=False)
@@ -186,7 +186,7 @@ class GraphTrainingRun(EpochRun):
         return mean_loss(losses)
 
     def _with_shares(self, runs: Sequence[Feeds]) -> list[Feeds]:
-        """Return feeds with what each run counts for in the loss of the batch."""
+        """Return feeds with the weight of each run in the loss of the batch."""
         labelled = sum(int((run[LABELS] >= 0).sum()) for run in runs) if LABELS in self._graph.inputs else 0
         scale = np.array([self._loss.label_weight / max(labelled, 1)], np.float32)
         sizes = [len(run[TEACHER]) if TEACHER in run else 1 for run in runs]
@@ -199,10 +199,10 @@ class GraphTrainingRun(EpochRun):
 
 
 def _are_activations_larger(graph: StaticGraph, values: Mapping[str, Array], samples: int) -> bool:
-    """Whether what a run of ``_RUN_SAMPLES`` computes is far larger than the weights.
+    """Return whether a run of ``_RUN_SAMPLES`` samples computes far more values than there are weights.
 
-    Then the caches decide, and small runs whose gradients add up are faster, and take less memory. Otherwise
-    the weights are read once for each run, and one run is faster.
+    Then small runs, whose gradients add up, use the caches better, are faster and take less memory.
+    Otherwise one run is faster, because it reads the weights once.
     """
     computed = sum(
         math.prod(graph.shapes.get(name, ())) for node in graph.nodes for name in node.outputs if name
