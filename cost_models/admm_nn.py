@@ -48,8 +48,8 @@ class AdmmNnCostModel:
       between; break-even at 55 % zeros, a pruning ratio of 2.22. Constant below 10 % and above 97.5 % zeros.
     - ``analytic``: ``k (1 - q d) / d`` at density d. Memory for weights and indices takes the share ``q d``
       of the area (``q = s (1 + index bits / weight bits)``, s the memory's share of the dense design), the
-      rest holds processing elements that are busy a part of the time. k and q are fitted: within 6 % of the
-      nine plotted points, and far too fast beyond them.
+      rest contains processing elements that are busy for a part of the time. k and q are fitted: within 6 %
+      of the nine plotted points, and far too fast beyond them.
 
     Energy is an estimate of this project, not the paper's: each computed MAC multiplies, adds, and reads its
     weight (with the index, where there are zeros) and its activation from a 32 KB memory; Horowitz, ISSCC
@@ -61,7 +61,7 @@ class AdmmNnCostModel:
         dense_fallback: run a layer that the sparse design would slow down on the dense one, zeros included.
             The paper's comparison has no such choice: pruned layers run on the sparse design.
         dense_gmac_s: 1e9 multiply-accumulates a second of the dense design. The paper gives ratios alone, so
-            1 is a unit and no claim.
+            1 is a unit and not a measured speed.
         k, q: parameters of the analytic curve.
     """
 

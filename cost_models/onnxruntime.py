@@ -33,7 +33,7 @@ class OnnxRuntimeCostModel:
     that it has in the model, and assigned to the node whose work it does: the last one with a weight among
     those it fuses. A node that is merged into a neighbour costs 0. Without the model (a single layer) the
     node alone is optimised and timed, without changes of memory layout around it. Removed channels are timed
-    at their real width: cost against channels is a staircase. Each time is measured once and kept on disk, by
+    at their real width, because the cost changes in steps. Each time is measured once and kept on disk, by
     runtime, processor, threads and kernel.
 
     Args:
@@ -101,7 +101,7 @@ class OnnxRuntimeCostModel:
     def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
         layer.moved_bytes()  # raises where a shape is unknown
-        # Names and values of weights change no time.
+        # Names and values of weights do not change the time.
         plain = replace(
             layer, node="", weight=layer.weight and "w", density=1.0, nonzeros=0, bits=32, share=1.0
         )

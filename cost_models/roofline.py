@@ -67,8 +67,9 @@ class RooflineCostModel:
 
     ``latency = max(MACs / peak, bytes / bandwidth) + overhead``, where bytes are activations read and written
     and weights read once, each; ``energy = MACs * energy of one + bytes * energy of one``. Zero weights save
-    work where ``sparse`` has a kernel for them, else nothing; removed channels always do. Source: Williams,
-    Waterman and Patterson, Roofline, CACM 52 (2009).
+    work where ``sparse`` has a kernel for them, and otherwise nothing; removed channels always save work.
+
+    Source: Williams, Waterman and Patterson, Roofline, CACM 52 (2009).
 
     Args:
         device: name of the device.
@@ -76,7 +77,7 @@ class RooflineCostModel:
         bandwidth_gb_s: 1e9 bytes a second to and from memory.
         overhead_us: microseconds that any operator takes.
         weight_bits: widths that weights have in memory; others are read as the next wider one.
-        fused: operators that cost nothing behind a product, where they read nothing else but constants.
+        fused: operators that cost nothing after a product, where they read only its result and constants.
         sparse: kernels for sparse weights.
         energy_pj_mac: picojoules of a multiply-accumulate by type; with ``energy_pj_byte`` energy is given.
         energy_pj_byte: picojoules of a byte to or from memory.

@@ -1,4 +1,4 @@
-"""Models from text, with random weights, trained from scratch through onnx-admm's own trainer."""
+"""Build models from text with random weights, and train them with the trainer of onnx-admm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from onnx_admm.training.trainers import make_trainer
 
 
 def random_model(text: str, weights: Mapping[str, tuple[int, ...]], seed: int) -> ModelView:
-    """The model of ``text`` (ONNX's textual form), its layers' weights and biases filled in.
+    """Return the model of a text, with random weights and biases of zero.
+
+    Weights are drawn from N(0, 2 / fan-in).
 
     Args:
-        text: a graph whose layers take ``NAME_weight`` and ``NAME_bias``.
-        weights: of each NAME, the weight's shape, output channels first.
-        seed: of the draw: weights from N(0, 2 / fan-in), biases of zero (He et al., arXiv 1502.01852).
+        text: a graph in ONNX's textual form; its layers read ``NAME_weight`` and ``NAME_bias``.
+        weights: shape of the weight of each NAME, output channels first.
+        seed: seed of the random weights.
+
+    Source: He et al., arXiv 1502.01852.
     """
     rng = np.random.default_rng(seed)
     model = onnx.parser.parse_model(text)
@@ -32,7 +36,16 @@ def random_model(text: str, weights: Mapping[str, tuple[int, ...]], seed: int) -
 def train(
     model: ModelView, data: Dataset, settings: TrainingSettings, epochs: int, seed: int, peak: float = 1e-3
 ) -> ModelView:
-    """The model after ``epochs`` passes over the data; the learning rate falls from ``peak`` to zero."""
+    """Train a model and return the result; prints the loss of each epoch.
+
+    Args:
+        model: the model to train; it stays unchanged.
+        data: samples with labels.
+        settings: loss, batch size, augmentation and trainer.
+        epochs: passes over the data.
+        seed: seed of the order of the samples and of the augmentation.
+        peak: learning rate of the first step; it falls linearly to zero.
+    """
     with make_trainer(settings.trainer).open(model, model.sites(), data, settings, model) as run:
         for epoch in range(epochs):
             rates = [peak * (1 - step / epochs) for step in (epoch, epoch + 1)]

@@ -1,8 +1,10 @@
-"""Trains AlexNet's layers, at CIFAR-10's size, from scratch, through onnx-admm's own trainer.
+"""Train an AlexNet for CIFAR-10 from random weights, with the trainer of onnx-admm.
 
-``python examples/train_alexnet.py TRAIN TEST OUT.onnx`` writes the trained model. TRAIN and TEST are
-CIFAR-10 in a form that onnx-admm reads: zips or folders of ``class/name.png``, or ``.npz`` files with
-``input`` (bytes, n x 3 x 32 x 32, RGB) and ``labels``.
+    python examples/train_alexnet.py TRAIN TEST OUT.onnx
+
+TRAIN and TEST contain CIFAR-10 in a form that onnx-admm reads: zips or folders of ``class/name.png``, or
+``.npz`` files with ``input`` (uint8, n x 3 x 32 x 32, RGB) and ``labels``. OUT.onnx receives the trained
+model. The last line printed is the test accuracy.
 """
 
 from __future__ import annotations
@@ -52,13 +54,13 @@ WEIGHTS = {
     "fc7": (256, 256),
     "fc8": (10, 256),
 }
-"""Channels of Krizhevsky's one-column form (arXiv 1404.5997); small fully connected layers."""
+"""Channels of the one-column AlexNet (Krizhevsky, arXiv 1404.5997), with small fully connected layers."""
 
 PIXELS = Preprocessing(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 
 def main() -> None:
-    """Train, save, and say how well it went."""
+    """Train and save the model, and print its test accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path, help="CIFAR-10, 50,000 samples")
     parser.add_argument("test", type=Path, help="CIFAR-10, 10,000 samples")

@@ -1,7 +1,9 @@
-"""Trains LeNet-5 on scikit-learn's handwritten digits, from scratch, through onnx-admm's own trainer.
+"""Train LeNet-5 on scikit-learn's handwritten digits from random weights, with the trainer of onnx-admm.
 
-``python examples/train_lenet.py FOLDER`` writes ``lenet5.onnx``, ``train.npz`` and ``test.npz`` there:
-the trained model, and arrays ``x`` (float32, n x 1 x 28 x 28, 0..1) and ``labels`` (int64, n).
+    python examples/train_lenet.py FOLDER
+
+FOLDER receives the trained model, ``lenet5.onnx``, and the samples, ``train.npz`` and ``test.npz``: arrays
+``x`` (float32, n x 1 x 28 x 28, 0 to 1) and ``labels`` (int64, n).
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ WEIGHTS = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "fc1": (500, 800), "
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 images, 8x8 brought to 28x28 by linear interpolation, and their labels."""
+    """Return the 1,797 images (n, 1, 28, 28), interpolated linearly from 8 x 8, and their labels (n,)."""
     found = load_digits()
     images = ndimage.zoom(found.images / 16, (1, 3.5, 3.5), order=1)[:, None]  # (n, 1, 28, 28)
     return images.astype(np.float32), found.target.astype(np.int64)
 
 
 def main() -> None:
-    """Train, save, and say how well it went."""
+    """Train and save the model, and print its test accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--epochs", type=int, default=20)

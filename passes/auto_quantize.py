@@ -61,12 +61,13 @@ class AutoQuantize:
 
     The tolerance depends on the outputs. For a classifier (``runtime.evaluation.predictions``) the top-1
     predictions must stay on given samples that were not measured on, or its scores keep a higher
-    signal-to-noise ratio. Without samples random inputs are used, which belong to no class, and a few samples
-    would not show a changed prediction: then the higher ratio applies. All other outputs keep a
-    signal-to-noise ratio, and so do all outputs on made-up inputs where samples are given.
+    signal-to-noise ratio. The higher ratio also applies without samples, because random
+    inputs belong to no class, and with few samples, because they would not show a changed prediction. All
+    other outputs keep a signal-to-noise ratio, and so do all outputs on synthetic inputs where samples are
+    given.
 
     Constants that are transforms or filter banks take 12 bits or half floats where outputs keep 60 dB (see
-    ``calibration.transforms``); otherwise they stay unchanged. Where they are included by name they are
+    ``calibration.transforms``); otherwise they stay unchanged. If they are included by name, they are
     treated as weights. A weight that already lies on a grid stays, and so does each constant of an integer
     operator. A model that this pass has compressed before is left unchanged.
 
@@ -255,8 +256,8 @@ class AutoQuantize:
     def _agrees(self, effect: Effect) -> bool:
         """Return whether predictions stay, where there are any.
 
-        Scores that hardly change may still change their order: two that are equal, or numbers that are no
-        scores at all. That is no reason for a higher ratio than without samples.
+        Scores that hardly change may still change their order: two that are equal, or numbers that are not
+        scores. So the ratio that is required without samples is enough.
         """
         return self._keeps_predictions(effect) or decibels(effect.relative_error) >= self.blind_sqnr_db
 

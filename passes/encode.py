@@ -49,12 +49,12 @@ class Encode:
     - ``dense``: plain values. ``qdq``: DequantizeLinear on 8- or 4-bit grids. ``sparse``: sparse initializers
       (in memory they are dense: later passes see plain values, and new values are written dense).
     - ``packed``: packed codes, gaps and codebooks, decoded by standard operators that ONNX Runtime folds at
-      load into plain dense weights, so that it runs as fast as before.
+      load into plain dense weights, so the model runs as fast as before.
     - ``auto``: the smallest of these that keeps the outputs and is not slower; never a larger file. Weights
       without a packed or qdq form become sparse where that saves a hundredth of the file and onnx's full
       check passes.
 
-    Zeros, codebooks and grids are found from the values alone, exactly; a weight that has none stays.
+    Zeros, codebooks and grids are found from the values alone, exactly. Other weights stay unchanged.
 
     Attributes:
         format: see above.
@@ -182,7 +182,7 @@ class Encode:
         feeds, measured = next(data.batches(1)).feeds, dict[str, Any]()
 
         def ratio() -> float:
-            for _ in range(_LATENCY_TRIES):  # once more where it seems slow: a busy machine must not decide
+            for _ in range(_LATENCY_TRIES):  # again where it seems slow: other load slows timings
                 latency = compare_latency(model, candidate.model, feeds, rounds=_LATENCY_ROUNDS)
                 if latency.ratio <= self.slowdown:
                     break

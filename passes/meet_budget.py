@@ -154,7 +154,7 @@ class MeetBudget:
             trial = Trial(calibration, few, context, task)
             return measured_surfaces(sites, layers, trial, densities=_DENSITIES, bits=self.bits)
 
-    # -- telling -----------------------------------------------------------------------------
+    # -- the report --------------------------------------------------------------------------
 
     def _told(
         self, search_space: SearchSpace, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]

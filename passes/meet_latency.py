@@ -1,4 +1,4 @@
-"""MeetLatency: integers, narrower layers and fewer blocks until a share of the measured latency is left."""
+"""MeetLatency: use integers, remove channels and drop blocks until a share of the latency is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _THREADS = 1
 """Threads of timed runs: processor time is exact on one."""
 
 _MARGIN = 0.98
-"""Share of the budget that the search aims at where training follows: another placement may come of it."""
+"""Share of the budget that the search aims at before training, which may lead to another placement."""
 
 _TUNED, _TUNED_RATE = 0.25, 0.1
 """Training with integers in place: shares of the epochs and of the learning rate of the float training."""
@@ -40,13 +40,13 @@ _TUNED, _TUNED_RATE = 0.25, 0.1
 _PROBE_SAMPLES = 128
 
 _Quantity: TypeAlias = Literal["latency", "macs"]
-"""What the widths of layers are chosen by: measured kernels, or multiply-accumulates."""
+"""Quantity by which the widths of layers are chosen: measured kernels, or multiply-accumulates."""
 
 _MOST_BLOCKS = 16
-"""Residual blocks of a model from which on none is removed: each is tried with all others in place."""
+"""Most residual blocks of a model for which they are removed: each is tried with all others in place."""
 
 _MOST_PRICED = 24
-"""Layers from which on widths are chosen by multiply-accumulates: below, each width is timed in a model."""
+"""Most layers for which widths are also chosen by latency: each width is then timed in a model."""
 
 _SHALLOWER: tuple[Mapping[str, Any], ...] = (
     {"keep": 0.9},
@@ -60,17 +60,16 @@ of the work, then those of least error for the work that they save."""
 
 @dataclass(frozen=True, kw_only=True)
 class MeetLatency:
-    """Compute with integers, and make layers narrower and fewer, until a share of the latency is left.
+    """Use integers, remove channels and drop blocks until a share of the latency is left.
 
     All layers that are faster with 8-bit integers, and only those, become integer (``QuantizeActivations``).
-    Where that is not enough, channels are removed first (``RemoveChannels``), as few as possible: models with
-    several shares of the multiply-accumulates are built, and each is timed as a whole, in turns with the
-    original; widths are chosen by the latency of integer kernels, and by multiply-accumulates, and the better
-    model counts. Where the model has residual blocks, the same is done without one or two of them
-    (``RemoveBlocks``), and of all models within the budget the one with the least error of the outputs is
-    taken. The smaller model is trained where it loses more than is allowed (``PassContext.max_drop``; any
-    loss where no limit is given), with the original as its teacher. Where it still loses more with integers,
-    it is trained on with the integers in place.
+    If that is not enough, channels are removed before (``RemoveChannels``), as few as possible: models with
+    several shares of the latency and of the multiply-accumulates are built, and each is timed as a whole, in
+    turns with the original. If the model has residual blocks, the same is done with one or two of them
+    dropped or merged (``RemoveBlocks``). From all models within the budget, the one with the least error of
+    the outputs is taken. The smaller model is trained, with the original as its teacher, if it loses more
+    than ``PassContext.max_drop``, or if it loses anything and no limit is given. If it still
+    loses too much with integers, it is trained further with the integers in place.
 
     The latency is that of this machine, batch 1, processor time on one thread.
 
@@ -80,7 +79,7 @@ class MeetLatency:
         learning_rate, end_rate: AdamW's, as in ``fine_tune``.
         samples: calibration samples for the removal, as in ``remove_channels``.
         tries: models that are built and timed with each number of blocks, at most.
-        blocks: whether residual blocks may go.
+        blocks: whether residual blocks may be dropped or merged.
         integers: whether layers may be computed with integers.
         include, exclude: patterns of layer names or operators; other layers stay as they are.
     """
@@ -108,7 +107,7 @@ class MeetLatency:
             raise PassRefused("a budget for latency needs samples of the input", hint="Give --data.")
         if self.epochs and context.trainer is not None:
             FineTune(epochs=self.epochs).requires(model, context)
-        if context.validation is not None:  # what cannot be judged is refused before the work
+        if context.validation is not None:  # refuse before the work if no drop can be measured
             first = context.validation.select(np.arange(1))
             accuracy_drop(context.reference, replace(context, validation=first))
 
@@ -165,7 +164,7 @@ class MeetLatency:
 
 
 def _by_layer(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """Return one edit for each layer, which says all that was done to it."""
+    """Return one edit for each layer, with everything that was done to it."""
     said: dict[str, list[str]] = {}
     for edit in edits:
         said.setdefault(edit.layer, []).append(edit.what)
@@ -178,7 +177,7 @@ class _Form:
 
     Attributes:
         model: the model; with integers where ``integers`` is given.
-        smaller: the same before integers; None where no channel and no block went.
+        smaller: the same before integers; None where no channel and no block was removed.
         edits, skipped: what was done to which layer before integers, and why not to others.
         blocks, removal: figures of the passes that made it smaller.
         integers: report of the pass that made layers integer.
@@ -202,7 +201,7 @@ class _Form:
 
 
 class _Work:
-    """Builds forms of a model, times them, and keeps account of what was tried."""
+    """Builds forms of a model, times them, and records what was tried."""
 
     def __init__(self, settings: MeetLatency, context: PassContext, feeds: Feeds) -> None:
         self._settings, self._context, self._feeds = settings, context, feeds
@@ -212,7 +211,7 @@ class _Work:
         self.tried: list[dict[str, Any]] = []
 
     def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
-        """Return the best model found with all residual blocks, and with fewer where integers do not do."""
+        """Return the best model with all residual blocks, and with fewer if integers are not enough."""
         found: list[Tried[_Form]] = []
         for start in self._starts(model):
             for by in self._quantities(start):
@@ -229,7 +228,7 @@ class _Work:
         return found
 
     def _quantities(self, start: _Form) -> tuple[_Quantity, ...]:
-        """Return what widths are chosen by: neither knows which of the narrower layers will be integer."""
+        """Return the quantities by which widths are chosen."""
         return ("latency", "macs") if len(start.model.sites()) <= _MOST_PRICED else ("macs",)
 
     def _starts(self, model: ModelView) -> Iterator[_Form]:
@@ -319,7 +318,7 @@ class _Work:
         return probe.relative_error({})
 
     def _with_integers(self, form: _Form) -> tuple[float, _Form]:
-        """Compute with integers what is faster so, and time the result."""
+        """Make layers integer that are faster with integers, and time the result."""
         made, found = form.model.fork(), form
         if self._settings.integers:
             step = QuantizeActivations(against="before", **self._patterns)

@@ -26,14 +26,16 @@ _MOST_MACS = 1 << 41
 
 _RUNS_PER_VALUE = 20
 _LEAST_MEASURED = 16
-"""Samples below which a range follows the outliers that happen to be among them. Where trials of all ranges
-would take too long on so many, few ranges are tried."""
+"""Fewest samples to measure ranges on: with fewer, single outliers determine the range.
+
+If trials of all ranges would take too long on so many samples, fewer ranges are tried.
+"""
 
 _FEW = frozenset({RangeMethod.MIN_MAX, RangeMethod.MSE})
 _MOST_CONFIRMING = 1000
 _LEAST_SAMPLES = 16
 _SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
-"""Without validation samples: one in so many is set aside to confirm the whole on, and at least so many."""
+"""Without validation samples: one in so many is set aside to confirm the whole model on, at least so many."""
 
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
@@ -44,11 +46,11 @@ class QuantizeActivations:
     """Compute layers with 8-bit integers where that is faster and the outputs allow it, by measurement.
 
     Each layer that the runtime may compute with integers is timed within the model, and the error of the
-    outputs measured; the set of layers of least latency is taken whose errors add up to the tolerance, and
-    the whole is confirmed on samples that were not used. Weights keep the grid that they lie on; a weight on
-    no grid of 8 bits gets one. The model is written with QuantizeLinear and DequantizeLinear (opset 13).
+    outputs measured. The set of layers of least latency is taken whose errors add up to the tolerance. The
+    whole model is confirmed on samples that were not used. Weights keep the grid that they lie on; a weight
+    on no grid of 8 bits gets one. The model is written with QuantizeLinear and DequantizeLinear (opset 13).
 
-    It stays as it is without samples, and where the result would not be faster on this machine.
+    The model stays unchanged without samples, and where the result would not be faster on this machine.
 
     Attributes:
         least_sqnr_db: signal-to-noise ratio that the outputs keep, in dB.
@@ -59,8 +61,8 @@ class QuantizeActivations:
         most_latency: share of the latency before that the result may take, at most.
         ranges: method of the activation ranges; ``best`` takes the one of least error of the outputs, value
             by value.
-        steps: steps of an activation's grid: 255, 127 for processors without VNNI, or ``here``: by this
-            machine's.
+        steps: steps of an activation's grid: 255; 127 for x86 processors without VNNI; ``here``: the one for
+            this machine.
         calibration: samples that ranges are found on, at most.
         samples: samples that errors are measured on, at most.
         trials: placements that are timed, at most.
@@ -175,7 +177,7 @@ def _left(why: str) -> PassReport:
 def _parts(context: PassContext, samples: Dataset) -> tuple[Dataset, Dataset, str]:
     """Return the samples to calibrate on, those to confirm on, and what the latter are.
 
-    Without validation samples, a part is set aside; where too few would be left, all are for both.
+    Without validation samples, a part is set aside; if too few would be left, all are used for both.
     """
     if context.validation is not None:
         return samples, context.validation, "validation samples"

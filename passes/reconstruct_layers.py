@@ -31,16 +31,16 @@ _PROBE_SAMPLES = 128
 class ReconstructLayers:
     """Prune and quantise by layer-wise ADMM: ``min ||X W' - T||^2 + ridge ||W' - W||^2  s.t.  W' in S``.
 
-    X are the inputs of a layer behind the layers compressed before; T are the layer's outputs for the inputs
-    of the uncompressed model. Support and levels are found together where both are requested. The bias
-    corrects the difference of the means. No labels and no training: closed forms, layer by layer.
+    X are the inputs of a layer that the layers compressed before give; T are the layer's outputs for the
+    inputs of the uncompressed model. Support and levels are found together where both are requested. The bias
+    corrects the difference of the means. Uses no labels and no training: closed forms, layer by layer.
 
     Without data, random inputs are used. A weight whose inputs are not available as rows (an embedding, one
     inside a subgraph) is projected on its set.
 
     Attributes:
-        ratio: weights over nonzeros, one budget over all layers, shared out by measured sensitivity.
-        keep: share of nonzeros, 0 to 1, one budget over all layers, shared out likewise.
+        ratio: weights over nonzeros, one budget over all layers, split by measured sensitivity.
+        keep: share of nonzeros, 0 to 1, one budget over all layers, split in the same way.
         pattern: ``"2:4"``: at most 2 nonzeros in 4 consecutive weights along the input channels.
         layers: share of nonzeros by layer: in graph order, or by name pattern.
         bits: bits of a weight, 1 to 8: for all layers, in graph order, or by name pattern; 32 (None: for all)
@@ -113,7 +113,7 @@ class ReconstructLayers:
         calibration: Calibration,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
-        """Solve for every layer in graph order, each behind the compressed ones; return figures by layer."""
+        """Solve for every layer in graph order, behind the compressed ones; return figures by layer."""
         rows: dict[str, dict[str, Any]] = {}
         with context.progress.task("reconstruct", len(layers)) as task:
             for group in layer_groups(layers, context.memory_bytes, _MOST_GROUPS):

@@ -1,4 +1,4 @@
-"""RemoveBlocks: drop residual blocks, or make one linear layer of each, where the outputs lose least."""
+"""RemoveBlocks: drop residual blocks, or replace each by one linear layer, with the least output error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import NonNegative, PositiveShare, Rounds, Samples
 
 _MOST_JUDGED, _JUDGED = 128, 4
-"""Samples that candidates are judged on: one of this many, at most so many."""
+"""Samples that candidates are judged on: the most, and one in so many of all samples."""
 
 _DEFAULT_SHARE = 0.5
 _CLOSE = 1.0005
@@ -33,9 +33,9 @@ class RemoveBlocks:
     """Remove residual blocks, or replace each by one linear layer, until a share of the cost is left.
 
     A dropped block leaves its shortcut. A merged one becomes one convolution or product from its input to its
-    sum, fitted by least squares; an activation behind the sum stays. The layers behind are refitted. Blocks
-    are taken one by one, each the one that adds least to the error of the outputs for the cost it saves. No
-    labels and no training.
+    sum, fitted by least squares; an activation after the sum stays. The layers after it are refitted. Blocks
+    are taken one by one: each time the one that adds the least error of the outputs for the cost that it
+    saves. Uses no labels and no training.
 
     Attributes:
         keep: share of the cost that may be left, above 0 and at most 1; None: 0.5, or no share where

@@ -1,4 +1,4 @@
-"""RemoveChannels: make layers narrower so that the layers behind lose least, and refit these."""
+"""RemoveChannels: remove channels with the least error of the layers that read them, and refit these."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from onnx_admm.settings.ranges import NonNegative, PositiveShare, Samples
 
 _PROBE_SAMPLES = 128
 _MOST_CORRECTIONS = 6
-"""Rounds in which the share asked for is corrected by the share that is counted."""
+"""Most rounds in which the requested share is corrected by the share that is counted."""
 
 _CLOSE, _LESS = 1.0005, 0.99
 """Shares that count as met, and the relative difference from which on a width counts as faster."""
 
 _MAC_STEPS, _PRICED_STEPS = 64, 16
-"""Widths of a group that are considered, at most about: by formula, and where each is priced."""
+"""Approximate number of widths considered for a group: by formula, and where each is priced."""
 
 
 _ALL_STAY = "all its channels stay: those of other layers cost the outputs less"
@@ -42,10 +42,10 @@ _ALL_STAY = "all its channels stay: those of other layers cost the outputs less"
 class RemoveChannels:
     """Remove output channels, neurons, heads and hidden units until a share of the cost is left.
 
-    Channels that belong together (added branches, gates, heads) are removed together. Of each group those
-    are chosen, one by one, whose removal costs the layers behind least after their weights are refitted by
-    least squares; the number in each group follows from what the outputs lose and what the cost falls by.
-    No labels and no training. Inputs, outputs and classes stay.
+    Channels that belong together (added branches, gates, heads) are removed together. In each group they are
+    chosen one by one: each time the one whose removal adds the least error to the layers that read it, after
+    their weights are refitted by least squares. The number of each group is chosen by the error of the
+    outputs and the cost that it saves. Uses no labels and no training. Inputs, outputs and classes stay.
 
     Attributes:
         keep: share of the cost that may be left, above 0 and at most 1.
@@ -159,7 +159,7 @@ class RemoveChannels:
     def _options(
         self, model: ModelView, each: StudiedGroup, costs: Mapping[str, float], context: PassContext
     ) -> WidthOptions:
-        """Return the widths of a group that are worth their cost."""
+        """Return the widths of a group that cost less than the wider ones."""
         if self.quantity == "macs":
             widths = each.widths(_MAC_STEPS)
             return WidthOptions(widths, each.errors(widths), mac_ratios(each.group, each.order, widths))
@@ -184,7 +184,7 @@ class RemoveChannels:
         widths: Widths,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
-        """Choose and refit group by group, each behind the narrower ones, then cut; return report rows."""
+        """Choose and refit group by group, in graph order, then cut; return report rows."""
         channels = channel_map(model)
         sites = {site.name: site for site in model.sites()}
         refitting = Refitting(calibration, model)
@@ -229,7 +229,7 @@ class RemoveChannels:
         sites: Mapping[str, WeightSite],
         context: PassContext,
     ) -> None:
-        """Refit all layers that were refitted once more in graph order: branches join behind later groups."""
+        """Refit all layers once more in graph order: later groups change the branches added to them."""
         readers: dict[str, Reader] = {}
         for group in channels.groups:
             found = readers_of(model, group, sites) if group.blocked is None else ()

@@ -1,1 +1,1 @@
-"""Integer activations: ranges of values, operators that may be integer, and where they pay."""
+"""Integer activations: ranges of values, operators that may be integer, and which of them are faster so."""

@@ -1,7 +1,7 @@
 """Histograms of a model's inner values, streamed over samples in two runs.
 
 The first run finds the extremes of each value, the second counts into bins between them. So a value takes a
-few kilobytes, however many samples there are.
+few kilobytes, independent of the number of samples.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def histograms_of(
         view: the model.
         names: inputs, or outputs of nodes of the main graph.
         samples: calibration samples.
-        memory_bytes: memory for the values of one run, about.
+        memory_bytes: approximate memory for the values of one run.
         threads: intra-op threads; 0 lets the runtime choose.
 
     Raises:

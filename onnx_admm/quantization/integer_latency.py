@@ -1,8 +1,9 @@
 """Latency of a model's integer form, layer by layer: the price of widths where integers will be used.
 
-A runtime's float kernels compute blocks of channels, its integer kernels do not, and what an integer kernel
-takes besides its multiply-accumulates depends on resolution and inputs. So widths are priced with the kernels
-that the narrower layers will have. Values have a grid of their own in each model; here any will do.
+A runtime's float kernels compute blocks of channels, its integer kernels do not. The time of an integer
+kernel beyond its multiply-accumulates depends on resolution and inputs. So widths are priced with the kernels
+that the narrower layers will have. The grids of the values do not change the time, so they are arbitrary
+here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ANY_GRID = TensorGrid(0.05, 128)
 
 
 def integer_form(view: ModelView, layers: Collection[str]) -> ModelView:
-    """Return a fork in which these layers are integer, on made-up grids; as it is where a bias does not fit.
+    """Return a fork with these layers as integers, on arbitrary grids; unchanged if a bias does not fit.
 
     Args:
         view: the model.

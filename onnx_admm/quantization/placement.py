@@ -1,9 +1,9 @@
-"""Placement: which units are integer, given which of them are asked to be.
+"""Placement: which units are integer, given which of them are requested to be.
 
-A product that is asked to be integer is. A kernel without a weight is, if all that it reads comes from
-integer nodes or is quantised for a product anyway: quantising a float for an addition alone costs more than
-the addition. A node that passes integers through is, if it reads such and an integer node reads them behind
-it.
+- A product is integer if it is requested to be.
+- A kernel without a weight is integer if all its inputs come from integer nodes or are quantised for a
+  product anyway: quantising a float for an addition alone costs more than the addition.
+- A node that passes integers through is integer if its input is and an integer node reads its output.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Placement:
     Attributes:
         units: integer units, in order.
         quantised: values on a grid: read or given as integers.
-        given: those of them that an integer unit gives.
+        given: those of them that are outputs of an integer unit.
     """
 
     units: tuple[Unit, ...]
@@ -35,7 +35,7 @@ class Placement:
 
 
 def place(units: Sequence[Unit], asked: Collection[int]) -> Placement:
-    """Return the placement for the units asked to be integer.
+    """Return the placement for the units that are requested to be integer.
 
     Args:
         units: units in graph order.
@@ -79,11 +79,11 @@ def plan_of(
     weights: Mapping[int, IntegerWeight],
     ranks: Mapping[str, int],
 ) -> IntegerPlan | None:
-    """Return what is to be written; None where a bias does not fit int32.
+    """Return the plan of what is written; None where a bias does not fit int32.
 
     Args:
         placement: the integer units.
-        roots: by output of a passing unit the value that it passes through.
+        roots: the value that a unit passes through, by the unit's output.
         grids: grid of each root.
         weights: weight of each product, by node.
         ranks: number of axes of values, by root.

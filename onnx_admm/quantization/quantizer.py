@@ -44,7 +44,7 @@ _SAME_SCORES = 1e-3
 
 _ATTEMPTS = 5
 _FIRST_LIMIT = 2.0
-"""Factor of the tolerance for the sum of single errors at first: they partly cancel, and all is measured."""
+"""First factor of the tolerance for the sum of single errors: they partly cancel, and the sum is measured."""
 
 _STRICTER = 0.5
 """Factor of the tolerance after a placement that failed on unseen samples."""
@@ -52,12 +52,12 @@ _STRICTER = 0.5
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples to find ranges on, to measure errors on, and to confirm the whole on.
+    """Samples to find ranges on, to measure errors on, and to confirm the whole model on.
 
     Attributes:
         calibration: ranges are found on them.
         measured: errors of single values are measured on them.
-        unseen: the whole is confirmed on them.
+        unseen: the whole model is confirmed on them.
         confirmed_on: what the unseen samples are, for the report.
     """
 

@@ -1,8 +1,8 @@
 """Choice of each activation's range by the measured error of the outputs.
 
-One value at a time is rounded in the model, with each candidate range, and the outputs are compared. So a
-value in front of a layer that hides its outliers gets another range than one in front of a layer that needs
-them, which the value's own distribution cannot tell.
+One value at a time is rounded in the model, with each candidate range, and the outputs are compared. So the
+range depends on the effect of the value's outliers on the outputs, which the value's own distribution does
+not show.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RangeChoice:
     def _narrowed(self, session: Session, found: ChosenRange) -> ChosenRange:
         """Return the range with each side narrowed as long as the error of the outputs falls.
 
-        Each side by itself: what an activation behind the value drops anyway needs no codes.
+        Each side is narrowed by itself: elements that the next activation drops need no codes.
         """
         for side in ("low", "high"):
             start = found.range

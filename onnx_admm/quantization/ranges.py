@@ -1,6 +1,6 @@
 """Ranges of activations: candidates from a histogram, and the grid of a range.
 
-A range [low, high] holds 0, which many operators add (padding) and which a grid must represent exactly. With
+A range [low, high] contains 0, which padding adds and which a grid must represent exactly. With
 n steps the grid is
 
     scale = (high - low) / n,    zero_point = round(-low / scale),
@@ -143,7 +143,7 @@ def _least_divergence(histogram: Histogram, steps: int) -> ActivationRange:
 
 
 def _rounded(counts: Floats, steps: int) -> Floats:
-    """Return the counts as ``steps + 1`` codes tell them: spread evenly over the nonzero bins of a code."""
+    """Return the counts after rounding to ``steps + 1`` codes, even over the nonzero bins of a code."""
     codes = np.minimum((np.arange(len(counts)) * (steps + 1)) // len(counts), steps)
     filled = counts > 0
     totals = np.bincount(codes, counts, steps + 1)

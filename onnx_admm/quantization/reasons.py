@@ -20,7 +20,7 @@ _SHOWN = 0.0005
 
 @dataclass(frozen=True)
 class Reasons:
-    """Sentences on the units of one search.
+    """Builds the report's sentences on the units of one search.
 
     Attributes:
         search: the search, with the latencies that it measured.

@@ -28,7 +28,7 @@ class Result:
         left: why each other layer stays float.
         kernels: number of kernels by operator, in the runtime's optimised graph.
         ranges: chosen range of each value.
-        why: why there is no model.
+        why: the reason why there is no model.
     """
 
     model: ModelView | None = None

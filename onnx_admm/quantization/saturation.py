@@ -1,8 +1,8 @@
 """Steps of activation grids that a processor multiplies without saturation.
 
-Without VNNI, x86 kernels add pairs of uint8 x int8 products in 16 bits: ``2 * 255 * 127`` exceeds them, and
-the sum saturates without a word. Activations of 7 bits do not: ``2 * 127 * 127 < 2^15``. The weights keep
-their grid.
+Without VNNI, x86 kernels add pairs of uint8 x int8 products in 16 bits. ``2 * 255 * 127`` exceeds the range,
+and the sum saturates without an error. With activations of 7 bits it does not: ``2 * 127 * 127 < 2^15``. The
+weights keep their grid.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, VPMADDUBSW and VPDPBUSD.
 """

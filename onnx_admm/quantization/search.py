@@ -1,7 +1,7 @@
 """Search of a placement: each unit timed in its surroundings, one knapsack, then single exchanges.
 
-What a unit gains depends on its neighbours: a float convolution between two integer ones pays two
-conversions. So a unit is timed by taking it out of the model in which all others are integer. The knapsack
+What a unit saves depends on its neighbours: a float convolution between two integer ones needs two
+conversions. So a unit is timed by making it float in the model in which all others are integer. The knapsack
 takes the set of least time whose errors add up to the tolerance; then single units, and whole connected
 parts, are exchanged while the measured latency falls.
 """
@@ -22,7 +22,7 @@ from onnx_admm.quantization.units import Kind, Unit
 _logger = logging.getLogger(__name__)
 
 Asked = frozenset[int]
-"""Nodes of the products and kernels that are asked to be integer."""
+"""Nodes of the products and kernels that are requested to be integer."""
 
 _GAIN = 0.005
 """Share of the latency that an exchange must save, since timing is no more exact."""

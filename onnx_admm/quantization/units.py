@@ -76,7 +76,7 @@ class NotAUnit(Exception):
 
 
 def find_units(view: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
-    """Return the units of the main graph in order, and the products that are none, with reasons."""
+    """Return the units of the main graph in order, and the products that stay float, with reasons."""
     units, skipped = list[Unit](), list[Skip]()
     for index, node in enumerate(main_nodes(view)):
         try:
@@ -103,7 +103,7 @@ def main_nodes(view: ModelView) -> tuple[NodeRef, ...]:
 
 
 def roots_of(units: Sequence[Unit]) -> Mapping[str, str]:
-    """Return by output of a passing unit the value whose integers it passes through."""
+    """Return the value that each passing unit passes through, by the unit's output."""
     roots: dict[str, str] = {}
     for unit in units:
         if unit.kind is Kind.PASSING:

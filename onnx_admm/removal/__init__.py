@@ -1,1 +1,1 @@
-"""Removal of channels: which, how many, and the refit of what reads them."""
+"""Removal of channels and blocks: which, how many, and the refit of the layers that read them."""

@@ -1,12 +1,13 @@
-"""What can be put in the place of a residual block: its entry as it is, or one linear layer.
+"""Forms that can replace a residual block: its entry unchanged, or one linear layer.
 
-A convolution that replaces several takes their stride and the place of their windows. With kernels k_i,
+A convolution that replaces several has their stride and the centres of their windows. With kernels k_i,
 strides s_i, dilations d_i and pads (p_i, q_i) on the way from the entry, output o is centred at the input
 place ``o * prod(s) + c``, with
 
     c = sum_i prod_{j<i}(s_j) * ((k_i - 1) d_i / 2 - p_i),
 
-and a kernel K with dilation D needs the pad ``(K - 1) D / 2 - c`` in front; behind likewise from q_i.
+and a kernel K with dilation D needs the pad ``(K - 1) D / 2 - c`` at the beginning; the pad at the end
+follows in the same way from q_i.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class BlockForm:
         kind: ``"dropped"`` or ``"merged"``.
         what: the form in words.
         op_type: operator in the place of the Add: Identity, Conv, Gemm or MatMul.
-        weights: weights before they are fitted, and those that the ridge pulls to: the entry itself where its
-            shape is that of the sum, else zeros; None for Identity.
+        weights: weights before they are fitted, from which the ridge term measures the distance: the identity
+            where the entry has the shape of the sum, else zeros; None for Identity.
         attributes: attributes of the operator.
     """
 
@@ -73,7 +74,7 @@ def shapes_by_name(model: ModelView) -> dict[str, Shape]:
 
 
 def why_broadcast(block: ResidualBlock, shapes: Mapping[str, Shape]) -> str | None:
-    """Return why a block's entry cannot stand for its sum, where their shapes differ for some batch."""
+    """Return why a block's entry cannot replace its sum, where their shapes differ for some batch."""
     entry, total = shapes.get(block.entry.name), shapes.get(block.output.name)
     if not block.is_identity or entry is None or total is None or entry == total:
         return None
@@ -83,12 +84,12 @@ def why_broadcast(block: ResidualBlock, shapes: Mapping[str, Shape]) -> str | No
 def forms_of(
     block: ResidualBlock, values: Feeds, kinds: Sequence[Kind]
 ) -> tuple[list[BlockForm], str | None]:
-    """Return the forms of the wanted kinds that fit a block, and why another one does not.
+    """Return the forms of the requested kinds that fit a block, and the reasons against the others.
 
     Args:
         block: the block, in the original.
         values: entry, shortcut and sum for some samples, by name.
-        kinds: wanted kinds.
+        kinds: requested kinds.
     """
     entry, total = values[block.entry.name], values[block.output.name]
     if not np.issubdtype(total.dtype, np.floating) or entry.dtype != total.dtype:
@@ -153,7 +154,7 @@ def _value(model: ModelView, name: str) -> ValueRef:
 
 
 def _linear(block: ResidualBlock, end: ValueRef, values: Feeds, kind: Kind) -> list[BlockForm]:
-    """Return the linear layers that can stand for the way from the entry to one operand.
+    """Return the linear layers that can replace the path from the entry to one operand.
 
     Raises:
         NoForm: none can.
@@ -177,7 +178,7 @@ def _product(block: ResidualBlock, values: Feeds, kind: Kind) -> BlockForm:
 
 
 def _convolutions(block: ResidualBlock, end: ValueRef, values: Feeds, kind: Kind) -> list[BlockForm]:
-    """Return a convolution with the largest kernel on the way, and one with a kernel of 1."""
+    """Return a convolution with the largest kernel on the path, and one with a kernel of 1."""
     entry, total = values[block.entry.name], values[block.output.name]
     if entry.ndim < 3 or entry.ndim != total.ndim:
         raise NoForm(f"its branch changes the shape from {entry.shape} to {total.shape}")
@@ -238,10 +239,10 @@ def _convolution(
 
 
 def _windows(block: ResidualBlock, end: ValueRef, spatial: Sequence[int]) -> list[Windows]:
-    """Return the windows on one way from the entry to an operand, the first one first.
+    """Return the windows on one path from the entry to an operand, in graph order.
 
     Raises:
-        NoForm: an operator on every way is not one that keeps places or slides a window.
+        NoForm: every path has an operator that neither keeps positions nor slides a window.
     """
     nodes, known = set(block.nodes), dict[ValueRef, list[Windows] | str]()
     for node in block.nodes:

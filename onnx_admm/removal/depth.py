@@ -1,8 +1,8 @@
-"""Choice of residual blocks to drop or to merge: one by one, by what the outputs lose for the cost saved.
+"""Choice of residual blocks to drop or to merge: one by one, by the added output error for the cost saved.
 
 Each form of each block is put into the present model, its new layer and the layers behind it are
 fitted, and the relative error of the outputs is measured. The form with the least added error for the cost it
-saves is taken. Errors of forms that were measured earlier are measured again only when they would be taken.
+saves is taken. Errors that were measured in an earlier model are measured again before their form is taken.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Depth:
 
 @dataclass(frozen=True, eq=False)
 class DepthSearch:
-    """Puts blocks into other forms, and measures what that does.
+    """Puts blocks into other forms, and measures the error of the outputs.
 
     Attributes:
         calibration: samples and the original.
@@ -151,8 +151,8 @@ class Goal:
     """When a choice is complete.
 
     Attributes:
-        cost: cost that is low enough; None: none is.
-        blocks: number of changed blocks that is enough; None: none is.
+        cost: cost that is low enough; None: no limit.
+        blocks: number of changed blocks that is enough; None: no limit.
     """
 
     cost: float | None = None
@@ -172,8 +172,8 @@ def choose(
 ) -> DepthChoice:
     """Put blocks into other forms one by one until the goal is met or no candidate is left.
 
-    Each is the one that adds least error for the cost it saves; the last one the one of least error among
-    those that make the model cheap enough.
+    Each step takes the candidate that adds the least error for the cost it saves. The last step takes the
+    one of least error among those that make the model cheap enough.
 
     Args:
         search: measures candidates.

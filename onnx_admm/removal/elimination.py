@@ -58,7 +58,7 @@ class Elimination:
 def eliminate(
     problems: Sequence[SharedProblem], units: int, stays: npt.NDArray[np.bool_], remove: int
 ) -> Elimination:
-    """Choose units one by one, each the one that costs least after all others are refitted.
+    """Choose units one by one: each time the one with the least error after all others are refitted.
 
     Args:
         problems: problems of the layers that read the units.

@@ -53,7 +53,7 @@ def macs_by_node(model: ModelView, bindings: Mapping[str, int]) -> dict[str, flo
 
 
 def require_cost(costs: Mapping[str, float]) -> None:
-    """Refuse a model that costs nothing, so that no share of it can be asked for.
+    """Refuse a model that costs nothing, because no share of its cost is defined.
 
     Raises:
         PassRefused: the costs are all 0.

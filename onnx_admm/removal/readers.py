@@ -24,7 +24,7 @@ _REFITTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class SampledLayer(CalibratedLayer):
-    """A layer whose moments are taken from as many rows as a choice of channels needs."""
+    """A layer with moments of as many rows as a choice of channels needs."""
 
     @property
     def rows_requested(self) -> int:
@@ -73,7 +73,7 @@ def readers_of(
 
 
 def whole_layer(model: ModelView, site: WeightSite) -> Reader | None:
-    """Return a layer with inputs that no unit owns, to refit all of it; None where it cannot be refitted."""
+    """Return a layer as a reader without removable inputs, to refit it; None where it cannot be refitted."""
     if not site.editable or site.scope or site.op_type not in _REFITTED:
         return None
     layer = _sampled(calibrated_layer(model, site))
@@ -119,7 +119,7 @@ def _columns(layer: CalibratedLayer, port: Port) -> Units | None:
 class Refitting:
     """Problems of readers in the present model, and their refit.
 
-    Removed inputs have zero weights; the model keeps its widths until all is chosen.
+    Removed inputs have zero weights; the model keeps its widths until all units are chosen.
 
     Args:
         calibration: samples, and the model whose outputs layers should keep.

@@ -1,6 +1,6 @@
 """Residual blocks of a graph: an Add that joins a branch with the value the branch starts from.
 
-Two forms are found, in any graph and whatever the branch consists of:
+Two forms are found, in any graph and with any operators in the branch:
 
 - an *identity* shortcut: one operand of the Add, the entry, is an ancestor of the other one;
 - a *projection* shortcut: both operands are computed from one value, the entry, and one of them with a single
@@ -29,7 +29,7 @@ class ResidualBlock:
     Attributes:
         name: name of its Add.
         entry: the value that both operands are computed from; with an identity shortcut an operand itself.
-        branch: the operand that goes.
+        branch: the operand that is removed.
         shortcut: the other operand; equal to ``entry`` for an identity shortcut.
         output: the sum.
         nodes: nodes between entry and sum, of the shortcut too, in graph order; without the Add.
@@ -53,8 +53,8 @@ class ResidualBlock:
 def residual_blocks(model: ModelView) -> tuple[tuple[ResidualBlock, ...], dict[str, str]]:
     """Return the residual blocks with layers in the main graph, in graph order, and reasons for others.
 
-    Blocks may contain others. Sums whose operands have no layer between them and a common value are no
-    residual blocks, and have no reason.
+    Blocks may contain others. An Add without a layer between its operands and a common value is not a
+    residual block, and gets no reason.
     """
     if model.opset < _OLDEST_OPSET:
         return (), {}
@@ -150,7 +150,7 @@ class _Graph:
         return -1 if node is None else self._place[node], value.name
 
     def _ancestors(self, value: ValueRef, until: ValueRef | None = None) -> set[NodeRef]:
-        """Return the nodes that a value is computed by, not looking behind ``until``."""
+        """Return the nodes that compute a value, without those before ``until``."""
         found, pending = set[NodeRef](), [value]
         while pending:
             each = pending.pop()

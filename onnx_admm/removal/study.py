@@ -1,4 +1,4 @@
-"""What each group's removal costs: the order of its units, and what the outputs lose at each width."""
+"""Effect of each group's removal: the order of its units, and the error of the outputs at each width."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def study(
     few: Dataset,
     told: Callable[[str], None],
 ) -> tuple[list[StudiedGroup], dict[str, str]]:
-    """Return what the removal of each group's units costs, and why the others cannot be studied.
+    """Return the effect of removing each group's units, and the reasons why other groups cannot be studied.
 
-    Each group is studied by itself, in the model as it is: its units are eliminated one by one, and the
-    outputs are measured with half of them left and the readers refitted.
+    Each group is studied by itself, in the unchanged model: its units are eliminated one by one, and the
+    error of the outputs is measured at several widths, with the readers refitted.
 
     Args:
         calibration: samples and the model.

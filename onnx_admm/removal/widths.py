@@ -1,12 +1,12 @@
-"""Widths of groups: how many units each keeps, by the error they add and the cost they save.
+"""Widths of groups: the number of units that each keeps, by the added error and the saved cost.
 
 The cost of a model with narrower groups is predicted node by node,
 
     cost(k) = sum_n c_n * prod_g r_gn(k_g),
 
 where r_gn(k) is the share of the cost of node n that is left when group g alone keeps k units. The error is
-the sum of the groups' own errors at their widths. Widths are narrowed one step at a time, each the one that
-adds least error for the cost it saves, until the budget is met.
+the sum of the groups' own errors at their widths. Widths are lowered one step at a time, until the budget is
+met: each time the step that adds the least error for the cost it saves.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _best_step(
 def _widen(
     groups: Mapping[int, WidthOptions], costs: Mapping[str, float], state: dict[int, int], limit: float
 ) -> None:
-    """Widen groups again as far as the budget allows, the one that gains most first."""
+    """Widen groups again as far as the budget allows, first the one whose error falls most."""
     while True:
         best, found = 0.0, None
         for key, options in groups.items():

@@ -1,4 +1,4 @@
-"""What a model loses against the original on the validation samples."""
+"""Accuracy that a model loses against the original on the validation samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_admm.runtime.evaluation import evaluate
 def accuracy_drop(model: ModelView, context: PassContext) -> float | None:
     """Return the accuracy lost on validation samples, in points; without labels, changed predictions.
 
-    None where no limit is given, or no samples are.
+    Returns None if no limit or no samples are given.
 
     Raises:
         PassRefused: neither labels nor predictions show a drop.

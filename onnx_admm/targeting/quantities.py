@@ -62,7 +62,7 @@ def amount(quantity: str, cost: Cost, layer: LayerProfile, option: CompressionOp
     """Return the amount of a budget that a priced row takes.
 
     Raises:
-        UsageError: the cost model does not give a quantity that it announces.
+        UsageError: the cost model does not give a quantity that it lists.
     """
     if quantity == WEIGHTS:
         return option.density * layer.parameters

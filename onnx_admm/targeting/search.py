@@ -1,14 +1,14 @@
 """Search in rounds until a budget and an accuracy are both met, or the best result is known.
 
 A round chooses a compression option for every layer (one knapsack over measured relative errors and costs),
-applies it and measures the result. Where too much accuracy is lost the next round corrects the errors: each
-layer's relative errors are multiplied by how much larger the layer's effect was together with the others than
-alone, and the same budget is allocated again. When a new allocation brings nothing, the budget is relaxed:
-half way back to the dense model, then by bisection, so that the best result found is close to the least cost
-that the accuracy allows.
+applies it and measures the result. If too much accuracy is lost, the next round corrects the errors: each
+layer's relative errors are multiplied by the ratio of the layer's effect among the compressed layers to its
+effect alone, and the same budget is allocated again. If a new allocation does not help, the budget is
+relaxed: half way back to the dense model, then by bisection. So the best result found is close to the least
+cost that the accuracy allows.
 
-The loop around ADMM of Ren et al., arXiv 1812.11677, Fig. 5, with a knapsack where the paper lowers one layer
-after the other by hand.
+Source: the loop around ADMM of Ren et al., arXiv 1812.11677, Fig. 5, where the densities are lowered by hand,
+one layer after the other. Here a knapsack chooses them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SearchResult(Generic[Result]):
     """Result of a search.
 
     Attributes:
-        best: the cheapest round that keeps the accuracy; None where none did and the model stays as it was.
+        best: the cheapest round that keeps the accuracy; None if none does, and the model stays unchanged.
         result: its result.
         is_met: whether it keeps to the budget too.
         rounds: all rounds, in order.
@@ -99,11 +99,11 @@ def search(
     Args:
         search_space: the candidates of all layers.
         attempt: applies a choice and measures it.
-        max_drop: accuracy that may be lost, in percentage points; None: one round, whatever is lost.
+        max_drop: accuracy that may be lost, in percentage points; None: one round, without a limit.
         most_rounds: attempts at most.
 
     Raises:
-        BudgetExceeded: no choice keeps to the budget, whatever the accuracy.
+        BudgetExceeded: no choice is within the budget, at any accuracy.
     """
     target = np.array(list(search_space.budgets.values()))
     scales: dict[str, float] = dict.fromkeys(search_space.candidates, 1.0)
@@ -188,7 +188,7 @@ def _corrected(
 ) -> dict[str, float]:
     """Scale each layer's error: what restoring it recovers in the model, over its error when changed alone.
 
-    Only the layers' relation to one another counts, so the mean correction (of the logarithms) is taken out.
+    Only the ratios between layers matter, so the mean correction (of the logarithms) is removed.
     """
     ratios: dict[str, float] = {}
     for name, index in choice.items():

@@ -85,7 +85,7 @@ class SearchSpace:
             scales: factors on layers' relative errors.
 
         Raises:
-            BudgetExceeded: no choice keeps to them.
+            BudgetExceeded: no choice is within them.
         """
         relative_errors = {
             name: each.relative_errors * scales.get(name, 1.0) for name, each in self.candidates.items()

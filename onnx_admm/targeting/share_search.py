@@ -1,7 +1,8 @@
 """Search of the largest share of a model's work whose measured cost is within a budget.
 
-Cost falls with the share, but by no formula: an evaluation builds a model and times it. So few are made, each
-where a power law through the nearest ones on both sides expects the budget.
+The cost falls with the share, but no formula gives it: an evaluation builds a model and times it. So few
+evaluations are made, each at the share where a power law through the nearest ones on both sides meets the
+budget.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """DropDeadChannels: remove channels and neurons that provably have no effect.
 
-A channel is dead where nothing reads it (every weight behind it is zero), or where it is constant (every
-weight before it is zero). The effect of a constant k on the layers behind is exact, so their biases absorb
-it:
+A channel is dead if nothing reads it (every weight that reads it is zero), or if it is constant (every weight
+that computes it is zero). The effect of a constant k on the next layers is added to their biases, exactly:
 
     b'_o = b_o + k * sum(W[o, c, ...])
 
-unless padding mixes zeros into it; k = 0, as behind a Relu, needs nothing.
+unless padding mixes zeros into it; k = 0, for example after a Relu, needs no change.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class DropDeadChannels:
     """Remove output channels and neurons that are dead, with the weights that write and read them.
 
     Channels that are joined (by an Add of two branches, by Flatten) are removed together or not at all. Graph
-    outputs never change, at least one channel of each layer stays, and where an operator is not understood
-    the layer is left unchanged, with the reason in the report.
+    outputs never change, and at least one channel of each layer stays. A layer whose channels pass through
+    an unknown operator is left unchanged, with the reason in the report.
     """
 
     name: ClassVar[str] = "drop_dead_channels"

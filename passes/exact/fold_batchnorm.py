@@ -1,8 +1,8 @@
 """Fold inference BatchNormalization into the linear operator before it.
 
-With ``s = gamma / sqrt(var + epsilon)`` and ``t = beta - s * mean``, one of each per channel, an inference
-BatchNormalization (opset 7 and above) is ``y = s * x + t``. Behind an operator that is linear in its weight
-it is folded:
+With ``s = gamma / sqrt(var + epsilon)`` and ``t = beta - s * mean``, one of each for each channel, an
+inference BatchNormalization (opset 7 and above) is ``y = s * x + t``. After an operator that is linear in its
+weight it is folded:
 
     Conv           W (c_out, c_in/g, k...)   W' = s W along axis 0                b' = s b + t
     ConvTranspose  W (c_in, c_out/g, k...)   W' = s W along axis 1 of each group  b' = s b + t
@@ -68,7 +68,8 @@ class _Target:
 class FoldBatchNorm:
     """Fold every inference BatchNormalization behind a Conv, ConvTranspose, Gemm or MatMul into its weight.
 
-    One is left unchanged, with the reason in the report, where the weight or the value between the two is
+    A BatchNormalization is left unchanged, with the reason in the report, where the weight or the value
+    between the two is
     used elsewhere, where anything involved is not a stored constant, or where the result would not fit its
     type.
     """

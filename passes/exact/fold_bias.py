@@ -3,9 +3,9 @@
     Conv, ConvTranspose   y = W * x + b + c            b' = b + c
     Gemm                  y = alpha A B + beta C + c   C' = beta C + c, beta' = 1
 
-Some exporters write every bias so. A runtime can fuse a layer, its bias and the Relu behind them only where
-the bias belongs to the layer itself. Slice, Squeeze, Unsqueeze and Transpose may stand between the two: they
-move each element with its channel, so that the sum is the same in front of them.
+Some exporters write every bias as an Add. A runtime can fuse a layer, its bias and the Relu behind them only
+if the bias is an input of the layer. Slice, Squeeze, Unsqueeze and Transpose may stand between layer and Add:
+they keep each element in its channel, so the sum is the same before them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from onnx_admm.selection.moved_channels import ChannelAxis, layer_in_front, move
 class FoldBias:
     """Fold every Add of one constant per channel behind a Conv, ConvTranspose or Gemm into its bias.
 
-    One is left unchanged, with the reason in the report, where another node reads a value between the two,
-    where a node between them takes some of the channels only, where the layer's own bias is computed, or
+    An Add is left unchanged, with the reason in the report, where another node reads a value between the
+    two, where a node between them selects some of the channels, where the layer's own bias is computed, or
     where the sum would not fit its type.
     """
 

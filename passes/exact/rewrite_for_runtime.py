@@ -1,4 +1,4 @@
-"""RewriteForRuntime: write subgraphs as the operators that ONNX Runtime has fast kernels for."""
+"""RewriteForRuntime: replace subgraphs by operators that ONNX Runtime has fast kernels for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RewriteForRuntime:
     lookups, and linear layers with dequantised weights take the form that becomes an integer kernel.
 
     Attributes:
-        rules: names of the rewrites; empty stands for all that pay on most models.
+        rules: names of the rewrites; empty stands for all that save time in most models.
         most_opset: newest opset that the model may be raised to; a rewrite that needs a newer one is left
             out, with the reason.
     """

@@ -13,8 +13,8 @@ from onnx_admm.model.rewrite.share_constants import share_equal_constants
 class ShareConstants:
     """Store equal matrices once: copies in both branches of an If, in several places, or transposed.
 
-    Vectors stay, since other passes change biases and statistics one by one. So do functions, which see only
-    their own graph.
+    Vectors are not shared, because other passes change biases and statistics one by one. Constants of
+    functions are not shared either, because a function cannot read values of the main graph.
     """
 
     name: ClassVar[str] = "share_constants"

@@ -1,11 +1,12 @@
 """ShareScales: give all layers one scale, so that they can share one codebook.
 
-Behind a positively homogeneous chain (Relu, pooling, Flatten ...), a factor can move from one layer to the
-next. With weights ``W_l = c_l s_l`` on grids, factors f at the values between the layers and one scale q,
+A factor can move from one layer to the next through positively homogeneous operators (Relu, pooling, Flatten
+and others). With weights ``W_l = c_l s_l`` on grids, factors f at the values between the layers and one
+scale q,
 
     s_l f_out / f_in = q  for every layer l,      W'_l = c_l q,      b'_l = b_l f_out,
 
-where f = 1 at inputs, outputs and wherever a factor cannot pass. For a chain of L layers there is always a
+where f = 1 at inputs, outputs and values that no factor can pass. For a chain of L layers there is always a
 solution: q is the geometric mean of the scales. Source: cross-layer equalisation (arXiv 1906.04721), here
 with one factor for a value instead of one for each channel, and towards equal scales.
 """
@@ -31,8 +32,8 @@ _MISFIT = 1e-6
 class ShareScales:
     """Move factors between layers until all quantised weights have the same scale; outputs stay.
 
-    Useful before ``encode``: a scale of its own costs a layer about 30 bytes of the file. Does nothing where
-    the layers cannot have one scale (branches that are added give too many equations).
+    Use it before ``encode``: a separate scale takes about 30 bytes of the file for each layer. The pass does
+    nothing where the layers cannot have one scale (branches that are added give too many equations).
     """
 
     name: ClassVar[str] = "share_scales"

@@ -231,6 +231,13 @@ def test_module_keeps_the_rules(name: str, file: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_the_order_of_the_packages_is_documented(repository: Path) -> None:
+    text = (repository / "docs/architecture.md").read_text(encoding="utf-8")
+    block = text.partition("Imports go from right to left:\n")[2].partition("\n- ")[0]
+    documented = [{name.strip() for name in group.split(",")} for group in block.split("<")]
+    assert documented == [level - {"", "__main__"} for level in LEVELS if level != {"__main__"}]
+
+
 def test_no_folder_is_crowded() -> None:
     counts = Counter(file.parent for _, file in modules() if file.name != "__init__.py")
     assert counts

@@ -79,12 +79,54 @@ def same(written: str, default: Any) -> bool:
     return bool(value == default)
 
 
+def anchors(text: str) -> set[str]:
+    """Anchors that GitHub and mkdocs give to the headings of a document."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(text: str, file: Path) -> list[str]:
+    """Links in a document to files that do not exist, or to headings that a document does not have."""
+    broken = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if target.startswith("http"):
+            continue
+        other = file.parent / target if target else file
+        if not other.exists() or (anchor and anchor not in anchors(other.read_text(encoding="utf-8"))):
+            broken.append(f"{target}#{anchor}")
+    return broken
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(repository: Path, name: str) -> None:
+    assert broken_links((repository / name).read_text(encoding="utf-8"), repository / name) == []
+
+
+def test_broken_links_are_found(repository: Path) -> None:
+    text = "[a](docs/defaults.md#promises) [b](docs/none.md) [c](docs/defaults.md#none) [d](#install) [e](#x)"
+    assert broken_links(text, repository / "README.md") == ["docs/none.md#", "docs/defaults.md#none", "#x"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_results_that_are_named_exist(repository: Path, name: str) -> None:
     text = (repository / name).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        if not target.startswith("http"):
-            assert ((repository / name).parent / target).exists(), target
+    named = {file for file in re.findall(r"results/([\w-]+\.json)", text) if "NAME" not in file}
+    assert [file for file in named if not (repository / "benchmarks/results" / file).exists()] == []
+
+
+def test_every_benchmark_and_result_is_described(repository: Path) -> None:
+    text = (repository / "benchmarks/README.md").read_text(encoding="utf-8")
+    scripts = [
+        file.name
+        for file in sorted((repository / "benchmarks").glob("*.py"))
+        if '__name__ == "__main__"' in file.read_text(encoding="utf-8")
+    ]
+    results = [file.name for file in sorted((repository / "benchmarks/results").glob("*.json"))]
+    assert len(scripts) > 10
+    patterns = [re.escape(name).replace("NAME", r"[\w-]+") for name in re.findall(r"[\w-]+\.json", text)]
+    assert [name for name in scripts if name not in text] == []
+    assert [name for name in results if not any(re.fullmatch(each, name) for each in patterns)] == []
 
 
 def test_every_package_is_in_the_architecture(repository: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 COLUMNS = 100
-PLACES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+PLACES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "benchmarks/*.md", "examples/**/*.md")
 
 
 def wide_lines(text: str) -> list[int]:

@@ -240,7 +240,7 @@ class MaximumBehindFunction:
 
     def check(self, subject: LintSubject) -> Iterable[Finding]:
         """See ``contracts.LintRule``."""
-        why = "the function does not fall, so that it need only be computed for the maxima"
+        why = "the function never decreases, so it is enough to compute it for the maxima"
         cure = "put the pool in front of the function"
         return rewritable(subject, "maximum_behind_function", Explained(why, cure, 1.15, _WHOLE))
 

@@ -1,4 +1,4 @@
-"""The check of a session's gradients against the change of the loss along them."""
+"""Check of a session's gradients: the loss must change along them as they predict."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _GROUPS = 4
 """Groups of tensors, in the order of the graph, that are moved together."""
 
 _TOLERANCE = 0.15
-"""Share by which difference and derivative may part: kinks lie within a step; a lost path takes far more."""
+"""Relative difference allowed, for kinks within a step. A missing path in the gradient makes far more."""
 
 _STEPS = (1e-2, 2e-3, 4e-4, 8e-5, 1.6e-5)
 """Share of the loss that a step is to change, and of the weights that it may be."""
 
 _NOISE = {False: 1e-6, True: 3e-3}
-"""What rounding changes of a loss, as a share; by whether something is computed in float16."""
+"""Relative rounding error of a loss; by whether any value is computed in float16."""
 
 
 def random_targets(feeds: Feeds, loss: LossSpec, classes: int) -> Feeds:
-    """Return the feeds with random labels and teacher: a model that is its own teacher has no gradient."""
+    """Return the feeds with random labels and teacher outputs, so that there is a gradient."""
     rng = np.random.default_rng(0)
     changed = dict(feeds)
     if LABELS in feeds:
@@ -54,7 +54,7 @@ def check_gradients(
         session: stays as it is.
         feeds: of one run.
         names: the trained tensors.
-        half_precision: whether something is computed in float16.
+        half_precision: whether any value is computed in float16.
 
     Raises:
         TrainingError: they differ at every step size; names the tensors.
@@ -91,7 +91,7 @@ def _wrong(names: Iterable[str], said: float, found: float) -> TrainingError:
 
 
 def _change_at_random(session: StepSession, feeds: Feeds, values: Mapping[str, Array], loss: float) -> float:
-    """Return what the loss changes by where tensors are moved by a hundredth of their size."""
+    """Return the change of the loss if tensors are moved by a hundredth of their size."""
     if not values:
         return 0.0
     rng = np.random.default_rng(0)
@@ -103,21 +103,21 @@ def _change_at_random(session: StepSession, feeds: Feeds, values: Mapping[str, A
 
 @dataclass(frozen=True, slots=True)
 class _Slope:
-    """What the loss changes by along normalised gradients, their norm, and the step that was taken."""
+    """Change of the loss along normalised gradients, their norm, and the step that was taken."""
 
     found: float
     said: float
     step: float
 
     def agrees(self, room: float) -> bool:
-        """Whether both are the same but for kinks and rounding."""
+        """Return whether both are equal, up to kinks and rounding."""
         return abs(self.found - self.said) <= _TOLERANCE * abs(self.said) + room / self.step
 
 
 def _are_other(slopes: Sequence[_Slope], room: float) -> bool:
-    """Whether smaller and smaller steps settle on a slope, and it is not the one of the gradients.
+    """Return whether slopes of smaller and smaller steps converge to another slope than the gradients'.
 
-    Where they do not settle, the loss bends too much for steps that rounding leaves visible.
+    If they do not converge, the curvature of the loss is too large for steps above the rounding error.
     """
     if any(slope.agrees(room) for slope in slopes):
         return False

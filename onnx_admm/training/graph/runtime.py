@@ -44,7 +44,7 @@ def open_step(model: bytes, threads: int) -> Any:
 
 @functools.cache
 def _has_shared_arena() -> bool:
-    """Whether sessions of steps take memory from one arena: they run in turn, so that they need it once."""
+    """Return whether sessions of steps share one arena: they run in turn, so one is enough."""
     runtime = require_runtime()
     arena, default = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, runtime.OrtMemType.DEFAULT
     try:
@@ -60,7 +60,7 @@ def run_step(session: Any, binding: Any, *, is_last: bool) -> None:
     Args:
         session: from ``open_step``.
         binding: of the session.
-        is_last: the arena's memory is given back when the run is over.
+        is_last: whether the arena's memory is released after the run.
 
     Raises:
         NoGradient: a kernel failed.

@@ -48,12 +48,12 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """What a step does beside lowering the loss.
+    """What a step does in addition to lowering the loss.
 
     Attributes:
-        pulls: ADMM's penalty counts.
-        freezes: entries are kept.
-        is_last: memory is given back when it is over.
+        pulls: ADMM's penalty is added.
+        freezes: some entries stay fixed.
+        is_last: memory is released after the step.
     """
 
     pulls: bool = False
@@ -62,7 +62,7 @@ class StepOptions:
 
 
 class StepSession:
-    """Trained tensors, moments and steering, kept by the runtime.
+    """Trained tensors, moments, targets and masks, in memory of the runtime.
 
     Args:
         read: gives the graph of the loss by the shapes of its inputs.
@@ -112,11 +112,11 @@ class StepSession:
         kept.update_inplace(np.ascontiguousarray(array, dtype=np.float32))
 
     def is_pulled(self) -> bool:
-        """Whether some weight is drawn to a target."""
+        """Whether the penalty draws any weight to a target."""
         return any(self.get("rho", name).any() for name in self._trained.weights)
 
     def is_frozen(self) -> bool:
-        """Whether some entry of a weight is not free."""
+        """Whether any entry of a weight is fixed."""
         return any(
             (self.get("free", name) != 1).any() or self.get("fixed", name).any()
             for name in self._trained.weights
@@ -125,12 +125,12 @@ class StepSession:
     # -- steps -------------------------------------------------------------------------------
 
     def step(self, runs: Sequence[Feeds], rate: float, how: StepOptions) -> float:
-        """One step of the optimizer over the runs of a batch; the loss.
+        """Run one step of the optimizer over the runs of a batch; return the loss.
 
         Args:
             runs: feeds of each run, shares included.
             rate: learning rate.
-            how: what the step does beside.
+            how: what the step does in addition.
         """
         self._steps += 1
         numbers = {
@@ -145,7 +145,7 @@ class StepSession:
         return loss
 
     def close(self) -> None:
-        """Close what is open in the runtime; steps open it again."""
+        """Close the open sessions; the next step opens them again."""
         self._sessions.clear()
         self._graphs.clear()
 
@@ -154,7 +154,7 @@ class StepSession:
         return self._run(StepKind(adds=False, moves=False, differentiates=False), feeds)
 
     def loss_and_gradients(self, feeds: Feeds) -> tuple[float, dict[str, Array]]:
-        """Return the loss of one run, and its gradients by trained tensor; nothing moves."""
+        """Return the loss of one run, and its gradients by trained tensor; no tensor changes."""
         loss = self._run(StepKind(adds=False, moves=False), feeds)
         return loss, {
             name: np.array(self._pairs[name_of("sum", name)].now.numpy()) for name in self._trained.all

@@ -1,7 +1,7 @@
 """One training step as a graph: forward, loss, backward, ADMM's penalty, freezing, and AdamW.
 
-A batch is one run or several. The gradients of a run are handed on to the next one, and the last run moves
-the weights:
+A batch is one run or several. The gradients of a run are added to those of the next one, and the last run
+updates the weights:
 
     first run     gradient
     inner runs    gradient + sum so far
@@ -59,7 +59,7 @@ class Adam:
         return float(rate * (1 - self.beta1) / np.sqrt(1 - self.beta2) * corrected)
 
     def kept(self, rate: float) -> float:
-        """Return what weight decay leaves of a weight at a rate."""
+        """Return the factor of a weight that weight decay leaves at a learning rate."""
         return 1 - rate * self.weight_decay
 
 
@@ -69,10 +69,10 @@ class StepKind:
 
     Attributes:
         adds: the gradients of earlier runs are added.
-        moves: the weights are moved; else the gradients are given.
-        pulls: ADMM's penalty counts.
+        moves: the weights are updated; else the gradients are outputs.
+        pulls: ADMM's penalty is added.
         freezes: weights are ``W * free + fixed``.
-        differentiates: there are gradients at all; else the loss is given alone.
+        differentiates: gradients are computed; else the loss alone.
     """
 
     adds: bool
@@ -84,7 +84,7 @@ class StepKind:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Names of the tensors that are trained: weights, which are steered, and the biases beside them."""
+    """Names of the trained tensors: weights, which may be frozen or drawn to a target, and biases."""
 
     weights: tuple[str, ...]
     biases: tuple[str, ...]
@@ -110,16 +110,16 @@ def new_name(role: str, tensor: str) -> str:
 
 
 def step_graph(graph: StaticGraph, trained: Trained, kind: StepKind, adam: Adam) -> StaticGraph:
-    """Write the graph of a step behind that of a loss.
+    """Return the graph of a step, built on that of a loss.
 
     Args:
         graph: its one output is the loss, a number.
         trained: constants of the graph that become inputs.
         kind: which of the graphs.
-        adam: the optimizer; its weight decay only as being there or not.
+        adam: the optimizer; the graph depends only on whether there is weight decay.
 
     Raises:
-        NoGradient: an operator on the way has no rule.
+        NoGradient: an operator on the path to a trained tensor has no rule.
     """
     tape = Tape()
     [loss] = graph.outputs

@@ -41,7 +41,7 @@ _CHECKED_SAMPLES = 8
 """Samples of the run that gradients are checked on."""
 
 _MUCH = 8
-"""How many times as large as the weights what a run computes must be, for a batch to be cut."""
+"""A batch is cut into runs if a run computes at least this many times as many values as there are weights."""
 
 
 class GraphTrainer:
@@ -71,7 +71,7 @@ class GraphTrainingRun(EpochRun):
         reference: ModelView,
     ) -> None:
         super().__init__(model)
-        # One thread by default: at the sizes trained on a CPU, more threads wait for one another.
+        # One thread by default: for models that a CPU can train, more threads mostly wait.
         threads = settings.threads or 1
         cut, axis = cut_at_logits(reference)
         original = open_session(cut, threads=threads, spins=False)
@@ -194,7 +194,7 @@ class GraphTrainingRun(EpochRun):
         return mean_loss(losses)
 
     def _with_shares(self, runs: Sequence[Feeds]) -> list[Feeds]:
-        """Return feeds with what each run counts for in the loss of the batch."""
+        """Return feeds with the weight of each run in the loss of the batch."""
         labelled = sum(int((run[LABELS] >= 0).sum()) for run in runs) if LABELS in self._graph.inputs else 0
         scale = np.array([self._loss.label_weight / max(labelled, 1)], np.float32)
         sizes = [len(run[TEACHER]) if TEACHER in run else 1 for run in runs]

@@ -1,4 +1,4 @@
-"""Weights that are powers of two."""
+"""A pass that rounds weights to powers of two."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from onnx_admm.selection.layers import choose_sites
 
 @dataclass(frozen=True, kw_only=True)
 class PowersOfTwo:
-    """Round every weight to zero or the nearest power of two, ``octaves`` of them from the layer's largest.
+    """Round every weight to zero or to the nearest power of two.
 
-    Source: Zhou et al., Incremental Network Quantization, arXiv 1702.03044, section 2.1, for the levels.
+    Attributes:
+        octaves: number of powers of two, counted down from the largest of the layer; 1 or more.
+        include, exclude: patterns of layer names or operators.
+
+    Source: the levels of Zhou et al., Incremental Network Quantization, arXiv 1702.03044, section 2.1.
     """
 
     name: ClassVar[str] = "powers_of_two"
@@ -32,10 +36,12 @@ class PowersOfTwo:
             raise ValueError("at least one octave is needed")
 
     def requires(self, model: ModelView, context: PassContext) -> None:
+        """Raise NothingToDo for a model without weights."""
         if not model.sites():
             raise NothingToDo("no layer to round", expected="a model with weights")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
+        """Round the chosen layers and report the relative error of each."""
         chosen, skipped = choose_sites(model.sites(), self.include, self.exclude, subgraphs=True)
         edits = []
         for site in chosen:
@@ -48,10 +54,11 @@ class PowersOfTwo:
         return PassReport(changed=bool(edits), edits=tuple(edits), skipped=skipped)
 
     def _rounded(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weights rounded to the nearest level, in their own type."""
         size = np.abs(weights)
         if not size.any():
             return weights
-        # Half way between 2^k and 2^(k+1) is 1.5 * 2^k; and the largest weight decides where the levels end.
+        # 1.5 * 2^k lies half way between 2^k and 2^(k+1). The largest weight determines the largest level.
         top = np.floor(np.log2(size.max() / 0.75))
         least = top - self.octaves + 1
         with np.errstate(divide="ignore"):

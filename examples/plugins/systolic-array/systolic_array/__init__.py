@@ -1,4 +1,4 @@
-"""Layers on a weight-stationary systolic array, tile by tile."""
+"""Cost model of a weight-stationary systolic array: layers are priced by the number of tiles."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from onnx_admm.errors import UnpricedOperator
 
 @dataclass(frozen=True, kw_only=True)
 class SystolicArray:
-    """Matrix products on an array of processing elements that hold one weight each.
+    """Latency of layers on an array of processing elements that store one weight each.
 
     A product of (m, k) by (k, n) takes ``ceil(k / rows) * ceil(n / columns)`` tiles of
-    ``m + rows + columns`` cycles each. Everything else runs beside it and is free.
+    ``m + rows + columns`` cycles each. All other operators run in parallel and cost nothing.
+
+    Args:
+        rows: rows of the array.
+        columns: columns of the array.
+        clock_mhz: clock frequency in MHz.
+
+    Source: Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017.
     """
 
     name: ClassVar[str] = "systolic-array"
@@ -27,13 +34,20 @@ class SystolicArray:
 
     @property
     def assumes(self) -> str:
+        """Assumptions of the cost model, in one sentence."""
         return (
             f"{self.rows} x {self.columns} elements at {self.clock_mhz:g} MHz, weights of any width, loaded "
-            "while the tile before runs; operators without products run beside"
+            "while the tile before runs; operators without products run in parallel"
         )
 
     def estimate(self, layer: LayerProfile, option: CompressionOption) -> Cost:
-        macs = layer.known_macs()  # names the axis to bind where it is open
+        """Return the cost of one layer under a compression option.
+
+        Raises:
+            UnknownExtent: the multiply-accumulates depend on an open axis.
+            UnpricedOperator: an operator with products other than Conv, Gemm and MatMul.
+        """
+        macs = layer.known_macs()  # raises UnknownExtent for an open axis
         if macs == 0:
             return Cost(latency_s=0.0, macs=0.0, mac_bits=0.0, uncertainty=0.3)
         if layer.op_type not in ("Conv", "Gemm", "MatMul"):

@@ -1,4 +1,4 @@
-"""The cost model keeps its contract, and its staircase is where it should be."""
+"""The cost model keeps its contract, and its costs change only with whole tiles."""
 
 from __future__ import annotations
 
