@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from onnx_admm.targeting.share_search import Tried, largest_share
 from .fine_tune import FineTune
 from .quantize_activations import QuantizeActivations
 from .remove_blocks import RemoveBlocks
-from .remove_channels import RemoveChannels
+from .remove_channels import ChannelStudy, PricedWidths, RemoveChannels
 
 _logger = logging.getLogger(__name__)
 
@@ -200,38 +201,111 @@ class _Form:
         return self.skipped if self.integers is None else (*self.skipped, *self.integers.skipped)
 
 
+class _Start:
+    """A form before channels go, and what is found out about it: once, for all shares that are tried."""
+
+    def __init__(self, work: _Work, form: _Form) -> None:
+        self._work, self.form = work, form
+        self._prices: dict[_Quantity, PricedWidths] = {}
+
+    @functools.cached_property
+    def whole(self) -> tuple[float, _Form]:
+        """Latency with all channels, and the model."""
+        return self._work.with_integers(self.form)
+
+    @functools.cached_property
+    def study(self) -> ChannelStudy | NothingToDo:
+        """What its channels are worth, or the reason why none can be removed."""
+        removal = self._work.removal(1.0, "macs")
+        try:
+            studied = removal.study(self.form.model, self._work.context)
+            self._prices["macs"] = removal.price(studied, self._work.context)
+        except (NothingToDo, PassRefused) as reason:
+            return NothingToDo(str(reason))
+        return studied
+
+    def search(self, by: _Quantity, asked: float, most: int) -> tuple[Tried[_Form], ...]:
+        """Return what was tried; the last is the largest share of the quantity within the budget.
+
+        Args:
+            by: quantity that widths are chosen by.
+            asked: largest latency.
+            most: shares that are tried, at most.
+        """
+        latency, whole = self.whole
+        if latency <= asked:
+            return (Tried(1.0, latency, whole),)
+        studied = self.study
+        if isinstance(studied, NothingToDo):
+            left = Skip("model", f"no channel is removed: {studied}")
+            return (Tried(1.0, latency, replace(whole, skipped=(*whole.skipped, left))),)
+        return largest_share(partial(self._narrowed, studied, by), asked, most)
+
+    def _narrowed(self, studied: ChannelStudy, by: _Quantity, share: float) -> tuple[float, _Form]:
+        """Return the latency with a share of a quantity left, and the model."""
+        if share == 1.0:
+            return self.whole
+        form, removal, context = self.form, self._work.removal(share, by), self._context(by)
+        if by not in self._prices:
+            self._prices[by] = removal.price(studied, context)
+        made = form.model.fork()
+        report = removal.remove(made, studied, self._prices[by], context)
+        narrow = replace(
+            form,
+            model=made,
+            smaller=made,
+            edits=(*form.edits, *report.edits),
+            skipped=(*form.skipped, *report.skipped),
+            removal=report.figures,
+        )
+        return self._work.with_integers(narrow)
+
+    def _context(self, by: _Quantity) -> PassContext:
+        """Return a context that prices widths, with the integer kernels that the narrower layers may have."""
+        if by == "macs":
+            return self._work.context
+        integers = self.whole[1].integers
+        layers = frozenset(edit.layer for edit in (() if integers is None else integers.edits))
+        cost_model = IntegerLatency(layers=layers, feeds=self._work.feeds)
+        return replace(self._work.context, cost_model=cost_model)
+
+
 class _Work:
     """Builds forms of a model, times them, and records what was tried."""
 
     def __init__(self, settings: MeetLatency, context: PassContext, feeds: Feeds) -> None:
-        self._settings, self._context, self._feeds = settings, context, feeds
+        self._settings, self.context, self.feeds = settings, context, feeds
         self._original = context.reference.to_bytes(maps=False)
         self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
-        self._whole: dict[int, tuple[float, _Form]] = {}  # with integers, by the model it was made of
         self.tried: list[dict[str, Any]] = []
 
     def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
         """Return the best model with all residual blocks, and with fewer if integers are not enough."""
         found: list[Tried[_Form]] = []
-        for start in self._starts(model):
-            for by in self._quantities(start):
-                tried = largest_share(partial(self._build, start, by), asked, self._settings.tries)
+        for start in (_Start(self, form) for form in self._forms(model)):
+            blocks = len(start.form.blocks)
+            for by in self._quantities(start.form.model):
+                tried = start.search(by, asked, self._settings.tries)
                 self.tried += [
-                    {"blocks": len(start.blocks), "widths": by, "share": each.share, "latency": each.cost}
+                    {"blocks": blocks, "widths": by, "share": each.share, "latency": each.cost}
                     for each in tried
                 ]
                 found.append(tried[-1])
-                if len(tried) == 1:  # fast enough with all channels
+                if len(tried) == 1:  # no channel need go, or none can
                     break
-            if not start.blocks and tried[-1].share == 1.0 and tried[-1].cost <= asked:
+            if not blocks and start.whole[0] <= asked:
                 break
         return found
 
-    def _quantities(self, start: _Form) -> tuple[_Quantity, ...]:
-        """Return the quantities by which widths are chosen."""
-        return ("latency", "macs") if len(start.model.sites()) <= _MOST_PRICED else ("macs",)
+    def removal(self, share: float, by: _Quantity) -> RemoveChannels:
+        """Return the pass that removes channels."""
+        return RemoveChannels(keep=share, quantity=by, samples=self._settings.samples, **self._patterns)
 
-    def _starts(self, model: ModelView) -> Iterator[_Form]:
+    def _quantities(self, model: ModelView) -> tuple[_Quantity, ...]:
+        """Return the quantities to choose widths by: neither knows which narrower layers will be integer."""
+        return ("latency", "macs") if len(model.sites()) <= _MOST_PRICED else ("macs",)
+
+    def _forms(self, model: ModelView) -> Iterator[_Form]:
         """Yield the model as it is, and with fewer residual blocks."""
         yield _Form(model)
         if not self._settings.blocks or not 0 < len(residual_blocks(model)[0]) <= _MOST_BLOCKS:
@@ -240,47 +314,12 @@ class _Work:
             made = model.fork()
             step = RemoveBlocks(samples=self._settings.samples, **settings, **self._patterns)
             try:
-                report = step.run(made, self._context)
+                report = step.run(made, self.context)
             except (NothingToDo, PassRefused) as reason:
                 _logger.info("blocks stay: %s", reason)
                 continue
             if report.changed:
                 yield _Form(made, made, report.edits, blocks=report.figures["blocks"])
-
-    def _build(self, start: _Form, by: _Quantity, share: float) -> tuple[float, _Form]:
-        """Return the latency with this share of a quantity left, and the model."""
-        if share == 1.0:
-            return self._start_with_integers(start)
-        made = start.model.fork()
-        context = self._context if by == "macs" else self._priced(start)
-        removal = RemoveChannels(keep=share, quantity=by, samples=self._settings.samples, **self._patterns)
-        try:
-            report = removal.run(made, context)
-        except (NothingToDo, PassRefused) as reason:
-            left = Skip("model", f"no channel is removed: {reason}")
-            return self._with_integers(replace(start, skipped=(*start.skipped, left)))
-        narrowed = replace(
-            start,
-            model=made,
-            smaller=made,
-            edits=(*start.edits, *report.edits),
-            skipped=(*start.skipped, *report.skipped),
-            removal=report.figures,
-        )
-        return self._with_integers(narrowed)
-
-    def _start_with_integers(self, start: _Form) -> tuple[float, _Form]:
-        key = id(start.model)
-        if key not in self._whole:
-            self._whole[key] = self._with_integers(start)
-        return self._whole[key]
-
-    def _priced(self, start: _Form) -> PassContext:
-        """Return a context that prices widths with the integer kernels that the narrower layers may have."""
-        form = self._start_with_integers(start)[1]
-        edits = () if form.integers is None else form.integers.edits
-        layers = frozenset(edit.layer for edit in edits)
-        return replace(self._context, cost_model=IntegerLatency(layers=layers, feeds=self._feeds))
 
     def train(self, form: _Form) -> tuple[float, _Form]:
         """Return the latency of the smaller model after training, and the model."""
@@ -289,8 +328,8 @@ class _Work:
         tuning = FineTune(
             epochs=settings.epochs, learning_rate=settings.learning_rate, end_rate=settings.end_rate
         )
-        report = tuning.run(made, self._context)
-        return self._with_integers(replace(form, model=made, edits=(*form.edits, *report.edits)))
+        report = tuning.run(made, self.context)
+        return self.with_integers(replace(form, model=made, edits=(*form.edits, *report.edits)))
 
     def tune_integers(self, form: _Form) -> _Form:
         """Return the model trained with its integers in place; the kernels, and so the latency, stay."""
@@ -300,7 +339,7 @@ class _Work:
             epochs=epochs, learning_rate=settings.learning_rate * _TUNED_RATE, end_rate=settings.end_rate
         )
         try:
-            report = tuning.run(made, self._context)
+            report = tuning.run(made, self.context)
         except (NothingToDo, TrainingError) as reason:
             _logger.info("integers are not trained: %s", reason)
             return form
@@ -308,7 +347,7 @@ class _Work:
 
     def error(self, model: ModelView) -> float:
         """Return the relative error of a model's outputs against the original's."""
-        context = self._context
+        context = self.context
         data = context.train if context.validation is None else context.validation
         if data is None:
             return 0.0
@@ -317,14 +356,14 @@ class _Work:
         probe = OutputProbe(model, (), few, reference=context.reference, threads=threads)
         return probe.relative_error({})
 
-    def _with_integers(self, form: _Form) -> tuple[float, _Form]:
+    def with_integers(self, form: _Form) -> tuple[float, _Form]:
         """Make layers integer that are faster with integers, and time the result."""
         made, found = form.model.fork(), form
         if self._settings.integers:
             step = QuantizeActivations(against="before", **self._patterns)
             try:
-                found = replace(form, model=made, integers=step.run(made, self._context))
+                found = replace(form, model=made, integers=step.run(made, self.context))
             except NothingToDo as reason:  # no layer is left
                 found = replace(form, model=made, skipped=(*form.skipped, Skip("model", str(reason))))
-        (latency,) = ratios_of(self._original, [made.to_bytes(maps=False)], self._feeds, _THREADS)
+        (latency,) = ratios_of(self._original, [made.to_bytes(maps=False)], self.feeds, _THREADS)
         return latency, found

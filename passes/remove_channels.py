@@ -38,6 +38,34 @@ _MAC_STEPS, _PRICED_STEPS = 64, 16
 _ALL_STAY = "all its channels stay: those of other layers cost the outputs less"
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelStudy:
+    """What the channels of a model are worth to its outputs.
+
+    Attributes:
+        calibration: samples, and the model as it was studied.
+        groups: its groups that can be narrowed.
+        left: reasons for the others, by group or layer.
+    """
+
+    calibration: Calibration
+    groups: tuple[StudiedGroup, ...]
+    left: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class PricedWidths:
+    """What the widths of each group cost.
+
+    Attributes:
+        costs: present cost of every node.
+        options: widths of each group, by its index.
+    """
+
+    costs: Mapping[str, float]
+    options: Mapping[int, WidthOptions]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoveChannels:
     """Remove output channels, neurons, heads and hidden units until a share of the cost is left.
@@ -75,12 +103,23 @@ class RemoveChannels:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        channels = channel_map(model)
+        studied = self.study(model, context)
+        return self.remove(model, studied, self.price(studied, context), context)
+
+    # -- in parts: several shares of one model are tried at the price of one study ---------------
+
+    def study(self, model: ModelView, context: PassContext) -> ChannelStudy:
+        """Study what the channels of each group are worth to the outputs; the same for every ``keep``.
+
+        Raises:
+            NothingToDo: no channel can be removed.
+        """
+        original = model.fork()
+        channels = channel_map(original)
         chosen, left = self._choose_groups(channels)
         if not chosen:
             first = next(iter(left.items()), ("the model", "no layer writes channels that another one reads"))
             raise NothingToDo("no channel can be removed", got=f"{first[0]}: {first[1]}")
-        original = model.fork()
         calibration = Calibration(
             original=original,
             samples=calibration_samples(context, self.samples),
@@ -88,7 +127,7 @@ class RemoveChannels:
             seed=context.seed,
             threads=context.settings.threads,
         )
-        groups = channel_map(original).groups
+        groups = channels.groups
         few = calibration.samples.select(np.arange(min(len(calibration.samples), _PROBE_SAMPLES)))
         with context.progress.task("study", len(chosen)) as task:
             studied, unknown = study(
@@ -98,14 +137,40 @@ class RemoveChannels:
         if not studied:
             first = next(iter(left.items()))
             raise NothingToDo("no channel can be removed", got=f"{first[0]}: {first[1]}")
-        widths = self._widths(model, studied, context)
-        rows = self._remove(model, calibration, studied, widths, context)
+        return ChannelStudy(calibration, tuple(studied), left)
+
+    def price(self, studied: ChannelStudy, context: PassContext) -> PricedWidths:
+        """Price the widths of each group; the same for every ``keep``.
+
+        Raises:
+            PassRefused: the model costs nothing.
+        """
+        model = studied.calibration.original
+        costs = self._cost(model, context)
+        require_cost(costs)
+        options = {each.index: self._options(model, each, costs, context) for each in studied.groups}
+        return PricedWidths(costs, options)
+
+    def remove(
+        self, model: ModelView, studied: ChannelStudy, priced: PricedWidths, context: PassContext
+    ) -> PassReport:
+        """Remove channels until the share is left.
+
+        Args:
+            model: the studied model, changed in place.
+            studied: its study.
+            priced: prices of its widths.
+            context: of the pass.
+        """
+        original = studied.calibration.original
+        widths = self._widths(model, studied.groups, priced, context)
+        rows = self._remove(model, studied, widths, context)
         edits = tuple(Edit(name, _what(row)) for name, row in rows.items() if row["kept"] < row["of"])
         figures = {"quantity": self.quantity, "asked": self.keep, "reached": widths.share, "groups": rows}
         unmet = None
         if widths.share > self.keep * _CLOSE:
             unmet = f"{self.quantity} of {widths.share:.3g}x remain where {self.keep:g}x was asked for"
-        left |= {name: _ALL_STAY for name, row in rows.items() if row["kept"] == row["of"]}
+        left = {**studied.left, **{name: _ALL_STAY for name, row in rows.items() if row["kept"] == row["of"]}}
         skipped = tuple(Skip(name, why) for name, why in left.items())
         return PassReport(not same_model(original, model), edits, skipped, figures, unmet)
 
@@ -135,12 +200,11 @@ class RemoveChannels:
         """Return the cost of every node."""
         return costs_of(model, self.quantity, context)
 
-    def _widths(self, model: ModelView, studied: Sequence[StudiedGroup], context: PassContext) -> Widths:
+    def _widths(
+        self, model: ModelView, studied: Sequence[StudiedGroup], priced: PricedWidths, context: PassContext
+    ) -> Widths:
         """Return the widths that meet the share, as counted on a model of these widths."""
-        costs = self._cost(model, context)
-        require_cost(costs)
-        options = {each.index: self._options(model, each, costs, context) for each in studied}
-        share = self.keep
+        costs, options, share = priced.costs, priced.options, self.keep
         for _ in range(_MOST_CORRECTIONS):
             widths = choose_widths(options, costs, share)
             narrow = model.fork()
@@ -179,19 +243,18 @@ class RemoveChannels:
     def _remove(
         self,
         model: ModelView,
-        calibration: Calibration,
-        studied: Sequence[StudiedGroup],
+        studied: ChannelStudy,
         widths: Widths,
         context: PassContext,
     ) -> dict[str, dict[str, Any]]:
         """Choose and refit group by group, in graph order, then cut; return report rows."""
         channels = channel_map(model)
         sites = {site.name: site for site in model.sites()}
-        refitting = Refitting(calibration, model)
+        refitting = Refitting(studied.calibration, model)
         keep: dict[int, Mask] = {}
         rows: dict[str, dict[str, Any]] = {}
-        with context.progress.task("remove", len(studied)) as task:
-            for each in studied:
+        with context.progress.task("remove", len(studied.groups)) as task:
+            for each in studied.groups:
                 group = channels.groups[each.index]
                 count = group.units - widths.kept[each.index]
                 readers = readers_of(model, group, sites)

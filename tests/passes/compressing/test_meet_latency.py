@@ -16,6 +16,7 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.passes import meet_latency as module
 from onnx_admm.passes.meet_latency import MeetLatency
+from onnx_admm.passes.remove_channels import RemoveChannels
 from onnx_admm.quantization import quantizer as quantizer_module
 from onnx_admm.removal.node_costs import macs_by_node
 from onnx_admm.runtime.sessions import open_session
@@ -72,10 +73,15 @@ def test_integers_are_enough_for_a_mild_budget() -> None:
     assert report.figures["removal"] == {}
 
 
-def test_channels_go_where_integers_are_not_enough() -> None:
+def test_channels_go_where_integers_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One study serves all shares that are tried."""
     given = context()
     model = given.reference.fork()
+    studies, study = [], RemoveChannels.study
+    monkeypatch.setattr(RemoveChannels, "study", lambda *them: studies.append(them) or study(*them))
     report = MeetLatency(share=0.4).run(model, given)
+    assert len(report.figures["tried"]) > 3
+    assert len(studies) == 1
     assert report.unmet is None
     reached = report.figures["budget"]["latency"]["reached"]
     assert 0.2 < reached <= 0.4
