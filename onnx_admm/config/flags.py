@@ -109,6 +109,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         shared = {"least_sqnr_db": _BESIDE_ACTIVATIONS_DB} if faster else {}
         compressing: list[dict[str, Any]] = [{"name": "auto_quantize", **shared, **against}]
     elif latency is not None:
+        steps.append({"name": "rewrite_for_runtime"})  # what is exact counts first
         compressing = [{"name": "meet_latency", "share": latency, **_epochs_of_latency(flags)}]
         compressing[0] |= {"integers": False} if flags.weights_only else {}
     elif flags.budget:

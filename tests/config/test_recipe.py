@@ -270,3 +270,9 @@ def test_removal_stands_before_what_prunes_and_quantises_and_trains_alone() -> N
     plain = recipe_from_flags(Flags(remove="0.5x", fine_tune=False))
     assert [step.name for step in plain.passes][3:5] == ["remove_channels", "auto_quantize"]
     assert not plain.fine_tune
+
+
+def test_a_latency_budget_counts_what_exact_rewrites_save() -> None:
+    """The rewrites stand before the layers that are timed."""
+    names = [step.name for step in recipe_from_flags(Flags(budget=("latency=0.4x",), samples=100)).passes]
+    assert names.index("rewrite_for_runtime") < names.index("meet_latency")
