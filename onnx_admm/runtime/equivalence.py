@@ -1,8 +1,8 @@
 """Comparison of two models' outputs, and the first node where they differ.
 
 Both are run without graph optimisation, so that one model's fusions do not count. Rounding of reordered sums
-is tolerated: `TOLERANCE`, or ten times the first model's own response to a change of its inputs in the last
-digits and to the runtime's optimisations.
+is tolerated: `TOLERANCE`, or ten times the first model's own response to a change of its inputs or weights in
+the last digits and to the runtime's optimisations.
 """
 
 from __future__ import annotations
@@ -150,22 +150,34 @@ def _share(expected: Array, got: Array) -> float:
 def _own_noise(
     model: ModelView, feeds: Mapping[str, Array], expected: Outputs, run: Runner
 ) -> dict[str, float]:
-    """Return the model's response to changes of its inputs in the last digits."""
+    """Return the model's response to changes in the last digits, of its inputs and of its weights.
+
+    A model that takes the difference of nearly equal numbers (a variance as the mean of squares without the
+    square of the mean) responds strongly, and whatever replaces these nodes differs as much from it.
+    """
     rng = np.random.default_rng(0)
-    moved = {
-        name: (array * (1 + _LAST_DIGITS * rng.choice([-1, 1], array.shape))).astype(array.dtype)
-        if np.issubdtype(array.dtype, np.floating)
-        else array
-        for name, array in feeds.items()
-    }
+    moved = {name: _moved(array, rng) for name, array in feeds.items()}
+    reweighted = model.fork()
+    for site, array in model.weights():
+        if site.editable:
+            reweighted.replace(site, _moved(array, rng))
     noise: dict[str, float] = {}
-    for samples, optimize in ((moved, False), (feeds, True)):
+    for made, samples, optimize in ((model, moved, False), (model, feeds, True), (reweighted, feeds, False)):
         try:
-            shares = _shares(expected, run(model, samples, optimize=optimize))
+            shares = _shares(expected, run(made, samples, optimize=optimize))
         except OnnxAdmmError:
             continue
         noise = {name: max(share, noise.get(name, 0.0)) for name, share in shares.items()}
     return noise
+
+
+def _moved(array: Array, rng: np.random.Generator) -> Array:
+    """Return floats changed in the last digits, up or down; other arrays as they are."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    signs = rng.integers(0, 2, array.shape, np.int8) * np.int8(2) - np.int8(1)
+    moved: Array = (array * (1 + np.float32(_LAST_DIGITS) * signs)).astype(array.dtype)
+    return moved
 
 
 # -- the node --------------------------------------------------------------------------------
