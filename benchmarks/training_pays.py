@@ -59,12 +59,14 @@ def run(
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = json.loads(report.read_text())
+    [test] = [each for each in found["comparison"]["quality"] if each["data"] == "test"]
     return {
         "model": model.stem,
         "way": way,
         "exit": done.returncode,
-        "accuracy_before": found["accuracy_before"],
-        "accuracy": found["accuracy_after"],
+        "accuracy_before": test["accuracy_before"],
+        "accuracy": test["accuracy_after"],
+        "notes": found["notes"],
         "file_ratio": found["file_ratio"],
         "seconds": round(seconds, 1),
     }

@@ -171,7 +171,7 @@ def test_a_large_model_is_run_in_a_process_of_its_own(monkeypatch: pytest.Monkey
     result = run([FoldBatchNorm(), Scales("w2")], parse_text(NORMS))
     assert [step.report.changed for step in result.reports] == [True, False]
     assert [skip.layer for skip in result.reports[1].report.skipped] == ["second"]
-    assert len(runs) == 3 + 2 + 2  # each model once, two for noise, two for the node
+    assert len(runs) == 3 + 3 + 2  # each model once, three for noise, two for the node
 
 
 def test_outputs_of_another_process_are_the_same() -> None:
