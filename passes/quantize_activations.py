@@ -108,7 +108,7 @@ class QuantizeActivations:
             few = f"{len(context.train)} samples are too few for ranges of activations"
             return _left(f"{few}: {_LEAST_SAMPLES} or more are needed")
         try:
-            chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+            chosen, skipped = choose_sites(model.sites(), self.include, self.exclude, keeps_values=True)
         except PassRefused as reason:  # all weights are in subgraphs
             if self.include or self.exclude:
                 raise

@@ -41,6 +41,7 @@ from onnx_admm.report import Comparison, Report, StepFacts, describe_model, to_j
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate, log_promises
 from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
+from onnx_admm.selection.layer_settings import find_layers
 
 _MUCH_TEXT = 0.05
 """Share of an exporter's text in a file from which on its removal alone counts as a gain."""
@@ -85,6 +86,8 @@ class Compression(Request):
                 where="--teacher",
                 hint="Ask for what is trained: --prune, --bits, --remove, a budget for latency, or a recipe.",
             )
+        if recipe.layers:
+            find_layers(recipe.layers, model.sites())
         for samples in (train, validation):
             if samples is not None and self.metric is None:
                 check_class_numbers(samples, model)

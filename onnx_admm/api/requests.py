@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from onnx_admm.config.flags import Flags, measured_latency, recipe_from_flags
 from onnx_admm.config.recipe import Recipe
@@ -36,7 +37,7 @@ class Request:
         label: name of the labels among the arrays of the data; None: ``labels``.
         metric: metric in place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``remove``, ``prune``, ``bits`` and others.
-        remove, prune, bits, budget, format, epochs, include, exclude: see `Flags`.
+        remove, prune, bits, budget, format, epochs, include, exclude, layers: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
             runtime cannot train is rebuilt layer by layer instead, with a note.
         preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
@@ -74,6 +75,7 @@ class Request:
     epochs: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    layers: Mapping[str, Any] = field(default_factory=dict)
     fine_tune: bool | None = None
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None
     freeze_defaults: bool | None = None
@@ -111,6 +113,7 @@ class Request:
                 fine_tune=tune,
                 include=tuple(self.include),
                 exclude=tuple(self.exclude),
+                layers=self.layers,
                 keep_docs=self.keep_docs,
                 weights_only=self.weights_only,
                 cost_model=self.cost_model,
@@ -155,6 +158,7 @@ def check_request(job: Request) -> None:
         "--epochs": job.epochs,
         "--include": job.include or None,
         "--exclude": job.exclude or None,
+        "--layer": job.layers or None,
     }
     given = [flag for flag, value in conflicts.items() if value is not None]
     if job.format != "auto":

@@ -72,6 +72,15 @@ def compress(
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave layers of that name or operator alone."),
     ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="PATTERN=F",
+            help="Form of layers, which nothing else then changes: 'head*=8' (bits), 'stem=float', "
+            "'fc*=keep=0.1' (share of nonzeros), 'fc*=bits=4,keep=0.1'.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -213,6 +222,7 @@ def compress(
     labels: 10 dB signal to noise and half of the predictions (20 dB if only a smaller file is requested).
     """
     from onnx_admm.api import Compression
+    from onnx_admm.config.layer_table import layers_of_flags
 
     job = Compression(
         data=data,
@@ -228,6 +238,7 @@ def compress(
         budget=budget or (),
         include=include or (),
         exclude=exclude or (),
+        layers=layers_of_flags(layer or ()),
         format=format,
         epochs=epochs,
         fine_tune=fine_tune,

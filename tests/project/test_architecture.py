@@ -53,7 +53,7 @@ INSIDE = {
         {"packed", "standard_forms"},
     ),
     "model": (
-        {"einsum", "files", "graph_state", "names", "operators"},
+        {"conditions", "einsum", "files", "graph_state", "names", "operators"},
         {"constants", "loading", "lookups", "scopes"},
         {"edit", "folding", "tables", "writing"},
         {"sites"},

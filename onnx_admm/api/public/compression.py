@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnx_admm.api.compress import Compression
 from onnx_admm.api.compressed import Compressed
@@ -44,6 +44,7 @@ def compress(
     epochs: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    layers: Mapping[str, Any] | None = None,
     fine_tune: bool | None = None,
     preprocessing: Preprocessing | PathLike | None = None,
     freeze_defaults: bool | None = None,
@@ -90,6 +91,8 @@ def compress(
         epochs: epochs of each pass that trains; None chooses by the number of samples.
         include: patterns of layer names or operators to work on; empty means all.
         exclude: patterns of layers to leave unchanged.
+        layers: form of single layers by pattern, as in a recipe: ``{"head*": {"bits": 8}, "stem": "float"}``;
+            all passes then leave them.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         freeze_defaults: whether initializers listed as inputs become constants; None: where nearly all are.
@@ -145,6 +148,7 @@ def compress(
         epochs=typed("epochs", epochs, int, type(None)),
         include=texts("include", include),
         exclude=texts("exclude", exclude),
+        layers=dict(layers or {}),
         fine_tune=typed("fine_tune", fine_tune, bool, type(None)),
         preprocessing=preprocessing,
         freeze_defaults=typed("freeze_defaults", freeze_defaults, bool, type(None)),
