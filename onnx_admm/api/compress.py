@@ -17,7 +17,15 @@ from onnx_admm.api.files.result_files import ResultFiles, open_results
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import Measurement, check_runs, judged_samples
 from onnx_admm.api.milder import MILDER, TRIES, next_try
-from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
+from onnx_admm.api.notes import (
+    NO_DATA,
+    NOTHING_ASKED,
+    few_note,
+    frozen_note,
+    outcome_notes,
+    random_note,
+    target_note,
+)
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, trains, without_wrong_shapes
 from onnx_admm.api.rehearsal import rehearse
@@ -72,6 +80,7 @@ class Compression(Request):
         frozen = frozen_defaults(model, recipe.freeze_defaults)
         text = 0 if recipe.keep_docs else erase_exporter_text(model)
         notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
+        notes = (*notes, *target_note(None if recipe.cost_model is None else cost_model(recipe.cost_model)))
         train = self._open(self.data, model, recipe, "train")
         validation = self._open(self.validation, model, recipe, "validation")
         if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():

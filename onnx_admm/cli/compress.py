@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, TRAINER, parse_bindings, read_max_drop
+from onnx_admm.cli.target import (
+    BIND,
+    COST_MODEL,
+    LABEL,
+    METRIC,
+    TARGET,
+    TRAINER,
+    cost_model_of,
+    parse_bindings,
+    read_max_drop,
+)
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -167,6 +177,7 @@ def compress(
         ),
     ] = None,
     cost_model: Annotated[str | None, COST_MODEL] = None,
+    processor: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
@@ -246,7 +257,7 @@ def compress(
         freeze_defaults=freeze_defaults,
         keep_docs=keep_docs,
         weights_only=weights_only,
-        cost_model=cost_model,
+        cost_model=cost_model_of(processor, cost_model),
         bind=parse_bindings(bind or ()),
         max_drop=max_drop,
         keep=keep,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 from onnx_admm.contracts.costs import CostModel
 from onnx_admm.contracts.data import Dataset
 from onnx_admm.contracts.layers import LayerSetting
+from onnx_admm.contracts.lint import RuntimeTarget
 from onnx_admm.contracts.progress import Progress, SilentProgress
 from onnx_admm.contracts.training import Trainer, TrainingSettings
 from onnx_admm.model import ModelView
@@ -109,6 +110,17 @@ class PassContext:
     cost_model: CostModel | None = None
     bindings: Mapping[str, int] = field(default_factory=dict)
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+
+    @property
+    def processor(self) -> RuntimeTarget | None:
+        """The target's processor; None where the cost model names none, so that it is this machine's."""
+        found: RuntimeTarget | None = getattr(self.cost_model, "target", None)
+        return found
+
+    @property
+    def is_timed_here(self) -> bool:
+        """Whether latencies of this machine are those of the target; else they only predict them."""
+        return self.processor is None or bool(getattr(self.cost_model, "is_this_machine", False))
 
     @property
     def taught_by(self) -> ModelView:
