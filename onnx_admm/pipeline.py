@@ -26,6 +26,7 @@ from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.conditions import Conditions
 from onnx_admm.model.rewrite.weight_storage import check_model, spill_to_disk
+from onnx_admm.model.runtimes import OldestRuntime, parse_runtime
 from onnx_admm.printable import printable
 from onnx_admm.selection.layer_settings import SetLayer, find_layers, fixed_by_recipe, present_layers
 from onnx_admm.settings.ranges import check_ranges
@@ -88,11 +89,13 @@ class Pipeline:
         passes: the passes.
         provenance: write the names of the passes that changed the model into its metadata.
         layers: form asked for single layers, by pattern; all passes but ``set_layers`` leave these.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; passes write no newer form.
     """
 
     passes: Sequence[Pass]
     provenance: bool = True
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+    min_runtime: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "passes", tuple(self.passes))
@@ -121,8 +124,9 @@ class Pipeline:
         context = data if isinstance(data, PassContext) else open_context(view, data)
         steps: list[StepReport] = []
         layers = find_layers(self.layers, view.sites()) if self.layers else {}
-        if layers:  # the caller's models stay without conditions
-            reference = _with_fixed_layers(context.reference.fork(), layers)
+        runtime = None if self.min_runtime is None else parse_runtime(self.min_runtime, "min_runtime")
+        if layers or runtime is not None:  # the caller's models stay without conditions
+            reference = _with_conditions(context.reference.fork(), layers, runtime)
             view, context = view.fork(), replace(context, reference=reference)
         exactness = ExactnessCheck(context)
         for position, step in enumerate(self.passes):
@@ -137,9 +141,9 @@ class Pipeline:
                     steps.append(report)
                     continue
                 given = bar.context(position)
-                if layers:
-                    settings = present_layers(layers, _with_fixed_layers(view, layers).sites())
-                    given = replace(given, layers={name: each.setting for name, each in settings.items()})
+                if layers or runtime is not None:
+                    present = present_layers(layers, _with_conditions(view, layers, runtime).sites())
+                    given = replace(given, layers={name: each.setting for name, each in present.items()})
                 try:
                     with located(place):
                         view, report = self._transaction(view, step, given, exactness)
@@ -187,9 +191,12 @@ class Pipeline:
         return f"{place} (after {before})" if before else place
 
 
-def _with_fixed_layers(model: ModelView, layers: Mapping[str, SetLayer]) -> ModelView:
-    """Return the model, with the layers fixed that the recipe gives a form."""
-    model.conditions = Conditions(fixed_by_recipe(layers, model.sites()))
+def _with_conditions(
+    model: ModelView, layers: Mapping[str, SetLayer], runtime: OldestRuntime | None
+) -> ModelView:
+    """Return the model, with the layers fixed that the recipe gives a form, and the oldest runtime."""
+    model.conditions = Conditions()  # under which weights show their own names and state
+    model.conditions = Conditions(fixed_by_recipe(layers, model.sites()) if layers else {}, runtime)
     return model
 
 

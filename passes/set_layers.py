@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from onnx_admm.allocation.allocation import FLOAT_BITS
 from onnx_admm.contracts import Edit, LayerSetting, ModelView, PassContext, PassReport, Skip
 from onnx_admm.errors import NothingToDo, PassRefused
-from onnx_admm.model.conditions import Conditions
 from onnx_admm.settings.ranges import Samples
 
 from .reconstruct_layers import ReconstructLayers
@@ -47,7 +46,7 @@ class SetLayers:
         dense = {name: setting for name, setting in asked.items() if setting.keep is None}
         edits, skipped = list[Edit](), list[Skip]()
         figures: dict[str, Any] = {}
-        model.conditions = Conditions()  # the layers are fixed for all passes but this one
+        model.conditions = replace(conditions, fixed={})  # the layers are fixed for all passes but this one
         try:
             for settings in (pruned, dense):
                 if settings:

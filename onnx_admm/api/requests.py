@@ -19,6 +19,7 @@ from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
 from onnx_admm.metrics import MetricLike, as_metric
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.targeting.quantities import parse_budgets, require_given
 
@@ -48,6 +49,7 @@ class Request:
             integers where that is faster on this machine.
         cost_model: cost model of the target, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes for costs, in addition to the recipe's.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; None takes the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise (see ``report.gate``).
         report: path of the report as JSON.
@@ -83,6 +85,7 @@ class Request:
     weights_only: bool = False
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
+    min_runtime: str | None = None
     max_drop: float | None = None
     keep: bool = False
     report: str | os.PathLike[str] | None = None
@@ -128,6 +131,8 @@ class Request:
         if self.cost_model is not None:
             cost_model(self.cost_model)
             recipe = replace(recipe, cost_model=self.cost_model)
+        if self.min_runtime is not None:
+            recipe = replace(recipe, min_runtime=parse_runtime(self.min_runtime, "--min-runtime").text)
         if self.trainer is not None:
             recipe = replace(recipe, training=replace(recipe.training, trainer=self.trainer))
         return replace(recipe, bind={**recipe.bind, **self.bind})

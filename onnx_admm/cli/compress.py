@@ -179,6 +179,14 @@ def compress(
     cost_model: Annotated[str | None, COST_MODEL] = None,
     processor: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
+    min_runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--min-runtime",
+            metavar="V",
+            help="Oldest ONNX Runtime that must load the result, such as 1.17: no newer form is written.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
     ] = 0,
@@ -259,6 +267,7 @@ def compress(
         weights_only=weights_only,
         cost_model=cost_model_of(processor, cost_model),
         bind=parse_bindings(bind or ()),
+        min_runtime=min_runtime,
         max_drop=max_drop,
         keep=keep,
         report=report,

@@ -4,6 +4,7 @@ fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
 freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
 keep_docs = true           # optional: keep doc strings and exporters' notes, which no runtime reads
+min_runtime = "1.17"       # optional: oldest ONNX Runtime that must load the result
 cost_model = "storage"     # optional: prices the layers, as --cost-model takes it
 
 [layers]                   # optional: form of single layers, which all other passes then leave
@@ -36,6 +37,7 @@ from onnx_admm.config.layer_table import layers_table, parse_layers
 from onnx_admm.config.registry import build_plugin, cost_model, pass_class
 from onnx_admm.contracts import LayerSetting, Pass, TrainingSettings
 from onnx_admm.errors import RecipeError, located
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.pipeline import Pipeline
 from onnx_admm.settings.ranges import MOST_EXTENT
 from onnx_admm.settings.tables import build, check_keys, parse_toml, read_toml, unbuild
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
-_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", "layers", *_SWITCHES)
+_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", "layers", "min_runtime", *_SWITCHES)
 
 _SETS_LAYERS, _ENCODES = "set_layers", "encode"
 """The pass that gives layers the form of ``[layers]``, and the one that must come behind it."""
@@ -67,6 +69,7 @@ class Recipe:
         bind: extents of open axes for costs, by symbol or place.
         layers: form of single layers, by pattern. Where one has bits or a density, the pass ``set_layers`` is
             added before the first pass that changes what the model computes, unless it is there.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; see ``model.runtimes``.
     """
 
     passes: tuple[Pass, ...]
@@ -79,6 +82,7 @@ class Recipe:
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+    min_runtime: str | None = None
 
     def __post_init__(self) -> None:
         is_set = any(step.name == _SETS_LAYERS for step in self.passes)
@@ -117,6 +121,7 @@ class Recipe:
             cost_model=_parse_cost_model(table.get("cost_model"), f"{source}, key 'cost_model'"),
             bind=_parse_bindings(table.get("bind", {}), f"{source}, [bind]"),
             layers=parse_layers(table.get("layers", {}), f"{source}, [layers]"),
+            min_runtime=_parse_runtime(table.get("min_runtime"), f"{source}, key 'min_runtime'"),
             **switches,
         )
 
@@ -126,6 +131,8 @@ class Recipe:
         tables: dict[str, Any] = {key: value for key, value in switches.items() if value is not None}
         if self.cost_model is not None:
             tables["cost_model"] = self.cost_model
+        if self.min_runtime is not None:
+            tables["min_runtime"] = self.min_runtime
         if self.bind:
             tables["bind"] = dict(self.bind)
         if self.layers:
@@ -142,7 +149,7 @@ class Recipe:
 
     def pipeline(self) -> Pipeline:
         """Return the passes, ready to run."""
-        return Pipeline(self.passes, self.provenance, self.layers)
+        return Pipeline(self.passes, self.provenance, self.layers, self.min_runtime)
 
 
 def _parse_step(table: Mapping[str, Any], place: str) -> Pass:
@@ -174,6 +181,14 @@ def _parse_cost_model(spec: object, place: str) -> str | None:
     with located(place):
         cost_model(spec)
     return spec
+
+
+def _parse_runtime(version: object, place: str) -> str | None:
+    if version is None:
+        return None
+    if not isinstance(version, str):
+        raise RecipeError("not a version", where=place, got=repr(version), expected='such as "1.17"')
+    return parse_runtime(version, place).text
 
 
 def _parse_bindings(table: object, place: str) -> dict[str, int]:

@@ -53,6 +53,7 @@ INSIDE = {
         {"packed", "standard_forms"},
     ),
     "model": (
+        {"runtimes"},
         {"conditions", "einsum", "files", "graph_state", "names", "operators"},
         {"constants", "loading", "lookups", "scopes"},
         {"edit", "folding", "tables", "writing"},

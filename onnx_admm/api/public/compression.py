@@ -52,6 +52,7 @@ def compress(
     weights_only: bool = False,
     cost_model: str | None = None,
     bind: Mapping[str, int] | None = None,
+    min_runtime: str | None = None,
     max_drop: float | None = None,
     keep: bool = False,
     report: PathLike | None = None,
@@ -100,6 +101,8 @@ def compress(
         weights_only: leave activations in float, also where integers would be faster.
         cost_model: cost model of the target, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes for costs, such as ``{"frames": 160}``.
+        min_runtime: oldest ONNX Runtime that must load the result, such as ``"1.17"``: no newer form is
+            written.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise.
         report: path of the report as JSON.
@@ -156,6 +159,7 @@ def compress(
         weights_only=typed("weights_only", weights_only, bool),
         cost_model=typed("cost_model", cost_model, str, type(None)),
         bind=dict(bind or {}),
+        min_runtime=typed("min_runtime", min_runtime, str, type(None)),
         max_drop=typed("max_drop", max_drop, float, int, type(None)),
         keep=typed("keep", keep, bool),
         report=report,
