@@ -12,10 +12,9 @@ from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.errors import UnsupportedModel, UsageError
-from onnx_admm.model import convert_opset
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.opsets.lower_for_runtime import lower_for_runtime
 from onnx_admm.model.rewrite.fixed_draws import random_operators
-from onnx_admm.model.rewrite.lower_ir_version import state_ir_version
 from onnx_admm.model.rewrite.minify import erase_exporter_text
 from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.report import ModelFacts
@@ -33,7 +32,7 @@ class Plan:
         frozen: inputs that callers can no longer override.
         teacher: the model whose outputs training learns, where it is another one.
         text: characters of an exporter's text that are left out.
-        lowered: whether the model's opset or IR version was lowered for an older runtime.
+        lowered: whether the model was lowered for an older runtime.
 
     Example:
         >>> from onnx_admm.api import Compression, Plan
@@ -145,17 +144,15 @@ def prepare_model(model: ModelView, recipe: Recipe) -> Preparation:
     frozen = frozen_defaults(model, recipe.freeze_defaults)
     text = 0 if recipe.keep_docs else erase_exporter_text(model)
     notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
-    whole = model.opset, model.ir_version
-    notes = (*notes, *fit_runtime(model, recipe.min_runtime))
+    fitted = fit_runtime(model, recipe.min_runtime)
+    notes = (*notes, *fitted)
     priced = None if recipe.cost_model is None else cost_model(recipe.cost_model)
     notes = (*notes, *target_note(priced), *random_note(random_operators(model)))
-    return Preparation(
-        frozen=frozen, text=text, notes=notes, lowered=(model.opset, model.ir_version) != whole
-    )
+    return Preparation(frozen=frozen, text=text, notes=notes, lowered=len(fitted) > 1)
 
 
 def fit_runtime(model: ModelView, version: str | None) -> tuple[str, ...]:
-    """Lower the opset and the IR version of a model to what an older runtime loads; return the notes on it.
+    """Lower a model to what an older runtime loads; return the notes on it.
 
     Args:
         model: the model; changed in place.
@@ -167,29 +164,18 @@ def fit_runtime(model: ModelView, version: str | None) -> tuple[str, ...]:
     if version is None:
         return ()
     runtime = parse_runtime(version, "min_runtime")
-    before = model.opset, model.ir_version
     try:
-        model.become(convert_opset(model, at_most=runtime.opset))
+        done = lower_for_runtime(model, runtime)
     except UnsupportedModel as error:
         raise UsageError(
             f"the model cannot be brought to an opset that {runtime} loads",
             where="--min-runtime",
-            got=f"opset {model.opset}: {error.what}",
+            got=f"opset {model.opset}: {error}",
             expected=f"at most {runtime.opset}",
         ) from error
-    state_ir_version(model, runtime.ir_version)
-    done = [
-        f"{what} from {old} to {new}"
-        for what, old, new in zip(
-            ("opset", "IR version"), before, (model.opset, model.ir_version), strict=True
-        )
-        if new != old
-    ]
-    lowered = [f"The model was lowered for {runtime}: {' and '.join(done)}."] if done else []
-    return (
-        *lowered,
-        f"No form is written that {runtime} does not load. Latencies are those of the installed runtime.",
-    )
+    lowered = [f"The model was lowered for {runtime}: {', '.join(done)}."] if done else []
+    note = f"No form is written that {runtime} does not load. Latencies are those of the installed runtime."
+    return (*lowered, note)
 
 
 def frozen_defaults(model: ModelView, freeze: bool | None) -> tuple[str, ...]:

@@ -24,17 +24,19 @@ class Release:
         version: its major and minor number.
         opset: newest version of the default operator set that it loads.
         ir_version: newest IR version that it loads.
+        ml: newest version of the domain ``ai.onnx.ml`` that it loads, used or not.
     """
 
     version: Version
     opset: int
     ir_version: int
+    ml: int = 5
 
 
 RELEASES = (
-    Release((1, 15), 18, 9),
-    Release((1, 16), 19, 9),
-    Release((1, 17), 20, 9),
+    Release((1, 15), 18, 9, ml=3),
+    Release((1, 16), 19, 9, ml=3),
+    Release((1, 17), 20, 9, ml=4),
     Release((1, 18), 21, 10),
     Release((1, 19), 21, 10),
     Release((1, 20), 21, 10),
@@ -82,13 +84,14 @@ class OldestRuntime:
     Attributes:
         text: version as it was given.
         version: major and minor number.
-        opset, ir_version: newest ones that it loads.
+        opset, ir_version, ml: newest ones that it loads, as of a `Release`.
     """
 
     text: str
     version: Version
     opset: int
     ir_version: int
+    ml: int
 
     def __str__(self) -> str:
         return f"onnxruntime {self.text}"
@@ -136,7 +139,7 @@ def parse_runtime(text: str, place: str) -> OldestRuntime:
     known = [release for release in RELEASES if release.version <= version]
     if not known:
         raise UsageError("older than what is known of runtimes", where=place, got=text, expected=expected)
-    return OldestRuntime(text.strip(), version, known[-1].opset, known[-1].ir_version)
+    return OldestRuntime(text.strip(), version, known[-1].opset, known[-1].ir_version, known[-1].ml)
 
 
 def _text(version: Version) -> str:

@@ -76,6 +76,41 @@ def test_a_newer_model_is_lowered(version: str, opset: int, ir_version: int, new
     assert np.abs(before - after).max() < 0.1 * np.abs(before).max()
 
 
+def test_a_domain_that_no_node_uses_is_left_out(net: Path) -> None:
+    """Files of ONNX Runtime's own optimiser import every domain; 1.17 refuses ai.onnx.ml 5 unused."""
+    model = onnx.load(net)
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 5))
+    onnx.save(model, net)
+    target = net.with_name("out.onnx")
+    report = onnx_admm.compress(net, target, bits=6, min_runtime="1.17", threads=1).report
+    assert [each.domain for each in onnx.load(target).opset_import] == [""]
+    assert any("ai.onnx.ml 5, which no node uses" in note for note in report.notes)
+    onnx_admm.compress(net, target, bits=6, min_runtime="1.18", threads=1)
+
+
+@pytest.mark.parametrize(("op_type", "version", "code"), [("Scaler", "1.16", 0), ("LabelEncoder", "1.16", 2)])
+def test_a_domain_in_use_is_restated_where_its_operators_are_the_same(
+    op_type: str, version: str, code: int, tmp_path: Path, run: RunCommand
+) -> None:
+    attributes = {
+        "Scaler": "offset = [0.0], scale = [2.0]",
+        "LabelEncoder": "keys_floats = [0.0], values_floats = [1.0]",
+    }
+    text = f"""
+        <ir_version: 9, opset_import: ["" : 17, "ai.onnx.ml" : 4]>
+        scaled (float[N,8] x) => (float[N,8] y) <float[8,8] w>
+        {{ z = ai.onnx.ml.{op_type} <{attributes[op_type]}> (x)
+           y = MatMul (z, w) }}"""
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    parse_text(text, 3).save(source)
+    found, _, errors = run("compress", source, target, "--bits", "6", "--min-runtime", version, "--keep")
+    assert found == code, errors
+    if code:
+        assert f"{op_type} has another form at ai.onnx.ml 3" in errors
+    else:
+        assert {each.domain: each.version for each in onnx.load(target).opset_import}["ai.onnx.ml"] == 3
+
+
 def test_a_model_that_cannot_be_lowered_is_refused_before_the_work(tmp_path: Path, run: RunCommand) -> None:
     source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
     parse_text(ATTENTION, 3).save(source)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_admm.model.view import ModelView
-
 
 def lower_ir_version(source: bytes | str, ir_version: int) -> bytes:
     """Return the same model, serialised, stating at most ``ir_version``.
@@ -21,8 +19,3 @@ def lower_ir_version(source: bytes | str, ir_version: int) -> bytes:
     proto.ir_version = min(proto.ir_version, ir_version)
     lowered: bytes = proto.SerializeToString()
     return lowered
-
-
-def state_ir_version(view: ModelView, most: int) -> None:
-    """State at most that IR version in a model, in place; see `lower_ir_version`."""
-    view.graph_ir.ir_version = min(view.ir_version, most)
