@@ -15,6 +15,8 @@ from onnx_admm.cost_models.macs import MacsCostModel
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.errors import UsageError
 from onnx_admm.pipeline import Pipeline, PipelineResult
+from onnx_admm.quantization.quantizer import Quantizer
+from onnx_admm.quantization.result import Result
 from onnx_admm.testing import model_family
 from onnx_admm.training.trainers import make_trainer
 
@@ -85,6 +87,22 @@ def test_a_float_layer_is_stored_as_it_is() -> None:
     stored = {edit.layer for edit in found.reports[-1].report.edits}
     assert "w3" not in stored
     assert "w1" in stored
+
+
+def test_integers_are_for_layers_of_bits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[str]] = []
+
+    def record(self: Quantizer, model: ModelView, samples: object) -> Result:
+        asked.append(set(self.layers))
+        return Result(left={}, why="not run")
+
+    monkeypatch.setattr(Quantizer, "run", record)
+    layers = {"w1": {"bits": 8}, "w2": {"keep": 0.5}, "w3": "float"}
+    _, found = run({"layers": layers, "pass": [{"name": "quantize_activations"}]})
+    assert asked == [{"w1"}]
+    reasons = {skip.layer: skip.why for skip in found.reports[-1].report.skipped}
+    assert reasons["w2"] == "the recipe asks for 0.5 of the weights ('w2' in [layers])"
+    assert reasons["w3"] == "the recipe asks for float ('w3' in [layers])"
 
 
 def test_the_callers_model_has_no_fixed_layers_afterwards() -> None:
