@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from onnx_admm.contracts import CompressionOption, Cost, CostModel, LayerProfile, ModelView
+from onnx_admm.contracts import CompressionOption, Cost, CostModel, LayerProfile, ModelView, RuntimeTarget
 from onnx_admm.data.synthetic.dataset import synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnpricedOperator, UsageError
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.runtime_kernels import Place, kernels_of, layer_model, trace
 from onnx_admm.model.analysis.shapes import bind_extents
+from onnx_admm.pricing.processors import THIS, find_target, own_processor
 from onnx_admm.runtime.sessions import optimised_model
 from onnx_admm.runtime.timing import KernelTime, every_value
 from onnx_admm.runtime.timing_cache import call_timing, kernel_timings, switch_timing
@@ -20,6 +21,12 @@ from onnx_admm.settings.ranges import Threads
 
 _MISFIT = 0.1
 """Relative error of sums of single kernels for whole models: benchmarks/results/predicted-latency.json."""
+
+_BLOCKED_FROM = 4
+"""Channels up to which the runtime keeps no blocks: those of images."""
+
+_PREDICTED = 0.5
+"""Relative uncertainty of a time that was taken on another processor."""
 
 _alone: dict[tuple[LayerProfile, int | None, int], KernelTime] = {}
 """Costs of single layers, by profile, output channels left, and threads."""
@@ -36,26 +43,47 @@ class OnnxRuntimeCostModel:
     at their real width, because the cost changes in steps. Each time is measured once and kept on disk, by
     runtime, processor, threads and kernel.
 
+    For another processor the times of this machine are a prediction: float convolutions are scaled by the
+    blocks of channels of its layout, all else is taken as it is here.
+
     Args:
         threads: intra-op threads.
+        processor: ``this`` machine's, or one of ``pricing.processors``.
     """
 
     name: ClassVar[str] = "onnxruntime"
     quantities: ClassVar[tuple[str, ...]] = ("latency_s",)
-    is_this_machine: ClassVar[bool] = True
 
     threads: Threads = 1
+    processor: str = THIS
 
     def __post_init__(self) -> None:
+        find_target(self.processor)
         if self.threads < 1:
             raise UsageError("a run needs a thread", where="threads", got=self.threads)
 
     @property
+    def target(self) -> RuntimeTarget:
+        """Facts of the processor."""
+        return find_target(self.processor)
+
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether this machine has such a processor, so that its times are measured, and not predicted."""
+        return self.target.name == own_processor().name
+
+    @property
     def assumes(self) -> str:
         """The reason why zeros and bits change nothing, as a sentence."""
+        here = "on this machine, with nothing else running"
+        if not self.is_this_machine:
+            here = (
+                f"on {self.target.name}, predicted: times of this machine ({own_processor().name}), those of "
+                f"float convolutions scaled to blocks of {self.target.block} channels"
+            )
         return (
-            "stock ONNX Runtime on this machine, with nothing else running: weights are dense floats once it "
-            "has loaded them, so zeros and bits change no latency, only removed channels do"
+            f"stock ONNX Runtime {here}: weights are dense floats once it has loaded them, so zeros and bits "
+            "change no latency, only removed channels do"
         )
 
     def for_model(self, view: ModelView, bindings: Mapping[str, int]) -> CostModel:
@@ -96,7 +124,22 @@ class OnnxRuntimeCostModel:
             UnknownExtent: a shape depends on an open axis.
             UnpricedOperator: the runtime does not run the node alone.
         """
-        return _cost(self._time(layer, _left(layer, option)), layer)
+        channels = _left(layer, option)
+        return self.on_target(_cost(self._time(layer, channels), layer), layer, channels)
+
+    def on_target(self, cost: Cost, layer: LayerProfile, channels: int | None = None) -> Cost:
+        """Return what a time of this machine predicts for the target; the same where it is this machine.
+
+        Args:
+            cost: measured cost.
+            layer: the layer.
+            channels: output channels that are left; None: all.
+        """
+        if self.is_this_machine or cost.latency_s is None:
+            return cost
+        factor = _blocks(layer, self.target.block, channels) / _blocks(layer, own_processor().block, channels)
+        doubt = max(cost.uncertainty or 0.0, _PREDICTED)
+        return replace(cost, latency_s=cost.latency_s * factor, uncertainty=doubt)
 
     def _time(self, layer: LayerProfile, channels: int | None) -> KernelTime:
         _refuse_inner(layer)
@@ -157,7 +200,8 @@ class _OnModel:
     def compose(self, rows: Sequence[Cost]) -> Cost:
         """Return the sum of the rows and the call; the uncertainty is the mean of its parts."""
         parts = [(row.latency_s or 0.0, row.uncertainty or 0.0) for row in rows]
-        parts.append((self.call.seconds, max(_MISFIT, self.call.spread)))
+        least = _MISFIT if self.alone.is_this_machine else _PREDICTED
+        parts.append((self.call.seconds, max(least, self.call.spread)))
         total = sum(seconds for seconds, _ in parts)
         doubt = sum(seconds * uncertainty for seconds, uncertainty in parts)
         return Cost(latency_s=total, uncertainty=doubt / total if total else 0.0)
@@ -173,13 +217,26 @@ class _OnModel:
             raise UnpricedOperator(
                 "the runtime does not run its kernel alone", where=f"{layer.node} ({layer.op_type})"
             )
-        cost = _cost(timing, layer)
+        cost = self.alone.on_target(_cost(timing, layer), layer)
         if channels is None or not cost.latency_s:
             return cost
         narrow, whole = (self.alone.estimate(layer, other) for other in (option, CompressionOption()))
         ratio = (narrow.latency_s or 0.0) / whole.latency_s if whole.latency_s else 1.0
         doubt = max(cost.uncertainty or 0.0, narrow.uncertainty or 0.0)
         return Cost(latency_s=cost.latency_s * ratio, uncertainty=doubt)
+
+
+def _blocks(layer: LayerProfile, block: int, channels: int | None) -> float:
+    """Return the products that a float convolution computes in whole blocks of channels, up to a constant.
+
+    Fewer channels than a block, as in a first convolution, are not computed in blocks.
+    """
+    if layer.op_type != "Conv" or len(layer.weight_shape) < 3:
+        return 1.0
+    written, read = channels or layer.weight_shape[0], layer.weight_shape[1]
+    return float(
+        math.prod(-(-each // block) * block if each > _BLOCKED_FROM else each for each in (written, read))
+    )
 
 
 def _refuse_inner(layer: LayerProfile) -> None:

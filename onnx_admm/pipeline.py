@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from onnx_admm.contracts import (
     Dataset,
+    LayerSetting,
     ModelView,
     PartialProgress,
     Pass,
@@ -23,8 +24,11 @@ from onnx_admm.contracts import (
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.conditions import Conditions
 from onnx_admm.model.rewrite.weight_storage import check_model, spill_to_disk
+from onnx_admm.model.runtimes import OldestRuntime, parse_runtime
 from onnx_admm.printable import printable
+from onnx_admm.selection.layer_settings import SetLayer, find_layers, fixed_by_recipe, present_layers
 from onnx_admm.settings.ranges import check_ranges
 
 _logger = logging.getLogger(__name__)
@@ -84,10 +88,14 @@ class Pipeline:
     Args:
         passes: the passes.
         provenance: write the names of the passes that changed the model into its metadata.
+        layers: form asked for single layers, by pattern; all passes but ``set_layers`` leave these.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; passes write no newer form.
     """
 
     passes: Sequence[Pass]
     provenance: bool = True
+    layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+    min_runtime: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "passes", tuple(self.passes))
@@ -107,6 +115,7 @@ class Pipeline:
             journal: stores results of passes and returns them in a later run.
 
         Raises:
+            RecipeError: a pattern of ``layers`` matches no layer, or two contradict one another.
             PassRefused: a pass refuses the model; names it and those before it. A pass that finds nothing to
                 do (NothingToDo) is noted, and the next one runs.
             WorkError: a pass failed, or broke its contract.
@@ -114,6 +123,11 @@ class Pipeline:
         view = model if isinstance(model, ModelView) else ModelView.load(model)
         context = data if isinstance(data, PassContext) else open_context(view, data)
         steps: list[StepReport] = []
+        layers = find_layers(self.layers, view.sites()) if self.layers else {}
+        runtime = None if self.min_runtime is None else parse_runtime(self.min_runtime, "min_runtime")
+        if layers or runtime is not None:  # the caller's models stay without conditions
+            reference = _with_conditions(context.reference.fork(), layers, runtime)
+            view, context = view.fork(), replace(context, reference=reference)
         exactness = ExactnessCheck(context)
         for position, step in enumerate(self.passes):
             check_ranges(step, self._place(position))
@@ -126,9 +140,13 @@ class Pipeline:
                     view, report = known
                     steps.append(report)
                     continue
+                given = bar.context(position)
+                if layers or runtime is not None:
+                    present = present_layers(layers, _with_conditions(view, layers, runtime).sites())
+                    given = replace(given, layers={name: each.setting for name, each in present.items()})
                 try:
                     with located(place):
-                        view, report = self._transaction(view, step, bar.context(position), exactness)
+                        view, report = self._transaction(view, step, given, exactness)
                 except (OnnxAdmmError, *STOPS):
                     raise
                 except BaseException as error:
@@ -171,6 +189,15 @@ class Pipeline:
         before = ", ".join(names[:position])
         place = f"pass {position + 1} of {len(names)}, {names[position]}"
         return f"{place} (after {before})" if before else place
+
+
+def _with_conditions(
+    model: ModelView, layers: Mapping[str, SetLayer], runtime: OldestRuntime | None
+) -> ModelView:
+    """Return the model, with the layers fixed that the recipe gives a form, and the oldest runtime."""
+    model.conditions = Conditions()  # under which weights show their own names and state
+    model.conditions = Conditions(fixed_by_recipe(layers, model.sites()) if layers else {}, runtime)
+    return model
 
 
 class _EpochBar:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport
+from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassReport, Skip
 from onnx_admm.contracts.metrics import is_scored
 from onnx_admm.data import synthetic_dataset
 from onnx_admm.encoding.coders.encoding_report import EncodingReport
@@ -26,6 +26,7 @@ from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, Unsupport
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.model.rewrite.weight_storage import model_bytes
+from onnx_admm.model.runtimes import WEIGHT_ONLY
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.timing_cache import cache_file, digest, form_ratio
@@ -40,6 +41,7 @@ _THREADS = 1
 _LATENCY_TRIES = 3
 _LATENCY_ROUNDS = 31
 _SLOWER = "slower"
+_LINEAR = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Encode:
         rows = (*outcome.rows, *outcome.biases)
         late = dict.fromkeys(outcome.looked_up, ", rows decoded as they are looked up")
         edits = tuple(Edit(r.layer, r.coding + late.get(r.layer, "")) for r in rows if r.is_encoded)
-        return PassReport(not same_model(before, model), edits, outcome.skipped, figures)
+        slow = _why_slow(before) if outcome.format == "qdq" else None
+        skipped = (*outcome.skipped, *([] if slow is None else [Skip("model", slow)]))
+        return PassReport(not same_model(before, model), edits, skipped, figures)
 
     def _encoder(self, name: str) -> Callable[[ModelView], EncodingReport]:
         encoders: dict[str, Callable[[ModelView], EncodingReport]] = {
@@ -143,6 +147,9 @@ class Encode:
     def _candidates(self, model: ModelView, trials: list[dict[str, Any]]) -> Iterator[_Candidate]:
         """Yield the forms to try; those that the model cannot have are noted in ``trials``."""
         for name in ("packed", "qdq", "sparse"):
+            if name == "qdq" and (slow := _why_slow(model)) is not None:
+                trials.append({"format": name, "verdict": slow})
+                continue
             fork = model.fork()
             try:
                 outcome = measure_only(fork) if name == "sparse" else self._encoder(name)(fork)
@@ -204,6 +211,13 @@ class _Candidate:
     model: ModelView
     outcome: EncodingReport
     file_bytes: int
+
+
+def _why_slow(model: ModelView) -> str | None:
+    """Return why the oldest runtime that the recipe names is slow with dequantised weights; None if not."""
+    runtime = model.conditions.runtime
+    is_read = any(site.op_type in _LINEAR for site in model.sites())
+    return runtime.why_slow(WEIGHT_ONLY) if runtime is not None and is_read else None
 
 
 def _samples(context: PassContext) -> Dataset:

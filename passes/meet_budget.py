@@ -17,7 +17,7 @@ from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import node_profiles
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.pricing.pricing import for_model, price
+from onnx_admm.pricing.pricing import basis_of, for_model, price
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Bits, Epochs, NonNegative, Positive, Rounds, Samples
 from onnx_admm.targeting.drop import accuracy_drop
@@ -120,7 +120,7 @@ class MeetBudget:
             most_rounds=self.rounds,
         )
         changed = found.result is not None and not same_model(model, found.result)
-        figures, edits = self._told(search_space, found, surfaces)
+        figures, edits = self._told(search_space, found, surfaces, basis_of(priced))
         if found.result is not None and changed:
             model.become(found.result)
         unmet = not_reachable(search_space, found, context.max_drop)
@@ -157,7 +157,11 @@ class MeetBudget:
     # -- the report --------------------------------------------------------------------------
 
     def _told(
-        self, search_space: SearchSpace, found: SearchResult[ModelView], surfaces: Mapping[str, Surface]
+        self,
+        search_space: SearchSpace,
+        found: SearchResult[ModelView],
+        surfaces: Mapping[str, Surface],
+        basis: str,
     ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
         """Return the figures of the report, and a sentence for each layer."""
         dense = {name: candidates.untouched for name, candidates in search_space.candidates.items()}
@@ -168,6 +172,7 @@ class MeetBudget:
         figures: dict[str, Any] = {
             "cost_model": search_space.cost_model.name,
             "assumes": search_space.cost_model.assumes,
+            "basis": basis,
             "budget": {
                 quantity: {"asked": share, "reached": reached, "original": whole}
                 for (quantity, share), reached, whole in zip(

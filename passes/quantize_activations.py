@@ -16,7 +16,7 @@ from onnx_admm.model.integers.prepare import is_integer
 from onnx_admm.quantization.quantizer import Quantizer, Samples, Tolerance
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
-from onnx_admm.quantization.saturation import steps_here
+from onnx_admm.quantization.saturation import steps_on
 from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
 from onnx_admm.settings.ranges import Samples as SampleCount
@@ -62,7 +62,7 @@ class QuantizeActivations:
         ranges: method of the activation ranges; ``best`` takes the one of least error of the outputs, value
             by value.
         steps: steps of an activation's grid: 255; 127 for x86 processors without VNNI; ``here``: the one for
-            this machine.
+            the target, which is this machine unless the cost model names another processor.
         calibration: samples that ranges are found on, at most.
         samples: samples that errors are measured on, at most.
         trials: placements that are timed, at most.
@@ -110,7 +110,7 @@ class QuantizeActivations:
             few = f"{len(context.train)} samples are too few for ranges of activations"
             return _left(f"{few}: {_LEAST_SAMPLES} or more are needed")
         try:
-            chosen, skipped = choose_sites(model.sites(), self.include, self.exclude)
+            chosen, skipped = choose_sites(model.sites(), self.include, self.exclude, keeps_values=True)
         except PassRefused as reason:  # all weights are in subgraphs
             if self.include or self.exclude:
                 raise
@@ -124,7 +124,7 @@ class QuantizeActivations:
                 least_alone_db=self.least_alone_db,
             ),
             methods=self._methods(runs),
-            steps=steps_here() if self.steps == "here" else int(self.steps),
+            steps=steps_on(context.processor) if self.steps == "here" else int(self.steps),
             trials=self.trials,
             layers={site.name for site in chosen},
             reference=context.reference if self.against == "original" else model,
@@ -134,7 +134,8 @@ class QuantizeActivations:
             result = quantizer.run(model, samples)
         except UnsupportedModel as error:  # its opset cannot be raised
             return _left(str(error))
-        figures = {**result.figures(), "confirmed_on": samples.confirmed_on}
+        basis = "measured" if context.is_timed_here else "predicted"
+        figures = {**result.figures(), "confirmed_on": samples.confirmed_on, "latency_basis": basis}
         if result.model is None or result.latency_ratio > self.most_latency:
             return PassReport(False, (), (*skipped, *self._skipped(result)), figures)
         model.become(result.model)

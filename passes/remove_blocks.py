@@ -14,7 +14,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.errors import NothingToDo, PassRefused
 from onnx_admm.removal.block_forms import DROPPED, MERGED, Kind, forms_of, shapes_by_name, why_broadcast
 from onnx_admm.removal.depth import Candidate, Depth, DepthChoice, DepthSearch, Goal, choose
-from onnx_admm.removal.node_costs import check_cost, costs_of, require_cost
+from onnx_admm.removal.node_costs import basis_of_cost, check_cost, costs_of, require_cost
 from onnx_admm.removal.residual_blocks import ResidualBlock, residual_blocks
 from onnx_admm.removal.tidying import tidy
 from onnx_admm.selection.layers import choose_sites
@@ -115,7 +115,7 @@ class RemoveBlocks:
                 depth = search.refitted(depth, lambda name: task.advance(note=name))
             tidy(depth.model)
             model.become(depth.model)
-        return self._report(found, depth, whole, left)
+        return self._report(found, depth, whole, left, basis_of_cost(self.quantity, context))
 
     # -- which blocks ------------------------------------------------------------------------
 
@@ -160,7 +160,9 @@ class RemoveBlocks:
 
     # -- the report --------------------------------------------------------------------------
 
-    def _report(self, found: DepthChoice, depth: Depth, whole: float, left: dict[str, str]) -> PassReport:
+    def _report(
+        self, found: DepthChoice, depth: Depth, whole: float, left: dict[str, str], basis: str
+    ) -> PassReport:
         rows: dict[str, dict[str, Any]] = {}
         before = (0.0, whole)
         for step in found.steps:
@@ -178,6 +180,7 @@ class RemoveBlocks:
         reached = depth.cost / whole
         figures = {
             "quantity": self.quantity,
+            "basis": basis,
             "asked": self._share,
             "reached": reached,
             "error": depth.error,

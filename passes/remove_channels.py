@@ -17,7 +17,14 @@ from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.channels.groups import ChannelMap, Units, channel_map
 from onnx_admm.model.channels.survey import Mask
 from onnx_admm.removal.elimination import eliminate
-from onnx_admm.removal.node_costs import check_cost, costs_of, mac_ratios, priced_ratios, require_cost
+from onnx_admm.removal.node_costs import (
+    basis_of_cost,
+    check_cost,
+    costs_of,
+    mac_ratios,
+    priced_ratios,
+    require_cost,
+)
 from onnx_admm.removal.readers import Reader, Refitting, readers_of
 from onnx_admm.removal.study import StudiedGroup, study
 from onnx_admm.removal.widths import WidthOptions, Widths, choose_widths
@@ -166,7 +173,13 @@ class RemoveChannels:
         widths = self._widths(model, studied.groups, priced, context)
         rows = self._remove(model, studied, widths, context)
         edits = tuple(Edit(name, _what(row)) for name, row in rows.items() if row["kept"] < row["of"])
-        figures = {"quantity": self.quantity, "asked": self.keep, "reached": widths.share, "groups": rows}
+        figures = {
+            "quantity": self.quantity,
+            "basis": basis_of_cost(self.quantity, context),
+            "asked": self.keep,
+            "reached": widths.share,
+            "groups": rows,
+        }
         unmet = None
         if widths.share > self.keep * _CLOSE:
             unmet = f"{self.quantity} of {widths.share:.3g}x remain where {self.keep:g}x was asked for"

@@ -32,7 +32,7 @@ def annotate(
     ``:<node>`` appended. What: each quantity, ``uncertainty``; for weights ``option`` and ``break_even`` (the
     least pruning ratio that pays, ``never`` where none does; of several weights each with its name); or
     ``unpriced`` and ``folded`` with the reason. The model also gets each quantity's ``.total``,
-    ``.composition``, ``.bindings`` and ``.assumes``.
+    ``.composition``, ``.bindings``, ``.assumes`` and ``.basis`` (measured here, predicted or counted).
 
     Args:
         source: the model.
@@ -97,6 +97,7 @@ def _model_notes(facts: CostFacts) -> dict[str, str]:
         **totals,
         "composition": facts.composition,
         "assumes": facts.assumes,
+        "basis": facts.basis,
         **(bindings if facts.bindings else {}),
     }
 

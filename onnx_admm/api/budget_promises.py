@@ -1,4 +1,4 @@
-"""Promises of passes with a budget: what was requested and what was reached."""
+"""Promises of budgets and of the oldest runtime: what was requested and what was reached."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.pipeline import PipelineResult
-from onnx_admm.report import Promise
+from onnx_admm.report import ModelFacts, Promise
 
 _LATENCY = "latency"
 _ROUNDING = 1e-6
@@ -23,6 +24,29 @@ def budget_promises(result: PipelineResult) -> tuple[Promise, ...]:
         if sentence is not None
     ]
     return (*missed, *(_promise(quantity, row) for quantity, row in _budgets(result)))
+
+
+def runtime_promises(after: ModelFacts, version: str | None) -> tuple[Promise, ...]:
+    """Return the promises that the oldest runtime named loads the opset and the IR version of the result."""
+    if version is None:
+        return ()
+    runtime = parse_runtime(version, "min_runtime")
+    return tuple(
+        Promise(
+            name="min_runtime",
+            what=f"{runtime} does not load the result's {what}",
+            required=most,
+            got=got,
+            unit=f"({what})",
+            bound="at most",
+            met=got <= most,
+            stated=True,
+        )
+        for what, got, most in (
+            ("opset", after.opset, runtime.opset),
+            ("IR version", after.ir_version, runtime.ir_version),
+        )
+    )
 
 
 def asks_speed_here(result: PipelineResult, recipe: Recipe) -> bool:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx_admm.api.budget_promises import asks_speed_here, budget_promises
+from onnx_admm.api.budget_promises import asks_speed_here, budget_promises, runtime_promises
 from onnx_admm.api.files.checkpoints import Checkpoints, checkpoint_files
 from onnx_admm.api.files.digests import digests_of, source_digest, with_digests
 from onnx_admm.api.files.result_files import ResultFiles, open_results
 from onnx_admm.api.files.run_files import RunFiles
 from onnx_admm.api.measure import Measurement, check_runs, judged_samples
 from onnx_admm.api.milder import MILDER, TRIES, next_try
-from onnx_admm.api.notes import NO_DATA, NOTHING_ASKED, few_note, frozen_note, outcome_notes, random_note
-from onnx_admm.api.pass_runs import run_passes
-from onnx_admm.api.preparing import Plan, frozen_defaults, open_teacher, trains, without_wrong_shapes
+from onnx_admm.api.notes import (
+    NO_DATA,
+    NOTHING_ASKED,
+    few_note,
+    outcome_notes,
+)
+from onnx_admm.api.pass_runs import run_passes, step_facts
+from onnx_admm.api.preparing import Plan, open_teacher, prepare_model, trains
 from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
@@ -32,15 +36,15 @@ from onnx_admm.data.class_numbers import check_class_numbers
 from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.metrics import as_metric, scored_by
-from onnx_admm.model.rewrite.fixed_draws import random_operators
-from onnx_admm.model.rewrite.minify import compact_integers, erase_exporter_text
+from onnx_admm.model.rewrite.minify import compact_integers
 from onnx_admm.model.writing.external_files import growth_by_names
 from onnx_admm.model.writing.saving import ModelFiles
-from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult, StepReport
-from onnx_admm.report import Comparison, Report, StepFacts, describe_model, to_json
+from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult
+from onnx_admm.report import Comparison, Report, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate, log_promises
 from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
+from onnx_admm.selection.layer_settings import find_layers
 
 _MUCH_TEXT = 0.05
 """Share of an exporter's text in a file from which on its removal alone counts as a gain."""
@@ -68,9 +72,7 @@ class Compression(Request):
         check_request(self)
         recipe = self.complete_recipe()
         model = ModelView.load(source)
-        frozen = frozen_defaults(model, recipe.freeze_defaults)
-        text = 0 if recipe.keep_docs else erase_exporter_text(model)
-        notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
+        prepared = prepare_model(model, recipe)
         train = self._open(self.data, model, recipe, "train")
         validation = self._open(self.validation, model, recipe, "validation")
         if isinstance(self.test, str | os.PathLike) and not Path(self.test).exists():
@@ -85,6 +87,8 @@ class Compression(Request):
                 where="--teacher",
                 hint="Ask for what is trained: --prune, --bits, --remove, a budget for latency, or a recipe.",
             )
+        if recipe.layers:
+            find_layers(recipe.layers, model.sites())
         for samples in (train, validation):
             if samples is not None and self.metric is None:
                 check_class_numbers(samples, model)
@@ -95,10 +99,11 @@ class Compression(Request):
             recipe=recipe,
             train=train,
             validation=None if validation is None else scored_by(validation, self.metric),
-            notes=(*notes, *random_note(random_operators(model)), *self._notes(train, validation)),
-            frozen=frozen,
+            notes=(*prepared.notes, *self._notes(train, validation)),
+            frozen=prepared.frozen,
             teacher=None if self.teacher is None else open_teacher(self.teacher, model),
-            text=text,
+            text=prepared.text,
+            lowered=prepared.lowered,
         )
 
     @in_a_run
@@ -214,7 +219,8 @@ class Compression(Request):
         )
         comparison = measurement.compare(source, saved.model)
         gate = self._gate(changed, is_timed, growth_by_names(plan.source, saved.model))
-        return replace(comparison, promises=(*budget_promises(result), *gate.judge(comparison)))
+        promises = (*budget_promises(result), *runtime_promises(comparison.after, plan.recipe.min_runtime))
+        return replace(comparison, promises=(*promises, *gate.judge(comparison)))
 
     # -- before the work ---------------------------------------------------------------------
 
@@ -307,7 +313,8 @@ class Compression(Request):
         limit = plan.facts.file_bytes
         is_one_file = plan.source.stat().st_size == limit
         is_mostly_text = plan.text > limit * _MUCH_TEXT
-        changed = result.changed or bool(plan.recipe.freeze_defaults and plan.frozen) or is_mostly_text
+        is_frozen = bool(plan.recipe.freeze_defaults and plan.frozen)
+        changed = result.changed or is_frozen or is_mostly_text or plan.lowered
         if not changed and is_one_file:
             return results.copy(plan.source), False
         model = result.model.fork()
@@ -317,7 +324,8 @@ class Compression(Request):
             del model.metadata[PROVENANCE]
             saved.remove()
             saved = results.save(model)
-        if saved.size > limit and is_one_file and self.asks_nothing and not self.keep:
+        may_copy = is_one_file and self.asks_nothing and not self.keep and not plan.lowered
+        if saved.size > limit and may_copy:
             saved.remove()
             return results.copy(plan.source), False
         return saved, changed
@@ -325,7 +333,7 @@ class Compression(Request):
     def _report(self, comparison: Comparison, result: PipelineResult, plan: Plan, seconds: float) -> Report:
         return Report(
             comparison=comparison,
-            steps=tuple(_step_facts(step) for step in result.reports),
+            steps=tuple(step_facts(step) for step in result.reports),
             recipe=plan.recipe.dump(),
             seed=self.seed,
             threads=self.threads,
@@ -376,15 +384,3 @@ def compress(
 def _resumed(journal: Checkpoints) -> tuple[str, ...]:
     done, total = journal.found(), len(journal.names)
     return (f"{done} of {total} passes were taken from {journal.folder}.",) if done else ()
-
-
-def _step_facts(step: StepReport) -> StepFacts:
-    figures: Mapping[str, Any] = dict(step.report.figures)
-    return StepFacts(
-        name=step.name,
-        changed=step.report.changed,
-        seconds=step.seconds,
-        edits={edit.layer: edit.what for edit in step.report.edits},
-        skipped={skip.layer: skip.why for skip in step.report.skipped},
-        figures=figures,
-    )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from onnx_admm.api.measure import DECIDING_SAMPLES, SYNTHETIC
-from onnx_admm.contracts import Dataset
+from onnx_admm.contracts import CostModel, Dataset
 from onnx_admm.pipeline import MODEL, UNDONE, PipelineResult
 from onnx_admm.report import Comparison
 
@@ -48,6 +48,19 @@ INSTEAD = (
 )
 _MUCH = 0.25
 """Share of a result's bytes from which on unchanged weights are mentioned in a note."""
+
+
+def target_note(priced: CostModel | None) -> tuple[str, ...]:
+    """Return the note that the target is another processor than this machine's; empty where it is not."""
+    target = getattr(priced, "target", None)
+    if target is None or getattr(priced, "is_this_machine", False):
+        return ()
+    steps = ", 8-bit activations have 127 steps, since sums saturate there" if target.saturates else ""
+    return (
+        f"The target is {target.name}, and this machine is another one. Costs for it are predicted{steps}. "
+        "Which layers are faster with integers was timed here, which only predicts it for the target, and "
+        "every latency in the comparison was measured here.",
+    )
 
 
 def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:

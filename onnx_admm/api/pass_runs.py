@@ -1,15 +1,17 @@
-"""Runs the passes of a compression: with fine-tuning, by reconstruction, or the better of both."""
+"""Runs the passes of a compression, with fine-tuning, by reconstruction, or the better of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from onnx_admm.api.preparing import Plan
 from onnx_admm.api.requests import Request
 from onnx_admm.contracts import PassContext
 from onnx_admm.errors import NoGradient, PassRefused
-from onnx_admm.pipeline import PipelineResult
+from onnx_admm.pipeline import PipelineResult, StepReport
+from onnx_admm.report import StepFacts
 
 
 def run_passes(
@@ -81,3 +83,16 @@ def _without_training(job: Request, plan: Plan, *notes: str) -> Plan:
     samples = None if plan.train is None else len(plan.train)
     recipe = replace(job, fine_tune=False).complete_recipe(samples)
     return replace(plan, recipe=recipe, notes=(*plan.notes, *notes))
+
+
+def step_facts(step: StepReport) -> StepFacts:
+    """Return the report of a pass as facts."""
+    figures: Mapping[str, Any] = dict(step.report.figures)
+    return StepFacts(
+        name=step.name,
+        changed=step.report.changed,
+        seconds=step.seconds,
+        edits={edit.layer: edit.what for edit in step.report.edits},
+        skipped={skip.layer: skip.why for skip in step.report.skipped},
+        figures=figures,
+    )

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from onnx_admm.api.notes import frozen_note, random_note, target_note
 from onnx_admm.config.recipe import Recipe
+from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Dataset, ModelView
-from onnx_admm.errors import UsageError
+from onnx_admm.errors import UnsupportedModel, UsageError
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.opsets.lower_for_runtime import lower_for_runtime
+from onnx_admm.model.rewrite.fixed_draws import random_operators
+from onnx_admm.model.rewrite.minify import erase_exporter_text
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.report import ModelFacts
 
 Stated: TypeAlias = tuple[int | str | None, ...] | None
@@ -26,6 +32,7 @@ class Plan:
         frozen: inputs that callers can no longer override.
         teacher: the model whose outputs training learns, where it is another one.
         text: characters of an exporter's text that are left out.
+        lowered: whether the model was lowered for an older runtime.
 
     Example:
         >>> from onnx_admm.api import Compression, Plan
@@ -46,6 +53,7 @@ class Plan:
     frozen: tuple[str, ...] = ()
     teacher: ModelView | None = None
     text: int = 0
+    lowered: bool = False
 
 
 def trains(recipe: Recipe) -> bool:
@@ -110,6 +118,64 @@ def without_wrong_shapes(model: ModelView) -> tuple[str, ...]:
         f"and the graph gives {list(right)} (open extents: 640). The runtime trusts stored shapes and then "
         "fails or computes something else, so the result stores none.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What was decided about a model before any pass.
+
+    Attributes:
+        frozen, text, lowered: see `Plan`.
+        notes: notes of the report on it.
+    """
+
+    frozen: tuple[str, ...]
+    text: int
+    notes: tuple[str, ...]
+    lowered: bool
+
+
+def prepare_model(model: ModelView, recipe: Recipe) -> Preparation:
+    """Prepare a model for the passes of a recipe, in place.
+
+    Raises:
+        UsageError: its opset cannot be lowered to what the oldest runtime loads.
+    """
+    frozen = frozen_defaults(model, recipe.freeze_defaults)
+    text = 0 if recipe.keep_docs else erase_exporter_text(model)
+    notes = (*frozen_note(frozen, recipe.freeze_defaults), *without_wrong_shapes(model))
+    fitted = fit_runtime(model, recipe.min_runtime)
+    notes = (*notes, *fitted)
+    priced = None if recipe.cost_model is None else cost_model(recipe.cost_model)
+    notes = (*notes, *target_note(priced), *random_note(random_operators(model)))
+    return Preparation(frozen=frozen, text=text, notes=notes, lowered=len(fitted) > 1)
+
+
+def fit_runtime(model: ModelView, version: str | None) -> tuple[str, ...]:
+    """Lower a model to what an older runtime loads; return the notes on it.
+
+    Args:
+        model: the model; changed in place.
+        version: of the oldest runtime that must load the result; None: nothing is done.
+
+    Raises:
+        UsageError: the opset cannot be lowered.
+    """
+    if version is None:
+        return ()
+    runtime = parse_runtime(version, "min_runtime")
+    try:
+        done = lower_for_runtime(model, runtime)
+    except UnsupportedModel as error:
+        raise UsageError(
+            f"the model cannot be brought to an opset that {runtime} loads",
+            where="--min-runtime",
+            got=f"opset {model.opset}: {error}",
+            expected=f"at most {runtime.opset}",
+        ) from error
+    lowered = [f"The model was lowered for {runtime}: {', '.join(done)}."] if done else []
+    note = f"No form is written that {runtime} does not load. Latencies are those of the installed runtime."
+    return (*lowered, note)
 
 
 def frozen_defaults(model: ModelView, freeze: bool | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from onnx_admm.config.flags import Flags, measured_latency, recipe_from_flags
 from onnx_admm.config.recipe import Recipe
@@ -18,6 +19,7 @@ from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike
 from onnx_admm.errors import UsageError
 from onnx_admm.metrics import MetricLike, as_metric
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.settings.ranges import MOST_MEBIBYTES, MOST_SEED, MOST_THREADS, check_number
 from onnx_admm.targeting.quantities import parse_budgets, require_given
 
@@ -36,7 +38,7 @@ class Request:
         label: name of the labels among the arrays of the data; None: ``labels``.
         metric: metric in place of accuracy; see `metrics.as_metric`. A point is a hundredth of it.
         recipe: a recipe or the path of one, in place of ``remove``, ``prune``, ``bits`` and others.
-        remove, prune, bits, budget, format, epochs, include, exclude: see `Flags`.
+        remove, prune, bits, budget, format, epochs, include, exclude, layers: see `Flags`.
         fine_tune: train or not; None trains where there is data and something to train for; a model that the
             runtime cannot train is rebuilt layer by layer instead, with a note.
         preprocessing: from stored samples to inputs, or the TOML file of it; None takes the recipe's.
@@ -47,6 +49,7 @@ class Request:
             integers where that is faster on this machine.
         cost_model: cost model of the target, as `registry.cost_model` reads it; None takes the recipe's.
         bind: extents of open axes for costs, in addition to the recipe's.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; None takes the recipe's.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise (see ``report.gate``).
         report: path of the report as JSON.
@@ -74,6 +77,7 @@ class Request:
     epochs: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    layers: Mapping[str, Any] = field(default_factory=dict)
     fine_tune: bool | None = None
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None
     freeze_defaults: bool | None = None
@@ -81,6 +85,7 @@ class Request:
     weights_only: bool = False
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
+    min_runtime: str | None = None
     max_drop: float | None = None
     keep: bool = False
     report: str | os.PathLike[str] | None = None
@@ -111,6 +116,7 @@ class Request:
                 fine_tune=tune,
                 include=tuple(self.include),
                 exclude=tuple(self.exclude),
+                layers=self.layers,
                 keep_docs=self.keep_docs,
                 weights_only=self.weights_only,
                 cost_model=self.cost_model,
@@ -125,6 +131,8 @@ class Request:
         if self.cost_model is not None:
             cost_model(self.cost_model)
             recipe = replace(recipe, cost_model=self.cost_model)
+        if self.min_runtime is not None:
+            recipe = replace(recipe, min_runtime=parse_runtime(self.min_runtime, "--min-runtime").text)
         if self.trainer is not None:
             recipe = replace(recipe, training=replace(recipe.training, trainer=self.trainer))
         return replace(recipe, bind={**recipe.bind, **self.bind})
@@ -155,6 +163,7 @@ def check_request(job: Request) -> None:
         "--epochs": job.epochs,
         "--include": job.include or None,
         "--exclude": job.exclude or None,
+        "--layer": job.layers or None,
     }
     given = [flag for flag, value in conflicts.items() if value is not None]
     if job.format != "auto":

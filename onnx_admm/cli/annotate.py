@@ -8,19 +8,20 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import say
-from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, TARGET, cost_model_of, parse_bindings
 
 
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the annotated copy; never IN.")],
-    cost_model: Annotated[str, COST_MODEL] = "storage",
+    cost_model: Annotated[str | None, COST_MODEL] = None,
+    processor: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
 ) -> None:
     """Write a copy with the cost of each node.
 
-    Writes the predicted cost, the compression option and the break-even pruning ratio of each node into its
-    metadata. Viewers such as Netron show them.
+    Writes the cost (by default the bytes), the compression option and the break-even pruning ratio of each
+    node into its metadata. Viewers such as Netron show them.
 
     \b
       onnx-admm annotate net.onnx annotated.onnx
@@ -30,8 +31,7 @@ def annotate(
     from onnx_admm.config.registry import cost_model as find
     from onnx_admm.config.registry import profile_file
 
-    facts = api.annotate(
-        source, target, find(cost_model), parse_bindings(bind or ()), profile=profile_file(cost_model)
-    )
+    spec = cost_model_of(processor, cost_model) or "storage"
+    facts = api.annotate(source, target, find(spec), parse_bindings(bind or ()), profile=profile_file(spec))
     nodes = {(row.scope, row.node) for row in facts.rows}
-    say(f"{target} written: {len(nodes)} nodes priced by '{cost_model}', {len(facts.unpriced)} not.")
+    say(f"{target} written: {len(nodes)} nodes priced by '{spec}', {len(facts.unpriced)} not.")

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, say, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, TRAINER, parse_bindings, read_max_drop
+from onnx_admm.cli.target import (
+    BIND,
+    COST_MODEL,
+    LABEL,
+    METRIC,
+    TARGET,
+    TRAINER,
+    cost_model_of,
+    parse_bindings,
+    read_max_drop,
+)
 
 if TYPE_CHECKING:
     from onnx_admm.api import Compression, Plan
@@ -71,6 +81,15 @@ def compress(
     exclude: Annotated[
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave layers of that name or operator alone."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="PATTERN=F",
+            help="Form of layers, which nothing else then changes: 'head*=8' (bits), 'stem=float', "
+            "'fc*=keep=0.1' (share of nonzeros), 'fc*=bits=4,keep=0.1'.",
+        ),
     ] = None,
     format: Annotated[
         str,
@@ -158,7 +177,16 @@ def compress(
         ),
     ] = None,
     cost_model: Annotated[str | None, COST_MODEL] = None,
+    processor: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
+    min_runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--min-runtime",
+            metavar="V",
+            help="Oldest ONNX Runtime that must load the result, such as 1.17: no newer form is written.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Same seed, threads and machine: same bytes.")
     ] = 0,
@@ -218,6 +246,7 @@ def compress(
     labels: 10 dB signal to noise and half of the predictions (20 dB if only a smaller file is requested).
     """
     from onnx_admm.api import Compression
+    from onnx_admm.config.layer_table import layers_of_flags
 
     job = Compression(
         data=data,
@@ -233,6 +262,7 @@ def compress(
         budget=budget or (),
         include=include or (),
         exclude=exclude or (),
+        layers=layers_of_flags(layer or ()),
         format=format,
         epochs=epochs,
         fine_tune=fine_tune,
@@ -240,8 +270,9 @@ def compress(
         freeze_defaults=freeze_defaults,
         keep_docs=keep_docs,
         weights_only=weights_only,
-        cost_model=cost_model,
+        cost_model=cost_model_of(processor, cost_model),
         bind=parse_bindings(bind or ()),
+        min_runtime=min_runtime,
         max_drop=max_drop,
         keep=keep,
         report=report,

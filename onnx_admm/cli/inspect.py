@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_admm.cli.console import show
-from onnx_admm.cli.target import BIND, COST_MODEL, parse_bindings
+from onnx_admm.cli.target import BIND, COST_MODEL, TARGET, cost_model_of, parse_bindings
 from onnx_admm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model.")],
     cost_model: Annotated[str | None, COST_MODEL] = None,
+    target: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
     quantity: Annotated[
         str | None,
@@ -43,6 +44,7 @@ def inspect(
       onnx-admm inspect net.onnx --cost-model roofline:raspberry-pi-4 --bind N=1
       onnx-admm inspect net.onnx --json | jq '.layers[] | {weight, nonzeros}'
     """
+    cost_model = cost_model_of(target, cost_model)
     if cost_model is not None:
         from onnx_admm.api import inspect_costs
         from onnx_admm.config.registry import cost_model as find
@@ -52,7 +54,7 @@ def inspect(
         )
         return
     if bind or quantity:
-        raise UsageError("--bind and --quantity need --cost-model")
+        raise UsageError("--bind and --quantity need --cost-model or --target")
     from onnx_admm.api import inspect_model
 
     facts = inspect_model(model)

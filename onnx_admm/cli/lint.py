@@ -26,7 +26,7 @@ def lint(
         typer.Option(
             "--target",
             metavar="T",
-            help="Processor: this, x86-avx2, x86-avx512, x86-vnni or arm64.",
+            help="Processor: this, x86-avx2, x86-avx512, x86-vnni or arm64. Slowdowns are predicted.",
         ),
     ] = "this",
     fail_on: Annotated[

@@ -17,6 +17,12 @@ COST_MODEL: Any = typer.Option(
     help="NAME, NAME:PROFILE or NAME:PROFILE,KEY=VALUE; `onnx-admm plugins` lists names. A profile is a TOML "
     "file or a tag.",
 )
+TARGET: Any = typer.Option(
+    "--target",
+    metavar="T",
+    help="Processor: this, x86-avx2, x86-avx512, x86-vnni or arm64; short for --cost-model onnxruntime:T. "
+    "What was not measured on this machine is called predicted.",
+)
 TRAINER: Any = typer.Option(
     "--trainer",
     metavar="T",
@@ -31,6 +37,25 @@ METRIC: Any = typer.Option(
     help="Measure that replaces accuracy: top-5, miou, log-likelihood, cosine, sqnr, or your own as "
     "module:function, called as function(outputs, labels). Higher is better.",
 )
+
+
+def cost_model_of(target: str | None, cost_model: str | None) -> str | None:
+    """Return the cost model that ``--target`` or ``--cost-model`` names; None for neither.
+
+    Raises:
+        UsageError: both are given, or no such target.
+    """
+    if target is None:
+        return cost_model
+    if cost_model is not None:
+        raise UsageError(
+            "a target and a cost model both set the costs",
+            got=f"--target {target}, --cost-model {cost_model}",
+        )
+    from onnx_admm.pricing.processors import THIS, find_target
+
+    find_target(target)
+    return "onnxruntime" if target == THIS else f"onnxruntime:{target}"
 
 
 def read_max_drop(text: str) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from math import ceil, isfinite
 from typing import Any
@@ -53,6 +53,7 @@ class Flags:
         samples: number of training samples, where known; `default_epochs` depends on it.
         fine_tune: whether to train.
         include, exclude: patterns of layer names or operators; other layers are left unchanged.
+        layers: form of single layers by pattern, as in a recipe's table; see `layer_table`.
         keep_docs: keep doc strings and exporters' notes.
         weights_only: leave activations in float, also where there is data.
         cost_model: the target, where one is named; a budget for latency alone is for this machine else.
@@ -68,6 +69,7 @@ class Flags:
     fine_tune: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    layers: Mapping[str, Any] = field(default_factory=dict)
     keep_docs: bool = False
     weights_only: bool = False
     cost_model: str | None = None
@@ -141,7 +143,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     trains = flags.fine_tune and (not plain or bool(removal))
     switches = {"fine_tune": trains, "keep_docs": flags.keep_docs}
     target = {} if latency is None else {"cost_model": flags.cost_model or THIS_MACHINE}
-    return Recipe.parse({"pass": steps, **switches, **target}, source="flags")
+    layers = {"layers": dict(flags.layers)} if flags.layers else {}
+    return Recipe.parse({"pass": steps, **switches, **target, **layers}, source="flags")
 
 
 def measured_latency(budget: Sequence[str], target: str | None) -> float | None:

@@ -4,7 +4,11 @@ fine_tune = true           # optional: train where there is data
 provenance = true          # optional: write the passes' names into the model
 freeze_defaults = true     # optional: initializers that are listed as inputs become constants, or stay
 keep_docs = true           # optional: keep doc strings and exporters' notes, which no runtime reads
+min_runtime = "1.17"       # optional: oldest ONNX Runtime that must load the result
 cost_model = "storage"     # optional: prices the layers, as --cost-model takes it
+
+[layers]                   # optional: form of single layers, which all other passes then leave
+"head*" = {bits = 8}
 
 [bind]                     # optional: extents of open axes for costs
 N = 1
@@ -29,9 +33,11 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from onnx_admm.config.layer_table import layers_table, parse_layers
 from onnx_admm.config.registry import build_plugin, cost_model, pass_class
-from onnx_admm.contracts import Pass, TrainingSettings
+from onnx_admm.contracts import LayerSetting, Pass, TrainingSettings
 from onnx_admm.errors import RecipeError, located
+from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.pipeline import Pipeline
 from onnx_admm.settings.ranges import MOST_EXTENT
 from onnx_admm.settings.tables import build, check_keys, parse_toml, read_toml, unbuild
@@ -40,7 +46,10 @@ if TYPE_CHECKING:
     from onnx_admm.data import Preprocessing
 
 _SWITCHES = ("fine_tune", "provenance", "freeze_defaults", "keep_docs")
-_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", *_SWITCHES)
+_TOP_LEVEL = ("pass", "training", "preprocessing", "cost_model", "bind", "layers", "min_runtime", *_SWITCHES)
+
+_SETS_LAYERS, _ENCODES = "set_layers", "encode"
+"""The pass that gives layers the form of ``[layers]``, and the one that must come behind it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,9 @@ class Recipe:
         keep_docs: keep doc strings and exporters' notes on nodes, which no runtime reads.
         cost_model: cost model of the target, as `registry.cost_model` reads it; None: no target.
         bind: extents of open axes for costs, by symbol or place.
+        layers: form of single layers, by pattern. Where one has bits or a density, the pass ``set_layers`` is
+            added before the first pass that changes what the model computes, unless it is there.
+        min_runtime: version of the oldest ONNX Runtime that must load the result; see ``model.runtimes``.
     """
 
     passes: tuple[Pass, ...]
@@ -69,6 +81,17 @@ class Recipe:
     keep_docs: bool = True
     cost_model: str | None = None
     bind: Mapping[str, int] = field(default_factory=dict)
+    layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+    min_runtime: str | None = None
+
+    def __post_init__(self) -> None:
+        is_set = any(step.name == _SETS_LAYERS for step in self.passes)
+        if is_set or all(setting.is_float for setting in self.layers.values()):
+            return
+        places = (i for i, step in enumerate(self.passes) if not step.exact or step.name == _ENCODES)
+        place = next(places, len(self.passes))
+        step = build_plugin(pass_class(_SETS_LAYERS), {}, _SETS_LAYERS)
+        object.__setattr__(self, "passes", (*self.passes[:place], step, *self.passes[place:]))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -97,6 +120,8 @@ class Recipe:
             preprocessing=_parse_preprocessing(table.get("preprocessing"), f"{source}, [preprocessing]"),
             cost_model=_parse_cost_model(table.get("cost_model"), f"{source}, key 'cost_model'"),
             bind=_parse_bindings(table.get("bind", {}), f"{source}, [bind]"),
+            layers=parse_layers(table.get("layers", {}), f"{source}, [layers]"),
+            min_runtime=_parse_runtime(table.get("min_runtime"), f"{source}, key 'min_runtime'"),
             **switches,
         )
 
@@ -106,8 +131,12 @@ class Recipe:
         tables: dict[str, Any] = {key: value for key, value in switches.items() if value is not None}
         if self.cost_model is not None:
             tables["cost_model"] = self.cost_model
+        if self.min_runtime is not None:
+            tables["min_runtime"] = self.min_runtime
         if self.bind:
             tables["bind"] = dict(self.bind)
+        if self.layers:
+            tables["layers"] = layers_table(self.layers)
         if self.preprocessing is not None:
             tables["preprocessing"] = unbuild(self.preprocessing)
         tables["training"] = unbuild(self.training)
@@ -120,7 +149,7 @@ class Recipe:
 
     def pipeline(self) -> Pipeline:
         """Return the passes, ready to run."""
-        return Pipeline(self.passes, self.provenance)
+        return Pipeline(self.passes, self.provenance, self.layers, self.min_runtime)
 
 
 def _parse_step(table: Mapping[str, Any], place: str) -> Pass:
@@ -152,6 +181,14 @@ def _parse_cost_model(spec: object, place: str) -> str | None:
     with located(place):
         cost_model(spec)
     return spec
+
+
+def _parse_runtime(version: object, place: str) -> str | None:
+    if version is None:
+        return None
+    if not isinstance(version, str):
+        raise RecipeError("not a version", where=place, got=repr(version), expected='such as "1.17"')
+    return parse_runtime(version, place).text
 
 
 def _parse_bindings(table: object, place: str) -> dict[str, int]:

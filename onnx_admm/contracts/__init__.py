@@ -11,6 +11,7 @@ from onnx_admm.contracts.costs import (
     WholeModel,
 )
 from onnx_admm.contracts.data import IGNORED, Array, Batch, Blocks, Dataset, Feeds
+from onnx_admm.contracts.layers import LayerSetting
 from onnx_admm.contracts.lint import Finding, Level, LintRule, LintSubject, RuntimeTarget
 from onnx_admm.contracts.metrics import Metric, MetricState
 from onnx_admm.contracts.passes import Edit, Pass, PassContext, PassReport, Skip
@@ -35,6 +36,7 @@ __all__ = [
     "Feeds",
     "Finding",
     "LayerProfile",
+    "LayerSetting",
     "Level",
     "LintRule",
     "LintSubject",

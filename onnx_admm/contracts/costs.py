@@ -103,7 +103,8 @@ class CostModel(Protocol):
 
     The cost of a model is the sum of its rows, unless the cost model also has the members of `Composition`. A
     cost model of the machine it runs on has a member ``is_this_machine`` that is True: a result with a
-    latency budget must then not be slower than the original when both are timed.
+    latency budget must then not be slower than the original when both are timed. One that names a processor
+    has a member ``target``, a `RuntimeTarget`: its facts hold for passes too.
 
     Example:
         >>> from dataclasses import dataclass

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from onnx_admm.contracts.costs import CostModel
 from onnx_admm.contracts.data import Dataset
+from onnx_admm.contracts.layers import LayerSetting
+from onnx_admm.contracts.lint import RuntimeTarget
 from onnx_admm.contracts.progress import Progress, SilentProgress
 from onnx_admm.contracts.training import Trainer, TrainingSettings
 from onnx_admm.model import ModelView
@@ -84,6 +86,7 @@ class PassContext:
         executor: runs work on independent layers; None: one after another.
         cost_model: prices the options that passes choose from; None where no target was named.
         bindings: extents of open axes for costs, by symbol (``N``) or place (``x[1]``).
+        layers: form that the recipe asks for single layers, by the names of their weights in the model.
 
     Example:
         >>> from onnx_admm.contracts import PassContext
@@ -106,6 +109,18 @@ class PassContext:
     executor: Executor | None = None
     cost_model: CostModel | None = None
     bindings: Mapping[str, int] = field(default_factory=dict)
+    layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+
+    @property
+    def processor(self) -> RuntimeTarget | None:
+        """The target's processor; None where the cost model names none, so that it is this machine's."""
+        found: RuntimeTarget | None = getattr(self.cost_model, "target", None)
+        return found
+
+    @property
+    def is_timed_here(self) -> bool:
+        """Whether latencies of this machine are those of the target; else they only predict them."""
+        return self.processor is None or bool(getattr(self.cost_model, "is_this_machine", False))
 
     @property
     def taught_by(self) -> ModelView:

@@ -74,16 +74,17 @@ def read_contents(view: ModelView) -> Contents:
     """Return the weights and biases of ``view``; large weights are read on demand."""
     weights, skipped = [], []
     functions = view.function_scopes()
-    stored = {weight.site: weight for weight in stored_weights(view)}
+    stored = {weight.site.name: weight for weight in stored_weights(view)}
     for site in view.sites():
-        if site not in stored:
+        may_change = site.editable if site.fixed_by_recipe is None else site.fixed_by_recipe.may_be_encoded
+        if not may_change or site.name not in stored:
             skipped.append(Skip(site.name, site.fixed or "already encoded"))
         elif site.scope in functions:
             skipped.append(Skip(site.name, f"is in the function {site.scope}"))
         elif site.dtype not in _FLOATS:
             skipped.append(Skip(site.name, f"{site.dtype} weights have no encoding"))
         else:
-            content = WeightContent(stored[site])
+            content = WeightContent(stored[site.name])
             weights.append(Weight(site.name, content if site.size >= LARGE else content.read()))
     weights += [Weight(name, codes) for name, codes in integer_codes(view).items()]
     names = {weight.name for weight in weights}

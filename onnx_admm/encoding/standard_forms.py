@@ -20,6 +20,7 @@ from onnx_admm.model.rewrite.fragment import Fragment
 from onnx_admm.model.rewrite.insert_fragment import insert_fragment
 from onnx_admm.model.rewrite.sparse_marks import initializer_names, mark_dense, mark_sparse, marked_sparse
 from onnx_admm.model.rewrite.weight_storage import model_bytes, passes_full_check
+from onnx_admm.model.runtimes import INT4
 
 _INT4_SINCE = 21
 _CHANNELS_SINCE = 13
@@ -34,7 +35,8 @@ _LEAST_GAIN, _LEAST_GAIN_BYTES = 0.01, 1024
 def encode_qdq(view: ModelView) -> EncodingReport:
     """Store every weight that lies on an 8-bit grid as DequantizeLinear, int4 where its codes allow.
 
-    The opset is raised to 13 for scales per channel and to 21 for int4. A weight of few levels that still
+    The opset is raised to 13 for scales per channel and to 21 for int4, where the oldest runtime of the
+    model's conditions loads it. A weight of few levels that still
     becomes int8 has a line with the reason.
 
     The zero point is always written: without one, released runtimes compute int8 weights wrongly behind a
@@ -54,7 +56,7 @@ def encode_qdq(view: ModelView) -> EncodingReport:
             skipped.append(Skip(weight.name, _why_dense(weight)))
             rows[weight.name] = dense_row(weight)
             continue
-        bits = _width(grid, view.opset)
+        bits = _width(grid, view)
         outputs[weight.name] = _dequantize(fragment, weight, grid, bits)
         rows[weight.name] = stored_row(weight, f"DequantizeLinear int{bits}", bits)
         if bits == _BYTE and len(grid.levels) <= 1 << _NIBBLE:
@@ -166,7 +168,7 @@ def _raise_for_grids(view: ModelView, weights: Iterable[Weight]) -> str | None:
         view.become(convert_opset(view, at_least=_CHANNELS_SINCE))
     if all(_beyond_int4(grid) is not None for grid in grids):
         return None
-    return raise_opset(view, _INT4_SINCE)
+    return view.conditions.why_not(INT4) or raise_opset(view, _INT4_SINCE)
 
 
 def _beyond_int4(grid: Grid) -> str | None:
@@ -178,8 +180,9 @@ def _beyond_int4(grid: Grid) -> str | None:
     return f"its codes reach from {least} to {most}, int4 from {lowest} to {highest}"
 
 
-def _width(grid: Grid, opset: int) -> int:
-    return _NIBBLE if opset >= _INT4_SINCE and _beyond_int4(grid) is None else _BYTE
+def _width(grid: Grid, view: ModelView) -> int:
+    has_int4 = view.opset >= _INT4_SINCE and view.conditions.why_not(INT4) is None
+    return _NIBBLE if has_int4 and _beyond_int4(grid) is None else _BYTE
 
 
 def _dequantize_alone(weight: Weight) -> Alone | None:

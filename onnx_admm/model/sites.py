@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from onnx_admm.model.conditions import FixedByRecipe
 from onnx_admm.model.constants import constant_tensor, stored_tensor, why_fixed
 from onnx_admm.model.einsum import channel_axes
 from onnx_admm.model.folding.decoder import Decoder, Workspace, subgraph_of
@@ -52,6 +53,7 @@ class WeightSite:
         scope: path of the subgraph or function that holds it; empty for the main graph.
         editable: False where standard operators decode it (an already encoded weight), and where it is fixed.
         fixed: why its values must stay ("is an output of the model"); None where they may change.
+        fixed_by_recipe: what the recipe asks for it, where that fixes its values; see ``model.conditions``.
 
     Example:
         >>> from onnx_admm.testing import model_family
@@ -71,6 +73,7 @@ class WeightSite:
     scope: str = ""
     editable: bool = True
     fixed: str | None = None
+    fixed_by_recipe: FixedByRecipe | None = None
 
     @property
     def is_table(self) -> bool:

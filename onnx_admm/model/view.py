@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnx_admm.errors import ModelError, UsageError, reading
 from onnx_admm.model import edit, scopes
+from onnx_admm.model.conditions import Conditions
 from onnx_admm.model.constants import constant_tensor, replace_constant, stored_tensor, why_fixed
 from onnx_admm.model.edit import NodeRef, ValueRef
 from onnx_admm.model.folding.decoder import Decoded, Decoder
@@ -76,8 +77,9 @@ class ModelView:
         (False, True)
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, conditions: Conditions | None = None) -> None:
         self._model = model
+        self.conditions = conditions or Conditions()
         self._decoder = Decoder()
         self._last: dict[str, FoundSite] = {}
         self._state: GraphState | None = None
@@ -135,11 +137,11 @@ class ModelView:
 
     def fork(self) -> ModelView:
         """Return an independent copy; weights are shared until one side replaces them."""
-        return ModelView(self._model.clone())
+        return ModelView(self._model.clone(), self.conditions)
 
     def become(self, other: ModelView) -> None:
         """Replace the content by that of ``other``, for instance after a conversion on a copy."""
-        self.__init__(other.graph_ir)  # type: ignore[misc]
+        self.__init__(other.graph_ir, self.conditions)  # type: ignore[misc]
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class ModelView:
 
     def sites(self) -> tuple[WeightSite, ...]:
         """Return every compressible weight, in graph order, subgraphs and functions included."""
-        return tuple(found.site for found in self.found_sites().values())
+        return tuple(self._shown(found.site) for found in self.found_sites().values())
 
     def site(self, name: str) -> WeightSite:
         """Return the site of that name.
@@ -195,7 +197,7 @@ class ModelView:
             UsageError: there is none.
         """
         self.found_sites()
-        return self._find(name).site
+        return self._shown(self._find(name).site)
 
     def read(self, site: WeightSite | str) -> npt.NDArray[np.floating]:
         """Return a copy of the site's weights, dense, in their dtype (an encoded weight is decoded)."""
@@ -204,7 +206,7 @@ class ModelView:
     def weights(self) -> Iterator[tuple[WeightSite, npt.NDArray[np.floating]]]:
         """Yield every site with the result of ``read``, in graph order, one at a time."""
         for found in self.found_sites().values():
-            yield found.site, self.read_found(found)
+            yield self._shown(found.site), self.read_found(found)
 
     def decoded(self, site: WeightSite | str) -> Decoded:
         """Return the site's dense weight, and its stored size."""
@@ -240,8 +242,10 @@ class ModelView:
             UsageError: unknown site, or another shape.
         """
         found = self._find(site)
-        known = found.site
+        known = self._shown(found.site)
         _check_free(found.value)
+        if known.fixed_by_recipe is not None:
+            raise UsageError("its values must stay", where=known.name, got=known.fixed_by_recipe.why)
         if not known.editable:
             raise UsageError(
                 "the weight is already encoded",
@@ -351,6 +355,13 @@ class ModelView:
         array = lookup.decoded(decoded.array, None if scale is None else scale.array)
         own = decoded.stored_bytes + (0 if scale is None else scale.stored_bytes)
         return replace(decoded, array=array, stored_bytes=own)
+
+    def _shown(self, site: WeightSite) -> WeightSite:
+        """Return a site as passes see it: fixed where the recipe fixes it."""
+        found = self.conditions.fixed.get(site.name)
+        if found is None:
+            return site
+        return replace(site, editable=False, fixed=site.fixed or found.why, fixed_by_recipe=found)
 
     def _find(self, site: WeightSite | str) -> FoundSite:
         """Return the named site, from the last sweep where its value is unchanged."""

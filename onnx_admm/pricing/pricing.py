@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -120,6 +121,13 @@ def price_layers(
 def as_stored(layer: LayerProfile) -> CompressionOption:
     """Return the compression option of a layer as it is stored; zeros count as unstructured."""
     return CompressionOption(layer.density, layer.bits)
+
+
+def basis_of(cost_model: CostModel) -> Literal["measured", "predicted", "counted"]:
+    """Return what the quantities of a cost model are: times of this machine, predictions, or exact counts."""
+    if getattr(cost_model, "is_this_machine", False):
+        return "measured"
+    return "counted" if {"latency_s", "energy_j"}.isdisjoint(cost_model.quantities) else "predicted"
 
 
 def add_costs(costs: Sequence[Cost]) -> Cost:

@@ -9,27 +9,15 @@ Source: Intel 64 and IA-32 Architectures Software Developer's Manual, VPMADDUBSW
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
+from onnx_admm.contracts import RuntimeTarget
+from onnx_admm.pricing.processors import own_processor
 from onnx_admm.quantization.ranges import STEPS, STEPS_OF_7_BITS
 
-_X86 = ("x86_64", "AMD64", "i686", "x86")
-_VNNI = {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"}
 
-
-def steps_here(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str | None = None) -> int:
-    """Return the steps of a grid on this processor: 255, or 127 on x86 where VNNI is not known to be there.
+def steps_on(processor: RuntimeTarget | None) -> int:
+    """Return the steps of a grid on a processor: 127 where sums of its 8-bit products saturate, else 255.
 
     Args:
-        cpuinfo: the kernel's list of processor flags.
-        machine: architecture; None: this machine's.
+        processor: the target; None: this machine's, where x86 without known VNNI counts as saturating.
     """
-    if (machine or platform.machine()) not in _X86:
-        return STEPS
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return STEPS_OF_7_BITS
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return STEPS if _VNNI & set(flags) else STEPS_OF_7_BITS
+    return STEPS_OF_7_BITS if (processor or own_processor()).saturates else STEPS

@@ -11,7 +11,7 @@ from onnx_admm.contracts import CostModel, ModelView, PassContext
 from onnx_admm.errors import PassRefused
 from onnx_admm.model import node_profiles
 from onnx_admm.model.channels.groups import ChannelGroup, Units, channel_map
-from onnx_admm.pricing.pricing import chosen_quantity, price
+from onnx_admm.pricing.pricing import basis_of, chosen_quantity, price
 from onnx_admm.removal.widths import Floats
 
 
@@ -30,6 +30,13 @@ def check_cost(keep: float, quantity: str, context: PassContext) -> None:
             got=quantity,
             hint="Name one with --cost-model.",
         )
+
+
+def basis_of_cost(quantity: str, context: PassContext) -> str:
+    """Return whether a quantity is ``measured`` on this machine, ``predicted`` or ``counted``."""
+    if quantity == "macs" or context.cost_model is None:
+        return "counted"
+    return basis_of(context.cost_model)
 
 
 def costs_of(model: ModelView, quantity: str, context: PassContext) -> dict[str, float]:

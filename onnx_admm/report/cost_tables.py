@@ -31,7 +31,7 @@ def costs_view(facts: CostFacts) -> Iterator[RenderableType]:
     yield line(f"Break-even ratios (weights over nonzeros), and factors if a weight were changed: {title}.")
     doubt = facts.total.uncertainty
     give_or_take = "" if doubt is None else f", uncertain by {100 * doubt:.0f} %"
-    yield line(f"The total is {facts.composition}{give_or_take}.")
+    yield line(f"The total is {facts.composition}{give_or_take}; the costs are {facts.basis}.")
     yield line(f"'{facts.cost_model}' assumes: {facts.assumes}.")
     if facts.unpriced:
         yield line(f"Not priced, not in the total: {_unpriced(facts.unpriced)}.")

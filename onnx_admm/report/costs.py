@@ -13,6 +13,7 @@ from onnx_admm.pricing.pricing import (
     CostRow,
     CostTable,
     Unpriced,
+    basis_of,
     break_even,
     chosen_quantity,
     for_model,
@@ -57,6 +58,7 @@ class CostFacts(Document):
     Attributes:
         path: the file.
         cost_model, assumes, quantities: as the cost model states them.
+        basis: what the quantities are: ``measured`` on this machine, ``predicted`` or ``counted``.
         quantity: the quantity of the break-even ratios.
         bindings: extents of open axes.
         rows: rows in graph order.
@@ -67,6 +69,7 @@ class CostFacts(Document):
     cost_model: str
     assumes: str
     quantities: tuple[str, ...]
+    basis: str
     quantity: str
     bindings: Mapping[str, int]
     rows: tuple[CostRowFacts, ...]
@@ -95,7 +98,7 @@ def describe_costs(
         UnknownExtent: a cost depends on an axis that is left open.
         UsageError: the cost model does not give that quantity.
     """
-    quantity = chosen_quantity(cost_model, quantity)
+    quantity, basis = chosen_quantity(cost_model, quantity), basis_of(cost_model)
     cost_model = for_model(cost_model, view, bindings)
     table = price(view, cost_model, bindings=bindings)
     sums = _sums(table, cost_model)
@@ -105,6 +108,7 @@ def describe_costs(
         cost_model=cost_model.name,
         assumes=cost_model.assumes,
         quantities=cost_model.quantities,
+        basis=basis,
         quantity=quantity,
         bindings=dict(bindings or {}),
         rows=tuple(_row(row, cost_model, sums, ratios) for row in table.rows),

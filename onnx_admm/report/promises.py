@@ -13,8 +13,8 @@ class Promise:
     """One promise and whether it is met.
 
     Attributes:
-        name: ``max_drop``, ``min_ratio``, ``budget``, ``latency``, ``size``, ``sqnr_db``, ``agreement``,
-            ``elements`` or ``shape``.
+        name: ``max_drop``, ``min_ratio``, ``budget``, ``min_runtime``, ``latency``, ``size``, ``sqnr_db``,
+            ``agreement``, ``elements`` or ``shape``.
         what: the sentence of its miss, without figures.
         required: the bound; None where ``what`` states it.
         got: measured value, in the same unit; None where ``what`` states it.

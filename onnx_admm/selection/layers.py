@@ -92,9 +92,16 @@ def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | No
 
 
 def choose_sites(
-    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str], *, subgraphs: bool = False
+    sites: Sequence[WeightSite],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    subgraphs: bool = False,
+    keeps_values: bool = False,
 ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
     """Return the sites to work on, and the reasons for the others.
+
+    A layer that the recipe gives a form (``[layers]``) is left: see ``model.conditions``.
 
     Args:
         sites: all of the model's.
@@ -102,18 +109,21 @@ def choose_sites(
             name of a layer or operator means that alone.
         exclude: patterns that override ``include``.
         subgraphs: weights inside subgraphs and functions count too; training does not reach them.
+        keeps_values: the pass computes with integers that weights lie on, and changes no value: then a layer
+            that the recipe gives bits is worked on too.
 
     Raises:
         PassRefused: a pattern matches no layer at all, or nothing is left.
         NothingToDo: the model has no weight that could be worked on, whatever the patterns.
     """
     _check_patterns(sites, (*include, *exclude))
-    included, excluded = _matched(sites, include), _matched(sites, exclude)
+    included, excluded = matched_names(sites, include), matched_names(sites, exclude)
     chosen, skipped = [], []
     for site in sites:
-        if site.fixed is not None:
+        is_open = keeps_values and site.fixed_by_recipe is not None and site.fixed_by_recipe.may_be_integer
+        if site.fixed is not None and not is_open:
             skipped.append(Skip(site.name, site.fixed))
-        elif not site.editable:
+        elif not site.editable and not is_open:
             skipped.append(Skip(site.name, "already encoded"))
         elif site.scope and not subgraphs:
             skipped.append(Skip(site.name, f"is in the subgraph {site.scope}"))
@@ -129,13 +139,14 @@ def choose_sites(
 
 
 def _check_patterns(sites: Sequence[WeightSite], patterns: Sequence[str]) -> None:
-    idle = [pattern for pattern in patterns if not _matched(sites, (pattern,))]
+    idle = [pattern for pattern in patterns if not matched_names(sites, (pattern,))]
     if idle and sites:
         names = [site.name for site in sites]
-        raise PassRefused("no layer matches", got=", ".join(idle), expected=_some_of(names))
+        raise PassRefused("no layer matches", got=", ".join(idle), expected=some_of(names))
 
 
-def _some_of(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """Return what is expected where a pattern matches no layer: some of their names."""
     shown, more = ", ".join(names[:_NAMES_SHOWN]), len(names) - _NAMES_SHOWN
     return f"some of {shown} and {more} more" if more > 0 else f"some of {shown}"
 
@@ -147,7 +158,7 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
         return PassRefused(
             "no layer matches",
             got=f"include {list(include)}, exclude {list(exclude)}",
-            expected=_some_of(within_reach),
+            expected=some_of(within_reach),
         )
     if not sites:
         return NothingToDo("the model has no weights to compress")
@@ -185,7 +196,7 @@ def spread(figure: PerLayer, sites: Sequence[WeightSite], key: str) -> dict[str,
     return dict(zip(names, map(float, figure), strict=True))
 
 
-def _matched(sites: Sequence[WeightSite], patterns: Sequence[str]) -> set[str]:
+def matched_names(sites: Sequence[WeightSite], patterns: Sequence[str]) -> set[str]:
     """Return the names of the sites that a pattern matches: the exact name, else by name or operator."""
     found: set[str] = set()
     for pattern in patterns:

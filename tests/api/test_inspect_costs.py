@@ -70,7 +70,7 @@ def test_the_table_says_what_a_reader_needs(run: RunCommand, net: Path) -> None:
     assert "latency, us" in out
     assert "never" in out
     assert "2 without weights  MaxPool" in out
-    assert "The total is the sum of the rows, uncertain by 50 %." in out
+    assert "The total is the sum of the rows, uncertain by 50 %; the costs are predicted." in out
     assert "'roofline' assumes: Raspberry Pi 4" in out
 
 

@@ -45,6 +45,7 @@ NO_GRIDS = {
     "remove_channels": "refitted values, before they are rounded",
     "meet_latency": "refitted values, and codes behind DequantizeLinear",
     "rewrite_for_runtime": "weights as they were, in another order or with rows of zeros",
+    "set_layers": "as reconstruct_layers, which it runs",
     "quantize_activations": "codes behind DequantizeLinear; values on a grid stay as they were",
 }
 GRIDS = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from onnx_admm.config.registry import LINT_RULES
 from onnx_admm.contracts import LintSubject
 from onnx_admm.lint_rules.run import run_rules
-from onnx_admm.lint_rules.targets import TARGETS, _own_name, find_target
+from onnx_admm.pricing.processors import TARGETS, find_target, own_processor
 
 
 @pytest.mark.parametrize(
@@ -20,8 +22,15 @@ from onnx_admm.lint_rules.targets import TARGETS, _own_name, find_target
         ("aarch64", {"asimddp"}, "arm64"),
     ],
 )
-def test_the_processor_at_hand(machine: str, flags: set[str], name: str) -> None:
-    assert _own_name(machine, frozenset(flags)) == name
+def test_the_processor_at_hand(machine: str, flags: set[str], name: str, tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nflags\t\t: fpu {' '.join(sorted(flags))}\n", encoding="utf-8")
+    assert own_processor(file, machine).name == name
+
+
+def test_an_unknown_architecture_has_its_own_name(tmp_path: Path) -> None:
+    found = own_processor(tmp_path / "none", "riscv64")
+    assert (found.name, found.block, found.saturates) == ("riscv64", 4, False)
 
 
 def test_this_is_one_of_them() -> None:

@@ -53,7 +53,8 @@ INSIDE = {
         {"packed", "standard_forms"},
     ),
     "model": (
-        {"einsum", "files", "graph_state", "names", "operators"},
+        {"runtimes"},
+        {"conditions", "einsum", "files", "graph_state", "names", "operators"},
         {"constants", "loading", "lookups", "scopes"},
         {"edit", "folding", "tables", "writing"},
         {"sites"},

@@ -171,9 +171,8 @@ def test_every_key_and_default_is_documented(repository: Path, name: str) -> Non
 
 
 def test_the_recipe_shown_is_a_recipe(repository: Path) -> None:
-    shown, *others = blocks((repository / "docs/recipes.md").read_text(encoding="utf-8"), "toml")
-    assert not others
-    assert len(Recipe.parse(shown).passes) == 6
+    shown = blocks((repository / "docs/recipes.md").read_text(encoding="utf-8"), "toml")
+    assert [len(Recipe.parse(each).passes) for each in shown] == [6, 3]
 
 
 def built_in(registry: Registry) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_admm.quantization.saturation import steps_here
+from onnx_admm.pricing.processors import TARGETS, own_processor
+from onnx_admm.quantization.saturation import steps_on
 
 
 @pytest.mark.parametrize(
@@ -21,11 +22,20 @@ from onnx_admm.quantization.saturation import steps_here
 def test_steps_by_processor_flags(tmp_path: Path, flags: str, machine: str, steps: int) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n", encoding="utf-8")
-    assert steps_here(file, machine) == steps
+    assert steps_on(own_processor(file, machine)) == steps
 
 
 def test_an_x86_whose_flags_are_unknown_counts_as_one_that_saturates(tmp_path: Path) -> None:
-    assert steps_here(tmp_path / "none", "x86_64") == 127
+    assert steps_on(own_processor(tmp_path / "none", "x86_64")) == 127
+
+
+def test_steps_by_target() -> None:
+    assert {name: steps_on(target) for name, target in TARGETS.items()} == {
+        "x86-avx2": 127,
+        "x86-avx512": 127,
+        "x86-vnni": 255,
+        "arm64": 255,
+    }
 
 
 def test_products_of_seven_bits_do_not_saturate_sixteen() -> None:

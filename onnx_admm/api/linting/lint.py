@@ -13,12 +13,12 @@ from onnx_admm.config.registry import lint_rules
 from onnx_admm.contracts import LintRule, LintSubject, ModelView
 from onnx_admm.limits import in_a_run
 from onnx_admm.lint_rules.run import Found, run_rules
-from onnx_admm.lint_rules.targets import THIS, find_target
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model.analysis.examined_file import examine_file
 from onnx_admm.model.writing.atomic_output import write_text
 from onnx_admm.model.writing.external_files import bytes_on_disk, external_files
 from onnx_admm.model.writing.in_memory import ModelLike, model_file
+from onnx_admm.pricing.processors import THIS, find_target
 from onnx_admm.report.lint.facts import FindingFacts, FixFacts, LintReport, MeasuredFacts
 from onnx_admm.report.lint.sarif import to_sarif
 from onnx_admm.runtime.installed import installed_runtimes, runtime_versions

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnx_admm.api.compress import Compression
 from onnx_admm.api.compressed import Compressed
@@ -44,6 +44,7 @@ def compress(
     epochs: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    layers: Mapping[str, Any] | None = None,
     fine_tune: bool | None = None,
     preprocessing: Preprocessing | PathLike | None = None,
     freeze_defaults: bool | None = None,
@@ -51,6 +52,7 @@ def compress(
     weights_only: bool = False,
     cost_model: str | None = None,
     bind: Mapping[str, int] | None = None,
+    min_runtime: str | None = None,
     max_drop: float | None = None,
     keep: bool = False,
     report: PathLike | None = None,
@@ -90,6 +92,8 @@ def compress(
         epochs: epochs of each pass that trains; None chooses by the number of samples.
         include: patterns of layer names or operators to work on; empty means all.
         exclude: patterns of layers to leave unchanged.
+        layers: form of single layers by pattern, as in a recipe: ``{"head*": {"bits": 8}, "stem": "float"}``;
+            all passes then leave them.
         fine_tune: train or not; None trains where there is data and something to train for.
         preprocessing: from stored samples to inputs, or the TOML file of it.
         freeze_defaults: whether initializers listed as inputs become constants; None: where nearly all are.
@@ -97,6 +101,8 @@ def compress(
         weights_only: leave activations in float, also where integers would be faster.
         cost_model: cost model of the target, such as ``"onnxruntime"`` or ``"roofline:PROFILE"``.
         bind: extents of open axes for costs, such as ``{"frames": 160}``.
+        min_runtime: oldest ONNX Runtime that must load the result, such as ``"1.17"``: no newer form is
+            written.
         max_drop: percentage points of accuracy that may be lost on the validation samples.
         keep: write the result even if it misses a promise.
         report: path of the report as JSON.
@@ -145,6 +151,7 @@ def compress(
         epochs=typed("epochs", epochs, int, type(None)),
         include=texts("include", include),
         exclude=texts("exclude", exclude),
+        layers=dict(layers or {}),
         fine_tune=typed("fine_tune", fine_tune, bool, type(None)),
         preprocessing=preprocessing,
         freeze_defaults=typed("freeze_defaults", freeze_defaults, bool, type(None)),
@@ -152,6 +159,7 @@ def compress(
         weights_only=typed("weights_only", weights_only, bool),
         cost_model=typed("cost_model", cost_model, str, type(None)),
         bind=dict(bind or {}),
+        min_runtime=typed("min_runtime", min_runtime, str, type(None)),
         max_drop=typed("max_drop", max_drop, float, int, type(None)),
         keep=typed("keep", keep, bool),
         report=report,

@@ -49,7 +49,8 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
     name. Every node that gets another form is run in both on made-up inputs.
 
     Raises:
-        UnsupportedModel: an operator has no form at that opset, or none that computes the same.
+        UnsupportedModel: an operator has no form at that opset, or none that computes the same; or the opset
+            would rise above what the oldest runtime of the model's conditions loads.
     """
     opset = view.opset
     target = max(opset, at_least) if at_least is not None else opset
@@ -58,6 +59,9 @@ def convert_opset(view: ModelView, at_least: int | None = None, at_most: int | N
     if target == opset:
         return copy
     where = f"converting opset {opset} to {target}"
+    runtime = view.conditions.runtime
+    if target > opset and runtime is not None and (why := runtime.why_not_opset(target)):
+        raise UnsupportedModel(why, where=where)
     known = onnx.defs.onnx_opset_version()
     if opset > known:
         raise UnsupportedModel(

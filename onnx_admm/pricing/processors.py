@@ -1,4 +1,4 @@
-"""Processors that rules know, and the one at hand."""
+"""Processors that costs and findings depend on, and the one at hand."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ TARGETS: Mapping[str, RuntimeTarget] = {
 """By name. Widths on AVX512 were measured, those on AVX2 and ARM are read in the runtime's sources."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_ARM = ("arm64", "aarch64")
+_X86 = ("x86_64", "amd64", "i686", "x86")
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"})
 
 
 def find_target(name: str) -> RuntimeTarget:
@@ -33,25 +36,36 @@ def find_target(name: str) -> RuntimeTarget:
         UsageError: no such name.
     """
     if name == THIS:
-        return TARGETS[_own_name(platform.machine(), _flags())]
+        return own_processor()
     if name not in TARGETS:
         known = ", ".join((THIS, *TARGETS))
         raise UsageError(f"unknown target '{name}'", where="--target", expected=f"one of {known}")
     return TARGETS[name]
 
 
-def _own_name(machine: str, flags: frozenset[str]) -> str:
-    """Return the name of the processor with these instruction sets; AVX2 where nothing is known."""
-    if machine.lower() in ("arm64", "aarch64"):
-        return "arm64"
-    if "avx512_vnni" in flags or "avx_vnni" in flags:
-        return "x86-vnni"
-    return "x86-avx512" if "avx512f" in flags else "x86-avx2"
+def own_processor(cpuinfo: Path = _CPU_INFO, machine: str | None = None) -> RuntimeTarget:
+    """Return the processor at hand: AVX2 on an x86 of unknown instruction sets.
+
+    An architecture that is neither x86 nor ARM has its own name, and a vector of four floats.
+
+    Args:
+        cpuinfo: the kernel's list of processor flags.
+        machine: architecture; None: this machine's.
+    """
+    machine = (machine or platform.machine()).lower()
+    if machine in _ARM:
+        return TARGETS["arm64"]
+    if machine not in _X86:
+        return RuntimeTarget(machine or "unknown", block=4)
+    flags = _flags(cpuinfo)
+    if _VNNI & flags:
+        return TARGETS["x86-vnni"]
+    return TARGETS["x86-avx512" if "avx512f" in flags else "x86-avx2"]
 
 
-def _flags() -> frozenset[str]:
+def _flags(cpuinfo: Path) -> frozenset[str]:
     try:
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
     told = next((line for line in lines if line.startswith("flags")), "")
