@@ -13,6 +13,7 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import cost_of_sample
 from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
 from onnx_admm.model.integers.prepare import is_integer
+from onnx_admm.quantization.linear_forms import Form
 from onnx_admm.quantization.quantizer import Quantizer, Samples, Tolerance
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
@@ -37,6 +38,12 @@ _SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
 
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
+_LINEAR = {
+    "best": frozenset(Form),
+    "dynamic": frozenset({Form.DYNAMIC}),
+    "weight_only": frozenset({Form.WEIGHT_ONLY}),
+    "static": frozenset[Form](),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,9 @@ class QuantizeActivations:
             by value.
         steps: steps of an activation's grid: 255, 127 for processors without VNNI, or ``here``: by this
             machine's.
+        linear: forms of Gemm and MatMul that stay float with static ranges: ``best`` of all, ``dynamic``
+            int8, whose range is found at each run over the whole batch, ``weight_only`` int8, or ``static``:
+            none.
         calibration: samples that ranges are found on, at most.
         samples: samples that errors are measured on, at most.
         trials: placements that are timed, at most.
@@ -80,6 +90,7 @@ class QuantizeActivations:
     most_latency: PositiveShare = 0.97
     ranges: Literal["best", "min_max", "percentile", "mse", "entropy"] = "best"
     steps: Literal["here", "255", "127"] = "here"
+    linear: Literal["best", "dynamic", "weight_only", "static"] = "best"
     calibration: SampleCount = 256
     samples: SampleCount = 96
     trials: Rounds = 96
@@ -94,9 +105,11 @@ class QuantizeActivations:
         for key in ("least_sqnr_db", "blind_sqnr_db", "least_alone_db"):
             if not (got := getattr(self, key)) > 0:
                 raise PassRefused("impossible tolerance", where=key, got=got, expected="over 0")
-        if self.ranges not in _RANGES or self.steps not in _STEPS:
-            got, expected = (self.ranges, _RANGES) if self.ranges not in _RANGES else (self.steps, _STEPS)
-            raise PassRefused("unknown setting", got=got, expected=f"one of {', '.join(expected)}")
+        known = {"ranges": _RANGES, "steps": _STEPS, "linear": tuple(_LINEAR)}
+        for key, expected in known.items():
+            if (got := getattr(self, key)) not in expected:
+                listed = ", ".join(expected)
+                raise PassRefused("unknown setting", where=key, got=got, expected=f"one of {listed}")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -123,6 +136,7 @@ class QuantizeActivations:
             ),
             methods=self._methods(runs),
             steps=steps_here() if self.steps == "here" else int(self.steps),
+            linear_forms=_LINEAR[self.linear],
             trials=self.trials,
             layers={site.name for site in chosen},
             reference=context.reference if self.against == "original" else model,

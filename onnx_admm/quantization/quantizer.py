@@ -17,6 +17,8 @@ from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
 from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram, histograms_of
+from onnx_admm.quantization.linear_forms import Form
+from onnx_admm.quantization.linear_stage import LinearStage
 from onnx_admm.quantization.placement import (
     grid_at,
     place,
@@ -28,6 +30,7 @@ from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.reasons import NOTHING_ALLOWED, Reasons
 from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
+from onnx_admm.quantization.saturation import largest_code
 from onnx_admm.quantization.search import Asked, PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 from onnx_admm.quantization.weights import integer_weight
@@ -85,6 +88,7 @@ class Quantizer:
         tolerance: what the outputs keep.
         methods: methods of ranges to choose among.
         steps: steps of an activation's grid.
+        linear_forms: forms that linear layers may have which stay float between nodes.
         trials: placements that are timed, at most.
         layers: names of the weights whose layers may be integer.
         reference: model whose outputs count as right.
@@ -94,6 +98,7 @@ class Quantizer:
     tolerance: Tolerance
     methods: frozenset[RangeMethod]
     steps: int
+    linear_forms: frozenset[Form]
     trials: int
     layers: Collection[str]
     reference: ModelView
@@ -189,14 +194,41 @@ class _Run:
         self._feeds: Feeds = next(samples.measured.select(np.arange(1)).batches(1)).feeds
 
     def result(self, left: dict[str, str]) -> Result:
+        """Return the best placement that holds on the unseen samples, with the forms of linear layers."""
+        probes = [self._probe(each) for each in (self._quantizer.reference, None)]
+        if not all(probe.is_comparable for probe in probes):
+            return nothing_to_compare(self._units, left)
+        return self._linear_stage(probes).improved(self._placed(left, probes), self._base)
+
+    def _linear_stage(self, probes: Sequence[OutputProbe]) -> LinearStage:
+        quantizer = self._quantizer
+        measured = probes[1].on(self._samples.measured)
+
+        def latencies(base: ModelView, models: Sequence[ModelView]) -> list[float]:
+            forms = [each.to_bytes(maps=False) for each in models]
+            return ratios_of(base.to_bytes(maps=False), forms, self._feeds, _THREADS)
+
+        def confirm(model: ModelView) -> tuple[Effect, bool]:
+            effect, added = self._effects(model, probes)
+            return effect, self._holds(effect, added)
+
+        return LinearStage(
+            before=self._model,
+            layers=quantizer.layers,
+            forms=quantizer.linear_forms,
+            largest=largest_code(quantizer.steps),
+            most_error=10 ** (-quantizer.tolerance.least_sqnr_db / 10),
+            latencies=latencies,
+            error=lambda model: self._effects(model, [measured])[0].score_error,
+            confirm=confirm,
+        )
+
+    def _placed(self, left: dict[str, str], probes: Sequence[OutputProbe]) -> Result:
         """Return the best placement that holds on the unseen samples."""
         tolerance = self._quantizer.tolerance
         allowed = self._allowed(left)
         if not any(unit.kind is Kind.PRODUCT and unit.node in allowed for unit in self._units):
             return Result(left=left, why=NOTHING_ALLOWED)
-        probes = [self._probe(each) for each in (self._quantizer.reference, None)]
-        if not all(probe.is_comparable for probe in probes):
-            return nothing_to_compare(self._units, left)
         errors = {name: found.error for name, found in self._ranges.items()}
         search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
         limit = _FIRST_LIMIT * 10 ** (-tolerance.least_sqnr_db / 10)
