@@ -102,6 +102,9 @@ def _layer(units: Sequence[Unit], outputs: Sequence[str], forms: Sequence[Form],
         if form is Form.DYNAMIC and _exceeds_int32(weight):
             why_not[form] = "its sums may exceed int32"
             continue
+        if form is Form.WEIGHT_ONLY and len(units) > 1:
+            why_not[form] = "several products read its weight, which no kernel takes then"
+            continue
         products[form] = tuple(
             LinearProduct(output, name, weight, unit.bias)
             for output, unit in zip(outputs, units, strict=True)

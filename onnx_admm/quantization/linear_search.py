@@ -82,7 +82,7 @@ class LinearSearch:
     timed: int = 0
     _groups: list[_Group] = field(default_factory=list)
     _errors: dict[frozenset[tuple[str, Form]], float] = field(default_factory=dict)
-    _alone: dict[tuple[str, Form], float] = field(default_factory=dict)
+    _last_error: dict[tuple[str, Form], float] = field(default_factory=dict)
     _failed: bool = False
 
     def best(self) -> Chosen | None:
@@ -135,7 +135,7 @@ class LinearSearch:
             if self._error(trial) <= limit:
                 return trial
             if len(layers) == 1 and math.isfinite(self._error(trial)):
-                self._alone[layers[0].name, form] = self._error(trial)
+                self._last_error[layers[0].name, form] = self._error(trial)
         if len(layers) == 1:
             return taken
         half = len(layers) // 2
@@ -178,8 +178,8 @@ class LinearSearch:
             return "the runtime does not run it"
         if gain <= _GAIN:
             return f"it would take {-gain:.1%} of the latency more" if gain < -_GAIN else "it is no faster"
-        if (error := self._alone.get((layer.name, form))) is not None:
-            return f"it would leave the outputs {decibels(error):.1f} dB"
+        if (error := self._last_error.get((layer.name, form), 0.0)) > self.most_error:
+            return f"beside the forms chosen before it leaves the outputs {decibels(error):.1f} dB"
         if chosen is not None and layer.name in chosen.choice:
             return f"it would save {gain:.1%} of the latency"
         if len(self._errors) >= _MOST_TRIALS:

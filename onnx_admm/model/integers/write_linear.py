@@ -8,8 +8,8 @@ kernel, DynamicQuantizeMatMul, or MatMulIntegerToFloat where several layers read
 
 Weight-only: ``y = MatMul (x, DequantizeLinear (W)) + bias``, which runtimes from 1.26 on turn into
 MatMulNBits. It reads the weight in blocks of rows with a scale each; each column keeps its one scale here, so
-blocks only set the speed. A kernel takes a DequantizeLinear that nothing else reads: layers that share a
-weight have one each, on the same codes.
+blocks only set the speed. There is no kernel where several products read one weight: the runtime joins equal
+DequantizeLinear nodes, and replaces none with several readers.
 
 Source: operators DynamicQuantizeLinear, opset 11; MatMulInteger, opset 10; DequantizeLinear, opset 13 (scale
 per channel) and 21 (blocks).
@@ -86,22 +86,22 @@ def write_weight_only(view: ModelView, products: Sequence[LinearProduct]) -> Non
 
     Args:
         view: opset 13 or newer.
-        products: nodes and weights.
+        products: nodes and weights, each weight once.
 
     Raises:
         UsageError: no such node in the main graph.
     """
     stored, nodes = StoredIntegers(view), _nodes(view)
-    written: dict[str, list[ir.Value]] = {}
+    written: dict[str, ir.Value] = {}
     for product in products:
         node, weight = _found(nodes, product), product.weight
         value = stored.dequantized(node, product.name, weight.codes, weight.scales, weight.axis)
         if view.opset >= BLOCKS_SINCE:
             _use_blocks(stored, value, product.name, weight)
         node.replace_input_with(1, value)
-        written.setdefault(product.name, []).append(value)
+        written[product.name] = value
     view.strip_unused()
-    give_names(view, {name: values[0] for name, values in written.items() if len(values) == 1})
+    give_names(view, written)
 
 
 def _use_blocks(stored: StoredIntegers, value: ir.Value, name: str, weight: IntegerWeight) -> None:
