@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from onnx_admm.contracts import ModelView
-from onnx_admm.measurement.sensitivity import Effect
 from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.quantization.linear_forms import Form, LinearLayer, find_linear_layers
-from onnx_admm.quantization.linear_search import Chosen, LinearSearch
+from onnx_admm.quantization.linear_search import Chosen, Confirmation, LinearSearch
 from onnx_admm.quantization.result import Result
 from onnx_admm.runtime.sessions import optimised_model
 
@@ -27,7 +26,7 @@ class LinearStage:
         most_error: largest relative error of the outputs.
         latencies: returns the latency of models over that of the first argument.
         error: returns the relative error of a model's outputs on the measured samples.
-        confirm: returns the effect on unseen samples, and whether that keeps the tolerance.
+        confirm: compares a model with the reference on unseen samples.
     """
 
     before: ModelView
@@ -37,7 +36,12 @@ class LinearStage:
     most_error: float
     latencies: Callable[[ModelView, Sequence[ModelView]], Sequence[float]]
     error: Callable[[ModelView], float]
-    confirm: Callable[[ModelView], tuple[Effect, bool]]
+    confirm: Callable[[ModelView], Confirmation]
+
+    def offers(self, placed: Result, base: ModelView) -> bool:
+        """Return whether there is a form to offer to any layer."""
+        view = base if placed.model is None else placed.model
+        return bool(self.forms and find_linear_layers(view, self.layers, self.forms, self.largest)[0])
 
     def improved(self, placed: Result, base: ModelView) -> Result:
         """Return the result with the forms that make its model faster; reasons name what was not taken.

@@ -11,7 +11,7 @@ from onnx_admm.contracts import ModelView
 from onnx_admm.measurement.sensitivity import Effect
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.quantization.linear_forms import Form, find_linear_layers
-from onnx_admm.quantization.linear_search import Chosen, LinearSearch
+from onnx_admm.quantization.linear_search import Chosen, Confirmation, LinearSearch
 
 D, W = Form.DYNAMIC, Form.WEIGHT_ONLY
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -51,6 +51,7 @@ class Searched:
         errors: Amounts,
         most_error: float = 1.0,
         holds: Callable[[dict[str, Form]], bool] = lambda forms: True,
+        unseen: float = 0.0,
     ) -> None:
         self.tried: list[dict[str, Form]] = []
         view = parse_text(CHAIN)
@@ -63,8 +64,10 @@ class Searched:
         def latencies(models: Sequence[ModelView]) -> list[float]:
             return [1.0 - total(model, saves) for model in models]
 
-        def confirm(model: ModelView) -> tuple[Effect, bool]:
-            return Effect({"y": 0.0}, None), holds(forms_in(model))
+        def confirm(model: ModelView) -> Confirmation:
+            return Confirmation(
+                Effect({"y": 0.0}, None), holds(forms_in(model)), unseen * total(model, errors)
+            )
 
         self.search = LinearSearch(view, layers, latencies, error, confirm, most_error)
         self.chosen: Chosen | None = self.search.best()
@@ -112,7 +115,7 @@ def test_one_layer_that_loses_too_much_is_found_by_halves() -> None:
     found = Searched(of_all(0.1, 0.05), errors, most_error=0.1)
     assert set(found.forms) == set(NAMES) - {"c"}
     assert set(found.forms.values()) == {D}
-    assert found.why_not("c", D) == "beside the forms chosen before it leaves the outputs -7.0 dB"
+    assert found.why_not("c", D) == "it alone leaves the outputs -7.0 dB"
 
 
 def test_no_more_choices_are_measured_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +132,18 @@ def test_a_choice_that_fails_on_unseen_samples_makes_the_tolerance_stricter() ->
     )
     assert len(found.forms) == 3
     assert found.why_not("f", D) == "with it the outputs are not kept on unseen samples"
+
+
+def test_the_tolerance_follows_the_error_on_unseen_samples() -> None:
+    """The error is a tenth more than allowed there: five of six layers are within it, not three."""
+    found = Searched(
+        of_all(0.1, -0.1),
+        of_all(0.1, 0.1),
+        most_error=0.6,
+        holds=lambda forms: len(forms) < 6,
+        unseen=1.1 / 0.6,
+    )
+    assert len(found.forms) == 5
 
 
 def test_a_choice_that_never_holds_is_not_taken() -> None:
