@@ -24,7 +24,6 @@ from onnx_admm.encoding.standard_forms import (
 )
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.integers.codes import integer_codes
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.model.rewrite.weight_storage import model_bytes
 from onnx_admm.runtime.evaluation import evaluate
@@ -91,7 +90,7 @@ class Encode:
             raise PassRefused("no form stores biases of that width", got=self.bias_bits, expected="8 or 16")
         if self.float8_biases and self.bias_bits != 8:
             raise PassRefused("float8 biases have 8 bits", got=f"bias_bits {self.bias_bits}", expected="8")
-        if not model.sites() and not integer_codes(model):
+        if not model.sites():
             raise NothingToDo("the model has no weights to encode")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:

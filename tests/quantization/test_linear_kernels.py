@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from onnx_admm.contracts import Array, ModelView
 from onnx_admm.errors import UsageError
+from onnx_admm.model.analysis.profiles import layer_profiles
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.model.integers.plan import IntegerWeight, LinearProduct
@@ -155,7 +156,7 @@ def test_layers_that_share_a_weight_share_its_codes() -> None:
     view = model(*SHARED)
     written = formed(view, Form.DYNAMIC)
     initializers = written.graph_ir.graph.initializers
-    assert [name for name, value in initializers.items() if value.shape == (64, 64)] == ["w_codes"]
+    assert [name for name, value in initializers.items() if value.shape == (64, 64)] == ["w"]
     assert kernels(written)["DynamicQuantizeMatMul"] == 2
     assert_close(view, written)
 
@@ -288,3 +289,16 @@ def test_the_dynamic_form_computes_what_its_operators_say(
     expected = dynamic(x, weight, bias)
     assert got.shape == expected.shape
     assert np.allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
+
+
+# -- what the tool sees of it ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", Form)
+def test_the_weights_of_a_form_are_counted_as_before(form: Form) -> None:
+    view = layer("gemm transposed")
+    written = formed(view, form)
+    (before,), (after,) = view.sites(), written.sites()
+    assert (after.name, after.size, after.editable) == (before.name, before.size, False)
+    (first,), (second,) = layer_profiles(view), layer_profiles(written)
+    assert (second.macs, second.parameters) == (first.macs, first.parameters)

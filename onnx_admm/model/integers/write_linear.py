@@ -50,6 +50,7 @@ def write_dynamic(view: ModelView, products: Sequence[LinearProduct]) -> None:
     """
     graph, stored, nodes = view.graph_ir.graph, StoredIntegers(view), _nodes(view)
     quantised: dict[ir.Value, Quantised] = {}
+    stored_codes: dict[str, ir.Value] = {}
 
     def made(place: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], count: int = 1) -> ir.Node:
         node = ir.node(op_type, inputs, num_outputs=count)
@@ -68,7 +69,8 @@ def write_dynamic(view: ModelView, products: Sequence[LinearProduct]) -> None:
             quantised[data] = (codes, scale, zero)
         codes, scale, zero = quantised[data]
         matrix = weight.codes if weight.axis else np.ascontiguousarray(weight.codes.T)
-        sums = made(node, "MatMulInteger", [codes, stored.constant(f"{product.name}_codes", matrix), zero])
+        stored_codes[product.name] = stored.constant(f"{product.name}_codes", matrix)
+        sums = made(node, "MatMulInteger", [codes, stored_codes[product.name], zero])
         steps = made(node, "Mul", [scale, stored.constant(f"{product.name}_scale", weight.scales)])
         cast = made(node, "Cast", [sums.outputs[0]])
         cast.attributes.add(ir.AttrInt64("to", ir.DataType.FLOAT.value))
@@ -79,6 +81,7 @@ def write_dynamic(view: ModelView, products: Sequence[LinearProduct]) -> None:
             bias = stored.constant(f"{product.name}_bias", product.bias)
             replace_node(node, "Add", [made(node, "Mul", factors).outputs[0], bias], {})
     view.strip_unused()
+    give_names(view, stored_codes)
 
 
 def write_weight_only(view: ModelView, products: Sequence[LinearProduct]) -> None:
