@@ -225,7 +225,9 @@ class SiteFinder:
             self._before.update(dict.fromkeys(_chain(value), value))
 
     def _visit_codes(self, node: ir.Node, slot: WeightInput, codes: ir.Value, scope: str) -> None:
-        """Add codes that an operator multiplies as they are: an encoded weight, read as its codes."""
+        """Add int8 codes with zero point 0 that an operator multiplies: an encoded weight, read as codes."""
+        if any(value is not None for value in node.inputs[slot.index + 2 :]):
+            return
         tensor = stored_tensor(codes)
         if tensor is not None:
             decoded = tuple(tensor.shape.numpy()), tensor.dtype.numpy()
@@ -234,7 +236,7 @@ class SiteFinder:
             if found is None:
                 return
             decoded = found
-        if len(decoded[0]) >= 2:
+        if len(decoded[0]) >= 2 and decoded[1] == np.int8:
             self._add(node, slot, codes, scope, _Form(decoded[0], str(decoded[1]), False, False))
 
     def _tied(self, value: ir.Value) -> ir.Value | None:

@@ -38,7 +38,7 @@ class LinearStage:
     error: Callable[[ModelView], float]
     confirm: Callable[[ModelView], Confirmation]
 
-    def offers(self, placed: Result, base: ModelView) -> bool:
+    def has_layers(self, placed: Result, base: ModelView) -> bool:
         """Return whether there is a form to offer to any layer."""
         view = base if placed.model is None else placed.model
         return bool(self.forms and find_linear_layers(view, self.layers, self.forms, self.largest)[0])

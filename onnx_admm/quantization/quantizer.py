@@ -202,7 +202,7 @@ class _Run:
             return nothing_to_compare(self._units, left)
         stage, placed = self._linear_stage(probes), self._placed(left, probes)
         found = stage.improved(placed, self._base)
-        again = self._without_linear(placed) if stage.offers(placed, self._base) else None
+        again = self._without_linear(placed) if stage.has_layers(placed, self._base) else None
         if again is None:
             return found
         return min(found, stage.improved(again, self._base), key=lambda each: each.latency_ratio)
