@@ -226,8 +226,8 @@ class SiteFinder:
 
     def _visit_codes(self, node: ir.Node, slot: WeightInput, codes: ir.Value, scope: str) -> None:
         """Add int8 codes with zero point 0 that an operator multiplies: an encoded weight, read as codes."""
-        if any(value is not None for value in node.inputs[slot.index + 2 :]):
-            return
+        if self._is_constant(node.inputs[0]) or any(node.inputs[slot.index + 2 :]):
+            return  # part of a decoder, or codes with a zero point
         tensor = stored_tensor(codes)
         if tensor is not None:
             decoded = tuple(tensor.shape.numpy()), tensor.dtype.numpy()
