@@ -13,6 +13,8 @@ from onnx_admm.contracts import Dataset, Edit, ModelView, PassContext, PassRepor
 from onnx_admm.data import cost_of_sample
 from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
 from onnx_admm.model.integers.prepare import is_integer
+from onnx_admm.model.runtimes import WEIGHT_ONLY
+from onnx_admm.quantization.linear_forms import Form
 from onnx_admm.quantization.quantizer import Quantizer, Samples, Tolerance
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
@@ -39,6 +41,12 @@ _SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
 
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
+_LINEAR = {
+    "best": frozenset(Form),
+    "dynamic": frozenset({Form.DYNAMIC}),
+    "weight_only": frozenset({Form.WEIGHT_ONLY}),
+    "static": frozenset[Form](),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,9 @@ class QuantizeActivations:
             by value.
         steps: steps of an activation's grid: 255; 127 for x86 processors without VNNI; ``here``: the one for
             the target, which is this machine unless the cost model names another processor.
+        linear: forms of Gemm and MatMul that stay float with static ranges: ``best`` of all, ``dynamic``
+            int8, whose range is found at each run over the whole batch, ``weight_only`` int8, or ``static``:
+            none.
         calibration: samples that ranges are found on, at most.
         samples: samples that errors are measured on, at most.
         trials: placements that are timed, at most.
@@ -82,6 +93,7 @@ class QuantizeActivations:
     most_latency: PositiveShare = 0.97
     ranges: Literal["best", "min_max", "percentile", "mse", "entropy"] = "best"
     steps: Literal["here", "255", "127"] = "here"
+    linear: Literal["best", "dynamic", "weight_only", "static"] = "best"
     calibration: SampleCount = 256
     samples: SampleCount = 96
     trials: Rounds = 96
@@ -96,9 +108,11 @@ class QuantizeActivations:
         for key in ("least_sqnr_db", "blind_sqnr_db", "least_alone_db"):
             if not (got := getattr(self, key)) > 0:
                 raise PassRefused("impossible tolerance", where=key, got=got, expected="over 0")
-        if self.ranges not in _RANGES or self.steps not in _STEPS:
-            got, expected = (self.ranges, _RANGES) if self.ranges not in _RANGES else (self.steps, _STEPS)
-            raise PassRefused("unknown setting", got=got, expected=f"one of {', '.join(expected)}")
+        known = {"ranges": _RANGES, "steps": _STEPS, "linear": tuple(_LINEAR)}
+        for key, expected in known.items():
+            if (got := getattr(self, key)) not in expected:
+                listed = ", ".join(expected)
+                raise PassRefused("unknown setting", where=key, got=got, expected=f"one of {listed}")
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -125,6 +139,7 @@ class QuantizeActivations:
             ),
             methods=self._methods(runs),
             steps=steps_on(context.processor) if self.steps == "here" else int(self.steps),
+            linear_forms=self._linear_forms(model),
             trials=self.trials,
             layers={site.name for site in chosen},
             reference=context.reference if self.against == "original" else model,
@@ -152,6 +167,12 @@ class QuantizeActivations:
             layers = [Skip(layer, "the model as a whole gains too little") for layer in result.integer]
             return (*skipped, *layers, Skip("model", why))
         return skipped
+
+    def _linear_forms(self, model: ModelView) -> frozenset[Form]:
+        """Return the forms on offer to linear layers that stay float, in the oldest runtime that counts."""
+        runtime = model.conditions.runtime
+        slow = runtime is not None and runtime.why_slow(WEIGHT_ONLY) is not None
+        return _LINEAR[self.linear] - ({Form.WEIGHT_ONLY} if slow else set())
 
     def _methods(self, runs: int) -> frozenset[RangeMethod]:
         """Return the methods to choose among, where each value may take so many runs of each range."""

@@ -75,7 +75,10 @@ def read_contents(view: ModelView) -> Contents:
     weights, skipped = [], []
     functions = view.function_scopes()
     stored = {weight.site.name: weight for weight in stored_weights(view)}
+    codes = integer_codes(view)
     for site in view.sites():
+        if site.name in codes:
+            continue
         may_change = site.editable if site.fixed_by_recipe is None else site.fixed_by_recipe.may_be_encoded
         if not may_change or site.name not in stored:
             skipped.append(Skip(site.name, site.fixed or "already encoded"))
@@ -86,7 +89,7 @@ def read_contents(view: ModelView) -> Contents:
         else:
             content = WeightContent(stored[site.name])
             weights.append(Weight(site.name, content if site.size >= LARGE else content.read()))
-    weights += [Weight(name, codes) for name, codes in integer_codes(view).items()]
+    weights += [Weight(name, array) for name, array in codes.items()]
     names = {weight.name for weight in weights}
     found = {value.name: value for node in view.nodes() for value in added_constants(node)}
     biases = [

@@ -155,7 +155,7 @@ _LAYERS = [
         traits=frozenset({_T.CONVOLVES, _T.WINDOWED, _T.INTEGER}),
     ),
     Operator(
-        name="MatMulInteger", since=10, products=(1,), macs=Macs.INNER,
+        name="MatMulInteger", since=10, weights=(WeightInput(1, -1, -2),), products=(1,), macs=Macs.INNER,
         traits=frozenset({_T.MULTIPLIES, _T.INTEGER}),
     ),
     Operator(

@@ -193,7 +193,9 @@ class SiteFinder:
             operand = beneath_functions(operand, self._is_constant)
         value, reshaped = stored_source(operand)
         tensor = stored_tensor(value)
-        if tensor is None:
+        if has_trait(node, Trait.INTEGER):
+            self._visit_codes(node, slot, operand, scope)
+        elif tensor is None:
             self._visit_computed(node, slot, operand, scope)
         elif tensor.dtype in LOOKED_UP and value is operand:
             self._visit_lookup(node, slot, value, scope)
@@ -224,6 +226,21 @@ class SiteFinder:
         if len(shape) >= 2 and _is_float(dtype):
             self._add(node, slot, value, scope, _Form(shape, str(dtype), False, False))
             self._before.update(dict.fromkeys(_chain(value), value))
+
+    def _visit_codes(self, node: ir.Node, slot: WeightInput, codes: ir.Value, scope: str) -> None:
+        """Add int8 codes with zero point 0 that an operator multiplies: an encoded weight, read as codes."""
+        if self._is_constant(node.inputs[0]) or any(node.inputs[slot.index + 2 :]):
+            return  # part of a decoder, or codes with a zero point
+        tensor = stored_tensor(codes)
+        if tensor is not None:
+            decoded = tuple(tensor.shape.numpy()), tensor.dtype.numpy()
+        else:
+            found = self._decoder.form(codes, self._opset, self._workspace)
+            if found is None:
+                return
+            decoded = found
+        if len(decoded[0]) >= 2 and decoded[1] == np.int8:
+            self._add(node, slot, codes, scope, _Form(decoded[0], str(decoded[1]), False, False))
 
     def _tied(self, value: ir.Value) -> ir.Value | None:
         """Return an earlier weight that ``value`` is a rearrangement of, or that is one of ``value``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
 from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram, histograms_of
+from onnx_admm.quantization.linear_forms import Form
+from onnx_admm.quantization.linear_search import Confirmation
+from onnx_admm.quantization.linear_stage import LinearStage
 from onnx_admm.quantization.placement import (
     grid_at,
     place,
@@ -26,8 +29,9 @@ from onnx_admm.quantization.placement import (
 )
 from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
-from onnx_admm.quantization.reasons import NOTHING_ALLOWED, Reasons
+from onnx_admm.quantization.reasons import NOTHING_ALLOWED, OTHER_FORMS, Reasons
 from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
+from onnx_admm.quantization.saturation import largest_code
 from onnx_admm.quantization.search import Asked, PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 from onnx_admm.quantization.weights import integer_weight
@@ -85,6 +89,7 @@ class Quantizer:
         tolerance: what the outputs keep.
         methods: methods of ranges to choose among.
         steps: steps of an activation's grid.
+        linear_forms: forms that linear layers may have which stay float between nodes.
         trials: placements that are timed, at most.
         layers: names of the weights whose layers may be integer.
         reference: model whose outputs count as right.
@@ -94,6 +99,7 @@ class Quantizer:
     tolerance: Tolerance
     methods: frozenset[RangeMethod]
     steps: int
+    linear_forms: frozenset[Form]
     trials: int
     layers: Collection[str]
     reference: ModelView
@@ -180,6 +186,7 @@ class _Run:
         self._units, self._ranges = prepared.units, prepared.ranges
         self._roots = roots_of(self._units)
         self._extremes = {name: found.of_extremes for name, found in self._ranges.items()}
+        self._chosen: Asked = frozenset()
         self._weights, self._kept = dict[int, IntegerWeight](), dict[int, bool]()
         for unit in self._units:
             if unit.weight is not None:
@@ -189,14 +196,72 @@ class _Run:
         self._feeds: Feeds = next(samples.measured.select(np.arange(1)).batches(1)).feeds
 
     def result(self, left: dict[str, str]) -> Result:
+        """Return the best placement that holds on the unseen samples, with the forms of linear layers."""
+        probes = [self._probe(each) for each in (self._quantizer.reference, None)]
+        if not all(probe.is_comparable for probe in probes):
+            return nothing_to_compare(self._units, left)
+        stage, placed = self._linear_stage(probes), self._placed(left, probes)
+        found = stage.improved(placed, self._base)
+        again = self._without_linear(placed) if stage.has_layers(placed, self._base) else None
+        if again is None:
+            return found
+        return min(found, stage.improved(again, self._base), key=lambda each: each.latency_ratio)
+
+    def _without_linear(self, placed: Result) -> Result | None:
+        """Return a placement with its Gemm and MatMul in float; None where none of them is integer.
+
+        Where the tolerance does not reach for all of them, static ranges for some may leave too little of it
+        for the forms that are as fast and round less.
+        """
+        linear = {
+            unit.node: unit.layer
+            for unit in self._units
+            if unit.node in self._chosen and unit.kind is Kind.PRODUCT and not unit.must_quantise
+        }
+        if not linear:
+            return None
+        kept = place(self._units, self._chosen - linear.keys()).units
+        layers = {unit.layer for unit in kept if unit.kind is not Kind.PASSING}
+        built = self.build(self._chosen - linear.keys(), self._ranges) if layers else None
+        return replace(
+            placed,
+            model=built,
+            latency_ratio=float("inf"),
+            integer={layer: what for layer, what in placed.integer.items() if built and layer in layers},
+            left={**placed.left, **dict.fromkeys(linear.values(), OTHER_FORMS)},
+        )
+
+    def _linear_stage(self, probes: Sequence[OutputProbe]) -> LinearStage:
+        quantizer = self._quantizer
+        measured = probes[1].on(self._samples.measured)
+        most_error = 10 ** (-quantizer.tolerance.least_sqnr_db / 10)
+
+        def latencies(base: ModelView, models: Sequence[ModelView]) -> list[float]:
+            forms = [each.to_bytes(maps=False) for each in models]
+            return ratios_of(base.to_bytes(maps=False), forms, self._feeds, _THREADS)
+
+        def confirm(model: ModelView) -> Confirmation:
+            effect, added = self._effects(model, probes)
+            error = effect.relative_error if effect.agreement is None else added.score_error
+            return Confirmation(effect, self._holds(effect, added), error / most_error)
+
+        return LinearStage(
+            before=self._model,
+            layers=quantizer.layers,
+            forms=quantizer.linear_forms,
+            largest=largest_code(quantizer.steps),
+            most_error=most_error,
+            latencies=latencies,
+            error=lambda model: self._effects(model, [measured])[0].score_error,
+            confirm=confirm,
+        )
+
+    def _placed(self, left: dict[str, str], probes: Sequence[OutputProbe]) -> Result:
         """Return the best placement that holds on the unseen samples."""
         tolerance = self._quantizer.tolerance
         allowed = self._allowed(left)
         if not any(unit.kind is Kind.PRODUCT and unit.node in allowed for unit in self._units):
             return Result(left=left, why=NOTHING_ALLOWED)
-        probes = [self._probe(each) for each in (self._quantizer.reference, None)]
-        if not all(probe.is_comparable for probe in probes):
-            return nothing_to_compare(self._units, left)
         errors = {name: found.error for name, found in self._ranges.items()}
         search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
         limit = _FIRST_LIMIT * 10 ** (-tolerance.least_sqnr_db / 10)
@@ -211,7 +276,7 @@ class _Run:
                     continue
                 effect, added = self._effects(built, probes)
                 if self._holds(effect, added):
-                    self._ranges = ranges
+                    self._ranges, self._chosen = ranges, chosen
                     return self._result(built, chosen, search, effect, left)
                 failed |= chosen
                 _logger.info(

@@ -12,6 +12,7 @@ NOTHING_ALLOWED = "no layer may be computed with 8-bit integers; the line of eac
 NONE_FASTER = "no placement is faster with integers"
 NONE_FASTER_WITHIN = "no placement within the tolerance is faster with integers"
 NONE_KEEPS = "no placement keeps the outputs on unseen samples"
+OTHER_FORMS = "the model is faster with other forms of its linear layers"
 _FAILED = "with it as integers the outputs are not kept on unseen samples"
 
 _SHOWN = 0.0005

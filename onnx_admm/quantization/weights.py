@@ -19,22 +19,30 @@ _LEAST_SCALE = np.finfo(np.float32).tiny
 Floats = npt.NDArray[np.float32]
 
 
-def integer_weight(name: str, values: Floats, axis: int) -> tuple[IntegerWeight, bool]:
+def integer_weight(
+    name: str, values: Floats, axis: int, largest: int = _LARGEST_CODE
+) -> tuple[IntegerWeight, bool]:
     """Return the weight as int8 codes, and whether its own values were kept.
 
     A weight that lies on a grid of one scale, or of one scale per output channel, keeps its values exactly.
-    Any other is rounded: a scale per output channel, the largest magnitude at code 127.
+    Any other is rounded: a scale per output channel, the largest magnitude at the largest code.
 
     Args:
         name: name of the weight.
         values: fp32, finite.
         axis: axis of the output channels.
+        largest: largest magnitude of a code; a grid with larger ones is not kept.
     """
     weight = Weight(name, values)
     for grid in (weight.grid, weight.channel_grid):
-        if grid is not None and (kept := _on_axis(grid, values.shape, axis)) is not None:
+        kept = None if grid is None else _on_axis(grid, values.shape, axis)
+        if kept is not None and (largest >= _LARGEST_CODE or _reach(kept.codes) <= largest):
             return kept, True
-    return _rounded(values, axis), False
+    return _rounded(values, axis, largest=largest), False
+
+
+def _reach(codes: npt.NDArray[np.int8]) -> int:
+    return int(np.abs(codes.astype(np.int16)).max(initial=0))
 
 
 def integer_bias(bias: npt.NDArray[np.floating], scales: Floats) -> npt.NDArray[np.int32] | None:
@@ -94,13 +102,19 @@ def _on_axis(grid: Grid, shape: tuple[int, ...], axis: int) -> IntegerWeight | N
     return IntegerWeight(codes, grid.scale.reshape(-1).astype(np.float32), axis, is_exact=True)
 
 
-def _rounded(values: Floats, axis: int, least: npt.NDArray[np.float64] | None = None) -> IntegerWeight:
+def _rounded(
+    values: Floats,
+    axis: int,
+    least: npt.NDArray[np.float64] | None = None,
+    *,
+    largest: int = _LARGEST_CODE,
+) -> IntegerWeight:
     """Return the weight with one scale per output channel, at least ``least``, (channels,), if given."""
     others = tuple(place for place in range(values.ndim) if place != axis)
-    largest = np.abs(values).max(axis=others, keepdims=True, initial=0.0)
-    scales = np.where(largest > 0, np.maximum(largest / _LARGEST_CODE, _LEAST_SCALE), 1.0)
+    most = np.abs(values).max(axis=others, keepdims=True, initial=0.0)
+    scales = np.where(most > 0, np.maximum(most / largest, _LEAST_SCALE), 1.0)
     if least is not None:
         scales = np.maximum(scales, least.reshape(scales.shape))
     scales = scales.astype(np.float32)
-    codes = np.clip(np.rint(values / scales), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)
+    codes = np.clip(np.rint(values / scales), -largest, largest).astype(np.int8)
     return IntegerWeight(codes, scales.reshape(-1), axis)

@@ -69,17 +69,24 @@ def test_out_is_a_copy(run: RunCommand, folder: Path, name: str, why: str, flags
     assert flags == [] or why in " ".join(out.split())
 
 
-def test_integers_alone_are_left_alone(run: RunCommand, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        (", a, b", "integers already, read by MatMulInteger"),
+        ("", "weights 1,024 1,024 nonzero weights 1,020"),
+    ],
+)
+def test_integers_alone_are_left_alone(run: RunCommand, folder: Path, points: str, says: str) -> None:
     """Quantised by another tool: integer operators and no other weight."""
     parse_text(
         '<ir_version: 8, opset_import: ["" : 13]> g (uint8[N,16] x) => (int32[N,64] y) '
-        "{ y = MatMulInteger (x, w) }",
+        f"{'<uint8 a = {3}, int8 b = {1}>' if points else ''} {{ y = MatMulInteger (x, w{points}) }}",
         constants={"w": np.arange(1024, dtype=np.int8).reshape(16, 64)},
     ).save("integers.onnx")
     code, out, err = run("compress", "integers.onnx", "copy.onnx", "--threads", 1)
     assert (code, err) == (0, "")
     assert (folder / "copy.onnx").read_bytes() == (folder / "integers.onnx").read_bytes()
-    assert "integers already, read by MatMulInteger" in " ".join(out.split())
+    assert says in " ".join(out.split())
 
 
 def test_a_larger_result_is_replaced_by_a_copy_where_nothing_was_asked_for(

@@ -67,6 +67,23 @@ class IntegerProduct:
 
 
 @dataclass(frozen=True, eq=False)
+class LinearProduct:
+    """A Gemm or MatMul with an integer weight between float values, without a grid of its data.
+
+    Attributes:
+        output: first output of the node.
+        name: name of its weight.
+        weight: its weight, a matrix.
+        bias: fp32, (columns,), of a Gemm with one.
+    """
+
+    output: str
+    name: str
+    weight: IntegerWeight
+    bias: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class IntegerPlan:
     """Nodes that become integer kernels, and the grids of the values between them.
 

@@ -25,13 +25,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.model.analysis.shapes import infer_open_shapes
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.edit import ValueRef, free_name, replace_node, taken_names
+from onnx_admm.model.edit import ValueRef, free_name, replace_node
 from onnx_admm.model.integers.plan import IntegerPlan, IntegerProduct, TensorGrid
+from onnx_admm.model.integers.stored_integers import StoredIntegers, give_names
 from onnx_admm.model.view import ModelView
 
 OLDEST_OPSET = 13
@@ -54,21 +54,17 @@ def write_integers(view: ModelView, plan: IntegerPlan) -> None:
     writer = _Writer(view)
     writer.write(plan)
     view.strip_unused()
-    taken = taken_names(view.graph_ir)
-    for name, value in writer.weights.items():
-        if name not in taken:
-            value.name = name
+    give_names(view, writer.weights)
 
 
 class _Writer:
     def __init__(self, view: ModelView) -> None:
         self._graph = view.graph_ir.graph
         self._nodes = list(self._graph)
-        self._taken = taken_names(view.graph_ir)
+        self._stored = StoredIntegers(view)
         self._values = {value.name: value for value in self._graph.inputs}
         self._values |= {value.name: value for node in self._nodes for value in node.outputs}
         self._columns = _columns_of_flattens(view)
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self.weights: dict[str, ir.Value] = {}
 
     def write(self, plan: IntegerPlan) -> None:
@@ -99,14 +95,14 @@ class _Writer:
         step = source.inputs[1].const_value
         scale = np.float32(0 if step is None else step.numpy())
         name = "weight" if node.inputs[1] is None else node.inputs[1].name or "weight"
-        codes = self._dequantized(node, name, weight.codes, weight.scales, weight.axis)
+        codes = self._stored.dequantized(node, name, weight.codes, weight.scales, weight.axis)
         node.replace_input_with(1, codes)
         self.weights[name] = codes
         if product.bias is not None:
             bias = node.inputs[2]
             products = np.asarray(scale * weight.scales, np.float32)
             name = "bias" if bias is None else bias.name or "bias"
-            node.replace_input_with(2, self._dequantized(node, name, product.bias, products, 0))
+            node.replace_input_with(2, self._stored.dequantized(node, name, product.bias, products, 0))
 
     def _keep_bias_apart(self, node: ir.Node, rank: int) -> None:
         """Give the bias that is added to a MatMul of more than two axes as many axes."""
@@ -119,7 +115,7 @@ class _Writer:
         if bias is not None and tensor is not None and len(tensor.shape) < rank:
             array = np.array(tensor.numpy())
             wide = array.reshape((1,) * (rank - array.ndim) + array.shape)
-            add.replace_input_with(place, self._constant(f"{bias.name}_wide", wide))
+            add.replace_input_with(place, self._stored.constant(f"{bias.name}_wide", wide))
 
     def _threshold(self, node: ir.Node, plan: IntegerPlan) -> None:
         """Replace each Relu that reads the float output of a product."""
@@ -138,22 +134,22 @@ class _Writer:
         columns = self._columns.get(node.outputs[0].name)
         if node.op_type != "Flatten" or node.attributes.get_int("axis", 1) != 1 or not columns:
             return
-        extents = self._constant("extents", np.array([0, columns], np.int64))
+        extents = self._stored.constant("extents", np.array([0, columns], np.int64))
         replace_node(node, "Reshape", [node.inputs[0], extents], {})
 
     def _put_grid(
         self, value: ir.Value, grid: TensorGrid, uses: Iterable[tuple[ir.Node, int]], *, is_float: bool
     ) -> None:
-        scale = self._constant("scale", np.array(grid.scale, np.float32))
-        zero = self._constant("zero_point", np.array(grid.zero_point, np.uint8))
+        scale = self._stored.constant("scale", np.array(grid.scale, np.float32))
+        zero = self._stored.constant("zero_point", np.array(grid.zero_point, np.uint8))
         quantized = ir.node("QuantizeLinear", [value, scale, zero])
-        quantized.outputs[0].name = free_name(f"{value.name}_quantized", self._taken)
+        quantized.outputs[0].name = free_name(f"{value.name}_quantized", self._stored.taken)
         dequantized = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero])
-        dequantized.outputs[0].name = free_name(f"{value.name}_dequantized", self._taken)
+        dequantized.outputs[0].name = free_name(f"{value.name}_dequantized", self._stored.taken)
         producer = value.producer()
         if producer is not None and is_float and producer.op_type in _QUANTISED_EARLY:
             kept = ir.node("LeakyRelu", [value], {"alpha": 1.0})
-            kept.outputs[0].name = free_name(f"{value.name}_float", self._taken)
+            kept.outputs[0].name = free_name(f"{value.name}_float", self._stored.taken)
             quantized.replace_input_with(0, kept.outputs[0])
             self._graph.insert_after(producer, [kept, quantized, dequantized])
         elif producer is not None:
@@ -162,36 +158,6 @@ class _Writer:
             self._graph.insert_before(self._graph[0], [quantized, dequantized])
         for node, index in uses:
             node.replace_input_with(index, dequantized.outputs[0])
-
-    def _dequantized(
-        self,
-        node: ir.Node,
-        name: str,
-        codes: npt.NDArray[np.int8] | npt.NDArray[np.int32],
-        scales: npt.NDArray[np.float32],
-        axis: int,
-    ) -> ir.Value:
-        inputs = [
-            self._constant(f"{name}_codes", codes),
-            self._constant(f"{name}_scale", scales),
-            self._constant(f"{name}_zero_point", np.zeros(scales.shape, codes.dtype)),
-        ]
-        made = ir.node("DequantizeLinear", inputs, {"axis": axis} if scales.ndim else {})
-        made.outputs[0].name = free_name(f"{name}_dequantized", self._taken)
-        self._graph.insert_before(node, made)
-        return made.outputs[0]
-
-    def _constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """Return the initializer of that content; equal ones are stored once."""
-        key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self._constants:
-            free = free_name(name, self._taken)
-            tensor = ir.tensor(np.array(array, order="C"), name=free)
-            value = ir.Value(name=free, const_value=tensor)
-            value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-            self._graph.register_initializer(value)
-            self._constants[key] = value
-        return self._constants[key]
 
 
 def _columns_of_flattens(view: ModelView) -> dict[str | None, int]:
