@@ -127,6 +127,7 @@ class QuantizeActivations:
             layers={site.name for site in chosen},
             reference=context.reference if self.against == "original" else model,
             context=context,
+            most_latency=self.most_latency,
         )
         try:
             result = quantizer.run(model, samples)

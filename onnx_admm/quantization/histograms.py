@@ -27,12 +27,14 @@ class Histogram:
         low, high: extremes; ``low == high`` for a constant value.
         counts: (BINS,), of finite elements.
         rank: number of axes.
+        elements: elements that were seen, finite or not.
     """
 
     low: float = np.inf
     high: float = -np.inf
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64), repr=False)
     rank: int = 0
+    elements: int = 0
 
     @property
     def is_known(self) -> bool:
@@ -48,6 +50,7 @@ class Histogram:
     def widen(self, array: Array) -> None:
         """Take the extremes of further elements into account."""
         self.rank = array.ndim
+        self.elements += array.size
         finite = array[np.isfinite(array)] if not np.isfinite(array).all() else array
         if finite.size:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))

@@ -11,26 +11,20 @@ import numpy as np
 from onnx_admm.contracts import Dataset, Feeds, ModelView, PassContext, Skip
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.integers.kernels import kernel_counts
-from onnx_admm.model.integers.plan import IntegerWeight
 from onnx_admm.model.integers.prepare import matmuls_to_gemms
-from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
+from onnx_admm.model.integers.write import OLDEST_OPSET
 from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
+from onnx_admm.quantization.exchanges import Asked
+from onnx_admm.quantization.forms import BIAS_TOO_LARGE, IntegerForms
 from onnx_admm.quantization.histograms import Histogram, histograms_of
-from onnx_admm.quantization.placement import (
-    grid_at,
-    place,
-    plan_of,
-    product_with_bias,
-    roots_read,
-)
+from onnx_admm.quantization.placement import place, roots_read
 from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
-from onnx_admm.quantization.reasons import NOTHING_ALLOWED, Reasons
+from onnx_admm.quantization.reasons import NOTHING_ALLOWED, TOO_LITTLE, Reasons
 from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
-from onnx_admm.quantization.search import Asked, PlacementSearch
+from onnx_admm.quantization.search import MOST_SINGLE, PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
-from onnx_admm.quantization.weights import integer_weight
 from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.runtime.turns import ratios_of
 
@@ -41,6 +35,12 @@ _THREADS = 1
 
 _SAME_SCORES = 1e-3
 """Relative error of scores, 30 dB, up to which predictions may change, as for rounded weights."""
+
+_FEW_SAMPLES, _ENOUGH_SAMPLES = 16, 48
+"""Samples that ranges are compared on, where there are enough to confirm the best of them on."""
+
+_NEGLIGIBLE = 0.1
+"""Share of the tolerance that values may take together whose ranges are not worth comparing."""
 
 _ATTEMPTS = 5
 _FIRST_LIMIT = 2.0
@@ -89,6 +89,7 @@ class Quantizer:
         layers: names of the weights whose layers may be integer.
         reference: model whose outputs count as right.
         context: of the pass.
+        most_latency: latency of the result over that of the model before, at most.
     """
 
     tolerance: Tolerance
@@ -98,6 +99,7 @@ class Quantizer:
     layers: Collection[str]
     reference: ModelView
     context: PassContext
+    most_latency: float = 1.0
 
     def run(self, model: ModelView, samples: Samples) -> Result:
         """Return the fastest model found that keeps the tolerance.
@@ -115,19 +117,40 @@ class Quantizer:
         if matmuls_to_gemms(base, {name: found.rank for name, found in histograms.items()}):
             units, _ = self._units(base)
             histograms = self._histograms(base, units, samples)
-        roots = {root for reads in roots_read(units).values() for root in reads}
-        of_roots = {name: histograms[name] for name in sorted(roots)}
-        threads = self.context.settings.threads
-        probe = OutputProbe(base, [], samples.measured, threads=threads)
+        probe = OutputProbe(base, [], samples.measured, threads=self.context.settings.threads)
         if not probe.is_comparable:
             return nothing_to_compare(units, left)
-        with self.context.progress.task("activation ranges", len(of_roots)) as task:
-            choice = RangeChoice(
-                view=base, probe=probe, steps=self.steps, methods=self.methods, threads=threads
-            )
-            ranges = choice.of(of_roots, task)
-        ranks = {name: found.rank for name, found in histograms.items()}
-        return _Run(self, model, _Prepared(base, units, ranges, ranks), samples).result(left)
+        forms = IntegerForms(base, units, histograms, len(samples.calibration), self.steps)
+        run = _Run(self, model, forms, samples)
+        stopped = run.without_gain(left)
+        if stopped is not None:
+            return stopped
+        run.ranges = self._ranges(base, probe, samples, {name: histograms[name] for name in run.roots})
+        return run.result(left)
+
+    @property
+    def first_limit(self) -> float:
+        """Largest sum of relative errors of single values at first."""
+        return _FIRST_LIMIT * 10 ** (-self.tolerance.least_sqnr_db / 10)
+
+    def _ranges(
+        self, base: ModelView, probe: OutputProbe, samples: Samples, histograms: Mapping[str, Histogram]
+    ) -> dict[str, ChosenRange]:
+        """Return the range of each value with a histogram."""
+        count, few = len(samples.measured), None
+        if count >= _ENOUGH_SAMPLES:
+            few = probe.on(samples.measured.select(np.linspace(0, count - 1, _FEW_SAMPLES).astype(np.int64)))
+        choice = RangeChoice(
+            view=base,
+            probe=probe,
+            steps=self.steps,
+            methods=self.methods,
+            threads=self.context.settings.threads,
+            few=few,
+            negligible=_NEGLIGIBLE * self.first_limit / max(1, len(histograms)),
+        )
+        with self.context.progress.task("activation ranges", len(histograms)) as task:
+            return choice.of(histograms, task)
 
     def _units(self, base: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
         """Return the units that may be integer at all, and why further products are none.
@@ -148,70 +171,76 @@ class Quantizer:
         return histograms_of(base, sorted(names), samples.calibration, memory_bytes=memory, threads=threads)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A model in the form that integers are written into.
+class _Run:
+    """One model, its units and ranges, and the placements that were built of them.
 
     Attributes:
-        base: the model.
-        units: its units.
-        ranges: range of each root value.
-        ranks: number of axes of values.
+        ranges: range of each root value; at first that of the extremes, with which latencies are measured.
+        roots: values whose ranges matter: those of the fastest placement without a tolerance.
     """
 
-    base: ModelView
-    units: tuple[Unit, ...]
-    ranges: Mapping[str, ChosenRange]
-    ranks: Mapping[str, int]
-
-
-class _Run:
-    """One model, its units and ranges, and the placements that were built of them."""
-
-    def __init__(
-        self,
-        quantizer: Quantizer,
-        model: ModelView,
-        prepared: _Prepared,
-        samples: Samples,
-    ) -> None:
+    def __init__(self, quantizer: Quantizer, model: ModelView, forms: IntegerForms, samples: Samples) -> None:
         self._quantizer, self._model, self._samples = quantizer, model, samples
-        self._base, self._ranks = prepared.base, prepared.ranks
-        self._units, self._ranges = prepared.units, prepared.ranges
-        self._roots = roots_of(self._units)
-        self._extremes = {name: found.of_extremes for name, found in self._ranges.items()}
-        self._weights, self._kept = dict[int, IntegerWeight](), dict[int, bool]()
-        for unit in self._units:
-            if unit.weight is not None:
-                found = integer_weight(unit.weight_name, unit.weight, unit.axis)
-                self._weights[unit.node], self._kept[unit.node] = found
+        self._forms, self._units = forms, forms.units
+        self._roots, self._reads = roots_of(self._units), roots_read(self._units)
+        self.ranges = forms.extremes()
+        self._fastest = frozenset[int]()
         self._bytes = model.to_bytes(maps=False)
         self._feeds: Feeds = next(samples.measured.select(np.arange(1)).batches(1)).feeds
+        self._search = PlacementSearch(
+            self._units, {}, self._latencies, quantizer.trials, enough=quantizer.most_latency
+        )
+
+    @property
+    def roots(self) -> list[str]:
+        """Values that the fastest placement rounds, in order of their names."""
+        return sorted({root for node in self._fastest for root in self._reads[node]})
+
+    def without_gain(self, left: dict[str, str]) -> Result | None:
+        """Return the result where even the fastest placement without a tolerance gains too little; else None.
+
+        Latencies do not depend on ranges, and to choose these takes many runs: so latency comes first.
+        """
+        search, ranges = self._search, self.ranges
+        timed = self._forms.possible(ranges, left)
+        if len(timed) > MOST_SINGLE:
+            search.estimate = self._forms.estimate(timed, ranges, self._feeds)
+        self._fastest = search.best(timed, float("inf"))
+        latency, most = search.latency(self._fastest), self._quantizer.most_latency
+        if self._fastest and latency <= most:
+            return None
+        reasons = Reasons(search, self._fastest)
+        if not self._fastest:
+            reasons.add_to(left, {})
+            return Result(left=left, timed=search.timed, why=reasons.of_none())
+        taken = {unit.layer: TOO_LITTLE for unit in self._units if unit.node in self._fastest}
+        left |= {layer: why for layer, why in taken.items() if layer not in left}
+        reasons.add_to(left, {})
+        return Result(left=left, timed=search.timed, why=reasons.of_too_little(latency, most))
 
     def result(self, left: dict[str, str]) -> Result:
         """Return the best placement that holds on the unseen samples."""
-        tolerance = self._quantizer.tolerance
         allowed = self._allowed(left)
         if not any(unit.kind is Kind.PRODUCT and unit.node in allowed for unit in self._units):
             return Result(left=left, why=NOTHING_ALLOWED)
         probes = [self._probe(each) for each in (self._quantizer.reference, None)]
         if not all(probe.is_comparable for probe in probes):
             return nothing_to_compare(self._units, left)
-        errors = {name: found.error for name, found in self._ranges.items()}
-        search = PlacementSearch(self._units, errors, self._latencies, self._quantizer.trials)
-        limit = _FIRST_LIMIT * 10 ** (-tolerance.least_sqnr_db / 10)
+        extremes = {name: found.of_extremes for name, found in self.ranges.items()}
+        search, limit = self._search, self._quantizer.first_limit
+        search.errors = {name: found.error for name, found in self.ranges.items()}
         failed = set[int]()
         for _ in range(_ATTEMPTS):
             chosen = search.best(allowed, limit)
             if not chosen:
                 break
-            for ranges in (self._ranges, self._extremes):
-                built = self.build(chosen, ranges)
+            for ranges in (self.ranges, extremes):
+                built = self._forms.build(chosen, ranges)
                 if built is None:
                     continue
                 effect, added = self._effects(built, probes)
                 if self._holds(effect, added):
-                    self._ranges = ranges
+                    self.ranges = ranges
                     return self._result(built, chosen, search, effect, left)
                 failed |= chosen
                 _logger.info(
@@ -224,18 +253,7 @@ class _Run:
             limit = _STRICTER * min(limit, search.expected_error(chosen))
         reasons = Reasons(search, failed=failed)
         reasons.add_to(left, {})
-        return Result(left=left, timed=len(search.gains), why=reasons.of_none())
-
-    def build(self, asked: Asked, ranges: Mapping[str, ChosenRange]) -> ModelView | None:
-        """Return the model with these units integer; None where a bias does not fit."""
-        placed = place(self._units, asked)
-        grids = {name: found.range.grid(self._quantizer.steps) for name, found in ranges.items()}
-        plan = plan_of(placed, self._roots, grids, self._weights, self._ranks)
-        if plan is None:
-            return None
-        fork = self._base.fork()
-        write_integers(fork, plan)
-        return fork
+        return Result(left=left, timed=search.timed, why=reasons.of_none())
 
     def _allowed(self, left: dict[str, str]) -> list[int]:
         """Return the units whose values may be rounded; note why others may not."""
@@ -243,11 +261,13 @@ class _Run:
         most = 10 ** (-least_db / 10)
         allowed = []
         names = {unit.node: unit.layer for unit in self._units}
-        too_large = self._biases_too_large()
-        for node, roots in roots_read(self._units).items():
+        too_large = self._forms.biases_too_large(self.ranges)
+        for node, roots in self._reads.items():
+            if node not in self._fastest:
+                continue
             worst = max(roots, key=lambda root: self._error(root))
             if node in too_large:
-                left[names[node]] = "its bias is too large for int32 in steps of its weight's own grid"
+                left[names[node]] = BIAS_TOO_LARGE
             elif self._error(worst) <= most:
                 allowed.append(node)
             else:
@@ -257,26 +277,19 @@ class _Run:
                 )
         return allowed
 
-    def _biases_too_large(self) -> set[int]:
-        """Return the products whose bias int32 does not hold, by node."""
-        grids = {name: found.range.grid(self._quantizer.steps) for name, found in self._ranges.items()}
-        found = set[int]()
-        for unit in self._units:
-            if unit.bias is not None and self._roots.get(unit.inputs[0], unit.inputs[0]) in grids:
-                grid = grid_at(unit.inputs[0], self._roots, grids)
-                if product_with_bias(unit, self._weights[unit.node], grid) is None:
-                    found.add(unit.node)
-        return found
-
     def _error(self, root: str) -> float:
-        found = self._ranges.get(root)
+        found = self.ranges.get(root)
         return float("inf") if found is None else found.error
 
     def _latencies(self, placements: Sequence[Asked]) -> list[float]:
-        built = [self.build(asked, self._ranges) for asked in placements]
+        built = [self._forms.build(asked, self.ranges) for asked in placements]
         forms = [each.to_bytes(maps=False) for each in built if each is not None]
         ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
         return [float("inf") if each is None else next(ratios) for each in built]
+
+    def _ratio_of(self, built: ModelView) -> float:
+        """Return the latency of the result: a placement was chosen for a small one, which may be chance."""
+        return ratios_of(self._bytes, [built.to_bytes(maps=False)], self._feeds, _THREADS)[0]
 
     def _probe(self, reference: ModelView | None) -> OutputProbe:
         """Return a comparison on the unseen samples with a reference; None: with the model before."""
@@ -306,20 +319,20 @@ class _Run:
         placed = place(self._units, chosen)
         reasons = Reasons(search, chosen)
         integer = {
-            unit.layer: reasons.of_integer(unit, self._kept.get(unit.node, False))
+            unit.layer: reasons.of_integer(unit, self._forms.keeps_weight(unit))
             for unit in placed.units
             if unit.kind is not Kind.PASSING
         }
         reasons.add_to(left, integer)
         return Result(
             model=built,
-            latency_ratio=search.latency(chosen),
+            latency_ratio=self._ratio_of(built),
             effect=effect,
             integer=integer,
             left=left,
             kernels=kernel_counts(optimised_model(built.to_bytes(maps=False))),
             ranges={
-                name: self._ranges[name] for name in sorted({self._roots.get(n, n) for n in placed.quantised})
+                name: self.ranges[name] for name in sorted({self._roots.get(n, n) for n in placed.quantised})
             },
-            timed=len(search.gains),
+            timed=search.timed,
         )

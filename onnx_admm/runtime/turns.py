@@ -114,7 +114,7 @@ def _measure(base: bytes, forms: Sequence[bytes], feeds: Mapping[str, Array], th
             turn.run(1)
     slowest = max(min(turn.times) for turn in turns)
     repeats = max(1, round(_ROUND_NS / slowest))
-    rounds = int(min(_ROUNDS, max(_LEAST_ROUNDS, _TOTAL_NS / (repeats * slowest))))
+    rounds = int(min(_ROUNDS, max(_LEAST_ROUNDS, _TOTAL_NS / ((1 + repeats) * slowest))))
     for turn in turns:
         turn.times.clear()
     order = np.random.default_rng(0)
