@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from onnx_admm.allocation.allocation import Option, least_cost
 from onnx_admm.quantization.exchanges import Asked, descend, effective, parts_of, runs_of
@@ -119,7 +120,7 @@ class PlacementSearch:
 
     def expected_error(self, asked: Asked) -> float:
         """Return the sum of the errors of the values that the placement rounds."""
-        reads = roots_read(self.units)
+        reads = self._reads
         rounded = {root for unit in place(self.units, asked).units for root in reads.get(unit.node, ())}
         return sum(self.errors.get(root, 0.0) for root in rounded)
 
@@ -157,7 +158,7 @@ class PlacementSearch:
 
     def _knapsack(self, among: Asked, gains: Mapping[int, float]) -> Asked:
         """Return the set of least time whose errors fit, each value's error shared by its units."""
-        nodes, reads = sorted(among), roots_read(self.units)
+        nodes, reads = sorted(among), self._reads
         sharers = {root: sum(root in reads[node] for node in nodes) for node in nodes for root in reads[node]}
         offset = max(0.0, -min((gains[node] for node in nodes), default=0.0))
         options: dict[str, list[Option[bool]]] = {}
@@ -222,6 +223,10 @@ class PlacementSearch:
         order = sorted(everything)
         groups = [*runs_of(close & best, order), *runs_of(close - best, order)]
         return list(dict.fromkeys([*parts_of(self.units, best), *groups]))
+
+    @cached_property
+    def _reads(self) -> dict[int, frozenset[str]]:
+        return roots_read(self.units)
 
     def _effective(self, asked: Asked) -> Asked:
         return effective(self.units, asked)
