@@ -31,6 +31,7 @@ class LatencyEstimate:
         saves: share of the latency that each unit saves, by node; without what conversions take.
         quantising, dequantising: share of the latency that a conversion of each value takes.
         read_as_floats: values that a node which is no unit reads, or that are outputs of the model.
+        seconds: that all kernels of the float model take in one run.
     """
 
     units: Sequence[Unit]
@@ -38,6 +39,7 @@ class LatencyEstimate:
     quantising: Mapping[str, float] = field(default_factory=dict)
     dequantising: Mapping[str, float] = field(default_factory=dict)
     read_as_floats: frozenset[str] = frozenset()
+    seconds: float = 0.0
 
     def __call__(self, asked: Collection[int]) -> float:
         """Return the estimate for the units asked to be integer; see ``place``."""
@@ -88,7 +90,7 @@ def estimate_of(
     known = [rate for rate in rates if rate > 0]  # where one conversion is not there, the other tells
     rates = [rate if rate > 0 else max(known, default=0.0) for rate in rates]
     quantising, dequantising = ({name: rate * size for name, size in sizes.items()} for rate in rates)
-    return LatencyEstimate(units, saves, quantising, dequantising, outside)
+    return LatencyEstimate(units, saves, quantising, dequantising, outside, total)
 
 
 def _profiled(view: ModelView, units: Sequence[Unit], feeds: Feeds) -> dict[str, float]:

@@ -17,13 +17,13 @@ from onnx_admm.model.opsets.convert_opset import convert_opset
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.exchanges import Asked
 from onnx_admm.quantization.forms import BIAS_TOO_LARGE, IntegerForms
-from onnx_admm.quantization.histograms import Histogram, histograms_of
+from onnx_admm.quantization.histograms import Histogram, count_into, extremes_of
 from onnx_admm.quantization.placement import place, roots_read
 from onnx_admm.quantization.range_choice import ChosenRange, RangeChoice
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.reasons import NOTHING_ALLOWED, TOO_LITTLE, Reasons
 from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
-from onnx_admm.quantization.search import MOST_SINGLE, PlacementSearch
+from onnx_admm.quantization.search import MOST_OF_MANY, MOST_SINGLE, PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.runtime.turns import ratios_of
@@ -41,6 +41,10 @@ _FEW_SAMPLES, _ENOUGH_SAMPLES = 16, 48
 
 _NEGLIGIBLE = 0.1
 """Share of the tolerance that values may take together whose ranges are not worth comparing."""
+
+_SEARCH_SECONDS, _RUNS_OF_PLACEMENT, _LEAST_TIMED = 8.0, 12, 6
+"""Seconds that exchanges of a model with many units are timed for, the runs that each takes at least, and the
+number of them however slow the model is."""
 
 _ATTEMPTS = 5
 _FIRST_LIMIT = 2.0
@@ -136,7 +140,9 @@ class Quantizer:
     def _ranges(
         self, base: ModelView, probe: OutputProbe, samples: Samples, histograms: Mapping[str, Histogram]
     ) -> dict[str, ChosenRange]:
-        """Return the range of each value with a histogram."""
+        """Return the range of each value; count their histograms first."""
+        memory, threads = self.context.memory_bytes, self.context.settings.threads
+        count_into(histograms, base, samples.calibration, memory_bytes=memory, threads=threads)
         count, few = len(samples.measured), None
         if count >= _ENOUGH_SAMPLES:
             few = probe.on(samples.measured.select(np.linspace(0, count - 1, _FEW_SAMPLES).astype(np.int64)))
@@ -145,7 +151,7 @@ class Quantizer:
             probe=probe,
             steps=self.steps,
             methods=self.methods,
-            threads=self.context.settings.threads,
+            threads=threads,
             few=few,
             negligible=_NEGLIGIBLE * self.first_limit / max(1, len(histograms)),
         )
@@ -164,11 +170,11 @@ class Quantizer:
         return possible, tuple(skip for skip in skipped if skip.layer in self.layers)
 
     def _histograms(self, base: ModelView, units: Sequence[Unit], samples: Samples) -> dict[str, Histogram]:
-        """Return the histograms of all roots, and of what products read."""
+        """Return the extremes of all roots, and of what products read."""
         names = {root for reads in roots_read(units).values() for root in reads}
         names |= {unit.inputs[0] for unit in units if unit.kind is Kind.PRODUCT}
         memory, threads = self.context.memory_bytes, self.context.settings.threads
-        return histograms_of(base, sorted(names), samples.calibration, memory_bytes=memory, threads=threads)
+        return extremes_of(base, sorted(names), samples.calibration, memory_bytes=memory, threads=threads)
 
 
 class _Run:
@@ -204,7 +210,10 @@ class _Run:
         search, ranges = self._search, self.ranges
         timed = self._forms.possible(ranges, left)
         if len(timed) > MOST_SINGLE:
-            search.estimate = self._forms.estimate(timed, ranges, self._feeds)
+            search.estimate = estimate = self._forms.estimate(timed, ranges, self._feeds)
+            if estimate is not None:
+                most = _SEARCH_SECONDS / (_RUNS_OF_PLACEMENT * estimate.seconds)
+                search.most_of_many = int(np.clip(most, _LEAST_TIMED, MOST_OF_MANY))
         self._fastest = search.best(timed, float("inf"))
         latency, most = search.latency(self._fastest), self._quantizer.most_latency
         if self._fastest and latency <= most:

@@ -31,7 +31,7 @@ _GAIN = 0.005
 MOST_SINGLE = 16
 """Units up to which each is timed by itself."""
 
-_MOST_OF_MANY = 18
+MOST_OF_MANY = 18
 """Placements that are timed where there are more units."""
 
 _AT_A_TIME = 6
@@ -55,6 +55,7 @@ class PlacementSearch:
         most_timed: placements that are timed, at most.
         estimate: returns the estimated latency of a placement; None where there is no estimate, and each unit
             is timed.
+        most_of_many: the same where each unit is not timed by itself, of one search.
         enough: latency that a placement must not exceed to be of use.
         gains: latency that each unit saves in its surroundings, over the float model's; by node. A unit
             whose model could not be built has none, and one that was not timed by itself.
@@ -66,6 +67,7 @@ class PlacementSearch:
     latencies: Callable[[Sequence[Asked]], Sequence[float]]
     most_timed: int
     estimate: Callable[[Asked], float] | None = None
+    most_of_many: int = MOST_OF_MANY
     enough: float = 1.0
     gains: dict[int, float] = field(default_factory=dict)
     estimated: dict[int, float] = field(default_factory=dict)
@@ -194,7 +196,7 @@ class PlacementSearch:
         """
         best, latency = chosen, self.latency(chosen)
         changes = self._unsure(best, everything, estimate)
-        most = min(self.most_timed, self.timed + _MOST_OF_MANY)
+        most = min(self.most_timed, self.timed + self.most_of_many)
         while changes and self.timed < most and latency <= self.enough + _OUT_OF_REACH:
             after = {change: self._effective(best ^ change) for change in changes}
             after = {change: other for change, other in after.items() if other != best and self.fits(other)}
