@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from test_placement import MadeUp, units_of
 
+from onnx_admm.quantization.exchanges import descend
 from onnx_admm.quantization.reasons import Reasons
 from onnx_admm.quantization.search import PlacementSearch
 
@@ -65,8 +66,11 @@ def test_a_unit_that_costs_stays_where_leaving_it_out_costs_two_conversions() ->
 def test_a_part_that_does_not_pay_for_its_conversions_goes_as_a_whole() -> None:
     """Each of its units saves, and no single one of them does without two conversions more."""
     saves = {f"c{i}": 0.012 if i < 20 else 0.001 for i in range(40)}
-    found = Planted(long_chain(40, gaps=[19]), saves, price=0.03).best()
-    assert found == {f"c{i}" for i in range(20)}
+    planted = Planted(long_chain(40, gaps=[19]), saves, price=0.03)
+    first = {unit.node for unit in planted.units if unit.output in {f"c{i}" for i in range(20)}}
+    everything = frozenset(unit.node for unit in planted.units)
+    assert descend(planted.units, everything, everything, planted.measured.of, lambda _: True) == first
+    assert planted.best() == {f"c{i}" for i in range(20)}
 
 
 def test_what_the_estimate_does_not_know_is_found_by_timing() -> None:
