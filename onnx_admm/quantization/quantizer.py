@@ -39,8 +39,9 @@ _SAME_SCORES = 1e-3
 _FEW_SAMPLES, _ENOUGH_SAMPLES = 16, 48
 """Samples that ranges are compared on, where there are enough to confirm the best of them on."""
 
-_NEGLIGIBLE = 0.1
-"""Share of the tolerance that values may take together whose ranges are not worth comparing."""
+_NEGLIGIBLE, _NEGLIGIBLE_OF_SLOW = 0.1, 0.5
+"""Share of the tolerance that values may take together whose ranges are not worth comparing; the same where
+runs take so long that few ranges are tried at all."""
 
 _SEARCH_SECONDS, _RUNS_OF_PLACEMENT, _LEAST_TIMED = 8.0, 12, 6
 """Seconds that exchanges of a model with many units are timed for, the runs that each takes at least, and the
@@ -146,6 +147,7 @@ class Quantizer:
         count, few = len(samples.measured), None
         if count >= _ENOUGH_SAMPLES:
             few = probe.on(samples.measured.select(np.linspace(0, count - 1, _FEW_SAMPLES).astype(np.int64)))
+        share = _NEGLIGIBLE if self.methods >= frozenset(RangeMethod) else _NEGLIGIBLE_OF_SLOW
         choice = RangeChoice(
             view=base,
             probe=probe,
@@ -153,7 +155,7 @@ class Quantizer:
             methods=self.methods,
             threads=threads,
             few=few,
-            negligible=_NEGLIGIBLE * self.first_limit / max(1, len(histograms)),
+            negligible=share * self.first_limit / max(1, len(histograms)),
         )
         with self.context.progress.task("activation ranges", len(histograms)) as task:
             return choice.of(histograms, task)

@@ -73,6 +73,7 @@ class PlacementSearch:
     estimated: dict[int, float] = field(default_factory=dict)
     tolerance: float = math.inf
     _known: dict[Asked, float] = field(default_factory=dict)
+    _improved_before: set[Asked] = field(default_factory=set)
 
     def latency(self, asked: Asked) -> float:
         """Return the latency of one placement over the float model's; 1 for none."""
@@ -82,6 +83,9 @@ class PlacementSearch:
     def best(self, allowed: Collection[int], tolerance: float) -> Asked:
         """Return the fastest placement found whose expected error is within the tolerance.
 
+        Where the result of a former search is all that is allowed, it is the result again if it fits: there
+        are no other exchanges.
+
         Args:
             allowed: nodes that may be integer.
             tolerance: largest sum of relative errors.
@@ -89,11 +93,16 @@ class PlacementSearch:
         self.tolerance = tolerance
         nodes = [unit.node for unit in self.units if unit.kind is not Kind.PASSING and unit.node in allowed]
         everything = effective(self.units, frozenset(nodes))
-        if self.estimate is None or len(everything) <= MOST_SINGLE:
-            return self._improved(self._fastest(self._timed_starts(everything)), everything)
-        return self._improved_by_groups(
-            self._fastest(self._estimated_starts(everything, self.estimate)), everything, self.estimate
-        )
+        estimate = None if len(everything) <= MOST_SINGLE else self.estimate
+        if everything in self._improved_before and self.fits(everything):
+            return everything
+        if estimate is None:
+            found = self._improved(self._fastest(self._timed_starts(everything)), everything)
+        else:
+            start = self._fastest(self._estimated_starts(everything, estimate))
+            found = self._improved_by_groups(start, everything, estimate)
+        self._improved_before.add(found)
+        return found
 
     def fits(self, asked: Asked) -> bool:
         """Return whether the expected error of a placement is within the tolerance of the last search."""
