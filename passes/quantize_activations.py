@@ -14,11 +14,12 @@ from onnx_admm.data import cost_of_sample
 from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
 from onnx_admm.model.integers.prepare import is_integer
 from onnx_admm.model.runtimes import WEIGHT_ONLY
-from onnx_admm.quantization.linear_forms import Form
-from onnx_admm.quantization.quantizer import Quantizer, Samples, Tolerance
+from onnx_admm.quantization.linear.forms import Form
+from onnx_admm.quantization.quantizer import Quantizer
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
 from onnx_admm.quantization.saturation import steps_on
+from onnx_admm.quantization.settings import Samples, Tolerance
 from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
 from onnx_admm.settings.ranges import Samples as SampleCount
@@ -144,6 +145,7 @@ class QuantizeActivations:
             layers={site.name for site in chosen},
             reference=context.reference if self.against == "original" else model,
             context=context,
+            most_latency=self.most_latency,
         )
         try:
             result = quantizer.run(model, samples)

@@ -16,7 +16,7 @@ from onnx_admm.contracts import CompressionOption, Cost, CostModel, Feeds, Layer
 from onnx_admm.model.integers.plan import IntegerWeight, TensorGrid
 from onnx_admm.model.integers.write import OLDEST_OPSET, write_integers
 from onnx_admm.model.opsets.convert_opset import convert_opset
-from onnx_admm.quantization.placement import place, plan_of
+from onnx_admm.quantization.placing.placement import place, plan_of
 from onnx_admm.quantization.units import find_units, roots_of
 from onnx_admm.quantization.weights import integer_weight
 from onnx_admm.runtime.layer_kernels import ELSEWHERE, layer_kernels

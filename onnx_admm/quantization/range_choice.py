@@ -3,6 +3,9 @@
 One value at a time is rounded in the model, with each candidate range, and the outputs are compared. So the
 range depends on the effect of the value's outliers on the outputs, which the value's own distribution does
 not show.
+
+A value whose error with the range of its extremes is negligible keeps that range. For any other, candidates
+are compared on a few of the samples, and the best of them on all.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.integers.trial import SCALE, ZERO_POINT, with_trial_grid
 from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram
-from onnx_admm.quantization.ranges import ActivationRange, RangeMethod, candidate_ranges
+from onnx_admm.quantization.ranges import ActivationRange, RangeMethod, candidate_ranges, range_of_extremes
 from onnx_admm.runtime.sessions import Session, open_session
 
 _NARROWER = (0.7, 0.5, 0.35, 0.25, 0.15, 0.05, 0.0)
@@ -46,6 +49,12 @@ class ChosenRange:
     min_max_error: float
     min_max: ActivationRange
 
+    @classmethod
+    def unmeasured(cls, histogram: Histogram) -> ChosenRange:
+        """Return the range of the extremes, as if it cost nothing: enough to time a model with it."""
+        whole = range_of_extremes(histogram)
+        return cls(whole, 0.0, 0.0, whole)
+
     @property
     def of_extremes(self) -> ChosenRange:
         """The same value with the range of its extremes."""
@@ -62,6 +71,8 @@ class RangeChoice:
         steps: steps of the grids.
         methods: methods to choose among; the extremes are always tried.
         threads: intra-op threads; 0 lets the runtime choose.
+        few: the same with a few of the samples; None: all of them.
+        negligible: error of a value up to which the range of its extremes is taken.
     """
 
     view: ModelView
@@ -69,6 +80,8 @@ class RangeChoice:
     steps: int
     methods: frozenset[RangeMethod]
     threads: int
+    few: OutputProbe | None = None
+    negligible: float = 0.0
 
     def of(self, histograms: Mapping[str, Histogram], task: Task) -> dict[str, ChosenRange]:
         """Return the range of each value with a histogram that has seen finite elements.
@@ -88,16 +101,37 @@ class RangeChoice:
         return found
 
     def _choose(self, session: Session, histogram: Histogram) -> ChosenRange:
-        methods = self.methods | {RangeMethod.MIN_MAX}
-        candidates = [each for each in candidate_ranges(histogram, self.steps) if each.method in methods]
-        errors = [_error(session, each, self.probe, self.steps) for each in candidates]
-        whole, best = errors[0], int(np.argmin(errors))
-        if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * whole:
-            best = 0
-        found = ChosenRange(candidates[best], errors[best], whole, candidates[0])
-        return self._narrowed(session, found) if RangeMethod.OUTPUT in self.methods else found
+        whole = range_of_extremes(histogram)
+        error = self._error(session, whole, self.probe)
+        found = ChosenRange(whole, error, error, whole)
+        is_whole_fine = RangeMethod.MIN_MAX in self.methods
+        if is_whole_fine and error <= self.negligible:
+            return found
+        if self.few is None:
+            return self._best(session, histogram, self.probe, found)
+        start = self._error(session, whole, self.few)
+        best = self._best(session, histogram, self.few, ChosenRange(whole, start, start, whole))
+        if best.range == whole:
+            return found
+        confirmed = self._error(session, best.range, self.probe)
+        if confirmed > (_WORTH * error if is_whole_fine else error):
+            return found
+        return replace(found, range=best.range, error=confirmed)
 
-    def _narrowed(self, session: Session, found: ChosenRange) -> ChosenRange:
+    def _best(
+        self, session: Session, histogram: Histogram, probe: OutputProbe, extremes: ChosenRange
+    ) -> ChosenRange:
+        """Return the range of least error on the samples of a probe, the extremes' error being known."""
+        others = [each for each in candidate_ranges(histogram, self.steps)[1:] if each.method in self.methods]
+        candidates = [extremes.range, *others]
+        errors = [extremes.error, *(self._error(session, each, probe) for each in others)]
+        best = int(np.argmin(errors))
+        if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * extremes.error:
+            best = 0
+        found = replace(extremes, range=candidates[best], error=errors[best])
+        return self._narrowed(session, found, probe) if RangeMethod.OUTPUT in self.methods else found
+
+    def _narrowed(self, session: Session, found: ChosenRange, probe: OutputProbe) -> ChosenRange:
         """Return the range with each side narrowed as long as the error of the outputs falls.
 
         Each side is narrowed by itself: elements that the next activation drops need no codes.
@@ -109,18 +143,17 @@ class RangeChoice:
                 if ends == {"low": start.low, "high": start.high}:
                     break
                 candidate = ActivationRange(ends["low"], ends["high"], RangeMethod.OUTPUT)
-                error = _error(session, candidate, self.probe, self.steps)
+                error = self._error(session, candidate, probe)
                 if error <= _WORTH * found.error:
                     found = replace(found, range=candidate, error=error)
                 elif error > _HOPELESS * found.error:
                     break
         return found
 
-
-def _error(session: Session, candidate: ActivationRange, probe: OutputProbe, steps: int) -> float:
-    grid = candidate.grid(steps)
-    further: Feeds = {
-        SCALE: np.array(grid.scale, np.float32),
-        ZERO_POINT: np.array(grid.zero_point, np.uint8),
-    }
-    return probe.effect_of(lambda feed: session.run(feed | further)).score_error
+    def _error(self, session: Session, candidate: ActivationRange, probe: OutputProbe) -> float:
+        grid = candidate.grid(self.steps)
+        further: Feeds = {
+            SCALE: np.array(grid.scale, np.float32),
+            ZERO_POINT: np.array(grid.zero_point, np.uint8),
+        }
+        return probe.effect_of(lambda feed: session.run(feed | further)).score_error

@@ -65,6 +65,11 @@ class ActivationRange:
         return TensorGrid(float(scale), int(np.clip(np.rint(-self.low / scale), 0, steps)))
 
 
+def range_of_extremes(histogram: Histogram) -> ActivationRange:
+    """Return the range from the least to the largest element; the histogram has seen finite ones."""
+    return ActivationRange(min(histogram.low, 0.0), max(histogram.high, 0.0), RangeMethod.MIN_MAX)
+
+
 def candidate_ranges(histogram: Histogram, steps: int = STEPS) -> tuple[ActivationRange, ...]:
     """Return the ranges to choose from, widest first; the first is that of the extremes.
 
@@ -72,8 +77,7 @@ def candidate_ranges(histogram: Histogram, steps: int = STEPS) -> tuple[Activati
         histogram: of the value; it has seen finite elements.
         steps: steps of the grid.
     """
-    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    found = [ActivationRange(low, high, RangeMethod.MIN_MAX)]
+    found = [range_of_extremes(histogram)]
     if histogram.counts.any():
         found += [_percentile(histogram, share) for share in _PERCENTILES]
         found += [_least_squares(histogram, steps), _least_divergence(histogram, steps)]

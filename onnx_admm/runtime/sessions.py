@@ -45,6 +45,7 @@ class _Options:
     keeps_arena: bool = True
     save_as: str = ""
     spins: bool = True
+    profile_as: str = ""
 
 
 class Session:
@@ -116,6 +117,10 @@ class Session:
             return self.run(feeds, outputs)
         return dict(zip(names, arrays, strict=bool(names)))
 
+    def end_profile(self) -> str:
+        """Return the path of the profile of all runs so far, which ends; see ``open_profiled``."""
+        return str(self._session.end_profiling())
+
     def _run(self, names: list[str], feeds: Feeds) -> Any:
         """Run the model; a limit of the current run that is reached ends it after the present operator."""
         settings = require_runtime().RunOptions()
@@ -180,6 +185,20 @@ def optimised_model(model: bytes) -> bytes:
             return file.read()
 
 
+def open_profiled(optimised: bytes, prefix: str) -> Session:
+    """Open a model as it is, on one thread, with a profile of its runs (Chrome's trace format, JSON).
+
+    Args:
+        optimised: from ``optimised_model``.
+        prefix: path of the profile without its end.
+
+    Raises:
+        OnnxAdmmError: as ``open_session``.
+    """
+    require_runtime()
+    return Session(optimised, _Options(threads=1, optimize=False, profile_as=prefix))
+
+
 def _serialised(model: ModelView) -> bytes:
     return model.to_bytes(maps=False) if model.has_maps else model.to_bytes()
 
@@ -215,6 +234,8 @@ def _open(source: bytes | str, options: _Options) -> Any:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.save_as:
         settings.optimized_model_filepath = options.save_as
+    if options.profile_as:
+        settings.enable_profiling, settings.profile_file_prefix = True, options.profile_as
     level = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
     try:
@@ -302,6 +323,7 @@ def _runtime_name() -> str:
 __all__ = [
     "ModelSource",
     "Session",
+    "open_profiled",
     "open_session",
     "optimised_model",
     "require_runtime",

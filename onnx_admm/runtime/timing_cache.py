@@ -20,6 +20,9 @@ from onnx_admm.runtime.timing import KernelTime, time_call, time_kernels, time_s
 _FORM, _MOST_FORMS = "form ", 1000
 """Prefix of keys that compare models, and the number of them that are kept."""
 
+_PROFILE, _MOST_PROFILED = "profile ", 3000
+"""Prefix of keys of nodes within one model, and the number of them that are kept."""
+
 _MEMORY: dict[Path, dict[str, KernelTime]] = {}
 """Times that this process read or measured, by file."""
 
@@ -69,6 +72,27 @@ def form_ratio(before: str, after: str, threads: int, measure: Callable[[], floa
         measure: measures the ratio.
     """
     return _known_or(f"{_FORM}{before} {after}", threads, lambda: KernelTime(measure(), 0.0)).seconds
+
+
+def profiled_seconds(
+    model: str, nodes: Sequence[str], threads: int, measure: Callable[[], Mapping[str, float]]
+) -> dict[str, float]:
+    """Return the seconds of nodes within one model, measured together where any is unknown.
+
+    Args:
+        model: digest of the model.
+        nodes: names of nodes.
+        threads: intra-op threads.
+        measure: measures the seconds of these nodes.
+    """
+    keys = {name: f"{_PROFILE}{model} {name}" for name in nodes}
+    known = known_timings(threads)
+    if any(key not in known for key in keys.values()):
+        measured = measure()
+        keep_timings(threads, {key: KernelTime(measured[name], 0.0) for name, key in keys.items()})
+    for key in keys.values():
+        _note_use(key, threads, known[key])
+    return {name: known[key].seconds for name, key in keys.items()}
 
 
 def _known_or(key: str, threads: int, measure: Callable[[], KernelTime]) -> KernelTime:
@@ -145,9 +169,10 @@ def keep_timings(threads: int, timings: Mapping[str, KernelTime]) -> None:
     known = known_timings(threads)
     known.update(timings)
     known.update({key: timing for key, timing in _read(file).items() if key not in known})
-    forms = [key for key in known if key.startswith(_FORM) and key not in timings]
-    for key in forms[: max(0, len(forms) - _MOST_FORMS)]:
-        del known[key]
+    for prefix, most in ((_FORM, _MOST_FORMS), (_PROFILE, _MOST_PROFILED)):
+        old = [key for key in known if key.startswith(prefix) and key not in timings]
+        for key in old[: max(0, len(old) - most)]:
+            del known[key]
     content = {
         "environment": environment(threads),
         "timings": {key: [timing.seconds, timing.spread] for key, timing in sorted(known.items())},

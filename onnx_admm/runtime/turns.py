@@ -22,6 +22,9 @@ _ROUND_NS = 1e6
 _TOTAL_NS = 5e8
 """Time spent on each form, about."""
 
+_SLOW_NS = 2e7
+"""Time of a run above which what is in the caches before it does not matter."""
+
 FAILED = float("inf")
 """Ratio of a form that the runtime does not run."""
 
@@ -87,9 +90,10 @@ class _Turn:
     clock: Clock
     times: list[float] = field(default_factory=list)
 
-    def run(self, repeats: int) -> None:
-        """Time some runs, after one that fills the caches: another model has run before."""
-        self.session.run(self.feed)
+    def run(self, repeats: int, after_others: bool = True) -> None:
+        """Time some runs; where another model has run before, after one that fills the caches."""
+        if after_others:
+            self.session.run(self.feed)
         started = self.clock()
         for _ in range(repeats):
             self.session.run(self.feed)
@@ -109,18 +113,20 @@ def _measure(base: bytes, forms: Sequence[bytes], feeds: Mapping[str, Array], th
         except OnnxAdmmError:
             others.append(None)
     turns = [first, *(turn for turn in others if turn is not None)]
-    for _ in range(3):
+    are_short = max(min(turn.times) for turn in turns) < _SLOW_NS
+    for _ in range(3 if are_short else 1):
         for turn in turns:
-            turn.run(1)
+            turn.run(1, are_short)
     slowest = max(min(turn.times) for turn in turns)
     repeats = max(1, round(_ROUND_NS / slowest))
-    rounds = int(min(_ROUNDS, max(_LEAST_ROUNDS, _TOTAL_NS / (repeats * slowest))))
+    in_a_round = slowest * (repeats + are_short)
+    rounds = int(min(_ROUNDS, max(_LEAST_ROUNDS, _TOTAL_NS / in_a_round)))
     for turn in turns:
         turn.times.clear()
     order = np.random.default_rng(0)
     for _ in range(rounds):
         for index in order.permutation(len(turns)):
-            turns[index].run(repeats)
+            turns[index].run(repeats, are_short)
     return [_STORED_FAILURE if turn is None else turn.low() / first.low() for turn in others]
 
 

@@ -13,7 +13,7 @@ from onnx_admm.model.integers.plan import TensorGrid
 from onnx_admm.model.integers.prepare import is_integer, matmuls_to_gemms
 from onnx_admm.model.integers.write import write_integers
 from onnx_admm.model.rewrite.expose_values import expose_values
-from onnx_admm.quantization.placement import place, plan_of
+from onnx_admm.quantization.placing.placement import place, plan_of
 from onnx_admm.quantization.units import Kind, find_units, roots_of
 from onnx_admm.quantization.weights import integer_weight
 from onnx_admm.runtime.sessions import open_session, optimised_model

@@ -17,7 +17,7 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.model.integers.plan import IntegerWeight, LinearProduct
 from onnx_admm.model.integers.write_linear import write_dynamic, write_weight_only
-from onnx_admm.quantization.linear_forms import Form, find_linear_layers, with_forms
+from onnx_admm.quantization.linear.forms import Form, find_linear_layers, with_forms
 from onnx_admm.quantization.saturation import largest_code
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.sessions import open_session, optimised_model

@@ -10,8 +10,8 @@ import pytest
 from onnx_admm.contracts import ModelView
 from onnx_admm.measurement.sensitivity import Effect
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.quantization.linear_forms import Form, find_linear_layers
-from onnx_admm.quantization.linear_search import Chosen, Confirmation, LinearSearch
+from onnx_admm.quantization.linear.forms import Form, find_linear_layers
+from onnx_admm.quantization.linear.search import Chosen, Confirmation, LinearSearch
 
 D, W = Form.DYNAMIC, Form.WEIGHT_ONLY
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -119,7 +119,7 @@ def test_one_layer_that_loses_too_much_is_found_by_halves() -> None:
 
 
 def test_no_more_choices_are_measured_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_admm.quantization.linear_search._MOST_TRIALS", 3)
+    monkeypatch.setattr("onnx_admm.quantization.linear.search._MOST_TRIALS", 3)
     found = Searched(of_all(0.1, 0.05), of_all(1.0, 1.0), most_error=0.1)
     assert found.chosen is None
     assert len(found.tried) == 3

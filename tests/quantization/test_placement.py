@@ -9,9 +9,9 @@ import pytest
 
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.quantization.placement import place
+from onnx_admm.quantization.placing.placement import place
+from onnx_admm.quantization.placing.search import PlacementSearch
 from onnx_admm.quantization.reasons import Reasons
-from onnx_admm.quantization.search import PlacementSearch
 from onnx_admm.quantization.units import Kind, Unit, find_units, roots_of
 
 RESIDUAL = """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from onnx_admm.contracts import SilentProgress
+from onnx_admm.contracts import Feeds, SilentProgress
 from onnx_admm.data.anything import as_dataset
-from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.quantization.histograms import histograms_of
@@ -55,3 +57,55 @@ def test_a_stated_method_is_taken(method: RangeMethod) -> None:
     found = chosen("y = MatMul (x, w)", samples, frozenset({method}))
     assert found.range.method in (method, RangeMethod.MIN_MAX)
     assert found.error <= found.min_max_error
+
+
+def counted(
+    monkeypatch: pytest.MonkeyPatch, samples: np.ndarray, negligible: float, few: int
+) -> tuple[ChosenRange, list[int]]:
+    """Return the chosen range, and the number of samples of each trial."""
+    view: ModelView = parse_text(f"{HEAD} {{ r = Relu (x) y = MatMul (r, w) }}")
+    data = as_dataset({"x": samples}, view, preprocessing=None, part="train", label=None)
+    histograms = histograms_of(view, ["x"], data, memory_bytes=1 << 20, threads=1)
+    probe, tried = OutputProbe(view, [], data, threads=1), list[int]()
+    subset = probe.on(data.select(np.arange(few)))
+    effect_of = OutputProbe.effect_of
+
+    def counting(self: OutputProbe, other: Callable[[Feeds], Feeds]) -> Effect:
+        tried.append(few if self is subset else len(samples))
+        return effect_of(self, other)
+
+    monkeypatch.setattr(OutputProbe, "effect_of", counting)
+    choice = RangeChoice(
+        view=view, probe=probe, steps=255, methods=frozenset(RangeMethod), threads=1,
+        few=subset, negligible=negligible,
+    )  # fmt: skip
+    with SilentProgress().task("ranges", 1) as task:
+        return choice.of(histograms, task)["x"], tried
+
+
+def test_a_value_of_negligible_error_keeps_its_extremes_after_one_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = np.where(NORMAL < 0, NORMAL * 50, NORMAL).astype(np.float32)
+    found, tried = counted(monkeypatch, samples, negligible=1.0, few=16)
+    assert found.range == found.min_max
+    assert tried == [64]
+
+
+def test_ranges_are_compared_on_few_samples_and_the_best_is_confirmed_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = np.where(NORMAL < 0, NORMAL * 50, NORMAL).astype(np.float32)
+    found, tried = counted(monkeypatch, samples, negligible=0.0, few=16)
+    assert found.range.method is RangeMethod.OUTPUT
+    assert found.range.low == 0.0
+    assert tried.count(64) == 2
+    assert tried[-1] == 64
+
+
+def test_a_range_that_only_suits_the_few_samples_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.sign(NORMAL).astype(np.float32)
+    samples[16:] *= 100.0
+    found, tried = counted(monkeypatch, samples, negligible=0.0, few=16)
+    assert found.range.high > 99
+    assert tried.count(64) >= 1

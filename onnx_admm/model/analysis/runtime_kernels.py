@@ -145,7 +145,7 @@ class Traced:
 
         Decoding nodes may lie between the constant and the node.
         """
-        place = ("", _LAYOUT_NUMBER.sub("", node.name))
+        place = ("", without_layout(node.name))
         if place in weighted:
             return place
         largest = max((name for name in node.input if name in stored), key=stored.__getitem__, default="")
@@ -220,6 +220,16 @@ def kernels_of(optimised: bytes, values: Mapping[str, Array]) -> list[Kernel | N
     model = _parse(optimised)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     return [_kernel(node, model, constants, values) for node in model.graph.node]
+
+
+def kernel_names(optimised: bytes) -> list[tuple[str, str]]:
+    """Return name and operator of each kernel of an optimised graph, in its order."""
+    return [(node.name, node.op_type) for node in _parse(optimised).graph.node]
+
+
+def without_layout(name: str) -> str:
+    """Return the name of a kernel as it was before the runtime moved it to another memory layout."""
+    return _LAYOUT_NUMBER.sub("", name)
 
 
 def idle_model(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:

@@ -17,7 +17,7 @@ from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.passes import meet_latency as module
 from onnx_admm.passes.meet_latency import MeetLatency
 from onnx_admm.passes.remove_channels import RemoveChannels
-from onnx_admm.quantization import quantizer as quantizer_module
+from onnx_admm.quantization import run as run_module
 from onnx_admm.removal.node_costs import macs_by_node
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.graph.trainer import GraphTrainer
@@ -37,7 +37,7 @@ def latency_of_macs(monkeypatch: pytest.MonkeyPatch, made_up_times: object) -> N
     def ratios_of(base: bytes, forms: Sequence[bytes], feeds: object, threads: int = 1) -> list[float]:
         return [latency(ModelView.from_bytes(form)) / latency(ModelView.from_bytes(base)) for form in forms]
 
-    monkeypatch.setattr(quantizer_module, "ratios_of", ratios_of)
+    monkeypatch.setattr(run_module, "ratios_of", ratios_of)
     monkeypatch.setattr(module, "ratios_of", ratios_of)
 
 

@@ -18,7 +18,7 @@ from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.passes.encode import Encode
 from onnx_admm.passes.quantize_activations import QuantizeActivations
 from onnx_admm.pipeline import Pipeline
-from onnx_admm.quantization import quantizer as quantizer_module
+from onnx_admm.quantization import run as run_module
 from onnx_admm.runtime.sessions import open_session, optimised_model
 
 NORMED = """
@@ -86,7 +86,7 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def ratios_of(base: bytes, forms: Sequence[bytes], feeds: object, threads: int = 1) -> list[float]:
         return [latency(form) / latency(base) for form in forms]
 
-    monkeypatch.setattr(quantizer_module, "ratios_of", ratios_of)
+    monkeypatch.setattr(run_module, "ratios_of", ratios_of)
     return chosen
 
 

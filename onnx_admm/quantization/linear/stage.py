@@ -8,8 +8,8 @@ from functools import partial
 
 from onnx_admm.contracts import ModelView
 from onnx_admm.model.integers.kernels import kernel_counts
-from onnx_admm.quantization.linear_forms import Form, LinearLayer, find_linear_layers
-from onnx_admm.quantization.linear_search import Chosen, Confirmation, LinearSearch
+from onnx_admm.quantization.linear.forms import Form, LinearLayer, find_linear_layers
+from onnx_admm.quantization.linear.search import Chosen, Confirmation, LinearSearch
 from onnx_admm.quantization.result import Result
 from onnx_admm.runtime.sessions import optimised_model
 

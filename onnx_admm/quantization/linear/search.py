@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from onnx_admm.allocation.allocation import Option, least_cost
 from onnx_admm.contracts import ModelView
 from onnx_admm.measurement.sensitivity import Effect
-from onnx_admm.quantization.linear_forms import Choice, Form, LinearLayer, with_forms
+from onnx_admm.quantization.linear.forms import Choice, Form, LinearLayer, with_forms
 from onnx_admm.quantization.result import decibels
 
 _logger = logging.getLogger(__name__)

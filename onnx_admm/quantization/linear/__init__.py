@@ -1,0 +1,1 @@
+"""Dynamic and weight-only int8 of linear layers that have no static integers."""
