@@ -34,6 +34,9 @@ _LEAST_MEASURED = 16
 If trials of all ranges would take too long on so many samples, fewer ranges are tried.
 """
 
+_LEAST_OF_FEW = 6
+"""Samples that do where only two ranges of a value are compared, both found on all calibration samples."""
+
 _FEW = frozenset({RangeMethod.MIN_MAX, RangeMethod.MSE})
 _MOST_CONFIRMING = 1000
 _LEAST_SAMPLES = 16
@@ -188,7 +191,7 @@ class QuantizeActivations:
         cost = cost_of_sample(model, calibration)
         values = max(1, len(model.sites()) * 2)
         most_runs = max(1, _MOST_MACS // (cost.macs * _RUNS_PER_VALUE * values))
-        count = min(self.samples, max(most_runs, _LEAST_MEASURED), cost.most_samples)
+        count = min(self.samples, max(most_runs, _LEAST_OF_FEW), cost.most_samples)
         measured = _spread(calibration, count)
         confirming = _spread(unseen, min(_MOST_CONFIRMING, 20 * most_runs, cost.most_samples))
         return Samples(calibration, measured, confirming, confirmed_on), most_runs

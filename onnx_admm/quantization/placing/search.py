@@ -40,7 +40,7 @@ _AT_A_TIME = 6
 _UNSURE = 0.01
 """Share of the latency up to which an estimated gain of one unit may be wrong."""
 
-_OUT_OF_REACH = 0.05
+_OUT_OF_REACH = 0.1
 """Share of the latency that exchanges of groups do not make up."""
 
 
@@ -99,8 +99,9 @@ class PlacementSearch:
         if estimate is None:
             found = self._improved(self._fastest(self._timed_starts(everything)), everything)
         else:
-            start = self._fastest(self._estimated_starts(everything, estimate))
+            start = self._fastest(self._estimated_starts(everything, estimate) - {frozenset()})
             found = self._improved_by_groups(start, everything, estimate)
+            found = found if self._known[found] < 1.0 else frozenset()
         self._improved_before.add(found)
         return found
 
