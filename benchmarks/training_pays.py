@@ -38,7 +38,8 @@ def data_of(known: Known, arguments: argparse.Namespace, folder: Path) -> list[s
     for part, flag, count in (("train", "--data", arguments.count), ("test", "--test", None)):
         with np.load(arguments.prepared / f"{known.data}-{part}.npz") as stored:
             chosen = np.random.default_rng(0).permutation(len(stored["labels"]))[:count]
-            x, labels = stored["x"][chosen], stored["labels"][chosen]
+            [name] = set(stored.files) - {"labels"}
+            x, labels = stored[name][chosen], stored["labels"][chosen]
         np.savez(folder / f"{part}.npz", **{known.input: x, "labels": labels})
         flags += [flag, str(folder / f"{part}.npz")]
     how = {"scale": known.scale, "mean": list(known.mean), "std": list(known.std)}
