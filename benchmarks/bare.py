@@ -1,7 +1,7 @@
 """The bare command on every model of a folder, with and without calibration samples.
 
     python benchmarks/bare.py MODELS SETS PREPARED OUT.json [--only NAME ...] [--ways bare calibrated]
-        [--deployment PYTHON]
+        [--deployment PYTHON] [--once]
 
 MODELS holds ``.onnx`` files, SETS small labelled sets (``magika.npz``, ``hand_keypoint.npz``,
 ``iris_winml.npz``), PREPARED what ``prepare.py`` and ``prepare_files.py`` write (``mnist-*.npz``,
@@ -13,7 +13,8 @@ MODELS holds ``.onnx`` files, SETS small labelled sets (``magika.npz``, ``hand_k
 in a process of its own, or the sentence it was refused with. CALIB holds real samples where the model's are
 known (``real_samples.py``), else made-up ones with a seed that the command does not use. The written file is
 judged by ``--deployment``, a Python with a current onnxruntime, on made-up inputs with a third seed and on
-labelled samples where there are any; then it is compressed again the same way, which must change nothing.
+labelled samples where there are any; then it is compressed again the same way, which must change nothing
+(left out with ``--once``).
 
 A row is held to what the command promises: ``short`` names what it misses. Probabilities that are all but
 zero whatever the input tell nothing: what goes into the Sigmoid counts then (``scores_db``, of both files
@@ -96,10 +97,12 @@ def _said(report: dict[str, Any]) -> dict[str, Any]:
     chosen = next(step for step in report["steps"] if step["name"] == "auto_quantize")
     shared = next(step for step in report["steps"] if step["name"] == "share_constants")
     lines = {**shared["edits"], **chosen["edits"], **chosen["skipped"]}
+    integers = [step["edits"] for step in report["steps"] if step["name"] == "quantize_activations"]
     return {
         "format": next(step for step in report["steps"] if step["name"] == "encode")["figures"].get("format"),
         "layers": len(lines),
         "rounded": len(chosen["edits"]),
+        "integers": sum(len(edits) for edits in integers),
         "roundings": dict(Counter(line.split(":")[0] for line in chosen["edits"].values()).most_common()),
         "left": dict(Counter(_plain(line) for line in chosen["skipped"].values()).most_common()),
     }
@@ -176,7 +179,7 @@ def shortfalls(before: dict[str, Any], row: dict[str, Any]) -> list[str]:
         "outputs change": not (keeps or agrees),
         "larger": row["bytes"] > before["bytes"],
         "slower": row["latency_ratio"] > SLOWER,
-        "a second run changes it": not row["second_run_same"],
+        "a second run changes it": not row.get("second_run_same", True),
         "layers without a line": row["layers"] < before["layers"],
     }
     return [what for what, missed in found.items() if missed]
@@ -213,9 +216,11 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                 if random_operators(model):
                     with_fixed_draws(ModelView.load(out)).save(judged := folder / f"{out.stem}-fixed.onnx")
                 row |= judge(before, judged, unseen, test, arguments)
-                again = folder / f"{out.stem}-again.onnx"
-                second = compress(out, again, data)
-                row["second_run_same"] = not second["exit_code"] and again.read_bytes() == out.read_bytes()
+                if not arguments.once:
+                    again = folder / f"{out.stem}-again.onnx"
+                    second = compress(out, again, data)
+                    same = not second["exit_code"] and again.read_bytes() == out.read_bytes()
+                    row["second_run_same"] = same
             row["short"] = shortfalls(result["original"], row)
             result[way] = row
     return result | ({"calibrated_on": "real" if real else "made up"} if "calibrated" in result else {})
@@ -231,6 +236,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--ways", nargs="*", default=["bare", "calibrated"])
     parser.add_argument("--deployment", default=sys.executable)
+    parser.add_argument("--once", action="store_true", help="do not compress results again")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     results |= {"versions": runtime_versions(), "machine": platform.machine()}
