@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +35,8 @@ from onnx_admm.training.run import EpochRun, mean_loss
 from onnx_admm.training.teacher import Teacher
 
 _RUN_SAMPLES = 32
-"""Samples of a run where a batch is cut into several; measured, see benchmarks/training_step.py."""
+"""Samples of a run for each thread, if a batch is cut into runs; measured, see
+benchmarks/training_step.py."""
 
 _CHECKED_SAMPLES = 8
 """Samples of the run that gradients are checked on."""
@@ -110,7 +111,8 @@ class GraphTrainingRun(EpochRun):
             half_precision=any(dtype == np.float16 for dtype in graph.dtypes.values()),
         )
         smooth.close()
-        most = _most_samples(graph, values, self._feeder.run_size, settings.memory_mb << 20)
+        limits = _Limits(_RUN_SAMPLES * threads, settings.memory_mb << 20)
+        most = _most_samples(graph, values, self._feeder.run_size, limits)
         self._feeder.limit_runs(most if logits.by_sample else None)
         return session
 
@@ -206,25 +208,33 @@ class GraphTrainingRun(EpochRun):
         ]
 
 
-def _most_samples(graph: StaticGraph, values: Mapping[str, Array], samples: int, memory: int) -> int:
+@dataclass(frozen=True)
+class _Limits:
+    """Samples of a run whose values stay in the caches, and bytes that its values may take."""
+
+    samples: int
+    memory: int
+
+
+def _most_samples(graph: StaticGraph, values: Mapping[str, Array], samples: int, limits: _Limits) -> int:
     """Return the samples of a run at most.
 
-    Where what a run of ``_RUN_SAMPLES`` computes is far larger than the weights, the caches decide, and small
-    runs whose gradients add up are faster, and take less memory. Otherwise the weights are read once for each
-    run, and one run is faster, as long as what it computes fits the memory: all of it is kept until the
-    backward pass has used it.
+    If a run of ``limits.samples`` computes far more values than there are weights, the caches decide: small
+    runs, whose gradients add up, are faster and take less memory. Otherwise one run is faster, because it
+    reads the weights once. In both cases a run fits the memory: all of its values are kept until the backward
+    pass has used them.
 
     Args:
         graph: of a run.
         values: the trained tensors.
         samples: of that run.
-        memory: bytes that what a run computes may take.
+        limits: of the run.
     """
     made = [name for node in graph.nodes for name in node.outputs if name in graph.shapes]
     sizes = {name: math.prod(graph.shapes[name]) for name in made}
     computed = sum(sizes.values()) / samples
     stored = sum(value.size for value in values.values())
-    is_large = computed * _RUN_SAMPLES >= _MUCH * stored
+    is_large = computed * limits.samples >= _MUCH * stored
     kept = sum(size * graph.dtypes[name].itemsize for name, size in sizes.items() if name in graph.dtypes)
-    fitting = max(1, memory * samples // max(kept, 1))
-    return min(_RUN_SAMPLES, fitting) if is_large else fitting
+    fitting = max(1, limits.memory * samples // max(kept, 1))
+    return min(limits.samples, fitting) if is_large else fitting
