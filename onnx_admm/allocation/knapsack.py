@@ -1,11 +1,13 @@
 """The multiple-choice knapsack: one option of each layer, least in total value within total weights.
 
 A price of the weight decouples the layers: each minimises ``value + price weight`` by itself. The best price
-bounds the total from below, and it excludes options that no better solution can contain; the rest is a small
-integer programme. So the answer is within ``GAP`` of the best one for any options: no curve has to be convex.
+bounds the total from below, and it excludes options that no better solution can contain; the rest is searched
+by lists of partial choices. So the answer is within ``GAP`` of the best one for any options: no curve has to
+be convex. Several limits at once are an integer programme for branch and cut.
 
 Source: Dyer, Kayal and Walker, A branch and bound algorithm for solving the multiple-choice knapsack problem,
-J. Comput. Appl. Math. 11 (1984).
+J. Comput. Appl. Math. 11 (1984); Nemhauser and Ullmann, Discrete dynamic programming and capital allocation,
+Management Science 15 (1969).
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _BISECTIONS = 60
+_MOST_STATES = 2_000
+"""Partial choices that are kept, at most."""
+
 _TIGHTER = 2e-6
 """Relative margin below limits, since the solver may exceed them by a millionth."""
 
@@ -91,6 +96,20 @@ def _undominated(points: Floats) -> Ints:
     return np.array(front, np.int64)
 
 
+def _frontier(weights: Floats, values: Floats) -> Ints:
+    """Return the places of choices that no other one dominates, ordered by weight; not too many.
+
+    Beyond ``_MOST_STATES`` the one of least value stays of those whose weights are nearly equal.
+    """
+    order = np.lexsort((values, weights))
+    lowest = np.minimum.accumulate(values[order])
+    front = order[np.diff(lowest, prepend=np.inf) < 0]
+    if len(front) > _MOST_STATES:
+        parts = np.array_split(front, _MOST_STATES)
+        front = np.array([part[-1] for part in parts], np.int64)  # values fall along the frontier
+    return front.astype(np.int64)
+
+
 def _padded(rows: Sequence[Floats], filler: float) -> Floats:
     """Return the rows as a matrix (layers, options), each relative to its least value."""
     matrix = np.full((len(rows), max(map(len, rows), default=0)), filler)
@@ -142,21 +161,35 @@ class _Knapsack:
         return _Priced(chosen, value, bound, high)
 
     def searched(self, priced: _Priced) -> Ints:
-        """Return the best choice, by branch and cut over options that may improve on ``priced``."""
+        """Return the best choice, by lists of partial choices over options that may improve on ``priced``.
+
+        Row by row, each partial choice is continued with each option. It is dropped where another one has no
+        more weight and no more value, and where its bound (the price of the weight, and the least totals of
+        the rows to come) cannot improve on the best known value by more than ``GAP``.
+        """
         totals = self.values + priced.price * self.weights
-        losses = totals - totals.min(axis=1, keepdims=True)
-        rows, columns = np.nonzero((losses <= priced.value - priced.bound) & (self.weights <= self.capacity))
-        value = self.values[rows, columns] / priced.value
-        weight = self.weights[rows, columns] / self.capacity
-        for limit in (1.0, 1.0 - _TIGHTER):
-            taken = best_choice(value, rows, len(self.values), weight[None], limit)
-            if taken is None:
-                break
-            chosen = np.empty(len(self.values), np.int64)
-            chosen[rows[taken]] = columns[taken]
-            if self._weight(chosen) <= self.capacity:
-                return chosen if self._value(chosen) < priced.value else priced.chosen
-        return priced.chosen
+        least = totals.min(axis=1)
+        allowed = (totals - least[:, None] <= priced.value - priced.bound) & (self.weights <= self.capacity)
+        to_come = np.append(np.cumsum(least[::-1])[::-1], 0.0)[1:] - priced.price * self.capacity
+        most = priced.value * (1 - GAP)
+        weight, value = np.zeros(1), np.zeros(1)
+        steps: list[tuple[Ints, Ints]] = []
+        for row, options in enumerate(allowed):
+            columns = np.flatnonzero(options)
+            weights = np.add.outer(weight, self.weights[row, columns]).ravel()
+            values = np.add.outer(value, self.values[row, columns]).ravel()
+            bounds = values + priced.price * weights + to_come[row]
+            kept = np.flatnonzero((weights <= self.capacity) & (bounds < most))
+            kept = kept[_frontier(weights[kept], values[kept])]
+            if not kept.size:
+                return priced.chosen
+            steps.append((kept // len(columns), columns[kept % len(columns)]))
+            weight, value = weights[kept], values[kept]
+        chosen, place = np.empty(len(self.values), np.int64), int(np.argmin(value))
+        for row in reversed(range(len(steps))):
+            before, options_taken = steps[row]
+            chosen[row], place = options_taken[place], int(before[place])
+        return chosen if self._value(chosen) < priced.value else priced.chosen
 
     def _at(self, price: float) -> Ints:
         chosen: Ints = np.argmin(self.values + price * self.weights, axis=1).astype(np.int64)

@@ -1,7 +1,8 @@
-"""The multiple-choice knapsack, and what it does where its integer solver answers oddly."""
+"""The multiple-choice knapsack, and what it does where an integer solver answers oddly."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnx_admm.allocation import branch_and_cut
+from onnx_admm.allocation import branch_and_cut, knapsack
+from onnx_admm.allocation.branch_and_cut import GAP
 from onnx_admm.allocation.knapsack import choose, choose_within, require_reach
 from onnx_admm.errors import PassRefused
 
@@ -36,57 +38,46 @@ def test_the_middle_option_is_found_though_no_price_chooses_it(middle: float) ->
     assert choose([np.array([10.0, middle, 0.0])], WEIGHTS, 9.0).tolist() == [1]
 
 
-# The solver is asked about the options that are left: here the first two (the third is over the limit).
-@pytest.mark.parametrize(
-    ("answers", "chosen"),
-    [
-        (([0, 1],), 1),
-        (([1e-9, 1 - 1e-9],), 1),
-        ((None,), 0),
-        (([1, 0],), 0),
-    ],
-    ids=["best", "nearly whole", "no answer", "no better than prices"],
-)
-def test_what_is_made_of_the_solvers_answer(
-    answers: tuple[Sequence[float] | None, ...], chosen: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(branch_and_cut, "milp", answering(*answers))
-    assert choose(VALUES, WEIGHTS, 9.0).tolist() == [chosen]
-
-
 TWO = [np.array([8.0, 3.1, 0.0]), np.array([9.0, 4.6, 0.0])]
 HEAVY = [np.array([0.0, 5.0, 8.0]), np.array([0.0, 4.0, 8.0])]
-"""Within 9.2, prices choose [0, 2] of value 8; [1, 1] of value 7.7 is best. The search gets every option."""
+"""Within 9.2, prices choose [0, 2] of value 8; [1, 1] of value 7.7 is best."""
 
 
-@pytest.mark.parametrize(
-    ("second", "expected"),
-    [("fits", "second"), ("too heavy", "priced"), ("none", "priced"), ("worse", "priced")],
-)
-def test_a_choice_over_the_limit_is_never_returned(
-    second: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The solver keeps to a limit but for a millionth: it is asked once more, and then not believed."""
-    limit, asked = 9.2, list[float]()
-    answers = {"fits": (1, 1), "too heavy": (1, 2), "none": None, "worse": (0, 0)}
+def test_the_best_pair_is_found_where_prices_choose_another() -> None:
+    assert choose(TWO, HEAVY, 9.2).tolist() == [1, 1]
+    assert choose(VALUES, WEIGHTS, 9.0).tolist() == [1]
 
-    def milp(value: F64, constraints: list[branch_and_cut.LinearConstraint], **_: object) -> SimpleNamespace:
-        one_each, within = constraints
-        asked.append(float(np.max(within.ub)))
-        chosen = (2, 2) if len(asked) == 1 else answers[second]
-        if chosen is None:
-            return SimpleNamespace(x=None)
-        rows = one_each.A.toarray().astype(bool)
-        x = np.zeros(len(value))
-        for row, option in zip(rows, chosen, strict=True):
-            x[np.flatnonzero(row)[option]] = 1
-        return SimpleNamespace(x=x)
 
-    monkeypatch.setattr(branch_and_cut, "milp", milp)
-    found = choose(TWO, HEAVY, limit).tolist()
-    assert asked == [1.0, pytest.approx(1.0 - 2e-6, abs=1e-12)]
-    assert asked[1] < 1
-    assert found == ([1, 1] if expected == "second" else [0, 2])
+def drawn(rng: np.random.Generator, layers: int, options: int) -> tuple[list[F64], list[F64], float]:
+    """Options of layers of very different sizes, and a limit within reach."""
+    values = [np.sort(rng.random(options) * 10 ** rng.uniform(-2, 1))[::-1] for _ in range(layers)]
+    weights = [np.sort(rng.random(options) * 10 ** rng.uniform(-2, 1)) for _ in range(layers)]
+    least, most = (sum(end(row) for row in weights) for end in (np.min, np.max))
+    return values, weights, float(least + (most - least) * rng.uniform(0.02, 0.9))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_choice_is_better_than_the_one_found(seed: int) -> None:
+    values, weights, limit = drawn(np.random.default_rng(seed), 4, 6)
+    found = choose(values, weights, limit)
+    totals = np.array([sum(row) for row in itertools.product(*values)])
+    fits = np.array([sum(row) for row in itertools.product(*weights)]) <= limit
+    value, weight = (
+        sum(row[index] for row, index in zip(rows, found, strict=True)) for rows in (values, weights)
+    )
+    assert weight <= limit
+    assert value <= totals[fits].min() * (1 + 1.01 * GAP)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_partial_choices_that_are_too_many_are_thinned(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, weights, limit = drawn(np.random.default_rng(seed), 30, 20)
+    best = choose(values, weights, limit)
+    monkeypatch.setattr(knapsack, "_MOST_STATES", 200)
+    few = choose(values, weights, limit)
+    first, second = (sum(row[index] for row, index in zip(values, each, strict=True)) for each in (best, few))
+    assert sum(row[index] for row, index in zip(weights, few, strict=True)) <= limit
+    assert second <= 1.02 * first
 
 
 def test_a_limit_within_a_millionth_is_kept() -> None:
