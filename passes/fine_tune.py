@@ -27,8 +27,8 @@ class FineTune:
     The result is the last epoch that validation samples cannot distinguish from the best, or the mean of the
     weights after the last epochs until then (``training.phases.Retraining``).
 
-    Use it on a model that another pass or another tool has pruned. Trained weights leave their grid, so
-    quantise afterwards.
+    Use it on a model that another pass or another tool has pruned. Trained weights of float layers leave
+    their grid, so quantise those afterwards.
 
     Attributes:
         epochs: epochs of training.

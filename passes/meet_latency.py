@@ -18,6 +18,7 @@ from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.quantization.integer_latency import IntegerLatency
 from onnx_admm.removal.residual_blocks import residual_blocks
 from onnx_admm.runtime.turns import ratios_of
+from onnx_admm.selection.layers import choose_sites
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive, PositiveShare, Rounds, Samples
 from onnx_admm.targeting.drop import accuracy_drop
 from onnx_admm.targeting.share_search import Tried, largest_share
@@ -119,7 +120,7 @@ class MeetLatency:
         trains = bool(self.epochs) and context.trainer is not None
         feeds = next(context.train.select(np.arange(1)).batches(1)).feeds
         context = replace(context, bindings={**open_extents(model, feeds), **context.bindings})
-        work = _Work(self, context, feeds)
+        work = _Work(self, model, context, feeds)
         candidates = work.candidates(model, self.share * (_MARGIN if trains else 1.0))
         within = [each for each in candidates if each.cost <= self.share]
         if len(within) > 1:
@@ -131,10 +132,13 @@ class MeetLatency:
         if trained:
             latency, form = work.train(form)
             drop = accuracy_drop(form.model, context)
-        if trains and form.integers is not None and drop is not None and drop > (context.max_drop or 0.0):
+        has_integers = form.integers is not None and form.integers.changed
+        if trains and has_integers and drop is not None and drop > (context.max_drop or 0.0):
             tuned = work.tune_integers(form)
             if (after := accuracy_drop(tuned.model, context)) is not None and after < drop:
                 trained, form, drop = True, tuned, after
+            elif tuned.model is form.model:
+                form = tuned  # with the reason
         figures = {
             "budget": {"latency": {"asked": self.share, "reached": latency, "original": 1.0}},
             "tried": work.tried,
@@ -216,8 +220,8 @@ class _Start:
     @functools.cached_property
     def study(self) -> ChannelStudy | NothingToDo:
         """What its channels are worth, or the reason why none can be removed."""
-        removal = self._work.removal(1.0, "macs")
         try:
+            removal = self._work.removal(self.form.model, 1.0, "macs")
             studied = removal.study(self.form.model, self._work.context)
             self._prices["macs"] = removal.price(studied, self._work.context)
         except (NothingToDo, PassRefused) as reason:
@@ -245,7 +249,8 @@ class _Start:
         """Return the latency with a share of a quantity left, and the model."""
         if share == 1.0:
             return self.whole
-        form, removal, context = self.form, self._work.removal(share, by), self._context(by)
+        form, context = self.form, self._context(by)
+        removal = self._work.removal(form.model, share, by)
         if by not in self._prices:
             self._prices[by] = removal.price(studied, context)
         made = form.model.fork()
@@ -273,10 +278,13 @@ class _Start:
 class _Work:
     """Builds forms of a model, times them, and records what was tried."""
 
-    def __init__(self, settings: MeetLatency, context: PassContext, feeds: Feeds) -> None:
+    def __init__(self, settings: MeetLatency, model: ModelView, context: PassContext, feeds: Feeds) -> None:
         self._settings, self.context, self.feeds = settings, context, feeds
         self._original = context.reference.to_bytes(maps=False)
-        self._patterns: dict[str, Any] = {"include": settings.include, "exclude": settings.exclude}
+        self._named: frozenset[str] | None = None
+        if settings.include or settings.exclude:
+            chosen, _ = choose_sites(model.sites(), settings.include, settings.exclude)
+            self._named = frozenset(site.name for site in chosen)
         self.tried: list[dict[str, Any]] = []
 
     def candidates(self, model: ModelView, asked: float) -> list[Tried[_Form]]:
@@ -297,9 +305,23 @@ class _Work:
                 break
         return found
 
-    def removal(self, share: float, by: _Quantity) -> RemoveChannels:
-        """Return the pass that removes channels."""
-        return RemoveChannels(keep=share, quantity=by, samples=self._settings.samples, **self._patterns)
+    def patterns(self, model: ModelView) -> dict[str, Any]:
+        """Return what passes are to work on: the layers named at first that the model still has.
+
+        Raises:
+            NothingToDo: none of them is left.
+        """
+        if self._named is None:
+            return {}
+        left = tuple(site.name for site in model.sites() if site.name in self._named)
+        if not left:
+            raise NothingToDo("none of the layers named is left")
+        return {"include": left}
+
+    def removal(self, model: ModelView, share: float, by: _Quantity) -> RemoveChannels:
+        """Return the pass that removes channels of a model."""
+        settings = {"samples": self._settings.samples, **self.patterns(model)}
+        return RemoveChannels(keep=share, quantity=by, **settings)
 
     def _quantities(self, model: ModelView) -> tuple[_Quantity, ...]:
         """Return the quantities to choose widths by: neither knows which narrower layers will be integer."""
@@ -312,7 +334,7 @@ class _Work:
             return
         for settings in _SHALLOWER:
             made = model.fork()
-            step = RemoveBlocks(samples=self._settings.samples, **settings, **self._patterns)
+            step = RemoveBlocks(samples=self._settings.samples, **settings, **self.patterns(model))
             try:
                 report = step.run(made, self.context)
             except (NothingToDo, PassRefused) as reason:
@@ -323,27 +345,26 @@ class _Work:
 
     def train(self, form: _Form) -> tuple[float, _Form]:
         """Return the latency of the smaller model after training, and the model."""
-        settings = self._settings
         made = (form.model if form.smaller is None else form.smaller).fork()
-        tuning = FineTune(
-            epochs=settings.epochs, learning_rate=settings.learning_rate, end_rate=settings.end_rate
-        )
-        report = tuning.run(made, self.context)
+        settings = self._settings
+        report = self._fine_tune(made, settings.epochs, settings.learning_rate)
         return self.with_integers(replace(form, model=made, edits=(*form.edits, *report.edits)))
 
     def tune_integers(self, form: _Form) -> _Form:
         """Return the model trained with its integers in place; the kernels, and so the latency, stay."""
-        settings, made = self._settings, form.model.fork()
-        epochs = max(1, round(settings.epochs * _TUNED))
-        tuning = FineTune(
-            epochs=epochs, learning_rate=settings.learning_rate * _TUNED_RATE, end_rate=settings.end_rate
-        )
+        made = form.model.fork()
+        epochs = max(1, round(self._settings.epochs * _TUNED))
         try:
-            report = tuning.run(made, self.context)
+            report = self._fine_tune(made, epochs, self._settings.learning_rate * _TUNED_RATE)
         except (NothingToDo, TrainingError) as reason:
-            _logger.info("integers are not trained: %s", reason)
-            return form
+            left = Skip("model", f"its integers are not trained: {reason}")
+            return replace(form, skipped=(*form.skipped, left))
         return replace(form, model=made, edits=(*form.edits, *report.edits))
+
+    def _fine_tune(self, model: ModelView, epochs: int, rate: float) -> PassReport:
+        end = min(rate, self._settings.end_rate)
+        step = FineTune(epochs=epochs, learning_rate=rate, end_rate=end, **self.patterns(model))
+        return step.run(model, self.context)
 
     def error(self, model: ModelView) -> float:
         """Return the relative error of a model's outputs against the original's."""
@@ -360,8 +381,8 @@ class _Work:
         """Make layers integer that are faster with integers, and time the result."""
         made, found = form.model.fork(), form
         if self._settings.integers:
-            step = QuantizeActivations(against="before", **self._patterns)
             try:
+                step = QuantizeActivations(against="before", **self.patterns(made))
                 found = replace(form, model=made, integers=step.run(made, self.context))
             except NothingToDo as reason:  # no layer is left
                 found = replace(form, model=made, skipped=(*form.skipped, Skip("model", str(reason))))

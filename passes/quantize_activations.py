@@ -156,6 +156,8 @@ class QuantizeActivations:
             return _left(str(error))
         basis = "measured" if context.is_timed_here else "predicted"
         figures = {**result.figures(), "confirmed_on": samples.confirmed_on, "latency_basis": basis}
+        by_batch = [layer for layer, what in result.integer.items() if what.startswith(Form.DYNAMIC.value)]
+        figures |= {"by_batch": by_batch} if by_batch else {}
         if result.model is None or result.latency_ratio > self.most_latency:
             return PassReport(False, (), (*skipped, *self._skipped(result)), figures)
         model.become(result.model)

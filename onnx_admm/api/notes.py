@@ -63,6 +63,12 @@ def target_note(priced: CostModel | None) -> tuple[str, ...]:
     )
 
 
+BY_BATCH = (
+    "Layers with dynamic int8 ({count}, such as {first}) take the range of their data from the whole batch: "
+    'in a batch, the outputs of a sample depend on the others. linear = "weight_only" avoids it.'
+)
+
+
 def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
     """Return the note on few validation samples, and whether they decide; empty where they are enough."""
     count = FEW_SAMPLES if validation is None else len(validation)
@@ -121,6 +127,14 @@ def outcome_notes(
         for step in result.reports
         if UNDONE in step.report.figures
     ]
+    by_batch = [
+        layer
+        for step in result.reports
+        if step.report.changed
+        for figures in (step.report.figures, step.report.figures.get("integers") or {})
+        for layer in figures.get("by_batch", ())
+    ]
+    notes += [BY_BATCH.format(count=len(by_batch), first=by_batch[0])] if by_batch else []
     if not result.changed:
         notes.append(UNCHANGED)
         reasons = (skip for step in result.reports for skip in step.report.skipped if skip.layer == MODEL)

@@ -56,11 +56,11 @@ class Histogram:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
 
     def count(self, array: Array) -> None:
-        """Count further elements; ``widen`` has seen them."""
+        """Count further elements; ``widen`` has seen them, but for what follows the size of a batch."""
         if self.high > self.low:
             step = (float(self.high) - self.low) / BINS  # numpy's histogram takes several times as long
             finite = array[np.isfinite(array)].astype(np.float64)
-            bins = np.minimum(((finite - self.low) / step).astype(np.int64), BINS - 1)
+            bins = np.clip(((finite - self.low) / step).astype(np.int64), 0, BINS - 1)
             self.counts += np.bincount(bins, minlength=BINS)
 
 

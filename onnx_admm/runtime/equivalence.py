@@ -167,7 +167,8 @@ def _own_noise(
             shares = _shares(expected, run(made, samples, optimize=optimize))
         except OnnxAdmmError:
             continue
-        noise = {name: max(share, noise.get(name, 0.0)) for name, share in shares.items()}
+        told = {name: share for name, share in shares.items() if np.isfinite(share)}  # else of another shape
+        noise |= {name: max(share, noise.get(name, 0.0)) for name, share in told.items()}
     return noise
 
 
@@ -176,7 +177,8 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
     if not np.issubdtype(array.dtype, np.floating):
         return array
     signs = rng.integers(0, 2, array.shape, np.int8) * np.int8(2) - np.int8(1)
-    moved: Array = (array * (1 + np.float32(_LAST_DIGITS) * signs)).astype(array.dtype)
+    digits = max(_LAST_DIGITS, float(np.finfo(array.dtype).eps))
+    moved: Array = (array * (1 + np.float32(digits) * signs)).astype(array.dtype)
     return moved
 
 

@@ -25,11 +25,13 @@ class SetLayer:
         setting: the form asked for.
         patterns: the patterns that ask for it.
         users: names of the nodes that read its weight.
+        known: names of all weights before the first pass: a weight of such a name was not renamed.
     """
 
     setting: LayerSetting
     patterns: tuple[str, ...]
     users: frozenset[str]
+    known: frozenset[str]
 
     @property
     def why(self) -> str:
@@ -65,13 +67,14 @@ def find_layers(asked: Mapping[str, LayerSetting], sites: Sequence[WeightSite]) 
             expected = some_of([site.name for site in sites])
             raise RecipeError("no layer matches the pattern", where=PLACE, got=pattern, expected=expected)
     found: dict[str, SetLayer] = {}
+    known = frozenset(site.name for site in sites)
     for site in sites:
         patterns = [pattern for pattern, names in matches.items() if site.name in names]
         patterns = [site.name] if site.name in asked else patterns
         if patterns:
             setting = _joined(site.name, {pattern: asked[pattern] for pattern in patterns})
             _check_possible(site, setting, patterns[0])
-            found[site.name] = SetLayer(setting, tuple(patterns), frozenset(site.users))
+            found[site.name] = SetLayer(setting, tuple(patterns), frozenset(site.users), known)
     return found
 
 
@@ -91,7 +94,11 @@ def present_layers(layers: Mapping[str, SetLayer], sites: Sequence[WeightSite]) 
     renamed = [layer for name, layer in layers.items() if name not in present]
     found: dict[str, SetLayer] = {}
     for site in sites:
-        others = (layer for layer in renamed if not layer.users.isdisjoint(site.users))
+        others = (
+            layer
+            for layer in renamed
+            if site.name not in layer.known and not layer.users.isdisjoint(site.users)
+        )
         layer = layers.get(site.name) or next(others, None)
         if layer is not None:
             found[site.name] = layer

@@ -11,7 +11,7 @@ from onnx_admm.contracts import Dataset, ModelView
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.quantization import histograms as histograms_module
-from onnx_admm.quantization.histograms import histograms_of
+from onnx_admm.quantization.histograms import Histogram, histograms_of
 
 NET = """
     <ir_version: 8, opset_import: ["" : 17]>
@@ -63,3 +63,11 @@ def test_inputs_alone_need_no_run(net: tuple[ModelView, Dataset, np.ndarray]) ->
     view, data, samples = net
     found = histograms_of(view, ["x"], data, memory_bytes=1 << 20, threads=1)
     assert found["x"].high == samples.max()
+
+
+def test_a_value_beside_the_extremes_counts_at_the_end() -> None:
+    """What follows the size of a batch may lie a little outside of what the first run saw."""
+    found = Histogram()
+    found.widen(np.array([-1.0, 1.0], np.float32))
+    found.count(np.array([-1.1, 0.9, 1.2], np.float32))
+    assert (found.counts[0], found.counts[-1], found.counts.sum()) == (1, 1, 3)

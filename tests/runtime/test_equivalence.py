@@ -56,3 +56,18 @@ def test_what_a_model_loses_itself_by_rounding_is_no_difference() -> None:
 def test_another_function_is_a_difference() -> None:
     assert differ(model(FAST_VARIANCE, "1e-5", 0.0), model(LAYER_NORM, "1e-2", 0.0))
     assert not differ(model(FAST_VARIANCE, "1e-5", 0.0), model(LAYER_NORM, "1e-5", 0.0))
+
+
+def test_another_shape_is_a_difference_whatever_the_noise() -> None:
+    """The number of rows follows the inputs, so moving these in the last digits changes it."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[M,2] y) <float[1,2] w> {
+        p = NonZero (x) t = Transpose <perm = [1, 0]> (p) c = Cast <to = 1> (t) y = %s }"""
+    before = parse_text(text % "MatMul (c, w)")
+    after = parse_text(
+        (text % "Concat <axis = 0> (h, h)").replace("y = Concat", "h = MatMul (c, w) y = Concat")
+    )
+    feeds = {"x": np.ones(3, np.float32)}
+    outputs = [outputs_of(each, feeds) for each in (before, after)]
+    found = find_difference(before, after, feeds, *outputs)
+    assert found is not None
+    assert np.isinf(found.share)

@@ -67,6 +67,13 @@ def test_a_renamed_weight_is_found_by_its_readers() -> None:
     assert set(fixed_by_recipe(layers, SITES)) == {"fc"}
 
 
+def test_the_other_weight_of_a_node_is_no_renamed_one() -> None:
+    both = [WeightSite(name, "LSTM", (1, 8, 2), "float32", 1, 2, 1, ("cell",)) for name in ("w", "r")]
+    layers = find_layers({"w": FLOAT}, both)
+    renamed = WeightSite("w2", "LSTM", (1, 8, 2), "float32", 1, 2, 1, ("cell",))
+    assert set(fixed_by_recipe(layers, (renamed, both[1]))) == {"w2"}
+
+
 def test_a_layer_of_bits_is_open_to_integers_and_a_float_one_is_not() -> None:
     fixed = fixed_by_recipe(find_layers({"conv1": EIGHT, "conv2": FLOAT, "fc": TENTH}, SITES), SITES)
     set_sites = [

@@ -68,9 +68,8 @@ class FloatWeights:
                 )
             ]
             made = ir.node("DequantizeLinear", inputs, {"axis": 0} if step.ndim else {})
-            readers = tuple(bias.uses())
-            graph.insert_before(readers[0].node, made)
-            for use in readers:
+            graph.insert_before(graph[0], made)  # readers may be in subgraphs
+            for use in tuple(bias.uses()):
                 use.node.replace_input_with(use.idx, made.outputs[0])
             _take_name(graph, bias, made.outputs[0])
         view.strip_unused()
@@ -81,11 +80,14 @@ def with_float_weights(model: ModelView) -> FloatWeights | None:
     """Return a copy of the model in which integer weights can be trained; None where it has none.
 
     Weights of the main graph behind a DequantizeLinear with one scale, or one for each channel; others stay
-    as they are.
+    as they are, and so do layers that a recipe fixes and codes that have other readers.
     """
     view = model.fork()
     graph, taken = view.graph_ir.graph, taken_names(view.graph_ir)
-    integer = [found for found in view.found_sites().values() if _is_on_grid(found)]
+    fixed = view.conditions.fixed
+    integer = [
+        found for name, found in view.found_sites().items() if name not in fixed and _is_on_grid(found)
+    ]
     arrays = {found.site.name: np.asarray(view.read(found.site), np.float32) for found in integer}
     sites: dict[str, WeightSite] = {}
     steps: dict[str, npt.NDArray[np.float32]] = {}
@@ -125,7 +127,8 @@ class _Grid:
             shape[self.axis] = self.scale.size
         scale, zero = (np.reshape(each, shape if each.size > 1 else ()) for each in (self.scale, self.zero))
         limits = np.iinfo(self.zero.dtype)
-        codes = np.rint(values / scale.astype(np.float64)) + zero
+        steps = np.where(scale == 0, np.inf, scale.astype(np.float64))  # a scale of 0 stands for zeros alone
+        codes = np.rint(values / steps) + zero
         found: npt.NDArray[np.integer] = np.clip(codes, limits.min, limits.max).astype(self.zero.dtype)
         return found
 
@@ -139,6 +142,9 @@ def _is_on_grid(found: FoundSite) -> bool:
         return False
     if node.attributes.get_int("block_size", 0):
         return False
+    codes = node.inputs[0]
+    if codes is None or len(tuple(codes.uses())) > 1 or codes.is_graph_output():  # of other weights too
+        return False
     scale, zero = (None if value is None else constant_tensor(value) for value in node.inputs[1:])
     return scale is not None and zero is not None and len(scale.shape) <= 1 and zero.dtype in _CODES
 
@@ -150,7 +156,9 @@ def _float_bias(
     place = _BIASED.get(reader.op_type)
     bias = reader.inputs[place] if place is not None and len(reader.inputs) > place else None
     node = None if bias is None else bias.producer()
-    if bias is None or node is None or node.op_type != "DequantizeLinear" or len(bias.uses()) != 1:
+    if bias is None or node is None or node.op_type != "DequantizeLinear" or len(tuple(bias.uses())) != 1:
+        return {}
+    if bias.is_graph_output():
         return {}
     codes, step = (None if value is None else constant_tensor(value) for value in node.inputs[:2])
     if codes is None or step is None or codes.dtype != ir.DataType.INT32 or len(step.shape) > 1:

@@ -263,12 +263,22 @@ def _uses_only(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
     )
 
 
+def _takes(port: onnx.defs.OpSchema.FormalParameter, value: ir.Value) -> bool:
+    """Return whether a port takes the element type of a value; an unknown type fits."""
+    tensor = constant_tensor(value)
+    dtype = value.dtype if tensor is None else tensor.dtype
+    is_tensor = tensor is not None or isinstance(value.type, ir.TensorType)
+    return dtype is None or not is_tensor or f"tensor({dtype.name.lower()})" in port.types
+
+
 def _fits(values: Sequence[ir.Value | None], ports: Sequence[onnx.defs.OpSchema.FormalParameter]) -> bool:
     options = onnx.defs.OpSchema.FormalParameterOption
     used = [value is not None and bool(value.name) for value in values]
     while used and not used[-1]:
         used.pop()
     if len(used) > len(ports) and not (ports and ports[-1].option == options.Variadic):
+        return False
+    if not all(_takes(port, value) for port, value in zip(ports, values, strict=False) if value is not None):
         return False
     missing = [not used[at] if at < len(used) else True for at in range(len(ports))]
     return not any(gone and port.option == options.Single for gone, port in zip(missing, ports, strict=True))

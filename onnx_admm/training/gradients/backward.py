@@ -10,6 +10,7 @@ import numpy as np
 from onnx_admm.errors import NoGradient
 from onnx_admm.model.differentiation.records import GraphNode, StaticGraph
 from onnx_admm.model.operators import Trait, operators_with
+from onnx_admm.training.gradients.codes import codes_in
 from onnx_admm.training.gradients.lookup import gradient_rules
 from onnx_admm.training.gradients.node import GradientNode, UnsupportedVariant
 from onnx_admm.training.gradients.tape import Tape
@@ -24,9 +25,6 @@ STEPS = operators_with(Trait.DISCRETE, Trait.COMPARES, Trait.RANDOM) | {
     "Range",
 }
 """Operators of the default domain whose outputs are constant but for jumps: their gradient is zero."""
-
-_CODES = {"QuantizeLinear"}
-"""Operators whose integers have a gradient: that of real numbers in their place."""
 
 _HINT = (
     "Leave out the layers before that node (`exclude` in a recipe), register a gradient rule "
@@ -84,14 +82,13 @@ def is_known(domain: str, operator: str) -> bool:
 
 
 def reached_from(graph: StaticGraph, sources: Collection[str]) -> set[str]:
-    """Floating-point values that change where a source changes a little."""
-    reached = set(sources)
+    """Values that change where a source changes a little: real numbers, and codes of such in their place."""
+    reached, codes = set(sources), codes_in(graph)
     for node in graph.nodes:
         if node.domain == "" and node.operator in STEPS:
             continue
         if any(name in reached for name in node.reads):
-            codes = node.domain == "" and node.operator in _CODES
-            reached.update(name for name in node.outputs if name and (codes or _is_real(graph, name)))
+            reached.update(name for name in node.outputs if name in codes or (name and _is_real(graph, name)))
     return reached
 
 

@@ -24,7 +24,7 @@ from onnx_admm.model.rewrite.training_graph import (
 from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.feeder import Feeder, Targets
 from onnx_admm.training.gradients.backward import is_known
-from onnx_admm.training.gradients.smooth import rounds, without_rounding
+from onnx_admm.training.gradients.codes import codes_in, without_rounding
 from onnx_admm.training.graph.check import check_gradients, random_targets
 from onnx_admm.training.graph.runtime import newest_opset, run_once
 from onnx_admm.training.graph.session import StepOptions, StepSession
@@ -102,7 +102,7 @@ class GraphTrainingRun(EpochRun):
         values = {name: graph.constants[name] for name in self._trained.all}
         session = StepSession(self._read, self._trained, values, adam, threads)
         smooth = session
-        if rounds(graph):
+        if codes_in(graph):
             smooth = StepSession(self._read_smooth, self._trained, values, adam, threads)
         check_gradients(
             smooth,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from onnx_admm.contracts import PassContext
@@ -12,6 +13,7 @@ from onnx_admm.errors import UnsupportedModel, UsageError
 from onnx_admm.model import convert_opset
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.conditions import Conditions
+from onnx_admm.model.opsets.lower_for_runtime import forms_in, lower_for_runtime
 from onnx_admm.model.runtimes import BLOCKED, INT4, RELEASES, WEIGHT_ONLY, parse_runtime
 from onnx_admm.model.view import ModelView
 from onnx_admm.passes.encode import Encode
@@ -94,6 +96,33 @@ def test_the_opset_does_not_rise_above_what_the_runtime_loads() -> None:
     assert convert_opset(model, at_least=20).opset == 20
     with pytest.raises(UnsupportedModel, match=r"onnxruntime 1\.18 is the first to load opset 21"):
         convert_opset(model.fork(), at_least=21)
+
+
+def test_types_that_an_older_operator_does_not_take_stop_the_lowering() -> None:
+    """DequantizeLinear takes int16 since opset 21."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,8] x) => (float[N,8] y)
+        { w = DequantizeLinear (c, s) y = MatMul (x, w) }"""
+    constants = {"c": np.ones((8, 8), np.int16), "s": np.ones((), np.float32)}
+    model = parse_text(text, constants=constants)
+    with pytest.raises(UnsupportedModel, match="no form of the same meaning"):
+        lower_for_runtime(model, parse_runtime("1.17", "test"))
+    narrow = parse_text(text, constants={**constants, "c": np.ones((8, 8), np.int8)})
+    assert lower_for_runtime(narrow, parse_runtime("1.17", "test"))
+
+
+@pytest.mark.parametrize("form", [INT4, BLOCKED])
+def test_forms_that_a_runtime_does_not_load_are_found_in_the_model(form: str) -> None:
+    model = under(NIBBLES.replace("OPSET", "21"), None)
+    if form == INT4:
+        encode_qdq(model)
+    else:
+        text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,2] y)
+            { w = DequantizeLinear <axis = 0, block_size = 2> (c, s) y = MatMul (x, w) }"""
+        model = parse_text(text, constants={"c": np.ones((4, 2), np.int8), "s": np.ones((2, 2), np.float32)})
+    assert forms_in(model) == (form,)
+    with pytest.raises(UnsupportedModel, match=r"load from onnxruntime 1\.19 on, not in 1\.18"):
+        lower_for_runtime(model, parse_runtime("1.18", "test"))
+    assert not any("opset" in what for what in lower_for_runtime(model, parse_runtime("1.19", "test")))
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,19 @@ def test_a_block_that_hardly_matters_goes_before_channels() -> None:
     assert figures["removal"]["groups"]
 
 
+def test_layers_that_are_not_named_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do blocks that take named layers with them end the run."""
+    given = context(trainer=GraphTrainer(), max_drop=0.0)
+    monkeypatch.setattr(module, "accuracy_drop", lambda *_: 3.0)
+    report = MeetLatency(share=0.7, epochs=2, exclude=("w2",)).run(given.reference.fork(), given)
+    assert not [edit for edit in report.edits if edit.layer == "w2"]
+    model = parse_text(RESIDUAL)
+    data = from_arrays({"x": np.random.default_rng(0).normal(size=(48, 3, 8, 8)).astype(np.float32)})
+    given = PassContext(reference=model, train=data, validation=data, bindings={"N": 1})
+    report = MeetLatency(share=0.3, samples=48, tries=2, include=("w2", "w3")).run(model.fork(), given)
+    assert report.figures["tried"]
+
+
 def test_it_needs_samples_and_a_share_below_one() -> None:
     model = context().reference
     with pytest.raises(PassRefused, match="a budget for latency needs samples of the input"):

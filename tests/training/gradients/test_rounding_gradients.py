@@ -9,6 +9,7 @@ import pytest
 from gradient_cases import Arrays, Case, by_runtime, check, gradients, node
 
 from onnx_admm.errors import NoGradient
+from onnx_admm.training.graph.runtime import newest_opset
 
 
 def pair(dtype: type[np.integer], scale: np.ndarray, zero: int | None, axis: int = 1) -> Case:
@@ -49,6 +50,23 @@ def pairs() -> Iterator[Case]:
 @pytest.mark.parametrize("case", list(pairs()), ids=lambda case: case.name)
 def test_rounding_is_passed_through_and_clipping_is_not(case: Case) -> None:
     check(case)
+
+
+def test_codes_are_moved_between_and_typed_by_an_attribute() -> None:
+    """Of int8 by ``output_dtype``: half of the values are negative, and all have a gradient."""
+    scale = {"s": np.array(0.1, np.float32), "t": np.array([5, 12])}
+    nodes = [
+        node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=3),
+        node("Reshape", ["q", "t"], ["r"]),
+        node("DequantizeLinear", ["r", "s"], ["y"]),
+    ]
+    case = Case("moved", nodes, {"x": (4, 3, 5)}, scale, opset=21, exact=False)
+    if newest_opset() < 21:
+        pytest.skip("this runtime reads no opset 21")
+    found = gradients(
+        case, {"x": np.linspace(-9, 9, 60).reshape(4, 3, 5)}, np.ones((5, 12)), np.float32, by_runtime
+    )
+    assert found["x"] == pytest.approx(np.ones((4, 3, 5)))
 
 
 def test_scales_of_blocks_are_named() -> None:

@@ -160,6 +160,16 @@ def test_values_on_a_grid_are_trained_through_it() -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_layers_behind_an_integer_operator_are_trained() -> None:
+    """Its codes stay rounded in the check of gradients: it reads integers."""
+    nodes = "q = QuantizeLinear (a, s, o) k = Cast <to = 1> (q) r = Relu (k)"
+    model = model_with(nodes, 144, "float s = {0.05}, uint8 o = {128}")
+    settings = TrainingSettings(loss="cross_entropy", batch_size=16, threads=1)
+    with GraphTrainer().open(model, [model.site("w2")], images(), settings, model) as run:
+        losses = [run.epoch(1e-4, 1e-4, seed=epoch) for epoch in range(6)]
+    assert losses[-1] < losses[0]
+
+
 def test_the_given_threads_give_the_same_bytes_twice() -> None:
     def train() -> bytes:
         with open_run(model_with("r = Relu (a)", 144, "float[1] v"), threads=2) as run:

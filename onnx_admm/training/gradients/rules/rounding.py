@@ -7,6 +7,8 @@ estimator); operators QuantizeLinear and DequantizeLinear, opset 13.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,9 @@ from onnx_admm.training.gradients.registry import rule
 from onnx_admm.training.gradients.tape import Tape
 
 _SCALE, _ZERO_POINT = 1, 2
+
+_DTYPES: Mapping[int, type[np.integer]] = {0: np.uint8, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}
+"""Types of codes by the number that ONNX gives them; 0: not stated."""
 
 
 @rule("QuantizeLinear")
@@ -35,7 +40,7 @@ def dequantize(tape: Tape, node: GradientNode) -> dict[int, str]:
 def _within(tape: Tape, node: GradientNode, scale: str, *, is_upper: bool) -> str:
     """1 where a value is rounded to a code on this side of the grid's end, else 0."""
     zero = node.constant(_ZERO_POINT)
-    codes = np.iinfo(np.uint8 if zero is None else _integer(zero).dtype)
+    codes = np.iinfo(_stated(node) if zero is None else _integer(zero).dtype)
     offset = np.zeros((), np.float32) if zero is None else _broadcast(node, zero).astype(np.float32)
     furthest = (codes.max + 0.5 if is_upper else codes.min - 0.5) - offset
     bound = tape.write("Mul", scale, tape.constant(furthest, np.float32))
@@ -59,6 +64,14 @@ def _broadcast(node: GradientNode, value: Array) -> Array:
     rank = len(node.input_shapes[0])
     axis = int(node.get("axis", 1)) % rank
     return value.reshape([-1 if place == axis else 1 for place in range(rank)])
+
+
+def _stated(node: GradientNode) -> type[np.integer]:
+    """Return the type of codes without a zero point: uint8, or what ``output_dtype`` says (opset 21)."""
+    stated = int(node.get("output_dtype", 0))
+    if stated not in _DTYPES:
+        raise UnsupportedVariant(f"output_dtype {stated}")
+    return _DTYPES[stated]
 
 
 def _integer(zero: Array) -> npt.NDArray[np.integer]:
