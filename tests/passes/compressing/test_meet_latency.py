@@ -109,8 +109,8 @@ def test_a_drop_over_the_limit_is_said() -> None:
 
 def test_what_loses_too_much_is_trained() -> None:
     given = context(trainer=GraphTrainer(), max_drop=1.0)
-    untrained = MeetLatency(share=0.4).run(given.reference.fork(), given).figures
-    step = MeetLatency(share=0.4, epochs=30, learning_rate=5e-3)
+    untrained = MeetLatency(share=0.4, tries=4).run(given.reference.fork(), given).figures
+    step = MeetLatency(share=0.4, epochs=30, learning_rate=5e-3, tries=4)
     trained = step.run(given.reference.fork(), given).figures
     assert not untrained["trained"]
     assert trained["trained"]
@@ -135,12 +135,12 @@ def test_what_still_loses_too_much_is_trained_with_its_integers(monkeypatch: pyt
     assert (worse.figures["drop"], worse.figures["trained"]) == (3.0, False)
     assert worse.unmet is not None
     assert tuned.to_bytes(maps=False) != left.to_bytes(maps=False)
-    assert [node.op_type for node in tuned.nodes()] == [node.op_type for node in left.nodes()]
+    assert sorted(node.op_type for node in tuned.nodes()) == sorted(node.op_type for node in left.nodes())
 
 
 def test_what_keeps_its_accuracy_is_not_trained() -> None:
     given = context(trainer=GraphTrainer(), max_drop=100.0)
-    assert not MeetLatency(share=0.3, epochs=2).run(given.reference.fork(), given).figures["trained"]
+    assert not MeetLatency(share=0.3, epochs=2, tries=3).run(given.reference.fork(), given).figures["trained"]
 
 
 RESIDUAL = """
@@ -166,12 +166,12 @@ def test_a_block_that_hardly_matters_goes_before_channels() -> None:
     data = from_arrays({"x": x})
     given = PassContext(reference=model, train=data, validation=data, bindings={"N": 1})
     made = model.fork()
-    figures = MeetLatency(share=0.4, samples=64).run(made, given).figures
+    figures = MeetLatency(share=0.4, samples=48, tries=3).run(made, given).figures
     assert len(figures["blocks"]) == 1
     assert figures["removal"] == {}
     assert macs(made) < 0.3 * macs(model)
     kept = model.fork()
-    figures = MeetLatency(share=0.4, samples=64, blocks=False).run(kept, given).figures
+    figures = MeetLatency(share=0.4, samples=48, tries=4, blocks=False).run(kept, given).figures
     assert figures["blocks"] == {}
     assert figures["removal"]["groups"]
 
