@@ -39,6 +39,9 @@ _SEARCH_SECONDS, _RUNS_OF_PLACEMENT, _LEAST_TIMED = 8.0, 12, 6
 """Seconds that exchanges of a model with many units are timed for, the runs that each takes at least, and the
 number of them however slow the model is."""
 
+_BUILT_BYTES = 1 << 28
+"""Bytes of float models whose placements are built at once, about."""
+
 _ATTEMPTS = 5
 _FIRST_LIMIT = 2.0
 """Factor of the tolerance for the sum of single errors at first: they partly cancel, and all is measured."""
@@ -236,10 +239,14 @@ class QuantizationRun:
         return float("inf") if found is None else found.error
 
     def _latencies(self, placements: Sequence[Asked]) -> list[float]:
-        built = [self._forms.build(asked, self.ranges) for asked in placements]
-        forms = [each.to_bytes(maps=False) for each in built if each is not None]
-        ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
-        return [float("inf") if each is None else next(ratios) for each in built]
+        found: list[float] = []
+        at_once = max(1, _BUILT_BYTES // len(self._bytes))
+        for start in range(0, len(placements), at_once):
+            built = [self._forms.build(asked, self.ranges) for asked in placements[start : start + at_once]]
+            forms = [each.to_bytes(maps=False) for each in built if each is not None]
+            ratios = iter(ratios_of(self._bytes, forms, self._feeds, _THREADS))
+            found += [float("inf") if each is None else next(ratios) for each in built]
+        return found
 
     def _ratio_of(self, built: ModelView) -> float:
         """Return the latency of the result: a placement was chosen for a small one, which may be chance."""

@@ -17,6 +17,9 @@ from onnx_admm.runtime.timing_cache import digest, form_ratio
 _GROUP = 6
 """Forms that are open at a time."""
 
+_GROUP_BYTES = 1 << 28
+"""Bytes of models that are open at once, about: of large ones fewer are timed together."""
+
 _ROUNDS, _LEAST_ROUNDS = 61, 7
 _ROUND_NS = 1e6
 _TOTAL_NS = 5e8
@@ -74,7 +77,8 @@ class _Lookup:
 
     def ratio(self, name: str) -> float:
         if name not in self._measured:
-            group = list(dict.fromkeys([name, *self.ahead]))[:_GROUP]
+            most = min(_GROUP, max(1, _GROUP_BYTES // len(self.base)))
+            group = list(dict.fromkeys([name, *self.ahead]))[:most]
             group = [each for each in group if each not in self._measured]
             forms = [self.forms[each] for each in group]
             self._measured |= dict(

@@ -54,3 +54,17 @@ def test_each_form_is_measured_once_and_together_with_the_next_ones(monkeypatch:
     assert ratios_of(BASE, [OTHER, BASE, OTHER], FEEDS) == [0.5, 0.6, 0.5]
     assert ratios_of(BASE, [BASE, OTHER], FEEDS) == [0.6, 0.5]
     assert asked == [2]
+
+
+def test_of_large_models_few_are_open_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def measure(base: bytes, forms: Sequence[bytes], feeds: Feeds, threads: int) -> list[float]:
+        asked.append(len(forms))
+        return [0.5] * len(forms)
+
+    monkeypatch.setattr(turns, "_measure", measure)
+    monkeypatch.setattr(turns, "_GROUP_BYTES", 2 * len(BASE))
+    forms = [net(f"h = MatMul (x, w) y = LeakyRelu <alpha = 0.{number}> (h)") for number in range(1, 6)]
+    ratios_of(BASE, forms, FEEDS)
+    assert asked == [2, 2, 1]
