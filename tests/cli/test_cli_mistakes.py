@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunCommand
+from training_models import needs_training_build
 
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime import installed
@@ -218,6 +219,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_named(
     assert not target.exists()
 
 
+@needs_training_build
 def test_no_gradient_is_1(run: RunCommand, tmp_path: Path) -> None:
     parse_text("""
         <ir_version: 10, opset_import: ["" : 17]>

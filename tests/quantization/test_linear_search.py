@@ -139,9 +139,9 @@ def test_the_tolerance_follows_the_error_on_unseen_samples() -> None:
     found = Searched(
         of_all(0.1, -0.1),
         of_all(0.1, 0.1),
-        most_error=0.6,
+        most_error=0.605,
         holds=lambda forms: len(forms) < 6,
-        unseen=1.1 / 0.6,
+        unseen=1.1 / 0.605,
     )
     assert len(found.forms) == 5
 

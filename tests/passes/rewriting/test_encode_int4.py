@@ -10,7 +10,7 @@ from onnx_admm.data import synthetic_dataset
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
 from onnx_admm.passes.encode import Encode
-from onnx_admm.runtime.evaluation import evaluate
+from onnx_admm.runtime.sessions import open_session
 
 PLAIN = "(float[N,32] x) => (float[N,24] y) <float[32,24] w> { y = MatMul (x, w) }"
 
@@ -26,9 +26,16 @@ def encoded(opset: int, text: str = PLAIN, *, has_zeros: bool = False) -> tuple[
     model = original.fork()
     report = Encode("qdq").run(model, context)
     np.testing.assert_array_equal(model.read(model.sites()[0]), original.read("w"))
-    after = evaluate(model, synthetic_dataset(original, 4, 0), reference=original)
-    assert after.sqnr_db is not None
-    assert after.sqnr_db > 100
+    feeds = next(synthetic_dataset(original, 4, 0).batches(4)).feeds
+    for optimize, tolerance in (
+        (False, 1e-5),
+        (True, 2e-2),
+    ):  # current runtimes fuse it, and round activations
+        one, other = (
+            next(iter(open_session(each, threads=1, optimize=optimize).run(feeds).values()))
+            for each in (original, model)
+        )
+        np.testing.assert_allclose(other, one, rtol=0, atol=tolerance * float(np.abs(one).max()))
     return model, report
 
 
