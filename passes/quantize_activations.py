@@ -14,7 +14,7 @@ from onnx_admm.data import cost_of_sample
 from onnx_admm.errors import NothingToDo, PassRefused, UnsupportedModel
 from onnx_admm.model.integers.prepare import is_integer
 from onnx_admm.model.runtimes import WEIGHT_ONLY
-from onnx_admm.quantization.linear.forms import Form
+from onnx_admm.quantization.linear.forms import LinearForm
 from onnx_admm.quantization.quantizer import Quantizer
 from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
@@ -46,10 +46,10 @@ _SET_ASIDE, _LEAST_SET_ASIDE = 8, 8
 _RANGES = ("best", "min_max", "percentile", "mse", "entropy")
 _STEPS = ("here", "255", "127")
 _LINEAR = {
-    "best": frozenset(Form),
-    "dynamic": frozenset({Form.DYNAMIC}),
-    "weight_only": frozenset({Form.WEIGHT_ONLY}),
-    "static": frozenset[Form](),
+    "best": frozenset(LinearForm),
+    "dynamic": frozenset({LinearForm.DYNAMIC}),
+    "weight_only": frozenset({LinearForm.WEIGHT_ONLY}),
+    "static": frozenset[LinearForm](),
 }
 
 
@@ -156,7 +156,9 @@ class QuantizeActivations:
             return _left(str(error))
         basis = "measured" if context.is_timed_here else "predicted"
         figures = {**result.figures(), "confirmed_on": samples.confirmed_on, "latency_basis": basis}
-        by_batch = [layer for layer, what in result.integer.items() if what.startswith(Form.DYNAMIC.value)]
+        by_batch = [
+            layer for layer, what in result.integer.items() if what.startswith(LinearForm.DYNAMIC.value)
+        ]
         figures |= {"by_batch": by_batch} if by_batch else {}
         if result.model is None or result.latency_ratio > self.most_latency:
             return PassReport(False, (), (*skipped, *self._skipped(result)), figures)
@@ -175,11 +177,11 @@ class QuantizeActivations:
             return (*skipped, *layers, Skip("model", why))
         return skipped
 
-    def _linear_forms(self, model: ModelView) -> frozenset[Form]:
+    def _linear_forms(self, model: ModelView) -> frozenset[LinearForm]:
         """Return the forms on offer to linear layers that stay float, in the oldest runtime that counts."""
         runtime = model.conditions.runtime
         slow = runtime is not None and runtime.why_slow(WEIGHT_ONLY) is not None
-        return _LINEAR[self.linear] - ({Form.WEIGHT_ONLY} if slow else set())
+        return _LINEAR[self.linear] - ({LinearForm.WEIGHT_ONLY} if slow else set())
 
     def _methods(self, runs: int) -> frozenset[RangeMethod]:
         """Return the methods to choose among, where each value may take so many runs of each range."""

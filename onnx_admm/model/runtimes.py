@@ -51,7 +51,7 @@ RELEASES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class RuntimeForm:
     """A form that passes write, as far as it depends on more than its opset.
 
     Attributes:
@@ -67,10 +67,10 @@ class Form:
 
 INT4, BLOCKED, WEIGHT_ONLY = "int4", "blocked_scales", "weight_only"
 
-FORMS: Mapping[str, Form] = {
-    INT4: Form("int4 weights", (1, 19)),
-    BLOCKED: Form("scales of blocks", (1, 19), (1, 19)),
-    WEIGHT_ONLY: Form("dequantised weights of a float Gemm or MatMul", (1, 15), (1, 25)),
+FORMS: Mapping[str, RuntimeForm] = {
+    INT4: RuntimeForm("int4 weights", (1, 19)),
+    BLOCKED: RuntimeForm("scales of blocks", (1, 19), (1, 19)),
+    WEIGHT_ONLY: RuntimeForm("dequantised weights of a float Gemm or MatMul", (1, 15), (1, 25)),
 }
 """By name. Whatever is not listed loads wherever its opset does: Gelu from opset 20 (1.17), float8 from opset
 19 (1.16), LayerNormalization from opset 17 (all). All releases listed fuse integer activations (QLinearConv,

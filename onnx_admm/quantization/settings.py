@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from onnx_admm.contracts import Dataset, ModelView, PassContext
-from onnx_admm.quantization.linear.forms import Form
+from onnx_admm.quantization.linear.forms import LinearForm
 from onnx_admm.quantization.ranges import RangeMethod
 
 _FIRST_LIMIT = 2.0
@@ -59,7 +59,7 @@ class QuantizerSettings:
     tolerance: Tolerance
     methods: frozenset[RangeMethod]
     steps: int
-    linear_forms: frozenset[Form]
+    linear_forms: frozenset[LinearForm]
     trials: int
     layers: Collection[str]
     reference: ModelView

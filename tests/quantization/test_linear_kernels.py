@@ -17,7 +17,7 @@ from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.integers.kernels import kernel_counts
 from onnx_admm.model.integers.plan import IntegerWeight, LinearProduct
 from onnx_admm.model.integers.write_linear import write_dynamic, write_weight_only
-from onnx_admm.quantization.linear.forms import Form, find_linear_layers, with_forms
+from onnx_admm.quantization.linear.forms import LinearForm, find_linear_layers, with_forms
 from onnx_admm.quantization.saturation import largest_code
 from onnx_admm.runtime.installed import installed_runtimes
 from onnx_admm.runtime.sessions import open_session, optimised_model
@@ -37,10 +37,10 @@ def model(body: str, signature: str, constants: str, opset: int = 17) -> ModelVi
     )
 
 
-def formed(view: ModelView, form: Form, largest: int = 127) -> ModelView:
+def formed(view: ModelView, form: LinearForm, largest: int = 127) -> ModelView:
     """The model with every linear layer in that form."""
     names = {site.name for site in view.sites()}
-    layers, left = find_linear_layers(view, names, list(Form), largest)
+    layers, left = find_linear_layers(view, names, list(LinearForm), largest)
     assert layers
     assert not left
     return with_forms(view, layers, {layer.name: form for layer in layers})
@@ -91,7 +91,7 @@ def layer(name: str) -> ModelView:
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_dynamic_form_is_one_kernel(name: str) -> None:
     view = layer(name)
-    written = formed(view, Form.DYNAMIC)
+    written = formed(view, LinearForm.DYNAMIC)
     found = kernels(written)
     assert found["DynamicQuantizeMatMul"] == 1
     assert not {"MatMulInteger", "Cast", "DynamicQuantizeLinear", "Gemm", "MatMul", "Add"} & found.keys()
@@ -102,7 +102,7 @@ def test_the_dynamic_form_is_one_kernel(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_weight_only_form_is_one_kernel_where_the_runtime_has_it(name: str) -> None:
     view = layer(name)
-    written = formed(view, Form.WEIGHT_ONLY)
+    written = formed(view, LinearForm.WEIGHT_ONLY)
     assert_close(view, written)
     if has_block_kernels():
         found = kernels(written)
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_be_raised_has_one_scale_per_column() -> None:
     (node,) = (each for each in columns.nodes() if each.op_type == "DequantizeLinear")
     assert node.attribute("block_size", 0) == 0
     assert node.input(1).constant_shape == (48,)
-    blocks = formed(view, Form.WEIGHT_ONLY)
+    blocks = formed(view, LinearForm.WEIGHT_ONLY)
     (node,) = (each for each in blocks.nodes() if each.op_type == "DequantizeLinear")
     assert (blocks.opset, node.attribute("block_size"), node.attribute("axis")) == (21, 128, 0)
     feeds = feeds_of(view)
@@ -139,7 +139,7 @@ def test_layers_that_read_the_same_value_share_its_codes() -> None:
         "a = MatMul (x, u) b = MatMul (x, v) c = MatMul (x, w) s = Add (a, b) y = Add (s, c)",
         "(float[2,4,64] x) => (float[2,4,48] y)", "float[64,48] u, float[64,48] v, float[64,48] w",
     )  # fmt: skip
-    written = formed(view, Form.DYNAMIC)
+    written = formed(view, LinearForm.DYNAMIC)
     assert sum(node.op_type == "DynamicQuantizeLinear" for node in written.nodes()) == 1
     found = kernels(written)
     assert (found["DynamicQuantizeLinear"], found["MatMulIntegerToFloat"]) == (1, 3)
@@ -154,7 +154,7 @@ SHARED = (
 
 def test_layers_that_share_a_weight_share_its_codes() -> None:
     view = model(*SHARED)
-    written = formed(view, Form.DYNAMIC)
+    written = formed(view, LinearForm.DYNAMIC)
     initializers = written.graph_ir.graph.initializers
     assert [name for name, value in initializers.items() if value.shape == (64, 64)] == ["w"]
     assert kernels(written)["DynamicQuantizeMatMul"] == 2
@@ -162,9 +162,9 @@ def test_layers_that_share_a_weight_share_its_codes() -> None:
 
 
 def test_layers_that_share_a_weight_have_no_weight_only_form() -> None:
-    (shared,), _ = find_linear_layers(model(*SHARED), {"w"}, list(Form), 127)
-    assert set(shared.products) == {Form.DYNAMIC}
-    assert "several products" in shared.why_not[Form.WEIGHT_ONLY]
+    (shared,), _ = find_linear_layers(model(*SHARED), {"w"}, list(LinearForm), 127)
+    assert set(shared.products) == {LinearForm.DYNAMIC}
+    assert "several products" in shared.why_not[LinearForm.WEIGHT_ONLY]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_layers_that_share_a_weight_have_no_weight_only_form() -> None:
 )  # fmt: skip
 def test_a_weight_with_other_readers_stays_float_with_a_reason(body: str, outputs: str) -> None:
     view = model(body, f"(float[4,64] x) => (float[4,64] y{outputs})", "float[64,64] w, int64[2] i = {1, 2}")
-    found, left = find_linear_layers(view, {"w"}, list(Form), 127)
+    found, left = find_linear_layers(view, {"w"}, list(LinearForm), 127)
     assert not found
     assert "stored twice" in left["w"]
 
@@ -186,20 +186,20 @@ def test_sums_beyond_int32_have_no_dynamic_form() -> None:
         "{ y = MatMul (x, w) }",
         constants={"w": weight},
     )
-    (found,), _ = find_linear_layers(view, {"w"}, list(Form), 127)
-    assert set(found.products) == {Form.WEIGHT_ONLY}
-    (found,), _ = find_linear_layers(view, {"w"}, list(Form), 64)
-    assert set(found.products) == set(Form)
+    (found,), _ = find_linear_layers(view, {"w"}, list(LinearForm), 127)
+    assert set(found.products) == {LinearForm.WEIGHT_ONLY}
+    (found,), _ = find_linear_layers(view, {"w"}, list(LinearForm), 64)
+    assert set(found.products) == set(LinearForm)
 
 
 def test_without_vnni_no_pair_of_products_exceeds_16_bits() -> None:
     view = layer("gemm")
-    (full,), _ = find_linear_layers(view, {"w"}, list(Form), largest_code(255))
-    (safe,), _ = find_linear_layers(view, {"w"}, list(Form), largest_code(127))
-    codes = [each.products[Form.DYNAMIC][0].weight.codes for each in (full, safe)]
+    (full,), _ = find_linear_layers(view, {"w"}, list(LinearForm), largest_code(255))
+    (safe,), _ = find_linear_layers(view, {"w"}, list(LinearForm), largest_code(127))
+    codes = [each.products[LinearForm.DYNAMIC][0].weight.codes for each in (full, safe)]
     assert [int(np.abs(each.astype(int)).max()) for each in codes] == [127, 64]
     assert 2 * 255 * 64 < 2**15 < 2 * 255 * 127
-    assert np.array_equal(safe.products[Form.WEIGHT_ONLY][0].weight.codes, codes[0])
+    assert np.array_equal(safe.products[LinearForm.WEIGHT_ONLY][0].weight.codes, codes[0])
 
 
 @pytest.mark.parametrize(("most", "keeps"), [(7, True), (64, True), (65, False)])
@@ -209,18 +209,18 @@ def test_a_grid_is_kept_unless_its_codes_would_saturate(most: int, keeps: bool) 
     codes[0] = most
     grid = (codes * np.float32(0.0213)).astype(np.float32)
     view.replace("w", grid)
-    (found,), _ = find_linear_layers(view, {"w"}, list(Form), 64)
-    assert (found.keeps_grid[Form.DYNAMIC], found.keeps_grid[Form.WEIGHT_ONLY]) == (keeps, True)
-    (kept,) = found.products[Form.WEIGHT_ONLY]
+    (found,), _ = find_linear_layers(view, {"w"}, list(LinearForm), 64)
+    assert (found.keeps_grid[LinearForm.DYNAMIC], found.keeps_grid[LinearForm.WEIGHT_ONLY]) == (keeps, True)
+    (kept,) = found.products[LinearForm.WEIGHT_ONLY]
     assert np.array_equal(kept.weight.codes, codes)
     if keeps:
-        assert np.array_equal(found.products[Form.DYNAMIC][0].weight.codes, codes)
-    written = with_forms(view, [found], {"w": Form.WEIGHT_ONLY})
+        assert np.array_equal(found.products[LinearForm.DYNAMIC][0].weight.codes, codes)
+    written = with_forms(view, [found], {"w": LinearForm.WEIGHT_ONLY})
     assert np.array_equal(written.read("w"), grid)
 
 
 def test_a_batch_of_no_samples_has_no_rows() -> None:
-    for form in Form:
+    for form in LinearForm:
         written = formed(model("y = Gemm (x, w, b)", "(float[N,64] x) => (float[N,48] y)", f"{W}, {B}"), form)
         result = open_session(written, threads=1).run({"x": np.zeros((0, 64), np.float32)})["y"]
         assert result.shape == (0, 48)
@@ -294,8 +294,8 @@ def test_the_dynamic_form_computes_what_its_operators_say(
 # -- what the tool sees of it ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", Form)
-def test_the_weights_of_a_form_are_counted_as_before(form: Form) -> None:
+@pytest.mark.parametrize("form", LinearForm)
+def test_the_weights_of_a_form_are_counted_as_before(form: LinearForm) -> None:
     view = layer("gemm transposed")
     written = formed(view, form)
     (before,), (after,) = view.sites(), written.sites()

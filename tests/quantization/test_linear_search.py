@@ -10,10 +10,10 @@ import pytest
 from onnx_admm.contracts import ModelView
 from onnx_admm.measurement.sensitivity import Effect
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.quantization.linear.forms import Form, find_linear_layers
+from onnx_admm.quantization.linear.forms import LinearForm, find_linear_layers
 from onnx_admm.quantization.linear.search import Chosen, Confirmation, LinearSearch
 
-D, W = Form.DYNAMIC, Form.WEIGHT_ONLY
+D, W = LinearForm.DYNAMIC, LinearForm.WEIGHT_ONLY
 NAMES = ("a", "b", "c", "d", "e", "f")
 CHAIN = f"""
     <ir_version: 8, opset_import: ["" : 17]>
@@ -22,10 +22,10 @@ CHAIN = f"""
     {{ h1 = MatMul (x, a) h2 = MatMul (h1, b) h3 = MatMul (h2, c) h4 = MatMul (h3, d) h5 = MatMul (h4, e)
        y = MatMul (h5, f) }}"""
 
-Amounts = Mapping[tuple[str, Form], float]
+Amounts = Mapping[tuple[str, LinearForm], float]
 
 
-def forms_in(view: ModelView) -> dict[str, Form]:
+def forms_in(view: ModelView) -> dict[str, LinearForm]:
     """The form of each layer of a model."""
     inputs = {"MatMulInteger": (1, D), "DequantizeLinear": (0, W)}
     found = {}
@@ -50,12 +50,12 @@ class Searched:
         saves: Amounts,
         errors: Amounts,
         most_error: float = 1.0,
-        holds: Callable[[dict[str, Form]], bool] = lambda forms: True,
+        holds: Callable[[dict[str, LinearForm]], bool] = lambda forms: True,
         unseen: float = 0.0,
     ) -> None:
-        self.tried: list[dict[str, Form]] = []
+        self.tried: list[dict[str, LinearForm]] = []
         view = parse_text(CHAIN)
-        layers, _ = find_linear_layers(view, set(NAMES), list(Form), 127)
+        layers, _ = find_linear_layers(view, set(NAMES), list(LinearForm), 127)
 
         def error(model: ModelView) -> float:
             self.tried.append(forms_in(model))
@@ -74,15 +74,15 @@ class Searched:
         self.layers = {layer.name: layer for layer in layers}
 
     @property
-    def forms(self) -> dict[str, Form]:
+    def forms(self) -> dict[str, LinearForm]:
         return {} if self.chosen is None else dict(self.chosen.choice)
 
-    def why_not(self, name: str, form: Form) -> str:
+    def why_not(self, name: str, form: LinearForm) -> str:
         return self.search.why_not(self.layers[name], form, self.chosen)
 
 
-def of_all(dynamic: float, weight_only: float) -> dict[tuple[str, Form], float]:
-    return {(name, form): dynamic if form is D else weight_only for name in NAMES for form in Form}
+def of_all(dynamic: float, weight_only: float) -> dict[tuple[str, LinearForm], float]:
+    return {(name, form): dynamic if form is D else weight_only for name in NAMES for form in LinearForm}
 
 
 def test_each_shape_takes_the_form_that_saves_most() -> None:

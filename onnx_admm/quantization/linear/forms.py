@@ -29,7 +29,7 @@ _MOST_INT32 = 2**31 - 1
 _MOST_ACTIVATION = 255
 
 
-class Form(Enum):
+class LinearForm(Enum):
     """How an integer weight is multiplied with float data."""
 
     DYNAMIC = "dynamic int8"
@@ -52,17 +52,17 @@ class LinearLayer:
     name: str
     op_type: str
     shape: tuple[int, int]
-    products: Mapping[Form, tuple[LinearProduct, ...]] = field(repr=False)
-    keeps_grid: Mapping[Form, bool]
-    why_not: Mapping[Form, str]
+    products: Mapping[LinearForm, tuple[LinearProduct, ...]] = field(repr=False)
+    keeps_grid: Mapping[LinearForm, bool]
+    why_not: Mapping[LinearForm, str]
 
 
-Choice = Mapping[str, Form]
-"""Form of layers, by name of the weight."""
+Choice = Mapping[str, LinearForm]
+"""LinearForm of layers, by name of the weight."""
 
 
 def find_linear_layers(
-    view: ModelView, layers: Collection[str], forms: Collection[Form], largest: int
+    view: ModelView, layers: Collection[str], forms: Collection[LinearForm], largest: int
 ) -> tuple[tuple[LinearLayer, ...], dict[str, str]]:
     """Return the layers that may have a form, in order, and why others may not, by name.
 
@@ -87,22 +87,28 @@ def find_linear_layers(
             left[name] = "its weight has other readers and would be stored twice"
             continue
         outputs = [nodes[unit.node].outputs[0].name for unit in units]
-        found.append(_layer(units, outputs, [form for form in Form if form in forms], largest))
+        found.append(_layer(units, outputs, [form for form in LinearForm if form in forms], largest))
     return tuple(found), left
 
 
-def _layer(units: Sequence[Unit], outputs: Sequence[str], forms: Sequence[Form], largest: int) -> LinearLayer:
+def _layer(
+    units: Sequence[Unit], outputs: Sequence[str], forms: Sequence[LinearForm], largest: int
+) -> LinearLayer:
     first, name = units[0], units[0].weight_name
-    products, keeps, why_not = dict[Form, tuple[LinearProduct, ...]](), dict[Form, bool](), dict[Form, str]()
+    products, keeps, why_not = (
+        dict[LinearForm, tuple[LinearProduct, ...]](),
+        dict[LinearForm, bool](),
+        dict[LinearForm, str](),
+    )
     for form in forms:
         if first.weight is None:
             continue
-        limits = (largest,) if form is Form.DYNAMIC else ()
+        limits = (largest,) if form is LinearForm.DYNAMIC else ()
         weight, keeps[form] = integer_weight(name, first.weight, first.axis, *limits)
-        if form is Form.DYNAMIC and _exceeds_int32(weight):
+        if form is LinearForm.DYNAMIC and _exceeds_int32(weight):
             why_not[form] = "its sums may exceed int32"
             continue
-        if form is Form.WEIGHT_ONLY and len(units) > 1:
+        if form is LinearForm.WEIGHT_ONLY and len(units) > 1:
             why_not[form] = "several products read its weight, which no kernel takes then"
             continue
         products[form] = tuple(
@@ -136,11 +142,11 @@ def with_forms(view: ModelView, layers: Sequence[LinearLayer], choice: Choice) -
             (product for has, layer in chosen if has is form for product in layer.products[form]),
             key=lambda product: order[product.output],
         )
-        for form in Form
+        for form in LinearForm
     }
-    if by_form[Form.WEIGHT_ONLY]:
+    if by_form[LinearForm.WEIGHT_ONLY]:
         raise_opset(fork, BLOCKS_SINCE)
-        write_weight_only(fork, by_form[Form.WEIGHT_ONLY])
+        write_weight_only(fork, by_form[LinearForm.WEIGHT_ONLY])
         apply_rewrites(fork, _FOR_KERNELS)
-    write_dynamic(fork, by_form[Form.DYNAMIC])
+    write_dynamic(fork, by_form[LinearForm.DYNAMIC])
     return fork

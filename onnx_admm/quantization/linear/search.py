@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from onnx_admm.allocation.allocation import Option, least_cost
 from onnx_admm.contracts import ModelView
 from onnx_admm.measurement.sensitivity import Effect
-from onnx_admm.quantization.linear.forms import Choice, Form, LinearLayer, with_forms
+from onnx_admm.quantization.linear.forms import Choice, LinearForm, LinearLayer, with_forms
 from onnx_admm.quantization.result import decibels
 
 _logger = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ class _Group:
     """Layers of one shape, and what each form of them all saves, over the latency of the model as it is."""
 
     layers: tuple[LinearLayer, ...]
-    gains: dict[Form, float] = field(default_factory=dict)
+    gains: dict[LinearForm, float] = field(default_factory=dict)
 
-    def forms(self) -> list[Form]:
+    def forms(self) -> list[LinearForm]:
         """Return the forms that save time, the fastest first."""
         faster = [form for form, gain in self.gains.items() if gain > _GAIN]
         return sorted(faster, key=lambda form: -self.gains[form])
@@ -61,7 +61,7 @@ class _Part:
     """Layers that have the same form, and what each form saves, the fastest first."""
 
     layers: tuple[LinearLayer, ...]
-    gains: dict[Form, float]
+    gains: dict[LinearForm, float]
 
     def halves(self) -> list[_Part]:
         """Return two parts that share the savings by their number of layers."""
@@ -119,8 +119,8 @@ class LinearSearch:
     most_error: float
     timed: int = 0
     _groups: list[_Group] = field(default_factory=list)
-    _errors: dict[frozenset[tuple[str, Form]], float] = field(default_factory=dict)
-    _alone: dict[tuple[str, Form], float] = field(default_factory=dict)
+    _errors: dict[frozenset[tuple[str, LinearForm]], float] = field(default_factory=dict)
+    _alone: dict[tuple[str, LinearForm], float] = field(default_factory=dict)
     _failed: bool = False
 
     def best(self) -> Chosen | None:
@@ -146,10 +146,10 @@ class LinearSearch:
         return None
 
     def _time(self) -> None:
-        """Form the groups, and time each in each form."""
+        """LinearForm the groups, and time each in each form."""
         for layers in _by_shape(self.layers):
             group = _Group(layers)
-            forms = [form for form in Form if all(form in layer.products for layer in layers)]
+            forms = [form for form in LinearForm if all(form in layer.products for layer in layers)]
             built = [self._built({layer.name: form for layer in layers}) for form in forms]
             self.timed += len(built)
             times = self.latencies(built)
@@ -181,7 +181,7 @@ class LinearSearch:
         """Return the forms that save most, the sum of their errors within a limit."""
         if limit <= 0:
             return {}
-        options: dict[str, list[Option[Form | None]]] = {}
+        options: dict[str, list[Option[LinearForm | None]]] = {}
         for number, part in enumerate(parts):
             most = max(part.gains.values())
             options[str(number)] = [Option(most, 0.0, None)]
@@ -200,10 +200,10 @@ class LinearSearch:
             is_fastest = choice.get(part.layers[0].name) is next(iter(part.gains))
             halved += [part] if is_fastest or len(part.layers) == 1 else part.halves()
         new = 2 * (len(halved) - len(parts))
-        may_measure = len(self._errors) + new * len(Form) <= _MOST_TRIALS
+        may_measure = len(self._errors) + new * len(LinearForm) <= _MOST_TRIALS
         return halved if len(halved) > len(parts) and may_measure else None
 
-    def _error_of(self, part: _Part, form: Form) -> float:
+    def _error_of(self, part: _Part, form: LinearForm) -> float:
         """Return the error that a form of these layers alone adds."""
         error = self._error({layer.name: form for layer in part.layers})
         if len(part.layers) == 1 and math.isfinite(error):
@@ -227,11 +227,11 @@ class LinearSearch:
     def _built(self, choice: Choice) -> ModelView:
         return with_forms(self.view, self.layers, choice)
 
-    def saving(self, layer: LinearLayer, form: Form) -> float:
+    def saving(self, layer: LinearLayer, form: LinearForm) -> float:
         """Return what a form saves for all layers timed together with this one."""
         return self._group_of(layer).gains[form]
 
-    def why_not(self, layer: LinearLayer, form: Form, chosen: Chosen | None) -> str:
+    def why_not(self, layer: LinearLayer, form: LinearForm, chosen: Chosen | None) -> str:
         """Return why a layer has not that form.
 
         Args:

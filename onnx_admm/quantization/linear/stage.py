@@ -8,7 +8,7 @@ from functools import partial
 
 from onnx_admm.contracts import ModelView
 from onnx_admm.model.integers.kernels import kernel_counts
-from onnx_admm.quantization.linear.forms import Form, LinearLayer, find_linear_layers
+from onnx_admm.quantization.linear.forms import LinearForm, LinearLayer, find_linear_layers
 from onnx_admm.quantization.linear.search import Chosen, Confirmation, LinearSearch
 from onnx_admm.quantization.result import Result
 from onnx_admm.runtime.sessions import optimised_model
@@ -31,7 +31,7 @@ class LinearStage:
 
     before: ModelView
     layers: Collection[str]
-    forms: Collection[Form]
+    forms: Collection[LinearForm]
     largest: int
     most_error: float
     latencies: Callable[[ModelView, Sequence[ModelView]], Sequence[float]]
@@ -68,7 +68,7 @@ class LinearStage:
             form = None if chosen is None else chosen.choice.get(layer.name)
             others = "; ".join(
                 f"{other.value}: {search.why_not(layer, other, chosen)}"
-                for other in Form
+                for other in LinearForm
                 if other in self.forms and other is not form
             )
             if form is None:
@@ -98,7 +98,7 @@ class LinearStage:
         )
 
 
-def _became(layer: LinearLayer, form: Form, search: LinearSearch) -> str:
+def _became(layer: LinearLayer, form: LinearForm, search: LinearSearch) -> str:
     """Return what became of a layer, and what that saves."""
     grid = "its own grid" if layer.keeps_grid[form] else "int8 by output channel"
     saves = f"layers of its shape save {search.saving(layer, form):.1%} of the latency"
