@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Blocks, Edit, ModelView, PassContext, PassReport, Skip, WeightSite
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.integers.float_weights import FloatWeights, with_float_weights
+from onnx_admm.model.integers.float_weights import FloatWeights, integer_sites, with_float_weights
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
 from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
@@ -53,7 +54,7 @@ class FineTune:
             raise PassRefused("fine-tuning needs a trainer and data", hint="Give --data, or drop the pass.")
         if self.epochs < 0:
             raise PassRefused("impossible number of epochs", got=self.epochs, expected="0 or more")
-        self._choose(model, with_float_weights(model))
+        self._choose(model, integer_sites(model))
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
@@ -61,7 +62,7 @@ class FineTune:
             raise PassRefused("fine-tuning needs a trainer and data")
         integers = with_float_weights(model)
         trained = model if integers is None else integers.view
-        sites, skipped = self._choose(model, integers)
+        sites, skipped = self._choose(model, {} if integers is None else integers.sites)
         if self.epochs == 0:
             return PassReport(False, (), skipped)
         before = model.fork()
@@ -80,10 +81,9 @@ class FineTune:
         return PassReport(changed, edits, skipped, {"retraining": list(scores)})
 
     def _choose(
-        self, model: ModelView, integers: FloatWeights | None
+        self, model: ModelView, integers: Mapping[str, WeightSite]
     ) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
-        also = {} if integers is None else integers.sites
-        return choose_layers(model, self.include, self.exclude, also=also)
+        return choose_layers(model, self.include, self.exclude, also=integers)
 
 
 def _kept_zeros(weights: Blocks, integers: FloatWeights | None) -> Blocks:

@@ -127,6 +127,15 @@ def stored_shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
     return tuple(extent if isinstance(extent, int) else extent.value for extent in value.shape)
 
 
+def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Add an initializer that holds a copy of an array; the name is one that no value has."""
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(name=name, const_value=tensor)
+    value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
+    graph.register_initializer(value)
+    return value
+
+
 def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name: str) -> ir.Value:
     """Give ``node`` a new constant as input ``index``: an initializer where possible, else a node.
 
@@ -137,16 +146,14 @@ def add_constant(model: ir.Model, node: ir.Node, index: int, array: Array, name:
     if graph is None:
         raise UsageError("the node is in no graph any more", where=label(node))
     free = free_name(name, taken_names(model))
-    tensor = ir.tensor(np.array(array, order="C"), name=free)
     if graph is model.graph or (model.ir_version >= LEAST_IR_VERSION and graph in model.graphs()):
-        value = ir.Value(name=free, const_value=tensor)
-        graph.register_initializer(value)
+        value = new_initializer(graph, free, array)
     else:
+        tensor = ir.tensor(np.array(array, order="C"), name=free)
         constant = ir.node("Constant", [], {"value": tensor})
         value = constant.outputs[0]
-        value.name = free
+        value.name, value.dtype, value.shape = free, tensor.dtype, ir.Shape(array.shape)
         graph.insert_before(node, constant)
-    value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)

@@ -45,8 +45,10 @@ CHEAP = {
 }
 OF_EACH_KIND = {
     "aecmos_run",  # kills the runtime on some input lengths
+    "gtcrn_simple",  # GRU, PRelu, ScatterND, states as inputs and outputs
     "magika_v33",  # integer inputs, layer normalisation in parts
     "silero_vad_ifless",  # weights inside an If
+    "squeezenet_fp16",  # float16, opset 7
     "vgg-cifar10",  # a large file of weights
     "vit_tracker",  # attention
 }

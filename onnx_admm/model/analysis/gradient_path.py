@@ -67,10 +67,13 @@ def biases_beside(
 
 def _as_read(weight: ir.Value) -> Iterator[ir.Value]:
     """Yield a weight, and what it is behind quantisation: layers read that."""
-    yield weight
-    for use in weight.uses():
-        if use.node.op_type in _ON_A_GRID and use.idx == 0:
-            yield from _as_read(use.node.outputs[0])
+    waiting = [weight]
+    while waiting:
+        value = waiting.pop()
+        yield value
+        waiting += [
+            use.node.outputs[0] for use in value.uses() if use.node.op_type in _ON_A_GRID and use.idx == 0
+        ]
 
 
 def _nodes_behind(graph: ir.Graph, sources: set[ir.Value]) -> Iterator[ir.Node]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_admm.errors import UnsupportedModel
 from onnx_admm.model.analysis.gradient_path import biases_beside
 from onnx_admm.model.constants import why_fixed
+from onnx_admm.model.edit import new_initializer
 from onnx_admm.model.loading.default_inputs import unlist
 from onnx_admm.model.loading.model_files import serialize_model
 from onnx_admm.model.opsets.convert_opset import convert_opset
@@ -26,7 +27,6 @@ from onnx_admm.model.rewrite.training_graph import (
     divergence_term,
     lift_constants,
     name_nodes,
-    parameter,
     scaled,
     squared_term,
     trained_initializer,
@@ -148,8 +148,8 @@ def _entropy(graph: ir.Graph, rows: ir.Value, labels: ir.Value, classes: int) ->
     The classes are compared with the labels: ``SoftmaxCrossEntropyLoss`` has no kernel in a runtime for
     inference, and it divides by the labels of one run, where those of the whole batch count.
     """
-    one = parameter(graph, "admm::behind", np.array([1], np.int64))
-    numbers = parameter(graph, "admm::classes", np.arange(classes, dtype=np.int64)[None])
+    one = new_initializer(graph, "admm::behind", np.array([1], np.int64))
+    numbers = new_initializer(graph, "admm::classes", np.arange(classes, dtype=np.int64)[None])
     column = ir.node("Unsqueeze", [labels, one])
     same = ir.node("Equal", [column.outputs[0], numbers])
     hot = ir.node("Cast", [same.outputs[0]], {"to": ir.DataType.FLOAT.value})

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.edit import free_name, taken_names
+from onnx_admm.model.edit import free_name, new_initializer, taken_names
+from onnx_admm.model.integers.stored_integers import StoredIntegers
 from onnx_admm.model.operators import biased_operators
 from onnx_admm.model.sites import FoundSite, WeightSite
 from onnx_admm.model.view import ModelView
@@ -46,65 +47,72 @@ class FloatWeights:
     def to_integers(self) -> ModelView:
         """Return the model with weights and biases as integers again, on the grids that they had."""
         view = self.view.fork()
-        graph, taken = view.graph_ir.graph, taken_names(view.graph_ir)
+        graph, stored = view.graph_ir.graph, StoredIntegers(view)
         for name in self.sites:
             weight = graph.initializers[name]
             [quantize] = [use.node for use in weight.uses()]
-            [dequantized] = [use.node for use in quantize.outputs[0].uses()]
-            grid = _Grid.of(dequantized)
-            stored = _constant(graph, free_name(f"{name}_codes", taken), grid.codes_of(_array(weight)))
-            quantize.outputs[0].replace_all_uses_with(stored)
+            [dequantize] = [use.node for use in quantize.outputs[0].uses()]
+            codes = _Grid.of(dequantize).codes_of(_array(weight))
+            dequantize.replace_input_with(0, stored.constant(f"{name}_codes", codes))
             graph.remove(quantize, safe=True)
-            _take_name(graph, weight, dequantized.outputs[0])
+            _take_name(graph, weight, dequantize.outputs[0])
         for name, step in self.steps.items():
             bias = graph.initializers[name]
             codes = _Grid(step, np.zeros(step.shape, np.int32), 0).codes_of(_array(bias))
-            inputs = [
-                _constant(graph, free_name(f"{name}_{role}", taken), array)
-                for role, array in (
-                    ("codes", codes),
-                    ("step", step),
-                    ("zero", np.zeros(step.shape, np.int32)),
-                )
-            ]
-            made = ir.node("DequantizeLinear", inputs, {"axis": 0} if step.ndim else {})
-            graph.insert_before(graph[0], made)  # readers may be in subgraphs
+            readers = [use.node for use in bias.uses() if use.node.graph is graph]
+            place = readers[0] if readers else graph[0]  # others are in subgraphs
+            made = stored.dequantized(place, name, codes.astype(np.int32), step, 0)
             for use in tuple(bias.uses()):
-                use.node.replace_input_with(use.idx, made.outputs[0])
-            _take_name(graph, bias, made.outputs[0])
+                use.node.replace_input_with(use.idx, made)
+            _take_name(graph, bias, made)
         view.strip_unused()
         return view
+
+
+def integer_sites(model: ModelView) -> Mapping[str, WeightSite]:
+    """Return the weights that `with_float_weights` makes floats, as weights that can be trained; by name.
+
+    Weights of the main graph behind a DequantizeLinear with one scale, or one for each channel. Layers that a
+    recipe fixes are left out, and codes that have other readers.
+    """
+    return {
+        name: replace(found.site, editable=True, dtype="float32") for name, found in _integer(model).items()
+    }
 
 
 def with_float_weights(model: ModelView) -> FloatWeights | None:
     """Return a copy of the model in which integer weights can be trained; None where it has none.
 
-    Weights of the main graph behind a DequantizeLinear with one scale, or one for each channel; others stay
-    as they are, and so do layers that a recipe fixes and codes that have other readers.
+    The weights are those of `integer_sites`; others stay as they are.
     """
+    sites = integer_sites(model)
+    if not sites:
+        return None
     view = model.fork()
     graph, taken = view.graph_ir.graph, taken_names(view.graph_ir)
-    fixed = view.conditions.fixed
-    integer = [
-        found for name, found in view.found_sites().items() if name not in fixed and _is_on_grid(found)
-    ]
-    arrays = {found.site.name: np.asarray(view.read(found.site), np.float32) for found in integer}
-    sites: dict[str, WeightSite] = {}
+    found = _integer(view)
+    arrays = {name: np.asarray(view.read(name), np.float32) for name in found}
     steps: dict[str, npt.NDArray[np.float32]] = {}
-    for found in integer:
-        node, name = _producer(found.value), found.site.name
-        found.value.name = free_name(f"{name}_rounded", taken)
-        weight = _constant(graph, name, arrays[name])
+    for name, each in found.items():
+        node = _producer(each.value)
+        each.value.name = free_name(f"{name}_rounded", taken)
+        weight = new_initializer(graph, name, arrays[name])
         axis = {"axis": node.attributes.get_int("axis", 1)}
         quantize = ir.node("QuantizeLinear", [weight, *node.inputs[1:]], axis)
         quantize.outputs[0].name = free_name(f"{name}_on_grid", taken)
         graph.insert_before(node, quantize)
         node.replace_input_with(0, quantize.outputs[0])
-        sites[name] = replace(found.site, editable=True, dtype="float32")
-        for reader, _ in found.uses:
+        for reader, _ in each.uses:
             steps |= _float_bias(graph, reader, taken)
     view.strip_unused()
-    return FloatWeights(view, sites, steps) if sites else None
+    return FloatWeights(view, sites, steps)
+
+
+def _integer(view: ModelView) -> dict[str, FoundSite]:
+    fixed = view.conditions.fixed
+    return {
+        name: each for name, each in view.found_sites().items() if name not in fixed and _is_on_grid(each)
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +175,7 @@ def _float_bias(
     bias.name = free_name(f"{name}_codes", taken)
     steps = np.array(step.numpy(), np.float32)
     values = codes.numpy().astype(np.float64) * steps
-    reader.replace_input_with(place or 0, _constant(graph, name, values.astype(np.float32)))
+    reader.replace_input_with(place or 0, new_initializer(graph, name, values.astype(np.float32)))
     return {name: steps}
 
 
@@ -183,14 +191,6 @@ def _array(value: ir.Value) -> npt.NDArray[Any]:
     if tensor is None:
         raise ValueError(f"{value.name} is no constant")
     return np.array(tensor.numpy())
-
-
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(np.array(array, order="C"), name=name)
-    value = ir.Value(name=name, const_value=tensor)
-    value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-    graph.register_initializer(value)
-    return value
 
 
 def _take_name(graph: ir.Graph, initializer: ir.Value, value: ir.Value) -> None:

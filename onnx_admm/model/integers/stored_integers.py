@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_admm.model.edit import free_name, taken_names
+from onnx_admm.model.edit import free_name, new_initializer, taken_names
 from onnx_admm.model.view import ModelView
 
 
@@ -29,12 +29,7 @@ class StoredIntegers:
         """Return the initializer of that content; ``name`` gets a number if it is taken."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._known:
-            free = free_name(name, self.taken)
-            tensor = ir.tensor(np.array(array, order="C"), name=free)
-            value = ir.Value(name=free, const_value=tensor)
-            value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-            self._graph.register_initializer(value)
-            self._known[key] = value
+            self._known[key] = new_initializer(self._graph, free_name(name, self.taken), array)
         return self._known[key]
 
     def dequantized(

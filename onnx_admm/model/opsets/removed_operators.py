@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnx_admm.model.edit import new_initializer
 from onnx_admm.model.operators import STANDARD
 
 _END = 2**31 - 1
@@ -44,11 +45,7 @@ def _constant(
     graph: ir.Graph, node: ir.Node, role: str, values: Sequence[float], shape: Sequence[int]
 ) -> ir.Value:
     array = np.asarray(values, np.float32).reshape(shape)
-    name = f"admm::{role}::{node.outputs[0].name}"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-    value.dtype = ir.DataType.FLOAT
-    graph.register_initializer(value)
-    return value
+    return new_initializer(graph, f"admm::{role}::{node.outputs[0].name}", array)
 
 
 def _scaled_and_shifted(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnx_admm.model.edit import new_initializer
+
 
 def make_differentiable(graph: ir.Graph) -> None:
     """Rewrite operators whose gradient (1.19.2) needs another form.
@@ -38,9 +40,6 @@ def _complete_layer_norm(graph: ir.Graph, node: ir.Node) -> None:
         node.outputs[1].name, node.outputs[2].name = f"{node.name}::mean", f"{node.name}::deviation"
     if scale is None or scale.const_value is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
         return
-    name = f"{node.name}::bias"
-    zeros = ir.Value(name=name, const_value=ir.tensor(np.zeros_like(scale.const_value.numpy()), name=name))
-    zeros.dtype, zeros.shape = scale.const_value.dtype, ir.Shape(scale.const_value.shape.numpy())
-    graph.register_initializer(zeros)
+    zeros = new_initializer(graph, f"{node.name}::bias", np.zeros_like(scale.const_value.numpy()))
     node.resize_inputs(3)
     node.replace_input_with(2, zeros)

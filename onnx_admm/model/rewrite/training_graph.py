@@ -20,6 +20,7 @@ from onnx_admm.errors import NoGradient, TrainingError
 from onnx_admm.model.analysis.class_axis import ClassAxis, classifier_head, first_computed
 from onnx_admm.model.analysis.gradient_path import biases_beside, check_differentiable
 from onnx_admm.model.constants import why_fixed
+from onnx_admm.model.edit import new_initializer
 from onnx_admm.model.loading.default_inputs import unlist
 from onnx_admm.model.loading.map_outputs import drop_tail
 from onnx_admm.model.loading.model_files import serialize_model
@@ -159,7 +160,7 @@ def _unwrapped(value: ir.Value, node: ir.Node) -> ir.Value:
 
 def _joined(graph: ir.Graph, value: ir.Value, axis: ClassAxis) -> ir.Value:
     """Return the value with all axes from the class axis on joined."""
-    shape = parameter(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
+    shape = new_initializer(graph, f"{_PREFIX}joined", np.array([0] * axis.scores + [-1], np.int64))
     node = ir.node("Reshape", [value, shape])
     graph.append(node)
     node.outputs[0].name = f"{_PREFIX}scores"
@@ -244,10 +245,10 @@ def _steer(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     if tensor is None:
         raise TrainingError("the weight has no value", where=name)
     shape = tuple(tensor.shape.numpy())
-    free = parameter(graph, weight_input_name(name), np.ones(shape, np.float32))
-    fixed = parameter(graph, fixed_name(name), np.zeros(shape, np.float32))
-    target = parameter(graph, target_name(name), np.zeros(shape, np.float32))
-    rho = parameter(graph, rho_name(name), np.zeros(1, np.float32))
+    free = new_initializer(graph, weight_input_name(name), np.ones(shape, np.float32))
+    fixed = new_initializer(graph, fixed_name(name), np.zeros(shape, np.float32))
+    target = new_initializer(graph, target_name(name), np.zeros(shape, np.float32))
+    rho = new_initializer(graph, rho_name(name), np.zeros(1, np.float32))
     uses = list(weight.uses())
     masked = ir.node("Mul", [weight, free])
     effective = ir.node("Add", [masked.outputs[0], fixed])
@@ -301,9 +302,9 @@ def class_rows(graph: ir.Graph, logits: ir.Value, loss: LossSpec) -> ir.Value:
     others = [axis for axis in range(loss.rank) if axis != loss.class_axis]
     turned = ir.node("Transpose", [logits], {"perm": [*others, loss.class_axis]})
     size = ir.node("Shape", [turned.outputs[0]])
-    last = parameter(graph, f"{_PREFIX}last", np.array([loss.rank - 1], np.int64))
+    last = new_initializer(graph, f"{_PREFIX}last", np.array([loss.rank - 1], np.int64))
     classes = ir.node("Gather", [size.outputs[0], last], {"axis": 0})
-    rest = parameter(graph, f"{_PREFIX}rest", np.array([-1], np.int64))
+    rest = new_initializer(graph, f"{_PREFIX}rest", np.array([-1], np.int64))
     shape = ir.node("Concat", [rest, classes.outputs[0]], {"axis": 0})
     rows = ir.node("Reshape", [turned.outputs[0], shape.outputs[0]])
     graph.extend([turned, size, classes, shape, rows])
@@ -335,7 +336,7 @@ def scaled(graph: ir.Graph, value: ir.Value, factor: float) -> ir.Value:
     if factor == 1.0:
         return value
     name = f"{_PREFIX}factor::{len(graph.initializers)}"
-    constant = parameter(graph, name, np.array([factor], np.float32))
+    constant = new_initializer(graph, name, np.array([factor], np.float32))
     node = ir.node("Mul", [value, constant])
     graph.append(node)
     return node.outputs[0]
@@ -355,12 +356,4 @@ def added_up(graph: ir.Graph, terms: Sequence[ir.Value]) -> ir.Value:
 
 
 def _axes(graph: ir.Graph, axes: list[int]) -> ir.Value:
-    return parameter(graph, f"{_PREFIX}axes::{len(graph.initializers)}", np.array(axes, np.int64))
-
-
-def parameter(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Add an initializer and return its value."""
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.dtype, value.shape = value.const_value.dtype, ir.Shape(array.shape)  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    return value
+    return new_initializer(graph, f"{_PREFIX}axes::{len(graph.initializers)}", np.array(axes, np.int64))

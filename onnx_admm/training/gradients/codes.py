@@ -5,7 +5,7 @@ Finite differences mean nothing on steps, so gradients are checked on a graph wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from onnx_admm.model.differentiation.records import GraphNode, StaticGraph
@@ -27,20 +27,23 @@ def codes_in(graph: StaticGraph) -> Mapping[str, str]:
         for place, name in (*enumerate(node.inputs), *((-1, name) for name in node.captured)):
             readers.setdefault(name, []).append((node, place))
 
-    def chain(code: str) -> Iterator[str]:
-        """Yield a code and what it is moved to; an empty name where something else reads it."""
-        yield code
-        for node, place in readers.get(code, []):
-            if node.operator in _REARRANGING and node.domain == "" and place == 0:
-                yield from chain(node.outputs[0])
-            elif node.operator != _READING or place != 0:
-                yield ""
+    def moved_from(code: str) -> set[str] | None:
+        """Return a code and what it is moved to; None where something else reads it."""
+        moved, waiting = {code}, [code]
+        while waiting:
+            for node, place in readers.get(waiting.pop(), []):
+                if node.operator in _REARRANGING and node.domain == "" and place == 0:
+                    waiting += [name for name in node.outputs[:1] if name not in moved]
+                    moved.update(node.outputs[:1])
+                elif node.operator != _READING or place != 0:
+                    return None
+        return moved
 
     found: dict[str, str] = {}
     for node in graph.nodes:
         if node.operator == _ROUNDING and node.domain == "":
-            moved = list(chain(node.outputs[0]))
-            if "" not in moved and not set(moved) & set(graph.outputs):
+            moved = moved_from(node.outputs[0])
+            if moved is not None and moved.isdisjoint(graph.outputs):
                 found |= dict.fromkeys(moved, node.inputs[0])
     return found
 

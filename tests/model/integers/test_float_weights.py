@@ -41,7 +41,7 @@ def test_untrained_weights_are_the_same_codes_again() -> None:
     for name, array in before.items():
         assert array.dtype == after[name].dtype, name
         assert np.array_equal(array, after[name]), name
-    assert sorted(node.op_type for node in back.nodes()) == sorted(node.op_type for node in model.nodes())
+    assert [node.op_type for node in back.nodes()] == [node.op_type for node in model.nodes()]
 
 
 def test_trained_weights_get_the_nearest_codes_of_their_grid() -> None:

@@ -135,7 +135,7 @@ def test_what_still_loses_too_much_is_trained_with_its_integers(monkeypatch: pyt
     assert (worse.figures["drop"], worse.figures["trained"]) == (3.0, False)
     assert worse.unmet is not None
     assert tuned.to_bytes(maps=False) != left.to_bytes(maps=False)
-    assert sorted(node.op_type for node in tuned.nodes()) == sorted(node.op_type for node in left.nodes())
+    assert [node.op_type for node in tuned.nodes()] == [node.op_type for node in left.nodes()]
 
 
 def test_what_keeps_its_accuracy_is_not_trained() -> None:
