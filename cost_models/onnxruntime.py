@@ -102,7 +102,8 @@ class OnnxRuntimeCostModel:
         batch = next(synthetic_dataset(fixed, 1, 0).batches(1))
         values = every_value(optimised, batch.feeds)
         kernels = kernels_of(optimised, values)
-        weighted = frozenset((row.scope, row.node) for row in node_profiles(view, bindings) if row.weight)
+        rows = node_profiles(view, bindings, reads_weights=False)
+        weighted = frozenset((row.scope, row.node) for row in rows if row.weight)
         owners = traced.owners(optimised, weighted)
         times: dict[Place, list[KernelTime | None]] = {place: [] for place in traced.places}
         for owner, timing in zip(owners, kernel_timings(kernels, self.threads), strict=True):

@@ -26,7 +26,8 @@ def kernel_rows(before: ModelView, after: ModelView, data: Dataset, threads: int
 
 def _operators(view: ModelView) -> dict[str, str]:
     """Return the operator of each layer, by the name of its weight, in graph order."""
-    return {row.weight: row.op_type for row in reversed(node_profiles(view)) if row.weight}
+    rows = node_profiles(view, reads_weights=False)
+    return {row.weight: row.op_type for row in reversed(rows) if row.weight}
 
 
 def _paired(names: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:

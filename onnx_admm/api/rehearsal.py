@@ -38,7 +38,7 @@ def rehearse(plan: Plan) -> tuple[str, ...]:
                 notes[str(reason)] = None
     bindings = plan.recipe.bind
     if plan.recipe.cost_model is not None or bindings:
-        node_profiles(plan.model, bindings)
+        node_profiles(plan.model, bindings, reads_weights=False)
     if plan.recipe.cost_model is not None:
         priced = cost_model(plan.recipe.cost_model)
         if not isinstance(priced, WholeModel):

@@ -206,7 +206,10 @@ class RoundedLayer:
         expected = self.treated.expected_error(rounding)
         if not self.is_seen:
             return expected
-        found = self.measured[rounding] if rounding in self.measured else self._guess(expected)
+        if rounding in self.measured:
+            found = self.measured[rounding]
+        else:
+            found = self._guess(self.treated.hoped_error(rounding))
         return min(max(found, _LEAST_GAIN * expected), _HOPELESS)
 
     def _guess(self, expected: float) -> float:

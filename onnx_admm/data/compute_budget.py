@@ -73,7 +73,7 @@ _known: WeakKeyDictionary[ModelView, tuple[object, GraphState, SampleCost]] = We
 
 def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     pixels = max((prod(array.shape[2:]) for array in feeds.values() if array.ndim == _IMAGES), default=1)
-    profiles = node_profiles(model, open_extents(model, feeds))
+    profiles = node_profiles(model, open_extents(model, feeds), reads_weights=False)
     pixels = max(pixels, 1)
     macs = sum(p.parameters * pixels if p.macs is None else p.macs for p in profiles if p.weight)
     sizes = {value.name: _nbytes(value) for p in profiles for value in p.outputs}

@@ -10,7 +10,8 @@ import numpy as np
 
 from onnx_admm.contracts import Array, ModelView, Skip
 from onnx_admm.encoding.biases import BIAS_SLOTS, added_constants, layer_biases
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.model.integers.codes import integer_codes
 from onnx_admm.model.rewrite.weight_storage import StoredWeight, stored_weights
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from onnx_admm.contracts import Array, ModelView
 from onnx_admm.encoding.coders.accounting import GAPS_MUST_SAVE, packed_bytes
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.dense_coder import WORD_BITS, DenseCoder
 from onnx_admm.encoding.coders.encoding_report import TensorEncoding, stored_row
 from onnx_admm.encoding.coders.fine_coder import fine_coder
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.encoding.coders.kept_values_coder import kept_values_coder
 from onnx_admm.encoding.coders.large_sparse_coder import MOST_ELEMENTS, LargeSparseCoder, best_low_bits
 from onnx_admm.encoding.coders.per_tensor_coder import ByteCoder

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 
 from onnx_admm.contracts import ModelView, Skip
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.encoding_report import EncodingReport, TensorEncoding, dense_row, stored_row
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.encoding.coders.per_tensor_coder import grid_of
 from onnx_admm.encoding.contents import read_contents
 from onnx_admm.encoding.large import Alone, encode_large, on_byte_grid

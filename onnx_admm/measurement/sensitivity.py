@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
-from onnx_admm.measurement.staged_session import StagedSession, Trace
+from onnx_admm.measurement.staged_session import EditedSession, StagedSession, Trace
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.rewrite.expose_logits import (
@@ -132,6 +132,21 @@ class OutputProbe:
             other: runs that model, with the outputs and scores that ``with_scores`` gives, on one feed.
         """
         return self._effect(lambda run: other(run.feed))
+
+    def edited(self, value: str, edit: Callable[[ModelView], ModelView]) -> EditedSession:
+        """Return the model, with its scores, with all that reads a value edited; see ``StagedSession``."""
+        return self._session.edited(value, edit)
+
+    def effect_of_edit(self, edited: EditedSession, further: Feeds) -> Effect:
+        """Return the effect of an edit.
+
+        Args:
+            edited: from `edited`, of this probe or of one with other samples.
+            further: one array per input that the edit added.
+        """
+        if edited.number > 0:
+            self._trace()
+        return self._effect(lambda run: edited.run(run.feed, further, run.trace))
 
     def _effect(self, run_again: Callable[[_Run], Feeds]) -> Effect:
         sums: dict[str, _Sums] = {}

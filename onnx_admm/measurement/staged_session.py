@@ -1,13 +1,13 @@
-"""A model opened in parts, so that a run can begin where a weight was exchanged.
+"""A model opened in parts, so that a run can begin where a weight was exchanged or the graph edited.
 
-Most measurements exchange one weight and run the same samples again. All that is computed before the layer
-is the same as in the run before; it is kept at a few cuts of the graph, and a run begins at the last cut in
-front of the layer. On average that is a little over half of the model.
+Most measurements change one thing and run the same samples again. All that is computed before it is the same
+as in the run before; it is kept at a few cuts of the graph, and a run begins at the last cut in front of the
+change. On average that is a little over half of the model. An edit of the graph opens its part alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnx_admm.errors import OnnxAdmmError, UnsupportedModel
 from onnx_admm.limits import current_budget
 from onnx_admm.model.rewrite.fixed_draws import with_fixed_draws
 from onnx_admm.model.rewrite.weights_as_inputs import weights_as_inputs
-from onnx_admm.model.splitting.cut_points import Part, cut_into_parts
+from onnx_admm.model.splitting.cut_points import Part, cut_into_parts, reads
 from onnx_admm.model.splitting.graph_part import graph_part
 from onnx_admm.runtime.feeding import Shape, feeds_of_runs
 from onnx_admm.runtime.sessions import open_session
@@ -31,10 +31,12 @@ class Trace:
     """What a run with the model's own weights computed.
 
     Attributes:
+        parts: number of the session's parts.
         first: the first part that can begin with it.
         values: what that part and later ones read, and the outputs that earlier parts give; by name.
     """
 
+    parts: int
     first: int
     values: Feeds
 
@@ -74,10 +76,11 @@ class StagedSession:
     ) -> None:
         view, self.inputs = weights_as_inputs(with_fixed_draws(model), names)
         weights = {name: own[name] if name in own else model.read(name) for name in self.inputs}
-        self._own = self._as_inputs(weights)
+        self._own, self._threads, self._view = self._as_inputs(weights), threads, view
         ports = model.signature()
         self.input_shapes = {port.name: _open_shape(port.shape) for port in ports.inputs}
-        self._parts = self._opened(view, samples, threads)
+        self._samples = samples
+        self._parts = self._opened(frozenset(self.inputs.values()))
         given = dict.fromkeys(name for part in self._parts for name in part.session.output_names)
         stated = [port.name for port in ports.outputs if port.name in given]
         self.output_names = tuple(given if len(self._parts) == 1 else stated)
@@ -97,8 +100,33 @@ class StagedSession:
         first, values = 0, feeds | extra
         if trace is not None and (start := self._first_reader(extra)) >= trace.first:
             first, values = start, trace.values | values
-        values = self._values(values, self._parts[first:])
-        return {name: values[name] for name in self.output_names}
+        return self._outputs(_values(values, self._parts[first:]))
+
+    def edited(self, value: str, edit: Callable[[ModelView], ModelView]) -> EditedSession:
+        """Return the model with an edit of the nodes that read a value.
+
+        The first edit of a model none of whose weights are exchanged opens it in parts. Earlier traces, which
+        are of the whole, save nothing then.
+
+        Args:
+            value: an input, or an output of a node of the main graph.
+            edit: returns a fork of the model, or of the part of it that has all readers of the value; further
+                inputs are fed to each run.
+
+        Raises:
+            OnnxAdmmError: the runtime does not open it.
+        """
+        if not self.inputs and len(self._parts) == 1:
+            self._parts = self._opened(
+                frozenset(each.value.name or "" for each in self._view.found_sites().values())
+            )
+        readers = [number for number, part in enumerate(self._parts) if reads(part.model, value)]
+        number = readers[0] if len(readers) == 1 else None
+        old = None if number is None else self._parts[number]
+        model = self._view if old is None else old.model
+        part = _OpenedPart(Part((), ()) if old is None else old.part, edit(model), self._own, self._threads)
+        parts = [part] if number is None else [*self._parts[:number], part, *self._parts[number + 1 :]]
+        return EditedSession(tuple(parts), number or 0, tuple(self.output_names))
 
     def is_late(self, name: str) -> bool:
         """Return whether a weight is read behind the first part, so that a trace saves time."""
@@ -111,15 +139,19 @@ class StagedSession:
             feeds: one array per input.
             most_bytes: of what is kept; the last cuts come first, for what follows them is run most.
         """
-        values = self._values(feeds, self._parts)
-        trace = Trace(len(self._parts), {name: values[name] for name in self.output_names})
+        values = _values(feeds, self._parts)
+        count = len(self._parts)
+        trace = Trace(count, count, self._outputs(values))
         for first in range(len(self._parts) - 1, 0, -1):
             reads = {name: values[name] for name in self._parts[first].part.reads}
-            longer = Trace(first, trace.values | reads)
+            longer = Trace(count, first, trace.values | reads)
             if longer.nbytes > most_bytes:
                 break
             trace = longer
         return trace
+
+    def _outputs(self, values: Feeds) -> Feeds:
+        return {name: values[name] for name in self.output_names}
 
     def _as_inputs(self, weights: Mapping[str, Array]) -> Feeds:
         return {self.inputs[name]: np.ascontiguousarray(array) for name, array in weights.items()}
@@ -129,37 +161,63 @@ class StagedSession:
         numbers = (i for i, part in enumerate(self._parts) if not part.weights.isdisjoint(inputs))
         return next(numbers, 0)
 
-    def _values(self, values: Feeds, parts: Sequence[_OpenedPart]) -> Feeds:
-        for part in parts:
-            needed = {name: values[name] for name in part.inputs if name in values}
-            own = {name: self._own[name] for name in part.weights if name not in values}
-            values = values | part.session.run(needed | own)
-        return values
-
-    def _opened(self, view: ModelView, samples: Feeds, threads: int) -> list[_OpenedPart]:
-        """Open the model in parts; whole where it cannot be cut."""
-        weights = frozenset(self.inputs.values())
-        parts = () if view.has_maps else cut_into_parts(view, weights, max(1, min(_PARTS, len(weights))))
+    def _opened(self, cuts: frozenset[str]) -> list[_OpenedPart]:
+        """Open the model in parts that begin at these weights; whole where it cannot be cut."""
+        view = self._view
+        parts = () if view.has_maps else cut_into_parts(view, cuts, max(1, min(_PARTS, len(cuts))))
         if len(parts) > 1:
             try:
-                return self._opened_parts(view, parts, samples, threads)
+                return self._opened_parts(parts)
             except OnnxAdmmError:  # what is wrong with the whole is told when that is opened
                 current_budget().check()
-        return [_OpenedPart(Part((), ()), view, weights, threads)]
+        return [_OpenedPart(Part((), ()), view, self._own, self._threads)]
 
-    def _opened_parts(
-        self, view: ModelView, parts: Sequence[Part], samples: Feeds, threads: int
-    ) -> list[_OpenedPart]:
+    def _opened_parts(self, parts: Sequence[Part]) -> list[_OpenedPart]:
         """Open each part after a run of those before it, which shows the types of what it reads."""
-        weights, opened = frozenset(self.inputs.values()), list[_OpenedPart]()
-        values = next(feeds_of_runs(self.input_shapes, samples))
+        opened = list[_OpenedPart]()
+        values = next(feeds_of_runs(self.input_shapes, self._samples))
         for part in parts:
             dtypes = {name: values[name].dtype for name in part.reads if name in values}
             if len(dtypes) < len(part.reads):
                 raise UnsupportedModel("a value at a cut is no tensor")
-            opened.append(_OpenedPart(part, graph_part(view, part, dtypes), weights, threads))
-            values = self._values(values, opened[-1:])
+            opened.append(_OpenedPart(part, graph_part(self._view, part, dtypes), self._own, self._threads))
+            values = _values(values, opened[-1:])
         return opened
+
+
+@dataclass(frozen=True)
+class EditedSession:
+    """A model in parts one of which is edited.
+
+    Attributes:
+        parts: all of them.
+        number: that of the edited one.
+        output_names: outputs of the model.
+    """
+
+    parts: tuple[_OpenedPart, ...]
+    number: int
+    output_names: tuple[str, ...]
+
+    def run(self, feeds: Feeds, further: Feeds, trace: Trace | None = None) -> Feeds:
+        """Run the edited model; outputs by name.
+
+        Args:
+            feeds: one array per input of the model.
+            further: one array per input that the edit added.
+            trace: of a run of the model with the same feeds: what lies before the edit is taken from it.
+        """
+        first, values = 0, feeds | further
+        if trace is not None and trace.parts == len(self.parts) and self.number >= trace.first:
+            first, values = self.number, trace.values | values
+        values = _values(values, self.parts[first:])
+        return {name: values[name] for name in self.output_names}
+
+
+def _values(values: Feeds, parts: Sequence[_OpenedPart]) -> Feeds:
+    for part in parts:
+        values = values | part.run(values)
+    return values
 
 
 def _open_shape(shape: Shape | None) -> Shape:
@@ -171,13 +229,20 @@ class _OpenedPart:
     """A part of the model and its session.
 
     Attributes:
-        inputs: all that it reads.
+        part: what it reads and gives.
+        model: the part as a model.
         weights: those of its inputs that are weights.
     """
 
-    def __init__(self, part: Part, model: ModelView, weights: frozenset[str], threads: int) -> None:
-        self.part = part
+    def __init__(self, part: Part, model: ModelView, own: Feeds, threads: int) -> None:
+        self.part, self.model = part, model
         self.session = open_session(model, threads=threads, keeps_arena=False)
         ports = model.signature()
-        self.inputs = frozenset(port.name for port in (*ports.inputs, *ports.defaults))
-        self.weights = self.inputs & weights
+        self._inputs = frozenset(port.name for port in (*ports.inputs, *ports.defaults))
+        self.weights = self._inputs & frozenset(own)
+        self._own = {name: own[name] for name in self.weights}
+
+    def run(self, values: Feeds) -> Feeds:
+        """Return what the part computes of values by name; weights that are missing are the model's own."""
+        given = self._own | {name: values[name] for name in self._inputs if name in values}
+        return self.session.run(given)

@@ -17,6 +17,8 @@ from onnx_admm.runtime.inner_values import InnerValues
 
 BINS = 2048
 _MOST_BATCH = 32
+_ENOUGH_BYTES = 1 << 28
+"""Memory for the values of one run with which larger batches run no faster."""
 
 
 @dataclass
@@ -120,4 +122,4 @@ def _batch_size(values: InnerValues, samples: Dataset, memory_bytes: int) -> int
     """Return the samples of one run, whose values fit the memory; measured on one sample."""
     first = next(samples.select(np.arange(1)).batches(1)).feeds
     used = sum(array.nbytes for run in values.runs(first) for array in run.values())
-    return int(np.clip(memory_bytes // max(1, 4 * used), 1, _MOST_BATCH))
+    return int(np.clip(min(memory_bytes, _ENOUGH_BYTES) // max(1, 4 * used), 1, _MOST_BATCH))

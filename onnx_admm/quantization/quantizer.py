@@ -50,7 +50,8 @@ class Quantizer(QuantizerSettings):
         if matmuls_to_gemms(base, {name: found.rank for name, found in histograms.items()}):
             units, _ = self._units(base)
             histograms = self._histograms(base, units, samples)
-        probe = OutputProbe(base, [], samples.measured, threads=self.context.settings.threads)
+        threads = self.context.settings.threads
+        probe = OutputProbe(base, [], samples.measured, threads=threads)
         if not probe.is_comparable:
             return nothing_to_compare(units, left)
         forms = IntegerForms(base, units, histograms, len(samples.calibration), self.steps)
@@ -71,11 +72,9 @@ class Quantizer(QuantizerSettings):
             few = probe.on(samples.measured.select(np.linspace(0, count - 1, _FEW_SAMPLES).astype(np.int64)))
         share = _NEGLIGIBLE if self.methods >= frozenset(RangeMethod) else _NEGLIGIBLE_OF_SLOW
         choice = RangeChoice(
-            view=base,
             probe=probe,
             steps=self.steps,
             methods=self.methods,
-            threads=threads,
             few=few,
             negligible=share * self.first_limit / max(1, len(histograms)),
         )

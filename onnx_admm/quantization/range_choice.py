@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from onnx_admm.contracts import Feeds, ModelView, Task
+from onnx_admm.contracts import Feeds, Task
 from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.measurement.staged_session import EditedSession
 from onnx_admm.model.integers.trial import SCALE, ZERO_POINT, with_trial_grid
-from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.quantization.histograms import Histogram
 from onnx_admm.quantization.ranges import ActivationRange, RangeMethod, candidate_ranges, range_of_extremes
-from onnx_admm.runtime.sessions import Session, open_session
 
 _NARROWER = (0.7, 0.5, 0.35, 0.25, 0.15, 0.05, 0.0)
 """Shares of one side of a range that are tried in turn."""
@@ -66,20 +66,16 @@ class RangeChoice:
     """Chooses ranges of the values of one model.
 
     Attributes:
-        view: the model; opset 13 or newer.
-        probe: the model, with the samples to measure on.
+        probe: the model, of opset 13 or newer, with the samples to measure on; opened for edits.
         steps: steps of the grids.
         methods: methods to choose among; the extremes are always tried.
-        threads: intra-op threads; 0 lets the runtime choose.
         few: the same with a few of the samples; None: all of them.
         negligible: error of a value up to which the range of its extremes is taken.
     """
 
-    view: ModelView
     probe: OutputProbe
     steps: int
     methods: frozenset[RangeMethod]
-    threads: int
     few: OutputProbe | None = None
     negligible: float = 0.0
 
@@ -90,48 +86,46 @@ class RangeChoice:
             histograms: by value.
             task: advances by one for each value.
         """
-        scored = with_scores(self.view)
         found: dict[str, ChosenRange] = {}
         for name, histogram in histograms.items():
             if histogram.is_known:
-                trial = with_trial_grid(scored, name)
-                session = open_session(trial, threads=self.threads, keeps_arena=False)
-                found[name] = self._choose(session, histogram)
+                trial = self.probe.edited(name, partial(with_trial_grid, name=name))
+                found[name] = self._choose(trial, histogram)
             task.advance(note=name)
         return found
 
-    def _choose(self, session: Session, histogram: Histogram) -> ChosenRange:
+    def _choose(self, trial: EditedSession, histogram: Histogram) -> ChosenRange:
         whole = range_of_extremes(histogram)
-        error = self._error(session, whole, self.probe)
+        error = self._error(trial, whole, self.probe)
         found = ChosenRange(whole, error, error, whole)
         is_whole_fine = RangeMethod.MIN_MAX in self.methods
         if is_whole_fine and error <= self.negligible:
             return found
         if self.few is None:
-            return self._best(session, histogram, self.probe, found)
-        start = self._error(session, whole, self.few)
-        best = self._best(session, histogram, self.few, ChosenRange(whole, start, start, whole))
+            return self._best(trial, histogram, self.probe, found)
+        start = self._error(trial, whole, self.few)
+        best = self._best(trial, histogram, self.few, ChosenRange(whole, start, start, whole))
         if best.range == whole:
             return found
-        confirmed = self._error(session, best.range, self.probe)
+        confirmed = self._error(trial, best.range, self.probe)
         if confirmed > (_WORTH * error if is_whole_fine else error):
             return found
         return replace(found, range=best.range, error=confirmed)
 
     def _best(
-        self, session: Session, histogram: Histogram, probe: OutputProbe, extremes: ChosenRange
+        self, trial: EditedSession, histogram: Histogram, probe: OutputProbe, extremes: ChosenRange
     ) -> ChosenRange:
         """Return the range of least error on the samples of a probe, the extremes' error being known."""
         others = [each for each in candidate_ranges(histogram, self.steps)[1:] if each.method in self.methods]
         candidates = [extremes.range, *others]
-        errors = [extremes.error, *(self._error(session, each, probe) for each in others)]
+        errors = [extremes.error, *(self._error(trial, each, probe) for each in others)]
         best = int(np.argmin(errors))
         if RangeMethod.MIN_MAX in self.methods and errors[best] > _WORTH * extremes.error:
             best = 0
         found = replace(extremes, range=candidates[best], error=errors[best])
-        return self._narrowed(session, found, probe) if RangeMethod.OUTPUT in self.methods else found
+        return self._narrowed(trial, found, probe) if RangeMethod.OUTPUT in self.methods else found
 
-    def _narrowed(self, session: Session, found: ChosenRange, probe: OutputProbe) -> ChosenRange:
+    def _narrowed(self, trial: EditedSession, found: ChosenRange, probe: OutputProbe) -> ChosenRange:
         """Return the range with each side narrowed as long as the error of the outputs falls.
 
         Each side is narrowed by itself: elements that the next activation drops need no codes.
@@ -143,17 +137,17 @@ class RangeChoice:
                 if ends == {"low": start.low, "high": start.high}:
                     break
                 candidate = ActivationRange(ends["low"], ends["high"], RangeMethod.OUTPUT)
-                error = self._error(session, candidate, probe)
+                error = self._error(trial, candidate, probe)
                 if error <= _WORTH * found.error:
                     found = replace(found, range=candidate, error=error)
                 elif error > _HOPELESS * found.error:
                     break
         return found
 
-    def _error(self, session: Session, candidate: ActivationRange, probe: OutputProbe) -> float:
+    def _error(self, trial: EditedSession, candidate: ActivationRange, probe: OutputProbe) -> float:
         grid = candidate.grid(self.steps)
         further: Feeds = {
             SCALE: np.array(grid.scale, np.float32),
             ZERO_POINT: np.array(grid.zero_point, np.uint8),
         }
-        return probe.effect_of(lambda feed: session.run(feed | further)).score_error
+        return probe.effect_of_edit(trial, further).score_error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.model.integers.plan import IntegerWeight
 
 _LARGEST_CODE = 127

@@ -53,7 +53,7 @@ def macs_by_node(model: ModelView, bindings: Mapping[str, int]) -> dict[str, flo
     """Return the multiply-accumulates of every node with some, for one sample."""
     bound = {**_batches(model), **bindings}
     counts: dict[str, float] = defaultdict(float)
-    for row in node_profiles(model, bound):
+    for row in node_profiles(model, bound, reads_weights=False):
         if row.macs:
             counts[row.node] += row.macs
     return dict(counts)

@@ -23,7 +23,7 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
     """Return the facts of a model that was loaded from ``path``."""
     constants = stored_constants(view)
     profiles: dict[str, list[LayerProfile]] = defaultdict(list)
-    for profile in layer_profiles(view):
+    for profile in layer_profiles(view, reads_weights=False):
         profiles[profile.weight].append(profile)
     behind: dict[str, list[StoredConstant]] = defaultdict(list)
     for constant in constants:

@@ -6,14 +6,16 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx_admm.contracts import Array, Feeds, ModelView, Progress, SilentProgress
-from onnx_admm.limits import return_freed
+from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.runtime.clock import Clock, clock_for
 from onnx_admm.runtime.feeding import feed_at
 from onnx_admm.runtime.sessions import ModelSource, Session, open_session
 
-_LOADS = 4  # the first does not count: caches are cold
+_LOADS = 4  # the first does not count where there are more: caches are cold
+_ROUNDS_A_LOAD = 25
 _ENOUGH_LOADING_US = 1e6  # above this the second of each is enough
 _WARM_UP_RUNS = 3
 _ROUND_US = 500.0  # a round repeats short runs until the clock's own cost no longer shows
@@ -62,27 +64,25 @@ def compare_latency(
         after: the model to compare with it.
         feeds: samples as in a ``Batch``; those of one run are used: one sample gives the latency of one.
         threads: intra-op threads.
-        rounds: rounds at most.
+        rounds: rounds at most; each model is opened once for every 25 of them, four times at most.
         progress: receives the progress.
 
     Raises:
         OnnxAdmmError: from ``open_session`` and ``Session.run``.
     """
     clock = clock_for(threads)
-    models = tuple(
-        model.to_bytes(maps=False) if isinstance(model, ModelView) else model for model in (before, after)
-    )
     loads_us: tuple[list[float], list[float]] = ([], [])
     opened: dict[int, Session] = {}
-    return_freed()
-    for number in range(_LOADS):
-        opened.clear()
-        for which in (1, 0):  # opening a decoded model takes most memory: nothing else is open then
-            started = time.perf_counter_ns()
-            opened[which] = open_session(models[which], threads=threads)
-            loads_us[which].append((time.perf_counter_ns() - started) / 1e3)
-        if number and sum(map(sum, loads_us)) > _ENOUGH_LOADING_US:
-            break
+    with TemporaryFolder() as folder:
+        models = [_file(model, Path(folder, f"{i}.onnx")) for i, model in enumerate((before, after))]
+        for number in range(min(_LOADS, max(1, rounds // _ROUNDS_A_LOAD))):
+            opened.clear()
+            for which in (1, 0):  # opening a decoded model takes most memory: nothing else is open then
+                started = time.perf_counter_ns()
+                opened[which] = open_session(models[which], threads=threads)
+                loads_us[which].append((time.perf_counter_ns() - started) / 1e3)
+            if number and sum(map(sum, loads_us)) > _ENOUGH_LOADING_US:
+                break
     sessions = (opened[0], opened[1])
     fed = tuple(feed_at(session, feeds) for session in sessions)
     slowest_us = max(_warm_up(session, feed, clock) for session, feed in zip(sessions, fed, strict=True))
@@ -100,9 +100,16 @@ def compare_latency(
         before_us=before_us,
         after_us=before_us * ratio,
         ratio=ratio,
-        before_load_ms=statistics.median(loads_us[0][1:]) / 1e3,
-        after_load_ms=statistics.median(loads_us[1][1:]) / 1e3,
+        before_load_ms=statistics.median(loads_us[0][1:] or loads_us[0]) / 1e3,
+        after_load_ms=statistics.median(loads_us[1][1:] or loads_us[1]) / 1e3,
     )
+
+
+def _file(model: ModelSource, path: Path) -> ModelSource:
+    if not isinstance(model, ModelView):
+        return model
+    path.write_bytes(model.to_bytes(maps=False))
+    return path
 
 
 def _turns(number: int) -> tuple[int, int]:

@@ -68,7 +68,8 @@ def layer_kernels(view: ModelView, feeds: Mapping[str, Array], threads: int = 1)
     traced = trace(view)
     optimised = optimised_model(traced.model)
     kernels = kernels_of(optimised, every_value(optimised, feeds))
-    names = {(row.scope, row.node): row.weight for row in node_profiles(view, {}) if row.weight}
+    rows = node_profiles(view, {}, reads_weights=False)
+    names = {(row.scope, row.node): row.weight for row in rows if row.weight}
     found: dict[str, list[tuple[str, float | None]]] = {name: [] for name in names.values()}
     owners = traced.owners(optimised, frozenset(names))
     for kernel, owner, timing in zip(kernels, owners, kernel_timings(kernels, threads), strict=True):

@@ -8,6 +8,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -54,8 +55,7 @@ class Session:
     Args:
         source: a serialised model, or the path of one.
         options: how to open it.
-        again: returns the source again; None keeps it. The bytes of a large model would stay in memory for as
-            long as the session is open.
+        again: returns the model again where the source is a file that is removed once it has been read.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Session:
         self._again: Callable[[], bytes | str] = (lambda: source) if again is None else again
         self._options = options
         self._forgot_shapes = False
-        self._session = _open(source, options)
+        named = isinstance(source, str) and again is None
+        self._session = _open(source, options, where=str(source) if named else None)
         ports = self._session.get_outputs()
         self._outputs = [port.name for port in ports if port.type.startswith("tensor")]
         if not self._outputs and not any("map(" in port.type for port in ports):
@@ -209,9 +210,12 @@ def _open_view(model: ModelView, options: _Options) -> Session:
         data = _serialised(model)
         if len(data) < _LARGE_BYTES:
             return Session(data, options)
-        return_freed()
         fork = model.fork()  # the model may change
-        return Session(data, options, lambda: _serialised(fork))
+        with TemporaryFolder() as folder:  # a session keeps bytes, and not a file, for as long as it is open
+            path = os.path.join(folder, "model.onnx")
+            Path(path).write_bytes(data)
+            del data
+            return Session(path, options, lambda: _serialised(fork))
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(TemporaryFolder())
@@ -222,7 +226,7 @@ def _open_view(model: ModelView, options: _Options) -> Session:
         return session
 
 
-def _open(source: bytes | str, options: _Options) -> Any:
+def _open(source: bytes | str, options: _Options, where: str | None = None) -> Any:
     runtime = require_runtime()
     settings = runtime.SessionOptions()
     settings.log_severity_level = _SILENT
@@ -238,10 +242,16 @@ def _open(source: bytes | str, options: _Options) -> Any:
         settings.enable_profiling, settings.profile_file_prefix = True, options.profile_as
     level = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
+    large = (os.path.getsize(source) if isinstance(source, str) else len(source)) >= _LARGE_BYTES
     try:
+        if large:  # the runtime reads it into memory more than once, and lets go of the copies
+            return_freed()
         return _create(runtime, source, settings)
     except runtime_errors() as error:
-        raise _load_error(source, error) from error
+        raise _load_error(where, error) from error
+    finally:
+        if large:
+            return_freed()
 
 
 def _create(runtime: ModuleType, source: bytes | str, settings: Any) -> Any:
@@ -287,8 +297,7 @@ def _lowered(source: bytes | str, complaint: str) -> bytes | None:
         return None
 
 
-def _load_error(source: bytes | str, error: Exception) -> OnnxAdmmError:
-    where = source if isinstance(source, str) else None
+def _load_error(where: str | None, error: Exception) -> OnnxAdmmError:
     text = str(error)
     limit = _OPSET_LIMIT.search(text)
     if limit is not None:

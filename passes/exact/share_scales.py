@@ -19,7 +19,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_admm.contracts import Edit, ModelView, PassContext, PassReport, Skip
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.model.channels.groups import ChannelGroup, Port, find_channel_groups
 from onnx_admm.model.operators import Trait, operators_with
 

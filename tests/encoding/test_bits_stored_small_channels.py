@@ -13,7 +13,7 @@ from onnx_admm.contracts import ModelView, Pass, PassContext
 from onnx_admm.encoding.choice import choose_plan
 from onnx_admm.encoding.coders.accounting import digit_bits
 from onnx_admm.encoding.coders.codebook import Weight
-from onnx_admm.encoding.compression_options import DENSE, FINE, SPARSE, Rounding, Treated
+from onnx_admm.encoding.compression_options import BOTH_AXES, DENSE, FINE, SPARSE, Rounding, Treated
 from onnx_admm.encoding.large import packed_alone
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.admm_quantize import AdmmQuantize
@@ -124,7 +124,7 @@ def test_every_option_is_stored_as_it_is_priced(dtype: str, shape: tuple[int, in
     for channel, magnitude in enumerate(TINY[dtype], start=5):
         values[channel] *= magnitude
     treated = Treated(values.astype(dtype), axis=0)
-    fine = FINE if dtype != "float16" else ()
+    fine = (BOTH_AXES, *FINE) if dtype != "float16" else ()
     for rounding in (*fine, *DENSE, *SPARSE[::7]):
         bits, coding = stored_bits(treated.apply(rounding))
         expected = 8 * treated.stored_bytes(rounding) / values.size

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onnx_admm.admm.sets.levels import SparseLevels, SupportLevels
 from onnx_admm.admm.sets.supports import AtMostK
-from onnx_admm.encoding.coders.codebook import Weight, channel_grid
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.grids import channel_grid
 from onnx_admm.encoding.coders.vector_coder import exact_vector_coders, round_vectors
 
 SCALES = st.integers(1, 2047).flatmap(

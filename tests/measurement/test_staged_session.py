@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import onnx
@@ -10,8 +11,10 @@ import pytest
 
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.data import synthetic_dataset
+from onnx_admm.errors import ModelError
 from onnx_admm.measurement.staged_session import StagedSession
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.integers.trial import SCALE, ZERO_POINT, with_trial_grid
 from onnx_admm.model.splitting.cut_points import Flow, cut_into_parts
 from onnx_admm.runtime.feeding import feeds_of_runs
 from onnx_admm.runtime.sessions import open_session
@@ -112,6 +115,29 @@ def test_what_lies_before_a_cut_is_not_run_again(name: str, monkeypatch: pytest.
     session.run(feeds, {last: changed(model, last)}, trace)
     assert whole >= 3
     assert len(runs) == whole + 1
+
+
+@pytest.mark.parametrize("name", ["skips", "captured", *list(model_family())[:6]])
+def test_an_edit_of_a_part_equals_an_edit_of_the_whole(name: str) -> None:
+    """Of each value: read in one part, in several, by a subgraph, or by none."""
+    model = MODELS[name]
+    batch = next(synthetic_dataset(model, 4, 0).batches(4)).feeds
+    session, feeds = StagedSession(model, [], batch, own={}, threads=1), feeds_of(model)
+    early, starts = session.trace(feeds, math.inf), set()
+    values = [port.name for port in model.signature().inputs if port.dtype == "float32"]
+    values += [each.name or "" for node in model.graph_ir.graph for each in node.outputs]
+    grid = {SCALE: np.array(0.25, np.float32), ZERO_POINT: np.array(120, np.uint8)}
+    for value in dict.fromkeys(values):
+        edit = partial(with_trial_grid, name=value)
+        try:
+            whole = open_session(edit(model), threads=1).run(feeds | grid)
+        except ModelError:  # it is no float
+            continue
+        edited = session.edited(value, edit)
+        starts.add(edited.number)
+        for trace in (None, early, session.trace(feeds, math.inf)):
+            assert_same(edited.run(feeds, grid, trace), whole)
+    assert len(starts) > 1 or name not in ("skips", "captured")
 
 
 def test_a_trace_keeps_the_last_cuts_within_its_bytes() -> None:

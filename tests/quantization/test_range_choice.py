@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from onnx_admm.contracts import Feeds, SilentProgress
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
+from onnx_admm.measurement.staged_session import EditedSession
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.quantization.histograms import histograms_of
@@ -25,9 +24,7 @@ def chosen(
     view: ModelView = parse_text(f"{HEAD} {{ {body} }}")
     data = as_dataset({"x": samples}, view, preprocessing=None, part="train", label=None)
     histograms = histograms_of(view, ["x"], data, memory_bytes=1 << 20, threads=1)
-    choice = RangeChoice(
-        view=view, probe=OutputProbe(view, [], data, threads=1), steps=255, methods=methods, threads=1
-    )
+    choice = RangeChoice(probe=OutputProbe(view, [], data, threads=1), steps=255, methods=methods)
     with SilentProgress().task("ranges", 1) as task:
         return choice.of(histograms, task)["x"]
 
@@ -68,15 +65,15 @@ def counted(
     histograms = histograms_of(view, ["x"], data, memory_bytes=1 << 20, threads=1)
     probe, tried = OutputProbe(view, [], data, threads=1), list[int]()
     subset = probe.on(data.select(np.arange(few)))
-    effect_of = OutputProbe.effect_of
+    effect_of_edit = OutputProbe.effect_of_edit
 
-    def counting(self: OutputProbe, other: Callable[[Feeds], Feeds]) -> Effect:
+    def counting(self: OutputProbe, edited: EditedSession, further: Feeds) -> Effect:
         tried.append(few if self is subset else len(samples))
-        return effect_of(self, other)
+        return effect_of_edit(self, edited, further)
 
-    monkeypatch.setattr(OutputProbe, "effect_of", counting)
+    monkeypatch.setattr(OutputProbe, "effect_of_edit", counting)
     choice = RangeChoice(
-        view=view, probe=probe, steps=255, methods=frozenset(RangeMethod), threads=1,
+        probe=probe, steps=255, methods=frozenset(RangeMethod),
         few=subset, negligible=negligible,
     )  # fmt: skip
     with SilentProgress().task("ranges", 1) as task:

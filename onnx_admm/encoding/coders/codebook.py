@@ -1,22 +1,21 @@
-"""Values of a layer's weights: levels, and the grid they lie on, found from the values alone."""
+"""Values of a layer's weights: their levels and grids, found from the values alone and kept."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import wraps
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from onnx_admm.encoding.coders.grids import Grid, channel_grid, fine_grid, on_scales, tensor_grid
+
 Array = npt.NDArray[Any]
 
 MOST_LEVELS = 256
-_LARGEST_CODE, _LARGEST_FINE_CODE = 127, 2047
 _LEAST_FINE = 64
 """Least elements of a fine grid: fewer values lie on some fine grid by chance, and it saves nothing."""
 
@@ -24,9 +23,6 @@ _SAMPLE = 1 << 14
 _PIECE = 1 << 20
 _SHORT = 1 << 14
 """Elements up to which one sort finds the distinct values."""
-
-_FIRST = 8
-"""Approximate number of levels that exclude most scales before all levels are checked."""
 
 
 class Stored(Protocol):
@@ -171,7 +167,7 @@ class Weight:
         memo = self.__dict__ if isinstance(self.source, np.ndarray) else self.source.memo
         known = memo.get(_SCALES, _UNKNOWN)  # the search for scales is slow, computing codes is not
         if known is not _UNKNOWN:
-            return None if known is None else _on_scales(self.values.astype(np.float32, copy=False), known)
+            return None if known is None else on_scales(self.values.astype(np.float32, copy=False), known)
         found = channel_grid(self.values)
         memo[_SCALES] = None if found is None else found.scale
         return found
@@ -182,122 +178,12 @@ class Weight:
         """Grid of codes up to 2,047, a scale for each index of some axis, where needed; else None."""
         if self.stored_grid is not None or self.size < _LEAST_FINE:
             return None
-        return _fine_grid(self.values.astype(np.float32, copy=False))
+        return fine_grid(self.values.astype(np.float32, copy=False))
 
     @property
     def stored_grid(self) -> Grid | None:
         """The grid that the model holds it on; None where only its values tell."""
         return None if isinstance(self.source, np.ndarray) else self.source.grid()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Integer codes c, \\|c\\| <= 127 or 2,047, and positive scales s with ``values == c * s`` in fp32.
-
-    Attributes:
-        codes: int8 or wider, in the weight's shape (flat for one scale).
-        scale: a scalar, or of a shape that broadcasts over one axis.
-    """
-
-    codes: npt.NDArray[np.signedinteger[Any]]
-    scale: npt.NDArray[np.float32]
-
-    @cached_property
-    def levels(self) -> npt.NDArray[np.float32]:
-        """The distinct nonzero codes, rising."""
-        return np.unique(self.codes[self.codes != 0]).astype(np.float32)
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of the largest magnitude."""
-        return int(np.max(np.abs(self.codes), initial=0)).bit_length()
-
-
-def tensor_grid(values: npt.NDArray[np.float32], levels: npt.NDArray[np.float32]) -> Grid | None:
-    """Return the coarsest grid of one scale that holds every value exactly, or None."""
-    scale = _grid_scale(levels)
-    if scale is None:
-        return None
-    return Grid(np.rint(values / scale).astype(np.int8), np.array(scale, np.float32))
-
-
-_remembered: OrderedDict[bytes, Array | None] = OrderedDict()
-"""Scales by content, of the latest weights: forms are tried on copies of one model."""
-
-_MOST_REMEMBERED, _LEAST_REMEMBERED = 512, 4096
-
-
-def channel_grid(values: Array) -> Grid | None:
-    """Return a grid as ``tensor_grid`` does, with a scale for each index of an axis; narrow codes first."""
-    if values.size < _LEAST_REMEMBERED:
-        return _search_channel_grid(values)
-    key = hashlib.blake2b(f"{values.shape} {values.dtype}".encode(), digest_size=20)
-    key.update(np.ascontiguousarray(values).view(np.uint8).data)
-    content = key.digest()
-    if content not in _remembered:
-        found = _search_channel_grid(values)
-        _remembered[content] = None if found is None else found.scale
-        if len(_remembered) > _MOST_REMEMBERED:
-            _remembered.popitem(last=False)
-        return found
-    _remembered.move_to_end(content)
-    scale = _remembered[content]
-    return None if scale is None else _on_scales(values.astype(np.float32, copy=False), scale)
-
-
-def _search_channel_grid(values: Array) -> Grid | None:
-    dense = values.astype(np.float32)
-    axes = [axis for axis, extent in enumerate(dense.shape) if 1 < extent < dense.size]
-    grids = [grid for axis in axes if (grid := _axis_grid(dense, axis)) is not None]
-    return min(grids, key=lambda grid: (grid.code_bits, grid.scale.size), default=None)
-
-
-def _axis_grid(dense: npt.NDArray[np.float32], axis: int) -> Grid | None:
-    scales = []
-    for row in np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1):
-        scale = _row_scale(row)
-        if scale is None:
-            return None
-        scales.append(scale)
-    shape = [1] * dense.ndim
-    shape[axis] = -1
-    return _on_scales(dense, np.array(scales, np.float32).reshape(shape))
-
-
-def _on_scales(dense: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> Grid:
-    codes = np.empty(dense.shape, np.int8)
-    for start in range(0, len(dense), step := max(1, _PIECE * len(dense) // max(1, dense.size))):
-        part = slice(start, start + step)
-        codes[part] = np.rint(dense[part] / (scale[part] if len(scale) > 1 else scale))
-    return Grid(codes, scale)
-
-
-def _fine_grid(dense: npt.NDArray[np.float32]) -> Grid | None:
-    """Return the codes of up to 12 bits, a scale for each index of an axis; None where there are none."""
-    axes = sorted(
-        (axis for axis, extent in enumerate(dense.shape) if extent < dense.size), key=lambda a: dense.shape[a]
-    )
-    for axis in axes:
-        scales = []
-        for row in np.moveaxis(dense, axis, 0).reshape(dense.shape[axis], -1):
-            levels = np.unique(row[row != 0])
-            scale = np.float32(1) if len(levels) == 0 else _grid_scale(levels, _LARGEST_FINE_CODE)
-            if scale is None:
-                break
-            scales.append(scale)
-        else:
-            shape = [1] * dense.ndim
-            shape[axis] = -1
-            scale_array = np.array(scales, np.float32).reshape(shape)
-            return Grid(np.rint(dense / scale_array).astype(np.int16), scale_array)
-    return None
-
-
-def _row_scale(row: npt.NDArray[np.float32]) -> np.float32 | None:
-    levels = _few_levels(row)
-    if levels is None:
-        return None
-    return np.float32(1) if len(levels) == 0 else _grid_scale(levels)
 
 
 def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
@@ -315,21 +201,3 @@ def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | No
         if len(distinct) > MOST_LEVELS:
             return None
     return distinct
-
-
-def _grid_scale(levels: npt.NDArray[np.float32], largest: int = _LARGEST_CODE) -> np.float32 | None:
-    """Return the largest scale of which every level is a multiple, by at most ``largest``, exactly in fp32.
-
-    Where a product was rounded, a level divided by its code may miss the scale by a last digit: the
-    neighbours of each quotient are tried too.
-    """
-    if len(levels) == 0 or not np.all(np.isfinite(levels)):
-        return None
-    least, most = np.min(np.abs(levels)), np.max(np.abs(levels))
-    quotients = least / np.arange(1, largest + 1, dtype=np.float32)
-    beside = (quotients, np.nextafter(quotients, np.float32(np.inf)), np.nextafter(quotients, np.float32(0)))
-    scales = np.stack(beside, axis=1).reshape(-1)
-    scales = scales[(scales > 0) & (most <= scales * np.float32(largest + 0.5))][:, None]
-    for some in (levels[:: max(1, len(levels) // _FIRST)], levels):
-        scales = scales[np.all(np.rint(some / scales) * scales == some, axis=1)]
-    return np.float32(scales[0, 0]) if len(scales) else None

@@ -1,19 +1,24 @@
-"""Weights on grids of 10 or 12 bits: the high bits as bytes, the low ones packed as digits.
+"""Weights on grids of more than 8 bits: bytes with scales on both axes, or codes of 10 or 12 bits.
 
+    code = byte * 2^shift of its column,  weight = code * scale
     code = r * high + low,  weight = code * scale,  r = 4 (10 bits) or 16 (12 bits)
 
-Between bytes and half floats: a layer that 255 levels change by a decibel takes 10 bits and not 16. Standard
-operators (opset 10) that ONNX Runtime folds at load.
+The high bits are bytes, the low ones packed digits. Between bytes and half floats: a layer that 255 levels
+change by a decibel takes scales on both axes or 10 bits, and not 16. Standard operators (opset 10) that ONNX
+Runtime folds at load.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
+from onnx_admm.encoding.coders.column_shifts import SplitCodes, split_codes
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.encoding.coders.unpack import FLOAT, EncodedTensor, stored_floats, to_type
 from onnx_admm.model.rewrite.fragment import Fragment
 
@@ -50,7 +55,34 @@ class FineCoder:
         return to_type(fragment, dense, weight.dtype)
 
 
-def fine_coder(weight: Weight) -> FineCoder | None:
+@dataclass(frozen=True)
+class ShiftedByteCoder:
+    """``weight = Cast(int8) * columns * rows``: scales on both axes, powers of two on the columns."""
+
+    label: ClassVar[str] = "bytes, scales on both axes"
+    bits: ClassVar[int] = 8
+
+    def emit(self, fragment: Fragment, weight: Weight) -> str:
+        """Append Cast and two Mul (opset 7); return the name of the weight.
+
+        Raises:
+            ValueError: the weight has no such grid.
+        """
+        split = _split(fine_grid_of(weight))
+        if split is None:
+            raise ValueError(f"{weight.name} has no scales on both axes")
+        units = fragment.add("Cast", fragment.constant(split.codes, np.int8), to=FLOAT)
+        shifted = fragment.add("Mul", units, stored_floats(fragment, split.columns))
+        dense = fragment.add("Mul", shifted, stored_floats(fragment, split.rows))
+        return to_type(fragment, dense, weight.dtype)
+
+
+def _split(grid: Grid) -> SplitCodes | None:
+    rows = [axis for axis, extent in enumerate(grid.scale.shape) if extent > 1]
+    return split_codes(grid.codes, grid.scale, rows[0]) if rows else None
+
+
+def fine_coder(weight: Weight) -> FineCoder | ShiftedByteCoder | None:
     """Return the coder of fewest bits that stores the weight exactly; None where there is none."""
     if (
         not weight.is_exact or weight.dtype.itemsize <= 2
@@ -59,6 +91,8 @@ def fine_coder(weight: Weight) -> FineCoder | None:
     grid = weight.fine_grid
     if grid is None:
         return None
+    if _split(grid) is not None:
+        return ShiftedByteCoder()
     return FineCoder(next(bits for bits in FINE_BITS if grid.code_bits < bits))
 
 

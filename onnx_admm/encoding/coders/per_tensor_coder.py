@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_admm.encoding.coders.codebook import Grid, Weight
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.encoding_report import TensorEncoding, stored_row
-from onnx_admm.encoding.coders.fine_coder import FineCoder, fine_coder
+from onnx_admm.encoding.coders.fine_coder import FineCoder, ShiftedByteCoder, fine_coder
+from onnx_admm.encoding.coders.grids import Grid
 from onnx_admm.encoding.coders.kept_values_coder import KeptValuesCoder, kept_values_coder
 from onnx_admm.encoding.coders.unpack import CAST_TO, FLOAT, holds_half, stored_floats, to_type
 from onnx_admm.model.rewrite.fragment import Fragment
@@ -58,7 +59,7 @@ class HalfCoder:
         )
 
 
-PerTensorCoder = ZeroCoder | ByteCoder | FineCoder | HalfCoder | KeptValuesCoder
+PerTensorCoder = ZeroCoder | ByteCoder | ShiftedByteCoder | FineCoder | HalfCoder | KeptValuesCoder
 
 
 def plain_row(coder: PerTensorCoder, weight: Weight) -> TensorEncoding:

@@ -177,20 +177,29 @@ class LayerProfile:
         return UnpricedOperator(f"the {what} cannot be counted", where=where)
 
 
-def layer_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
+def layer_profiles(
+    view: ModelView, bindings: Mapping[str, int] | None = None, *, reads_weights: bool = True
+) -> tuple[LayerProfile, ...]:
     """Return a profile for each use of each weight, in graph order, for one sample.
 
     A symbolic first axis of an input that ``bindings`` leaves open counts as 1. Any other open extent leaves
     ``macs`` and ``output_shape`` None where they depend on it, never 0.
 
+    Args:
+        view: the model.
+        bindings: extents by symbol or by place, as for ``node_profiles``.
+        reads_weights: whether zeros and levels are counted, as for ``node_profiles``.
+
     Raises:
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
-    inference = infer(view, bindings, first_axis=1)
-    return tuple(profile for profile in _Profiler(view, inference).profiles() if profile.weight)
+    profiler = _Profiler(view, infer(view, bindings, first_axis=1), reads_weights)
+    return tuple(profile for profile in profiler.profiles() if profile.weight)
 
 
-def node_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) -> tuple[LayerProfile, ...]:
+def node_profiles(
+    view: ModelView, bindings: Mapping[str, int] | None = None, *, reads_weights: bool = True
+) -> tuple[LayerProfile, ...]:
     """Return a profile for each use of each weight and for each node without, in graph order.
 
     Nodes that compute constants are left out: they disappear when the model is loaded. Every open axis stays
@@ -199,18 +208,20 @@ def node_profiles(view: ModelView, bindings: Mapping[str, int] | None = None) ->
     Args:
         view: the model.
         bindings: extents by symbol, such as ``{"N": 1, "frames": 160}``, or by place: ``{"x[1]": 576}``.
+        reads_weights: whether zeros and levels are counted, which takes seconds for large weights; else all
+            weights count as dense, in their own type.
 
     Raises:
         UsageError: an axis that no input has or leaves open, or an extent below 1.
     """
-    return tuple(_Profiler(view, infer(view, bindings)).profiles())
+    return tuple(_Profiler(view, infer(view, bindings), reads_weights).profiles())
 
 
 class _Profiler:
     """One pass over a model."""
 
-    def __init__(self, view: ModelView, inference: Inference) -> None:
-        self._view = view
+    def __init__(self, view: ModelView, inference: Inference, reads_weights: bool) -> None:
+        self._view, self._reads_weights = view, reads_weights
         self._inferred_copies = inference.inferred_copies
         self._open_axes = inference.open_axes
         self._opsets = view.graph_ir.opset_imports
@@ -323,6 +334,9 @@ class _Profiler:
         name = found.site.name
         if name in self._counted:
             return *self._counted[name], False
+        if not self._reads_weights:
+            self._counted[name] = found.site.size, _bits(found.value.dtype)
+            return *self._counted[name], True
         if found.site.editable:
             array = self._view.read_found(found)
             bits = level_bits(array, found.site.out_axis) or 8 * int(array.dtype.itemsize)

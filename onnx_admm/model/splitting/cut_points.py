@@ -100,6 +100,11 @@ class Flow:
                 yield name
 
 
+def reads(view: ModelView, value: str) -> bool:
+    """Return whether a node of the main graph, or of a subgraph, reads a value of that name."""
+    return any(each.name == value for node in view.graph_ir.graph for each in values_read(node))
+
+
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
     """Yield the values that a node and its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)

@@ -21,7 +21,7 @@ _PROBE = (
 )
 
 
-def open_step(model: bytes, threads: int) -> Any:
+def open_step(model: bytes, threads: int) -> OpenStep:
     """Open a serialised graph; the same threads give the same bytes in every run.
 
     Raises:
@@ -37,7 +37,7 @@ def open_step(model: bytes, threads: int) -> Any:
     if _has_shared_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return OpenStep(runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
     except Exception as error:
         raise _failed(error) from error
 
@@ -54,25 +54,44 @@ def _has_shared_arena() -> bool:
     return True
 
 
-def run_step(session: Any, binding: Any, *, is_last: bool) -> None:
-    """Run a step whose inputs and outputs are bound.
+class OpenStep:
+    """One graph of a step, open in the runtime.
 
-    Args:
-        session: from ``open_step``.
-        binding: of the session.
-        is_last: whether the arena's memory is released after the run.
-
-    Raises:
-        NoGradient: a kernel failed.
+    The first run allocates value by value; the second, once for all of them. Without a release between, the
+    arena keeps both.
     """
-    options = None
-    if is_last:
-        options = require_runtime().RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    try:
-        session.run_with_iobinding(binding, options)
-    except Exception as error:
-        raise _failed(error) from error
+
+    def __init__(self, session: Any) -> None:
+        self._session, self._has_run = session, False
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(port.name for port in self._session.get_inputs())
+
+    def binding(self) -> Any:
+        """Return a new binding of inputs and outputs."""
+        return self._session.io_binding()
+
+    def run(self, binding: Any, *, is_last: bool) -> None:
+        """Run with bound inputs and outputs.
+
+        Args:
+            binding: from ``binding``.
+            is_last: whether the arena's memory is released after the run.
+
+        Raises:
+            NoGradient: a kernel failed.
+        """
+        options = None
+        if is_last or not self._has_run:
+            options = require_runtime().RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._has_run = True
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise _failed(error) from error
 
 
 def _failed(error: Exception) -> NoGradient:

@@ -12,7 +12,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.model.differentiation.records import StaticGraph
 from onnx_admm.model.differentiation.write_graph import write_graph
-from onnx_admm.training.graph.runtime import open_step, run_step, value_of
+from onnx_admm.training.graph.runtime import OpenStep, open_step, value_of
 from onnx_admm.training.graph.step import (
     KEPT,
     LOSS,
@@ -77,7 +77,7 @@ class StepSession:
     ) -> None:
         self._read, self._trained, self._adam, self._threads = read, trained, adam, threads
         self._steps = 0
-        self._sessions: OrderedDict[object, dict[StepKind, Any]] = OrderedDict()
+        self._sessions: OrderedDict[object, dict[StepKind, OpenStep]] = OrderedDict()
         self._graphs: dict[object, StaticGraph] = {}
         self._pairs: dict[str, _Pair] = {}
         for name in trained.all:
@@ -161,10 +161,9 @@ class StepSession:
         }
 
     def _run(self, kind: StepKind, feeds: Feeds, *, is_last: bool = False) -> float:
-        session = self._session(kind, feeds)
-        binding = session.io_binding()
-        read = [port.name for port in session.get_inputs()]
-        for name in read:
+        step = self._session(kind, feeds)
+        binding = step.binding()
+        for name in step.input_names:
             if name in self._pairs:
                 binding.bind_ortvalue_input(name, self._pairs[name].now)
             elif name in self._steering:
@@ -175,7 +174,7 @@ class StepSession:
         written = self._written(kind)
         for name, pair in written.items():
             binding.bind_ortvalue_output(name, pair.later)
-        run_step(session, binding, is_last=is_last)
+        step.run(binding, is_last=is_last)
         for pair in written.values():
             pair.turn()
         return float(self._loss.numpy())
@@ -195,7 +194,7 @@ class StepSession:
                 self._add_pair("sum", name, np.zeros_like(self.get("raw", name)))
         return {new_name("sum", name): self._pairs[name_of("sum", name)] for name in self._trained.all}
 
-    def _session(self, kind: StepKind, feeds: Feeds) -> Any:
+    def _session(self, kind: StepKind, feeds: Feeds) -> OpenStep:
         key = tuple(sorted((name, np.shape(array)) for name, array in feeds.items()))
         if key not in self._sessions:
             if len(self._sessions) >= _MOST_SHAPES:
