@@ -17,6 +17,7 @@ from onnx_admm.model.analysis.class_axis import (
     first_computed,
     written_out,
 )
+from onnx_admm.model.analysis.shapes import infer
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import free_name, taken_names
 from onnx_admm.model.operators import Trait, operators_with
@@ -99,10 +100,12 @@ def with_scores(view: ModelView) -> ModelView:
 
 def _mean(score: ir.Value, head: Head, view: ModelView) -> ir.Value | None:
     """Append the mean of the scores over the class axis; return None where its axes are not known."""
-    first, rank = head.axis.scores, None if score.shape is None else len(score.shape)
-    if head.axis.joint and rank is None:
-        return None
-    axes = list(range(first % rank, rank)) if head.axis.joint and rank is not None else [first]
+    axes = [head.axis.scores]
+    if head.axis.joint:
+        shape = infer(view).inferred_copies[score].shape if score.shape is None else score.shape
+        if shape is None:
+            return None
+        axes = list(range(head.axis.scores % len(shape), len(shape)))
     graph = view.graph_ir.graph
     if view.opset >= _AXES_ARE_AN_INPUT:
         constant = ir.node("Constant", [], {"value_ints": axes})

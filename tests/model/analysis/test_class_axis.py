@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from conftest import RunCommand
 
@@ -13,9 +14,10 @@ from onnx_admm.data import Preprocessing, from_arrays, from_iterable, open_datas
 from onnx_admm.errors import DataError
 from onnx_admm.model.analysis.class_axis import ClassAxis, axis_by_labels, class_axis
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.rewrite.expose_logits import output_roles
+from onnx_admm.model.rewrite.expose_logits import output_roles, with_scores
 from onnx_admm.runtime.evaluation import evaluate, predicted_classes
 from onnx_admm.runtime.predictions import predictions
+from onnx_admm.runtime.sessions import open_session
 from onnx_admm.training.graph.trainer import GraphTrainer
 
 IMAGE = "float[N,3,4,5]"
@@ -116,6 +118,20 @@ def test_softmax_over_joined_axes_predicts_one_place() -> None:
     x[0, 2, 1, 3], x[1, 0, 0, 1] = 1, 1
     numbers = [np.ravel_multi_index((2, 1, 3), (3, 4, 5)), 1]
     assert predicted_classes(model, from_arrays({"x": x}), classes=class_axis(model)).tolist() == numbers  # type: ignore[union-attr]
+
+
+def test_scores_over_joined_axes_are_centred_whether_their_shape_is_stored_or_not() -> None:
+    """Passes that change channels forget shapes; their results are compared with the model before."""
+    model, x = (
+        net("y = Softmax (s)", IMAGE, opset=11),
+        np.random.default_rng(0).normal(5.0, 1.0, (2, 3, 4, 5)),
+    )
+    stored = model.fork()
+    (value,) = (each for node in stored.nodes("Identity") for each in node.ir_node.outputs)
+    value.shape = ir.Shape(["N", 3, 4, 5])
+    for view in (model, stored):
+        scores = open_session(with_scores(view)).run({"x": x.astype(np.float32)})["y::score"]
+        np.testing.assert_allclose(scores.mean(axis=(1, 2, 3)), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
