@@ -48,6 +48,8 @@ def choose(values: Sequence[Floats], weights: Sequence[Floats], limit: float) ->
         weights: weights of each layer's options, (options,); finite.
         limit: within reach (``require_reach``).
     """
+    if not values:
+        return np.zeros(0, np.int64)
     capacity = limit - sum(float(row.min()) for row in weights)
     problem = _Knapsack(_padded(values, np.inf), _padded(weights, 0.0), capacity)
     priced = problem.priced()

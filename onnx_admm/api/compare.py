@@ -12,13 +12,14 @@ from onnx_admm.api.measure import SYNTHETIC, Measurement, made_up
 from onnx_admm.contracts import Dataset, ModelView, Progress, SilentProgress
 from onnx_admm.data import Preprocessing, as_preprocessing
 from onnx_admm.data.anything import DataLike, as_dataset
+from onnx_admm.data.samples import one_at_a_time
 from onnx_admm.errors import UsageError
 from onnx_admm.limits import in_a_run
 from onnx_admm.metrics import MetricLike, scored_by
 from onnx_admm.model.writing.atomic_output import write_text
 from onnx_admm.report import Comparison
 from onnx_admm.report.gate import Gate
-from onnx_admm.runtime.children.probe import check_first_run
+from onnx_admm.runtime.children.probe import runs_together
 from onnx_admm.settings.ranges import MOST_THREADS, check_number
 
 
@@ -98,8 +99,9 @@ def compare(
         samples: dict[str, Dataset] = {SYNTHETIC: made_up(model, 0)}
     else:
         samples = {"data": as_dataset(data, model, preprocessing=settings, part="test", label=label)}
-    for view in (model, other):
-        check_first_run(view, next(iter(samples.values())))
+    together = [runs_together(view, next(iter(samples.values()))) for view in (model, other)]
+    if not all(together):
+        samples = {name: one_at_a_time(each) for name, each in samples.items()}
     measurement = Measurement(
         samples={name: scored_by(each, metric) for name, each in samples.items()},
         threads=threads,

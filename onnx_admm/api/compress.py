@@ -23,7 +23,7 @@ from onnx_admm.api.notes import (
     outcome_notes,
 )
 from onnx_admm.api.pass_runs import run_passes, step_facts
-from onnx_admm.api.preparing import Plan, open_teacher, prepare_model, trains
+from onnx_admm.api.preparing import Plan, in_runs, open_teacher, prepare_model, trains
 from onnx_admm.api.rehearsal import rehearse
 from onnx_admm.api.requests import Request, Source, check_request
 from onnx_admm.config.recipe import Recipe
@@ -33,6 +33,7 @@ from onnx_admm.contracts import Dataset, ModelView, PassContext
 from onnx_admm.data import split_dataset
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.data.class_numbers import check_class_numbers
+from onnx_admm.data.samples import one_at_a_time
 from onnx_admm.errors import OutputError, UsageError
 from onnx_admm.limits import RunLimits, in_a_run, run_within
 from onnx_admm.metrics import as_metric, scored_by
@@ -42,7 +43,6 @@ from onnx_admm.model.writing.saving import ModelFiles
 from onnx_admm.pipeline import PROVENANCE, VALIDATION_SHARE, PipelineResult
 from onnx_admm.report import Comparison, Report, describe_model, to_json
 from onnx_admm.report.gate import ROUNDED, SLOWDOWN, WRECKED, Gate, log_promises
-from onnx_admm.runtime.children.probe import check_first_run
 from onnx_admm.runtime.sessions import require_runtime, runtime_versions
 from onnx_admm.selection.layer_settings import find_layers
 
@@ -138,7 +138,8 @@ class Compression(Request):
             self.complete_recipe()
             require_runtime()
             plan = self.plan(source)
-            judged = self._samples(plan)
+            plan = in_runs(plan)
+            judged = judged_samples(plan.model, plan.validation, self.seed, few_decide=self.few_decide)
             for tries in range(1, TRIES + 1):
                 plan, result = run_passes(self, plan, self._run_passes)
                 saved, changed = self._save(result, results, plan)
@@ -208,6 +209,7 @@ class Compression(Request):
             check_runs(source, saved.model, next(iter(judged.values())))
         if self.test is not None and "test" not in judged:
             test = self._opened(self.test, plan.model, plan.recipe, "test")
+            test = one_at_a_time(test) if plan.one_at_a_time else test
             judged["test"] = scored_by(test, self.metric)
         is_timed = asks_speed_here(result, plan.recipe)
         measurement = Measurement(
@@ -238,12 +240,6 @@ class Compression(Request):
             notes.append(NOTHING_ASKED)
         notes += few_note(validation, few_decide=self.few_decide)
         return tuple(notes)
-
-    def _samples(self, plan: Plan) -> dict[str, Dataset]:
-        """Return the samples that the result is judged by, without the test samples."""
-        if plan.validation is not None:
-            check_first_run(plan.model, plan.validation)
-        return judged_samples(plan.model, plan.validation, self.seed, few_decide=self.few_decide)
 
     def _journal(self, plan: Plan) -> Checkpoints | None:
         if self.resume is None:

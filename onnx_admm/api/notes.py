@@ -20,6 +20,10 @@ NOTHING_ASKED = (
     "Neither --prune nor --bits was given, so each layer was only rounded as far as the outputs tolerate. "
     "With this data, try --prune 0.5 --bits 4."
 )
+ONE_AT_A_TIME = (
+    "The inputs of the model allow several samples in a run, but it fails with them (a Reshape may fix their "
+    "number), so samples are run one at a time."
+)
 UNCHANGED = "No pass changed the model."
 NOT_SMALLER = "No form that was tried makes the file smaller, so OUT is a copy of IN."
 LARGER = "The result is no smaller than the original."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from onnx_admm.api.notes import frozen_note, random_note, target_note
+from onnx_admm.api.notes import ONE_AT_A_TIME, frozen_note, random_note, target_note
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Dataset, ModelView
+from onnx_admm.data.samples import one_at_a_time
 from onnx_admm.errors import UnsupportedModel, UsageError
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.model.opsets.lower_for_runtime import lower_for_runtime
@@ -18,6 +19,7 @@ from onnx_admm.model.rewrite.fixed_draws import random_operators
 from onnx_admm.model.rewrite.minify import erase_exporter_text
 from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.report import ModelFacts
+from onnx_admm.runtime.children.probe import runs_together
 
 Stated: TypeAlias = tuple[int | str | None, ...] | None
 
@@ -33,6 +35,7 @@ class Plan:
         teacher: the model whose outputs training learns, where it is another one.
         text: characters of an exporter's text that are left out.
         lowered: whether the model was lowered for an older runtime.
+        one_at_a_time: whether the model takes one sample in a run, though its inputs allow more.
 
     Example:
         >>> from onnx_admm.api import Compression, Plan
@@ -54,6 +57,24 @@ class Plan:
     teacher: ModelView | None = None
     text: int = 0
     lowered: bool = False
+    one_at_a_time: bool = False
+
+
+def in_runs(plan: Plan) -> Plan:
+    """Return the plan with samples that the model runs with: one at a time where it refuses several.
+
+    Raises:
+        WorkError, LimitReached: a first run, in the worker process, killed it or took too much.
+    """
+    if plan.validation is None or runs_together(plan.model, plan.validation):
+        return plan
+    return replace(
+        plan,
+        train=None if plan.train is None else one_at_a_time(plan.train),
+        validation=one_at_a_time(plan.validation),
+        notes=(*plan.notes, ONE_AT_A_TIME),
+        one_at_a_time=True,
+    )
 
 
 def trains(recipe: Recipe) -> bool:

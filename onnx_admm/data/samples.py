@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_admm.contracts import Array, Batch, Dataset
+from onnx_admm.contracts.metrics import ScoredDataset
 from onnx_admm.data.labels import Labels
-from onnx_admm.data.sources import ArraySource, Index, Source
+from onnx_admm.data.sources import ArraySource, Index, OneRow, Source
 from onnx_admm.errors import DataError
 
 _MOST_EMPTY = 2**24
@@ -89,6 +90,18 @@ class SampleSet:
     def over(self, sources: Mapping[str, Source]) -> SampleSet:
         """Return the same samples and labels, read from other sources."""
         return SampleSet(sources, self._labels, index=self._index)
+
+
+def one_at_a_time(data: Dataset) -> Dataset:
+    """Return samples as whole feeds of one sample each, for a model that does not take several at once.
+
+    Samples that are whole feeds already stay, and so do other kinds of datasets.
+    """
+    if isinstance(data, ScoredDataset):
+        return ScoredDataset(one_at_a_time(data.data), data.metric)
+    if not isinstance(data, SampleSet):
+        return data
+    return data.over({name: OneRow(source) for name, source in data.sources.items()})
 
 
 def checked_indices(indices: Array, count: int) -> Index:

@@ -52,3 +52,27 @@ class ArraySource:
     def take(self, index: Index) -> Array:
         """See `Source.take`."""
         return np.asarray(self._array[index])
+
+
+class OneRow:
+    """Samples each of which is a batch of one: a first axis of extent 1 before its own."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """See `Source.dtype`."""
+        return self._source.dtype
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """See `Source.sample_shape`."""
+        return (1, *self._source.sample_shape)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def take(self, index: Index) -> Array:
+        """See `Source.take`."""
+        return self._source.take(index)[:, np.newaxis]

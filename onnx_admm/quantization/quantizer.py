@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_admm.contracts import ModelView, Skip
+from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.integers.full_floats import store_as_half, with_full_floats
 from onnx_admm.model.integers.prepare import matmuls_to_gemms
 from onnx_admm.model.integers.write import OLDEST_OPSET
 from onnx_admm.model.opsets.convert_opset import convert_opset
@@ -37,11 +39,23 @@ class Quantizer(QuantizerSettings):
     def run(self, model: ModelView, samples: Samples) -> Result:
         """Return the fastest model found that keeps the tolerance.
 
+        What computes in float16 computes in float32 there, as the runtime does on processors; weights that
+        stay float are stored in float16 as before.
+
         Raises:
             UnsupportedModel: its opset cannot be raised to 13.
             DataError, WorkError: it does not run with the samples.
         """
         base = convert_opset(model, at_least=OLDEST_OPSET)
+        halves = [site.name for site in base.sites() if site.dtype == "float16"]
+        if not halves:
+            return self._quantized(base, model, samples)
+        found = self._quantized(with_full_floats(base), model, samples)
+        if found.model is not None:
+            store_as_half(found.model, [name for name in halves if not _is_on_grid(found.model, name)])
+        return found
+
+    def _quantized(self, base: ModelView, model: ModelView, samples: Samples) -> Result:
         units, skipped = self._units(base)
         left = {skip.layer: skip.why for skip in skipped}
         if not any(unit.kind is Kind.PRODUCT for unit in units):
@@ -98,3 +112,9 @@ class Quantizer(QuantizerSettings):
         names |= {unit.inputs[0] for unit in units if unit.kind is Kind.PRODUCT}
         memory, threads = self.context.memory_bytes, self.context.settings.threads
         return extremes_of(base, sorted(names), samples.calibration, memory_bytes=memory, threads=threads)
+
+
+def _is_on_grid(model: ModelView, name: str) -> bool:
+    """Return whether a weight lies on a grid of bytes, in which it will be stored."""
+    site = next((site for site in model.sites() if site.name == name), None)
+    return site is not None and Weight(name, model.read(site)).channel_grid is not None

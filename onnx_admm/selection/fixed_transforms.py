@@ -29,6 +29,9 @@ _FEWEST_ROWS = 8
 _CONSTANT = 1e-5
 """Share of a row's largest magnitude within which it counts as constant: float32 rounding, no sinusoid."""
 _MOST_BAND = 0.5
+_WIDE = 0.5
+"""Least share of the bands that have more than one value."""
+
 _ROWS = (16, 256)
 """Numbers of evenly spread rows whose spectra are computed: a few, and more where those are sinusoids."""
 
@@ -101,8 +104,12 @@ def _is_filter_bank(constant: npt.NDArray[np.generic]) -> bool:
         or not (matrix >= np.zeros((), matrix.dtype)).all()
     ):
         return False
-    there = matrix != 0
-    if there.mean() > _MOST_BAND or there.sum() <= max(matrix.shape):  # one a row is a selection, or chance
+    there = matrix != 0 if matrix.shape[0] >= matrix.shape[1] else (matrix != 0).T
+    widths, overlaps = there.sum(axis=0), there.sum(axis=1)
+    widths = widths[widths > 0]
+    if there.mean() > _MOST_BAND or len(widths) < _FEWEST_ROWS:
+        return False
+    if np.mean(widths > 1) < _WIDE or overlaps.max() <= 1:  # one a row is a selection, or chance
         return False
     return all(_is_one_run(side).all() for side in (there, there.T))
 

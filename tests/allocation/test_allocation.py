@@ -68,6 +68,11 @@ def test_the_dual_question_is_the_same_one(layers: list[list[tuple[float, float]
     }
 
 
+def test_of_no_layers_nothing_is_chosen() -> None:
+    assert least_cost({}, 1.0) == {}
+    assert least_error({}, 1.0) == {}
+
+
 def test_an_option_off_the_convex_hull_is_found() -> None:
     """What prices alone cannot: the middle option fits, and lies above the line between the others."""
     options = {"a": [Option(0.0, 10.0, "none"), Option(5.0, 6.0, "some"), Option(10.0, 0.0, "all")]}

@@ -46,7 +46,8 @@ def test_transforms_are_recognised(dtype: type) -> None:
     assert "sinusoids" in (transform_in(fourier().astype(dtype)) or "")
     assert "sinusoids" in (transform_in(fourier()[:, 0].T.astype(dtype)) or "")
     assert "sinusoids" in (transform_in(positions().astype(dtype)) or "")
-    for bank in (triangles(), triangles().T):
+    cut = np.pad(triangles(), ((0, 0), (0, 192)))  # fewer values than frequencies: nothing above a limit
+    for bank in (triangles(), triangles().T, cut, cut.T):
         assert "filter bank" in (transform_in(bank.astype(dtype)) or "")
 
 
@@ -66,6 +67,7 @@ def test_weights_are_not(seed: int) -> None:
             assert transform_in(pruned(weights, share)) is None
     assert transform_in(rng.normal(size=(32, 16, 7, 7))) is None
     assert transform_in(np.eye(32)) is None  # a selection: few levels, which are stored exactly
+    assert transform_in(np.kron(np.eye(16), np.ones((1, 4)))) is None  # sums of four
     assert transform_in(np.full((64, 64), np.nan)) is None
 
 
@@ -102,6 +104,16 @@ def test_a_model_of_transforms_alone_is_refused() -> None:
     model.replace("basis", fourier().astype(np.float32))
     with pytest.raises(PassRefused, match="no weight is left to compress; got basis: its rows are"):
         choose_layers(model, (), ())
+
+
+def test_a_model_of_transforms_alone_gets_shorter_numbers() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,1,256] x) => (float[N,62,m] y) <float[62,1,64] basis> { y = Conv (x, basis) }""")
+    model.replace("basis", fourier().astype(np.float32))
+    report = AutoQuantize().run(model, PassContext(reference=model.fork()))
+    assert [edit.layer for edit in report.edits] == ["basis"]
+    assert "a fixed transform" in report.edits[0].what
 
 
 @pytest.mark.parametrize(

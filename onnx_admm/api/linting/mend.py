@@ -15,7 +15,7 @@ from onnx_admm.lint_rules.run import Found, run_rules
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.rewrite.for_runtime.rules import REWRITES
 from onnx_admm.model.rewrite.weight_storage import check_model
-from onnx_admm.runtime.children.probe import check_first_run
+from onnx_admm.runtime.children.probe import runs_together
 
 _MOST_ROUNDS = 4
 
@@ -51,7 +51,7 @@ def mend(subject: LintSubject, found: Sequence[Found], rules: Sequence[LintRule]
     if not _to_fix(found, rules):
         return Mended(model=subject.model)
     if not subject.refusal:
-        check_first_run(subject.model, made_up(subject.model, 0))
+        runs_together(subject.model, made_up(subject.model, 0))
     now, done = subject, _Done()
     for _ in range(_MOST_ROUNDS):
         model = _fixed(now, _to_fix(found, rules), done)

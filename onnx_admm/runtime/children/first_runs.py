@@ -33,18 +33,20 @@ def run(arguments: Mapping[str, Any], content: bytes) -> tuple[Verdict, bytes]:
 
     Returns:
         ``why`` it does not run, None where it does; what is ``not_finite`` in its outputs, None where all is;
-        whether an output is ``useless``, with hardly a finite value. No bytes.
+        whether an output is ``useless``, with hardly a finite value; where it does not run, whether a sample
+        ``alone`` does. No bytes.
     """
-    model = arguments["model"]
+    model, runs = arguments["model"], list[Feeds]()
     try:
         if model not in _open:
             _open.clear()
             _open[model] = open_session(model, threads=1)
         feeds = read_npz(arguments["feeds"])
         alone = {name: array[:1] for name, array in feeds.items()}
-        runs = [run.outputs for each in (alone, feeds) for run in run_samples(_open[model], each)]
+        for each in (alone, feeds):
+            runs += [run.outputs for run in run_samples(_open[model], each)]
     except OnnxAdmmError as error:
-        return {"why": " ".join(str(error).split())}, b""
+        return {"why": " ".join(str(error).split()), "alone": bool(runs)}, b""
     not_finite, useless = _finiteness(runs)
     return {"why": None, "not_finite": not_finite, "useless": useless}, b""
 

@@ -42,11 +42,19 @@ _HINT = "Give some real samples: --data D.npz."
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The reason why an attempt failed; ``end`` where it ended the process or was ended."""
+    """The reason why an attempt failed.
+
+    Attributes:
+        why: the reason.
+        feeds: what was fed.
+        end: how the process ended, where the attempt ended it or was ended.
+        runs_alone: whether one sample alone runs.
+    """
 
     why: str
     feeds: str
     end: WorkerEnded | None = None
+    runs_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +116,14 @@ def first_that_runs(
     raise _nothing_runs(failures)
 
 
-def check_first_run(model: ModelView, data: Dataset) -> None:
-    """Run a model on one sample in the worker process, before it runs in this one.
+def runs_together(model: ModelView, data: Dataset) -> bool:
+    """Run a model on a few samples in the worker process, before it runs in this one.
 
     A model or a sample that the runtime merely refuses passes: the run in this process reports the reason.
+
+    Returns:
+        False where it runs one sample and refuses several at once, whatever its inputs state: a Reshape
+        inside may fix their number.
 
     Raises:
         RuntimeMissing: no runtime, or two.
@@ -125,6 +137,7 @@ def check_first_run(model: ModelView, data: Dataset) -> None:
         failure = _attempt(file, size, data, LIMIT_S + size / _BYTES_PER_S)
     if isinstance(failure, Failure) and failure.end is not None:
         raise _ended("the model does not run", failure, failure.end)
+    return not (isinstance(failure, Failure) and failure.runs_alone)
 
 
 def _write(model: ModelView, file: Path) -> int:
@@ -149,7 +162,7 @@ def _attempt(file: Path, size: int, attempt: Dataset, seconds: float) -> Failure
             with contextlib.suppress(TaskFailed, WorkerEnded):
                 run_task(f"{_TASKS}:forget", {})
             return FirstRun(0, verdict["not_finite"], verdict["useless"])
-        return Failure(str(verdict["why"]), shapes)
+        return Failure(str(verdict["why"]), shapes, runs_alone=bool(verdict["alone"]))
     except TaskFailed as error:
         return Failure(str(error), shapes)
     except WorkerEnded as error:
