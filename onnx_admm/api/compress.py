@@ -161,7 +161,8 @@ class Compression(Request):
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)
-            notes = outcome_notes(plan.notes, result, comparison, changed=changed)
+            exact = {step.name for step in plan.recipe.passes if step.exact}
+            notes = outcome_notes(plan.notes, result, comparison, changed=changed, exact=exact)
             if saved.data is not None and written:
                 notes = (*notes, f"The weights are in {Path(target).with_name(saved.data.name)}.")
             frozen = plan.frozen if changed else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from onnx_admm.api.measure import DECIDING_SAMPLES, SYNTHETIC
 from onnx_admm.contracts import CostModel, Dataset
@@ -25,6 +25,7 @@ ONE_AT_A_TIME = (
     "number), so samples are run one at a time."
 )
 UNCHANGED = "No pass changed the model."
+ONLY_EXACT = "No weight was changed: the model was only rewritten."
 NOT_SMALLER = "No form that was tried makes the file smaller, so OUT is a copy of IN."
 LARGER = "The result is no smaller than the original."
 
@@ -115,7 +116,12 @@ def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]
 
 
 def outcome_notes(
-    planned: tuple[str, ...], result: PipelineResult, comparison: Comparison, *, changed: bool
+    planned: tuple[str, ...],
+    result: PipelineResult,
+    comparison: Comparison,
+    *,
+    changed: bool,
+    exact: Collection[str],
 ) -> tuple[str, ...]:
     """Return the notes of the plan that still apply, and those on the result.
 
@@ -124,6 +130,7 @@ def outcome_notes(
         result: result of the pipeline.
         comparison: original and result.
         changed: whether the written model differs from the original.
+        exact: names of passes that keep the outputs. Where no other changed anything, the reasons are given.
     """
     notes = [note for note in planned if changed or _FROZEN not in note]
     notes += [
@@ -139,13 +146,13 @@ def outcome_notes(
         for layer in figures.get("by_batch", ())
     ]
     notes += [BY_BATCH.format(count=len(by_batch), first=by_batch[0])] if by_batch else []
-    if not result.changed:
-        notes.append(UNCHANGED)
+    if not any(step.report.changed for step in result.reports if step.name not in exact):
+        notes += [UNCHANGED if not result.changed else ONLY_EXACT]
         reasons = (skip for step in result.reports for skip in step.report.skipped if skip.layer == MODEL)
         notes += dict.fromkeys(skip.why.removesuffix(".") + "." for skip in reasons)
-    elif not changed:
+    if result.changed and not changed:
         notes.append(NOT_SMALLER)
-    elif comparison.after.file_bytes >= comparison.before.file_bytes:
+    elif result.changed and comparison.after.file_bytes >= comparison.before.file_bytes:
         notes.append(LARGER)
     notes += _accuracy_note(comparison)
     notes += [

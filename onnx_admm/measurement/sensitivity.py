@@ -8,7 +8,8 @@ and for the model their sum over the outputs, so that small outputs count as muc
 a closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one hides changes before it.
 Values that an output only compares, rounds or counts are used in its place. An output that is nearly zero
 changes by a multiple of itself easily, so values behind such an operator count as a thousandth at least.
-Where no output is a float, it is the share of elements that differ.
+An output that is joined of several parts, such as boxes and scores, has the largest error of them. Where no
+output is a float, it is the share of elements that differ.
 
 The squared error is the measure for allocation. Errors of layers that are changed one at a time add up, since
 they are nearly uncorrelated, unlike a share of changed decisions; it needs no labels; and it is not flat
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.measurement.staged_session import EditedSession, StagedSession, Trace
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.analysis.output_parts import OutputPart, output_parts, part_name
 from onnx_admm.model.rewrite.expose_logits import (
     counting_outputs,
     score_name,
@@ -111,6 +113,7 @@ class OutputProbe:
         self._model, self._threads = with_scores(model), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
         first = next(samples.batches(_BATCH)).feeds
+        self._parts = output_parts(model if reference is None else reference)
         self._session = StagedSession(self._model, names, first, own=own or {}, threads=threads)
         differs = reference is not None and not same_model(reference, model)
         self._reference = with_scores(reference) if reference is not None and differs else None
@@ -155,11 +158,18 @@ class OutputProbe:
             places = real_places(run.feed)
             outputs = without_padding(run_again(run), places)
             for name, expected in run.expected.items():
-                sums.setdefault(name, _Sums()).add(expected, _cut(outputs[name], expected.array))
+                sums.setdefault(name, _Sums()).add(
+                    expected, _cut(expected.of_outputs(outputs), expected.array)
+                )
             first = self._session.output_names[0] if self._classes is None else self._classes.name
             agreed.add(run.expected[first].array, _cut(outputs[first], run.expected[first].array), places)
         floats = {name: total for name, total in sums.items() if total.of_floats and name not in self._counts}
-        return Effect({name: total.ratio for name, total in (floats or sums).items()}, agreed.share)
+        ratios = {name: total.ratio for name, total in (floats or sums).items()}
+        for name, parts in self._parts.items():
+            worst = max((ratios.pop(part_name(name, part), 0.0) for part in parts), default=0.0)
+            if name in ratios:
+                ratios[name] = max(ratios[name], worst)
+        return Effect(ratios, agreed.share)
 
     @property
     def is_comparable(self) -> bool:
@@ -191,7 +201,12 @@ class OutputProbe:
                 if (places := real_places(feed)) is not None:
                     places = places[: run.stop - run.start]
                 expected = without_padding(run.outputs, places)
-                by_name = {k: _Expected.of(v, score_name(k) in expected) for k, v in expected.items()}
+                by_name = {k: _Expected.of(k, v, score_name(k) in expected) for k, v in expected.items()}
+                for name in self._parts.keys() & expected.keys():
+                    by_name |= {
+                        part_name(name, part): _Expected.of_part(name, expected[name], part)
+                        for part in self._parts[name]
+                    }
                 runs.append(_Run(feed, by_name))
         return runs
 
@@ -220,18 +235,31 @@ class OutputProbe:
 
 @dataclass(frozen=True)
 class _Expected:
-    """Expected values of one output of one run, and their energy; only finite values count."""
+    """Expected values of one output of one run, or of a part; and their energy. Only finite values count."""
 
+    output: str
     array: Array
     whole: float
+    part: OutputPart | None = None
+    centre: float = 0.0
 
     @classmethod
-    def of(cls, array: Array, squashed: bool) -> _Expected:
+    def of(cls, output: str, array: Array, squashed: bool) -> _Expected:
         if not _is_float(array):
-            return cls(array, float(array.size))
+            return cls(output, array, float(array.size))
         finite = array[np.isfinite(array)].astype(np.float64)
         least = _LEAST_SQUASHED**2 * finite.size if squashed else 0.0
-        return cls(array, max(float(np.vdot(finite, finite)), least))
+        return cls(output, array, max(float(np.vdot(finite, finite)), least))
+
+    @classmethod
+    def of_part(cls, output: str, array: Array, part: OutputPart) -> _Expected:
+        found = part.of(array)
+        centre = part.centre(found)
+        return replace(cls.of(output, found - centre, squashed=False), part=part, centre=centre)
+
+    def of_outputs(self, outputs: Feeds) -> Array:
+        array = outputs[self.output]
+        return array if self.part is None else self.part.of(array) - self.centre
 
     def loss(self, got: Array) -> float:
         """Return the squared error, or the number of differing elements; all where the shape differs."""

@@ -98,7 +98,7 @@ def _on_axis(grid: Grid, shape: tuple[int, ...], axis: int) -> IntegerWeight | N
     codes = grid.codes.astype(np.int8, copy=False).reshape(shape)
     if grid.scale.size == 1:
         return IntegerWeight(codes, grid.scale.reshape(()).astype(np.float32), axis, is_exact=True)
-    if grid.scale.shape[axis] != shape[axis]:
+    if not grid.scale.size == grid.scale.shape[axis] == shape[axis]:  # one channel has one scale
         return None
     return IntegerWeight(codes, grid.scale.reshape(-1).astype(np.float32), axis, is_exact=True)
 

@@ -12,6 +12,7 @@ from onnx_admm.contracts import IGNORED, Array, Dataset, Feeds
 from onnx_admm.contracts.metrics import metric_of
 from onnx_admm.errors import DataError
 from onnx_admm.model.analysis.class_axis import ClassAxis
+from onnx_admm.model.analysis.output_parts import part_name
 from onnx_admm.model.rewrite.expose_logits import OutputRoles, is_judged, scored_output
 from onnx_admm.runtime.feeding import feed_at, run_samples
 from onnx_admm.runtime.labels import known_labels
@@ -38,7 +39,8 @@ class Quality:
         agreement: share of predictions equal to the reference's, 0 to 1; None without reference or classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
-        sqnr_by_output: the same for each float output by itself.
+        sqnr_by_output: the same for each float output by itself, and for each part of one that is joined of
+            several (`OutputPart`).
         samples: number of samples.
         judged_db: as ``sqnr_by_output``, but a signal counts as its floor at least, and samples whose output
             has another shape than the reference's are left out.
@@ -93,7 +95,7 @@ def evaluate(
     session = _session(model, threads)
     original = _session(reference, threads) if reference is not None else None
     metric = metric_of(data)
-    tally, state = _Tally(classes, roles.may_classify), None if metric is None else metric.start()
+    tally, state = _Tally(classes, roles), None if metric is None else metric.start()
     for batch in data.batches(batch_size):
         runs = run_samples(session, batch.feeds)
         originals = run_samples(original, batch.feeds) if original is not None else None
@@ -114,7 +116,7 @@ def evaluate(
                 tally.compare(got, expected, output, places)
     if not tally.samples:
         raise DataError("no samples to evaluate on")
-    quality = tally.quality(data.has_labels and state is None, original is not None, roles)
+    quality = tally.quality(data.has_labels and state is None, original is not None)
     return quality if state is None else replace(quality, accuracy=state.compute())
 
 
@@ -159,7 +161,7 @@ class _Tally:
     """Running sums over the batches."""
 
     classes: ClassAxis | None
-    may_classify: bool = True
+    roles: OutputRoles
     samples: int = 0
     right: int = 0
     labelled: int = 0
@@ -170,6 +172,9 @@ class _Tally:
     errors: dict[str, _OutputError] = field(default_factory=dict)
     """Error of each float output."""
 
+    parts: dict[str, _OutputError] = field(default_factory=dict)
+    """Error of each part of an output that is joined of several."""
+
     equal: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Equal elements and all elements of each other output."""
 
@@ -178,7 +183,9 @@ class _Tally:
 
     def add(self, count: int, output: Array, labels: Array | None) -> None:
         self._labels = None if labels is None else labels.shape
-        is_told = self.may_classify or labels is not None or not np.issubdtype(output.dtype, np.floating)
+        is_told = (
+            self.roles.may_classify or labels is not None or not np.issubdtype(output.dtype, np.floating)
+        )
         found = predictions(output, self.classes, self._labels) if is_told else None
         self._found = found if found is not None and found.ndim and len(found) == count else None
         self.classifies &= self._found is not None
@@ -212,13 +219,17 @@ class _Tally:
         for name in outputs.keys() & expected.keys():
             if np.issubdtype(expected[name].dtype, np.floating):
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
+                for part in self.roles.parts.get(name, ()):
+                    of_part = self.parts.setdefault(part_name(name, part), _OutputError())
+                    of_part.add(*part.pair(expected[name], outputs[name]))
             else:
                 same, count = self.equal.get(name, (0, 0))
                 equal = _equal_elements(expected[name], outputs[name])
                 self.equal[name] = same + equal, count + expected[name].size
 
-    def quality(self, has_labels: bool, has_reference: bool, roles: OutputRoles) -> Quality:
-        told = {name: e for name, e in self.errors.items() if is_judged(name, roles.counting)}
+    def quality(self, has_labels: bool, has_reference: bool) -> Quality:
+        told = {name: e for name, e in self.errors.items() if is_judged(name, self.roles.counting)}
+        told |= self.parts
         errors = {name: e for name, e in self.errors.items() if scored_output(name) is None}
         signal, noise = (sum(getattr(e, side) for e in errors.values()) for side in ("signal", "noise"))
         scored = self.classifies and self.fits_labels and has_labels
@@ -229,8 +240,10 @@ class _Tally:
             agreement=self.agreed / self.compared if self.classifies and has_reference else None,
             sqnr_db=_decibels(signal, noise) if errors else None,
             samples=self.samples,
-            sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in errors.items()},
-            judged_db={name: e.judged_db(name in roles.squashed) for name, e in told.items() if e.compared},
+            sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in (errors | self.parts).items()},
+            judged_db={
+                name: e.judged_db(name in self.roles.squashed) for name, e in told.items() if e.compared
+            },
             same_shape={name: e.compared / e.runs for name, e in errors.items() if e.compared < e.runs},
             same_elements={name: same / count for name, (same, count) in self.equal.items() if count},
         )
@@ -238,7 +251,7 @@ class _Tally:
 
 @dataclass
 class _OutputError:
-    """Error of one output, summed over runs.
+    """Error of one output or of a part of it, summed over runs.
 
     Attributes:
         signal, noise: energies over all runs.

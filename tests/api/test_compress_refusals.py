@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import running
 from fake_plugins import Bloat, Scale, Shrink
 
 from onnx_admm.api import Compression, compress, measure
 from onnx_admm.contracts import ModelView
+from onnx_admm.data import from_arrays
 from onnx_admm.errors import (
     BudgetExceeded,
     DataError,
@@ -186,6 +189,26 @@ def test_a_file_that_means_two_things_is_not_written(
     with pytest.raises(OutputError, match="computes something else when graph optimisation is on"):
         compress(net, tmp_path / "small.onnx", **running(Shrink()))
     assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_integers_may_round_otherwise_where_both_runs_keep_the_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,4] y)
+    <float scale = {SCALE}, uint8 zero = {128}>
+    { q = QuantizeLinear (x, scale, zero) d = DequantizeLinear (q, scale, zero) y = MatMul (d, w) }"""
+    rng = np.random.default_rng(0)
+    data = from_arrays({"x": rng.normal(size=(4, 8)).astype(np.float32)})
+    weight = {"w": rng.normal(size=(8, 4)).astype(np.float32)}
+    plain = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,4] y) { y = MatMul (x, w) }'
+    )
+    parse_text(plain, constants=weight).save(tmp_path / "in.onnx")
+    monkeypatch.setattr(measure, "_difference", lambda model, _: 0.0 if Path(model).stem == "in" else 0.3)
+    for name, scale, right in (("fine", 0.03, True), ("coarse", 2.0, False)):
+        parse_text(text.replace("SCALE", str(scale)), constants=weight).save(tmp_path / f"{name}.onnx")
+        with contextlib.nullcontext() if right else pytest.raises(OutputError, match="something else"):
+            measure.check_runs(tmp_path / "in.onnx", tmp_path / f"{name}.onnx", data)
 
 
 def test_refusal_of_a_pass_leaves_nothing(tmp_path: Path) -> None:

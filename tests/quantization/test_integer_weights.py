@@ -48,6 +48,14 @@ def test_scales_along_the_input_channels_have_no_kernel_so_that_it_is_rounded() 
     assert np.abs(dense(weight) - values).max() <= np.abs(values).max() / 127
 
 
+def test_one_output_channel_has_one_scale_although_its_inputs_lie_on_grids() -> None:
+    values = np.zeros((1, 32, 5), np.float32)
+    values[0, :, 2] = np.random.default_rng(0).normal(size=32)  # a grid for each input, or each place
+    weight, kept = integer_weight("w", values, 0)
+    assert not kept
+    assert weight.scales.shape == (1,)
+
+
 def test_any_other_weight_gets_a_scale_per_output_channel() -> None:
     values = RNG.normal(size=(8, 300)).astype(np.float32) * np.geomspace(1, 100, 8, dtype=np.float32)[:, None]
     values[3] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -17,6 +17,7 @@ from onnx_admm.model.analysis.class_axis import (
     first_computed,
     written_out,
 )
+from onnx_admm.model.analysis.output_parts import Parts, output_parts
 from onnx_admm.model.analysis.shapes import infer
 from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import free_name, taken_names
@@ -51,17 +52,20 @@ class OutputRoles:
         counting: outputs that only compare, round or count computed values.
         may_classify: whether floats of the form of scores, (n, c), may be scores without labels; not a
             regressor's.
+        parts: parts of outputs that are joined of several.
     """
 
     classes: ClassAxis | None = None
     squashed: frozenset[str] = frozenset()
     counting: frozenset[str] = frozenset()
     may_classify: bool = True
+    parts: Parts = field(default_factory=dict)
 
 
 def output_roles(view: ModelView) -> OutputRoles:
     """Return the roles of a model's outputs."""
-    return OutputRoles(class_axis(view), squashed_outputs(view), counting_outputs(view))
+    squashed, counting = squashed_outputs(view), counting_outputs(view)
+    return OutputRoles(class_axis(view), squashed, counting, parts=output_parts(view))
 
 
 def may_classify(view: ModelView) -> bool:

@@ -1,0 +1,101 @@
+"""Outputs that a Concat joins of several: each part counts by itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from onnx_admm.contracts import ModelView, PassContext
+from onnx_admm.data import from_arrays
+from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.model.analysis.output_parts import OutputPart, output_parts
+from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.model.rewrite.expose_logits import output_roles
+from onnx_admm.passes.auto_quantize import AutoQuantize
+from onnx_admm.runtime.evaluation import evaluate
+
+RNG = np.random.default_rng(0)
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> g '
+WEIGHTS = {"v": RNG.normal(size=(16, 4)) * 100, "w": RNG.normal(size=(16, 6))}
+JOINED = "b = MatMul (x, v) s = MatMul (x, w) p = Sigmoid (s)"
+ROWS = "(float[N,7,16] x) => (float[N,7,10] y)"
+TURNED = "(float[N,7,16] x) => (float[N,10,7] y)"
+
+
+def net(signature: str, nodes: str) -> ModelView:
+    constants = {name: array.astype(np.float32) for name, array in WEIGHTS.items()}
+    return parse_text(f"{HEAD}{signature} {{ {nodes} }}", constants=constants)
+
+
+BOXES, SCORES = OutputPart(2, 0, 4, 10), OutputPart(2, 4, 10, 10, "Sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("signature", "end", "expected"),
+    [
+        (ROWS, "y = Concat <axis = 2> (b, p)", (BOXES, SCORES)),
+        (ROWS, "y = Concat <axis = -1> (b, p)", (BOXES, SCORES)),
+        (
+            TURNED,
+            "c = Concat <axis = 2> (b, p) y = Transpose <perm = [0, 2, 1]> (c)",
+            (OutputPart(1, 0, 4, 10), OutputPart(1, 4, 10, 10, "Sigmoid")),
+        ),
+        (
+            "(float[N,7,16] x) => (float[N,14,10] y)",
+            "c = Concat <axis = 2> (b, p) d = Concat <axis = 2> (b, p) y = Concat <axis = 1> (c, d)",
+            (BOXES, SCORES),
+        ),
+        (ROWS, "y = Concat <axis = 2> (b, s)", (BOXES, OutputPart(2, 4, 10, 10))),
+    ],
+)
+def test_parts_are_read_off_the_graph(signature: str, end: str, expected: tuple[OutputPart, ...]) -> None:
+    assert output_parts(net(signature, f"{JOINED} {end}")) == {"y": expected}
+
+
+@pytest.mark.parametrize("end", ["y = Add (p, p)", "c = Concat <axis = 2> (b, p) y = Relu (c)"])
+def test_other_outputs_have_none(end: str) -> None:
+    assert output_parts(net("(float[N,7,16] x) => (float[N,7,k] y)", f"{JOINED} {end}")) == {}
+
+
+def test_an_open_extent_is_no_part() -> None:
+    joined = net(
+        "(float[N,7,16] x, float[N,7,m] z) => (float[N,7,k] y)", f"{JOINED} y = Concat <axis = 2> (b, z)"
+    )
+    assert output_parts(joined) == {}
+
+
+def test_scores_are_found_again_and_compared_about_their_mean() -> None:
+    scores = RNG.normal(-6, 2, size=(3, 7, 6))
+    joined = np.concatenate([np.zeros((3, 7, 4)), 1 / (1 + np.exp(-scores))], axis=2)
+    np.testing.assert_allclose(SCORES.of(joined), scores, atol=1e-4)
+    right, got = SCORES.pair(joined, joined)
+    assert abs(right.mean()) < 1e-9
+    np.testing.assert_array_equal(right, got)
+    assert SCORES.of(np.zeros((3, 7, 12))).shape == (3, 7, 12)  # another extent: the whole
+
+
+def test_scores_that_change_beside_large_boxes_count() -> None:
+    model = net(ROWS, f"{JOINED} y = Concat <axis = 2> (b, p)")
+    data = from_arrays({"x": RNG.normal(size=(32, 7, 16)).astype(np.float32)})
+    shaken = (model.read("w") + RNG.normal(size=(16, 6)) * 0.3).astype(np.float32)
+    error = OutputProbe(model, ["w"], data, threads=1).relative_error({"w": shaken})
+    other = model.fork()
+    other.replace("w", shaken)
+    quality = evaluate(other, data, reference=model, roles=output_roles(model))
+    whole, boxes, scores = (quality.sqnr_by_output[name] for name in ("y", "y[:, :, 0:4]", "y[:, :, 4:10]"))
+    assert whole > 50
+    assert boxes > 100
+    assert scores == pytest.approx(-10 * math.log10(error), abs=0.5)
+    assert 5 < scores < 20
+    assert min(quality.judged_db.values()) == scores
+
+
+def test_roundings_leave_the_scores_what_outputs_keep() -> None:
+    model = net(ROWS, f"{JOINED} y = Concat <axis = 2> (b, p)")
+    reference = model.fork()
+    AutoQuantize().run(model, PassContext(reference=reference))
+    data = from_arrays({"x": RNG.uniform(size=(64, 7, 16)).astype(np.float32)})
+    quality = evaluate(model, data, reference=reference, roles=output_roles(reference))
+    assert quality.sqnr_by_output["y[:, :, 4:10]"] > 20
