@@ -19,7 +19,8 @@ from onnx_admm.encoding.compression_options import Treated
 from onnx_admm.errors import NothingToDo, OnnxAdmmError, PassRefused
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
-from onnx_admm.pipeline import PROVENANCE
+from onnx_admm.model.rewrite.weight_storage import constant_bytes
+from onnx_admm.pipeline import MODEL, PROVENANCE
 from onnx_admm.selection.layers import choose_sites, transforms_among, usable_layers
 from onnx_admm.settings.ranges import Positive, Samples, Share
 
@@ -40,6 +41,9 @@ made-up inputs, is known to within a decibel from some tens.
 
 _TELLING = 100
 """Least number of samples for a statement on predictions that stay."""
+
+_LEAST_SAVED = 0.005
+"""Share of the model's constants that roundings must save."""
 
 _QUANTISED_ELEMENTS, _QUANTISED_LEVELS = 16, 2
 
@@ -137,6 +141,9 @@ class AutoQuantize:
         with context.progress.task("measure", data.runs) as task:
             search = RoundingSearch(layers, probes, data.runs, task)
             found = self._confirmed(search, unseen, data.told, gives_scores=_gives_floats(model))
+        if layers and not transforms and (little := _too_little(model, search, found)) is not None:
+            search.close()
+            return PassReport(False, (), (*skipped, *(Skip(name, little) for name in (*layers, MODEL))))
         kept = shortened_transforms(transforms, (*probes, *unseen))
         search.close()
         probes, unseen = [], []
@@ -302,6 +309,15 @@ class _Samples:
 
 
 # -- what is there ---------------------------------------------------------------------------
+
+
+def _too_little(model: ModelView, search: RoundingSearch, found: ChosenRoundings) -> str | None:
+    """Return the reason where the roundings save next to nothing of what the model stores; else None."""
+    saved = search.bytes(dict.fromkeys(found.choice)) - search.bytes(found.choice)
+    stored = constant_bytes(model)
+    if saved >= _LEAST_SAVED * stored:
+        return None
+    return f"roundings would save {saved:,.0f} of {stored:,} bytes, which is not worth an error"
 
 
 def _gives_floats(model: ModelView) -> bool:

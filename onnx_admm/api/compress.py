@@ -92,14 +92,15 @@ class Compression(Request):
         for samples in (train, validation):
             if samples is not None and self.metric is None:
                 check_class_numbers(samples, model)
+        facts = describe_model(model, source)
         return Plan(
             source=Path(source),
             model=model,
-            facts=describe_model(model, source),
+            facts=facts,
             recipe=recipe,
             train=train,
             validation=None if validation is None else scored_by(validation, self.metric),
-            notes=(*prepared.notes, *self._notes(train, validation)),
+            notes=(*prepared.notes, *self._notes(train, validation, facts.parameters)),
             frozen=prepared.frozen,
             teacher=None if self.teacher is None else open_teacher(self.teacher, model),
             text=prepared.text,
@@ -233,9 +234,11 @@ class Compression(Request):
     def _opened(self, data: Source, model: ModelView, recipe: Recipe, part: Any) -> Dataset:
         return as_dataset(data, model, preprocessing=recipe.preprocessing, part=part, label=self.label)
 
-    def _notes(self, train: Dataset | None, validation: Dataset | None) -> tuple[str, ...]:
+    def _notes(self, train: Dataset | None, validation: Dataset | None, weights: int) -> tuple[str, ...]:
         notes = []
-        if train is None:
+        if not weights:
+            pass  # nothing that data, pruning or fewer bits could make smaller
+        elif train is None:
             notes.append(NO_DATA)
         elif self.asks_nothing:
             notes.append(NOTHING_ASKED)

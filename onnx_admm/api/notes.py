@@ -79,11 +79,11 @@ def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
     count = FEW_SAMPLES if validation is None else len(validation)
     if count >= FEW_SAMPLES:
         return []
+    counted = "1 validation sample" if count == 1 else f"{count} validation samples"
     if count < DECIDING_SAMPLES and not few_decide:
-        return [
-            f"{count} validation samples are too few to decide: the result is judged on synthetic inputs."
-        ]
-    return [f"{count} validation samples give only a rough estimate of the result."]
+        too_few = "is too few" if count == 1 else "are too few"
+        return [f"{counted} {too_few} to decide: the result is judged on synthetic inputs."]
+    return [f"{counted} {'gives' if count == 1 else 'give'} only a rough estimate of the result."]
 
 
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:

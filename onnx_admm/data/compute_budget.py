@@ -5,15 +5,19 @@ Counted and not timed, so that the same model and data give the same answer on a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnx_admm.contracts import Dataset, Feeds, ModelView
+from onnx_admm.contracts import Dataset, Feeds, LayerProfile, ModelView
+from onnx_admm.errors import OnnxAdmmError
+from onnx_admm.limits import current_budget
 from onnx_admm.model import Operand, node_profiles
 from onnx_admm.model.graph_state import GraphState
+from onnx_admm.runtime.inner_values import InnerValues
 
 _IMAGES = 4  # axes
 _MOST_INPUT_BYTES = 64 << 20
@@ -54,8 +58,8 @@ class SampleCost:
 def cost_of_sample(model: ModelView, data: Dataset) -> SampleCost:
     """Return multiply-accumulates and bytes of a run on one sample.
 
-    Where shape inference does not know a layer's extents, the layer is assumed to work at every pixel of the
-    largest input image, or once.
+    Where shape inference does not know a layer's extents, they are those of a run on the sample. If the model
+    does not run so, the layer is assumed to work at every pixel of the largest input image, or once.
     """
     feeds = next(data.select(np.arange(1)).batches(1)).feeds
     shapes = tuple((name, array.shape, str(array.dtype)) for name, array in sorted(feeds.items()))
@@ -74,12 +78,33 @@ _known: WeakKeyDictionary[ModelView, tuple[object, GraphState, SampleCost]] = We
 def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     pixels = max((prod(array.shape[2:]) for array in feeds.values() if array.ndim == _IMAGES), default=1)
     profiles = node_profiles(model, open_extents(model, feeds), reads_weights=False)
-    pixels = max(pixels, 1)
-    macs = sum(p.parameters * pixels if p.macs is None else p.macs for p in profiles if p.weight)
+    met = _macs_of_run(model, [p for p in profiles if p.weight and p.macs is None], feeds)
+    macs = sum(
+        met.get(p.weight, p.parameters * max(pixels, 1)) if p.macs is None else p.macs
+        for p in profiles
+        if p.weight
+    )
     sizes = {value.name: _nbytes(value) for p in profiles for value in p.outputs}
     outputs = sum(sizes.get(port.name, 0) for port in model.signature().outputs)
     inputs = sum(array.nbytes for array in feeds.values())
     return SampleCost(max(1, macs), inputs, max(sizes.values(), default=0), outputs)
+
+
+def _macs_of_run(model: ModelView, layers: Sequence[LayerProfile], feeds: Feeds) -> dict[str, int]:
+    """Return multiply-accumulates by weight, from the sizes of outputs in a run; those that are known."""
+    found = {layer.outputs[0].name: layer for layer in layers if layer.outputs and not layer.scope}
+    if not found:
+        return {}
+    try:
+        values = next(InnerValues(model, list(found), 1, keeps_arena=False).runs(feeds))
+    except OnnxAdmmError:
+        current_budget().check()
+        return {}
+    return {
+        layer.weight: layer.size * values[name].size // max(1, layer.channels)
+        for name, layer in found.items()
+        if name in values
+    }
 
 
 def limit_samples(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:

@@ -42,6 +42,19 @@ def test_a_layer_whose_shapes_are_hidden_counts_at_every_pixel() -> None:
     assert cost_of_sample(model, from_arrays({"x": images(2, 1, 8, 6)})).macs == 18 * 48
 
 
+def test_a_layer_whose_shapes_only_a_run_tells_counts_at_its_own_places() -> None:
+    model = parse_text("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,1,8,6] x) => (float[N,2,a,b] y) <float[2,1,3,3] k, int64[4] shape = {-1, 1, 4, 3}>
+        {
+            p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            largest = ReduceMax <keepdims = 0> (x) none = Sub (largest, largest)
+            zero = Cast <to = 7> (none) hidden = Add (shape, zero)
+            r = Reshape (p, hidden) y = Conv (r, k)
+        }""")
+    assert cost_of_sample(model, from_arrays({"x": images(2, 1, 8, 6)})).macs == 18 * 2 * 1
+
+
 def test_few_samples_of_what_is_dear() -> None:
     model, data = parse_text(TWO_GEMMS), from_arrays({"x": images(50, 16)})
     assert len(limit_samples(model, data, 640 * 10)) == 10

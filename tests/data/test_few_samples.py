@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_admm.api.compress import compress
+from onnx_admm.api.notes import few_note
 from onnx_admm.data import from_arrays
 from onnx_admm.model.analysis.text import parse_text
 
@@ -27,3 +28,12 @@ def test_a_result_is_judged_on_made_up_inputs_where_few_are_given(
     assert [quality.data for quality in report.comparison.quality] == judged
     told = any(f"{count} validation samples are too few to decide" in note for note in report.notes)
     assert told == (count < 4)
+
+
+def test_one_sample_is_a_singular() -> None:
+    one = from_arrays({"x": np.zeros((1, 4), np.float32)})
+    assert few_note(one, few_decide=True) == [
+        "1 validation sample gives only a rough estimate of the result."
+    ]
+    (note,) = few_note(one, few_decide=False)
+    assert note.startswith("1 validation sample is too few to decide")
