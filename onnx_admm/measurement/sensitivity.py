@@ -203,6 +203,8 @@ class OutputProbe:
                 expected = without_padding(run.outputs, places)
                 by_name = {k: _Expected.of(k, v, score_name(k) in expected) for k, v in expected.items()}
                 for name in self._parts.keys() & expected.keys():
+                    if not _is_float(expected[name]):
+                        continue
                     by_name |= {
                         part_name(name, part): _Expected.of_part(name, expected[name], part)
                         for part in self._parts[name]

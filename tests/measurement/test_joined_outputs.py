@@ -99,3 +99,14 @@ def test_roundings_leave_the_scores_what_outputs_keep() -> None:
     data = from_arrays({"x": RNG.uniform(size=(64, 7, 16)).astype(np.float32)})
     quality = evaluate(model, data, reference=reference, roles=output_roles(reference))
     assert quality.sqnr_by_output["y[:, :, 4:10]"] > 20
+
+
+def test_joined_numbers_of_classes_count_as_they_are() -> None:
+    nodes = (
+        "s = MatMul (x, w) a = ArgMax <axis = 2> (s) b = ArgMin <axis = 2> (s) y = Concat <axis = 2> (a, b)"
+    )
+    model = net("(float[N,7,16] x) => (int64[N,7,2] y)", nodes)
+    assert output_parts(model)
+    data = from_arrays({"x": RNG.normal(size=(8, 7, 16)).astype(np.float32)})
+    shaken = (model.read("w") + RNG.normal(size=(16, 6))).astype(np.float32)
+    assert OutputProbe(model, ["w"], data, threads=1).relative_error({"w": shaken}) > 0.1
