@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_admm.contracts import Array
 from onnx_admm.errors import NoGradient, OnnxAdmmError, reason_of
+from onnx_admm.limits import return_freed
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.installed import runtime_errors
 from onnx_admm.runtime.sessions import open_session, require_runtime
@@ -83,8 +84,8 @@ class OpenStep:
         Raises:
             NoGradient: a kernel failed.
         """
-        options = None
-        if is_last or not self._has_run:
+        options, is_first = None, not self._has_run
+        if is_last or is_first:
             options = require_runtime().RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._has_run = True
@@ -92,6 +93,8 @@ class OpenStep:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise _failed(error) from error
+        if is_first:
+            return_freed()
 
 
 def _failed(error: Exception) -> NoGradient:
