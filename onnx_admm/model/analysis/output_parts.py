@@ -97,7 +97,8 @@ def output_parts(view: ModelView) -> dict[str, tuple[OutputPart, ...]]:
     Of nested Concats the innermost counts, if all that the outer ones join are joined alike: scales of a
     detector, each made of boxes and scores.
     """
-    joined = [output for output in view.graph_ir.graph.outputs if _closing_concat(output) is not None]
+    makers = {output: _maker(output) for output in view.graph_ir.graph.outputs}
+    joined = [output for output, node in makers.items() if node is not None and node.op_type == "Concat"]
     shapes = _shapes(view) if joined else {}
     found = {output.name or "": _parts(output, shapes) for output in joined}
     return {name: parts for name, parts in found.items() if parts is not None}
@@ -119,12 +120,13 @@ def _shapes(view: ModelView) -> dict[ValueRef, Shape]:
     return found
 
 
-def _closing_concat(value: ir.Value) -> ir.Node | None:
+def _maker(value: ir.Value) -> ir.Node | None:
+    """Return the standard node that computes a value, before any that only move or convert it."""
     node = value.producer()
     while node is not None and node.domain in STANDARD and node.op_type in _MOVING and node.inputs:
         source = node.inputs[0]
         node = None if source is None else source.producer()
-    return node if node is not None and node.op_type == "Concat" and node.domain in STANDARD else None
+    return node if node is not None and node.domain in STANDARD else None
 
 
 def _parts(value: ir.Value, shapes: Mapping[ValueRef, Shape]) -> tuple[OutputPart, ...] | None:
@@ -188,9 +190,5 @@ def _extent(value: ir.Value | None, axis: int, shapes: Mapping[ValueRef, Shape])
 
 
 def _squashing(value: ir.Value) -> str | None:
-    node = value.producer()
-    while node is not None and node.domain in STANDARD and node.op_type in _MOVING and node.inputs:
-        source = node.inputs[0]
-        node = None if source is None else source.producer()
-    known = node is not None and node.domain in STANDARD and node.op_type in _INVERTIBLE
-    return node.op_type if node is not None and known else None
+    node = _maker(value)
+    return node.op_type if node is not None and node.op_type in _INVERTIBLE else None
