@@ -315,7 +315,7 @@ def _too_little(model: ModelView, search: RoundingSearch, found: ChosenRoundings
     """Return the reason where the roundings save next to nothing of what the model stores; else None."""
     saved = search.bytes(dict.fromkeys(found.choice)) - search.bytes(found.choice)
     stored = constant_bytes(model)
-    if saved >= _LEAST_SAVED * stored:
+    if not 0 < saved < _LEAST_SAVED * stored:
         return None
     return f"roundings would save {saved:,.0f} of {stored:,} bytes, which is not worth an error"
 

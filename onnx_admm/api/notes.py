@@ -25,7 +25,7 @@ ONE_AT_A_TIME = (
     "number), so samples are run one at a time."
 )
 UNCHANGED = "No pass changed the model."
-ONLY_EXACT = "No weight was changed: the model was only rewritten."
+ONLY_EXACT = "No layer was pruned or rounded: the model was only rewritten, and its outputs stay."
 NOT_SMALLER = "No form that was tried makes the file smaller, so OUT is a copy of IN."
 LARGER = "The result is no smaller than the original."
 

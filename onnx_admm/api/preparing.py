@@ -66,7 +66,8 @@ def in_runs(plan: Plan) -> Plan:
     Raises:
         WorkError, LimitReached: a first run, in the worker process, killed it or took too much.
     """
-    if plan.validation is None or runs_together(plan.model, plan.validation):
+    given = [each for each in (plan.validation, plan.train) if each is not None]
+    if plan.validation is None or runs_together(plan.model, max(given, key=len)):
         return plan
     return replace(
         plan,

@@ -80,7 +80,7 @@ def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     profiles = node_profiles(model, open_extents(model, feeds), reads_weights=False)
     met = _macs_of_run(model, [p for p in profiles if p.weight and p.macs is None], feeds)
     macs = sum(
-        met.get(p.weight, p.parameters * max(pixels, 1)) if p.macs is None else p.macs
+        met.get(_place(p), p.parameters * max(pixels, 1)) if p.macs is None else p.macs
         for p in profiles
         if p.weight
     )
@@ -90,21 +90,28 @@ def _cost(model: ModelView, feeds: Feeds) -> SampleCost:
     return SampleCost(max(1, macs), inputs, max(sizes.values(), default=0), outputs)
 
 
-def _macs_of_run(model: ModelView, layers: Sequence[LayerProfile], feeds: Feeds) -> dict[str, int]:
-    """Return multiply-accumulates by weight, from the sizes of outputs in a run; those that are known."""
-    found = {layer.outputs[0].name: layer for layer in layers if layer.outputs and not layer.scope}
+def _macs_of_run(
+    model: ModelView, layers: Sequence[LayerProfile], feeds: Feeds
+) -> dict[tuple[str, str], int]:
+    """Return multiply-accumulates by output and weight, from the sizes of outputs in a run."""
+    found = {_place(layer): layer for layer in layers if layer.outputs and not layer.scope}
     if not found:
         return {}
+    names = list(dict.fromkeys(output for output, _ in found))
     try:
-        values = next(InnerValues(model, list(found), 1, keeps_arena=False).runs(feeds))
+        values = next(InnerValues(model, names, 1, keeps_arena=False).runs(feeds))
     except OnnxAdmmError:
         current_budget().check()
         return {}
     return {
-        layer.weight: layer.size * values[name].size // max(1, layer.channels)
-        for name, layer in found.items()
-        if name in values
+        place: layer.size * values[place[0]].size // max(1, layer.channels)
+        for place, layer in found.items()
+        if place[0] in values
     }
+
+
+def _place(layer: LayerProfile) -> tuple[str, str]:
+    return layer.outputs[0].name if layer.outputs else "", layer.weight
 
 
 def limit_samples(model: ModelView, data: Dataset, most_macs: int, least: int = 2) -> Dataset:

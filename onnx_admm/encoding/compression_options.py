@@ -145,6 +145,8 @@ class Treated:
         kept = min(self._kept(rounding), self._nonzeros)
         if rounding in FINE:
             codes = size * FINE[rounding] / 8 + _FINE_FRAME_BYTES
+        elif rounding.both_axes:
+            codes = float(size)
         elif rounding.density < 1:
             codes = packed_bytes(size, kept, rounding.levels)
         elif self._has_lone_zeros:  # an odd number of levels: one of them is 0, the others have codes
@@ -206,7 +208,7 @@ class Treated:
     def _columns(self) -> Columns | None:
         """Scales of columns, where the weight has columns and its type holds the products."""
         axis = column_axis(self.values.shape, self.axis)
-        if self.axis is None or axis is None or self.values.dtype.itemsize <= 2:
+        if self.axis is None or axis is None or self.values.dtype.itemsize <= 2 or not self.values.size:
             return None
         return balanced_columns(self.values, self.axis, axis)
 

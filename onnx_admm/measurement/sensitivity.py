@@ -31,9 +31,10 @@ from onnx_admm.contracts import Array, Dataset, Feeds, ModelView
 from onnx_admm.measurement.staged_session import EditedSession, StagedSession, Trace
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
-from onnx_admm.model.analysis.output_parts import OutputPart, output_parts, part_name
+from onnx_admm.model.analysis.output_parts import OutputPart, part_name
 from onnx_admm.model.rewrite.expose_logits import (
     counting_outputs,
+    output_roles,
     score_name,
     scored_output,
     with_scores,
@@ -113,7 +114,7 @@ class OutputProbe:
         self._model, self._threads = with_scores(model), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
         first = next(samples.batches(_BATCH)).feeds
-        self._parts = output_parts(model if reference is None else reference)
+        self._parts = output_roles(model if reference is None else reference).parts
         self._session = StagedSession(self._model, names, first, own=own or {}, threads=threads)
         differs = reference is not None and not same_model(reference, model)
         self._reference = with_scores(reference) if reference is not None and differs else None
@@ -206,7 +207,9 @@ class OutputProbe:
                     if not _is_float(expected[name]):
                         continue
                     by_name |= {
-                        part_name(name, part): _Expected.of_part(name, expected[name], part)
+                        part_name(name, part): _Expected.of_part(
+                            name, expected[name], part if places is None else part.plain
+                        )
                         for part in self._parts[name]
                     }
                 runs.append(_Run(feed, by_name))

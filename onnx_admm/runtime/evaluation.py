@@ -221,7 +221,8 @@ class _Tally:
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
                 for part in self.roles.parts.get(name, ()):
                     of_part = self.parts.setdefault(part_name(name, part), _OutputError())
-                    of_part.add(*part.pair(expected[name], outputs[name]))
+                    compared = part if places is None else part.plain
+                    of_part.add(*compared.pair(expected[name], outputs[name]))
             else:
                 same, count = self.equal.get(name, (0, 0))
                 equal = _equal_elements(expected[name], outputs[name])

@@ -73,7 +73,7 @@ def compare_latency(
     clock = clock_for(threads)
     loads_us: tuple[list[float], list[float]] = ([], [])
     opened: dict[int, Session] = {}
-    with TemporaryFolder() as folder:
+    with TemporaryFolder() as folder:  # a session with wrong stored shapes reads its file again
         models = [_file(model, Path(folder, f"{i}.onnx")) for i, model in enumerate((before, after))]
         for number in range(min(_LOADS, max(1, rounds // _ROUNDS_A_LOAD))):
             opened.clear()
@@ -83,17 +83,17 @@ def compare_latency(
                 loads_us[which].append((time.perf_counter_ns() - started) / 1e3)
             if number and sum(map(sum, loads_us)) > _ENOUGH_LOADING_US:
                 break
-    sessions = (opened[0], opened[1])
-    fed = tuple(feed_at(session, feeds) for session in sessions)
-    slowest_us = max(_warm_up(session, feed, clock) for session, feed in zip(sessions, fed, strict=True))
-    repeats = max(1, round(_ROUND_US / slowest_us))
-    rounds = min(rounds, max(5, round(_TOTAL_US / (2 * repeats * slowest_us))))
-    times_us: tuple[list[float], list[float]] = ([], [])
-    with (progress or SilentProgress()).task("latency", rounds) as task:
-        for number in range(rounds):
-            for which in _turns(number):
-                times_us[which].append(_time_us(sessions[which], fed[which], repeats, clock))
-            task.advance()
+        sessions = (opened[0], opened[1])
+        fed = tuple(feed_at(session, feeds) for session in sessions)
+        slowest_us = max(_warm_up(session, feed, clock) for session, feed in zip(sessions, fed, strict=True))
+        repeats = max(1, round(_ROUND_US / slowest_us))
+        rounds = min(rounds, max(5, round(_TOTAL_US / (2 * repeats * slowest_us))))
+        times_us: tuple[list[float], list[float]] = ([], [])
+        with (progress or SilentProgress()).task("latency", rounds) as task:
+            for number in range(rounds):
+                for which in _turns(number):
+                    times_us[which].append(_time_us(sessions[which], fed[which], repeats, clock))
+                task.advance()
     before_us = statistics.median(times_us[0])
     ratio = statistics.median(b / a for a, b in zip(*times_us, strict=True))
     return Latency(

@@ -77,14 +77,24 @@ def test_columns_of_equal_size_need_no_scales() -> None:
     assert balanced_columns(np.zeros((4, 6), np.float32), 0, 1).error == 1.0
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((40, 1, 3, 3), 0), ((64,), 0), ((40, 60), None), ((1, 60), 0)])
-def test_weights_of_few_axes_have_none(shape: tuple[int, ...], axis: int | None) -> None:
-    """A column axis of kernel positions is one; without an axis for rows there is none."""
-    treated = Treated(spread(shape, len(shape) - 1), axis)
-    expected = treated.apply(BYTES)
-    if axis is None or len(shape) == 1 or shape[0] == 1:
-        np.testing.assert_array_equal(treated.apply(BOTH_AXES), expected)
-        assert BOTH_AXES not in treated.further
+@pytest.mark.parametrize(("shape", "axis"), [((64,), 0), ((40, 60), None), ((1, 60), 0), ((40, 0), 0)])
+def test_weights_without_rows_and_columns_have_none(shape: tuple[int, ...], axis: int | None) -> None:
+    values = spread(shape, len(shape) - 1) if 0 not in shape else np.zeros(shape, np.float32)
+    treated = Treated(values, axis)
+    assert BOTH_AXES not in treated.further
+    if values.size:
+        np.testing.assert_array_equal(treated.apply(BOTH_AXES), treated.apply(BYTES))
+
+
+def test_dead_columns_do_not_count() -> None:
+    values = spread((48, 64), 1)
+    values[:, ::2] = 0
+    treated = Treated(values, 0)
+    plain, both = (squared_error(values, treated.apply(r)) for r in (BYTES, BOTH_AXES))
+    assert treated.expected_error(BOTH_AXES) / treated.expected_error(BYTES) == pytest.approx(
+        both / plain, rel=0.3
+    )
+    assert treated.stored_bytes(BOTH_AXES) > values.size
 
 
 def test_half_floats_hold_no_such_products() -> None:

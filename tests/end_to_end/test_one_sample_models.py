@@ -41,11 +41,12 @@ def test_samples_become_whole_feeds() -> None:
     np.testing.assert_array_equal(batch.labels, [2, 4])
 
 
-def test_such_a_model_is_compressed_and_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [9, 40])
+def test_such_a_model_is_compressed_and_compared(tmp_path: Path, count: int) -> None:
     model, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     fixed_inside().save(model)
-    data = {"x": RNG.normal(size=(40, 12, 8)).astype(np.float32)}
+    data = {"x": RNG.normal(size=(count, 12, 8)).astype(np.float32)}
     report = compress(model, out, data=data, threads=1, keep=True)
     assert any("one at a time" in note for note in report.notes)
     assert report.comparison.quality[0].sqnr_db is not None
-    assert compare(model, out, data=data, threads=1).quality[0].samples == 40
+    assert compare(model, out, data=data, threads=1).quality[0].samples == count

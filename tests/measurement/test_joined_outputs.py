@@ -106,7 +106,32 @@ def test_joined_numbers_of_classes_count_as_they_are() -> None:
         "s = MatMul (x, w) a = ArgMax <axis = 2> (s) b = ArgMin <axis = 2> (s) y = Concat <axis = 2> (a, b)"
     )
     model = net("(float[N,7,16] x) => (int64[N,7,2] y)", nodes)
-    assert output_parts(model)
+    assert output_parts(model) == {}
     data = from_arrays({"x": RNG.normal(size=(8, 7, 16)).astype(np.float32)})
     shaken = (model.read("w") + RNG.normal(size=(16, 6))).astype(np.float32)
     assert OutputProbe(model, ["w"], data, threads=1).relative_error({"w": shaken}) > 0.1
+
+
+def test_one_value_that_is_no_number_hides_nothing() -> None:
+    probabilities = 1 / (1 + np.exp(-RNG.normal(-4, 2, size=(3, 7, 6))))
+    right = np.concatenate([np.zeros((3, 7, 4)), probabilities], axis=2)
+    right[0, 0, 5] = np.nan
+    found, _ = SCORES.pair(right, right)
+    assert np.isfinite(found).sum() == found.size - 1
+
+
+def test_a_step_of_half_floats_is_a_small_change_of_a_score() -> None:
+    right = np.full((2, 3, 10), 0.9995, np.float16)
+    got = np.nextafter(right, np.float16(2))
+    assert np.abs(np.subtract(*SCORES.pair(right, got))).max() < 2.0
+
+
+def test_numbers_of_classes_beside_boxes_are_no_part() -> None:
+    nodes = "b = MatMul (x, v) s = MatMul (x, w) a = ArgMax <axis = 2> (s) c = Cast <to = 1> (a)"
+    model = net("(float[N,7,16] x) => (float[N,7,5] y)", f"{nodes} y = Concat <axis = 2> (b, c)")
+    assert output_parts(model) == {"y": (OutputPart(2, 0, 4, 5),)}
+
+
+def test_samples_are_not_joined() -> None:
+    model = net("(float[2,7,16] x) => (float[4,7,4] y)", "b = MatMul (x, v) y = Concat <axis = 0> (b, b)")
+    assert output_parts(model) == {}

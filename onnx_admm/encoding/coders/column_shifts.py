@@ -63,16 +63,18 @@ def balanced_columns(values: Array, row_axis: int, axis: int) -> Columns:
     others = tuple(i for i in range(values.ndim) if i not in (row_axis, axis))
     peaks = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float64)
     peaks = peaks if row_axis < axis else peaks.T
+    live = peaks.max(axis=0) > 0
     columns = np.ones(peaks.shape[1])
     for _ in range(_ROUNDS):
         rows = (peaks / columns).max(axis=1, keepdims=True)
         found = np.divide(peaks, rows, out=np.zeros_like(peaks), where=rows > 0).max(axis=0)
-        columns = np.where(found > 0, found, 1.0)
+        columns = np.where(live, np.maximum(found, np.finfo(float).tiny), 1.0)
     exponents = np.rint(np.log2(columns)).astype(np.int64)
-    shifts = np.maximum(exponents - exponents.max(initial=0) + LARGEST_SHIFT, 0)
-    shifts -= shifts.min(initial=LARGEST_SHIFT)
+    shifts = exponents - exponents[live].max(initial=-(1 << 20)) + LARGEST_SHIFT
+    shifts = np.where(live, np.maximum(shifts, 0), 0)
+    shifts = np.where(live, shifts - shifts[live].min(initial=LARGEST_SHIFT), 0)
     factors = np.exp2(shifts)
-    squares = np.square(factors)
+    squares = np.square(factors[live]) if live.any() else np.ones(1)
     before = float(np.square(peaks.max(axis=1)).sum())
     ratio = float(np.square((peaks / factors).max(axis=1)).sum()) / before if before > 0 else 1.0
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]

@@ -25,7 +25,10 @@ _KEEPING = {"Identity", *operators_with(Trait.CASTS)}
 _MOVING = operators_with(Trait.REARRANGES, Trait.CASTS)
 _INVERTIBLE = ("Sigmoid", "Softmax")
 _LEAST = 1e-7
-"""Least probability, and least difference from 1, that float32 tells well enough."""
+"""Least probability, and least difference from 1, that float32 tells well enough; half floats tell less."""
+
+_UNTOLD = operators_with(Trait.COMPARES, Trait.DISCRETE)
+"""Operators whose results are no amplitudes: comparisons, numbers of classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,12 @@ class OutputPart:
         if array.ndim <= self.axis or array.shape[self.axis] != self.size:
             return array
         found = array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
-        if self.squashing is None:
+        if self.squashing is None or not np.issubdtype(found.dtype, np.floating):
             return found
-        scores: npt.NDArray[Any] = np.log(np.maximum(found, _LEAST))
+        least, found = max(_LEAST, float(np.finfo(found.dtype).eps)), found.astype(np.float64)
+        scores: npt.NDArray[Any] = np.log(np.maximum(found, least))
         if self.squashing == "Sigmoid":
-            scores -= np.log(np.maximum(1 - found, _LEAST))
+            scores -= np.log(np.maximum(1 - found, least))
         return scores
 
     def pair(
@@ -74,7 +78,15 @@ class OutputPart:
 
     def centre(self, part: npt.NDArray[Any]) -> float:
         """Return what is subtracted before a part is compared: the mean of scores, else 0."""
-        return float(part.mean()) if self.squashing is not None and part.size else 0.0
+        if self.squashing is None:
+            return 0.0
+        finite = part[np.isfinite(part)]
+        return float(finite.mean()) if finite.size else 0.0
+
+    @property
+    def plain(self) -> OutputPart:
+        """The part by its own values: padded places are 0, and have no scores."""
+        return replace(self, squashing=None)
 
     @property
     def label(self) -> str:
@@ -114,7 +126,7 @@ def _shapes(view: ModelView) -> dict[ValueRef, Shape]:
         stored = reference.shape
         if None in shape and stored is not None and len(stored) == len(shape):
             found[reference] = tuple(
-                other if extent is None and isinstance(other, int) else extent
+                other if extent is None and isinstance(other, int) and other >= 0 else extent
                 for extent, other in zip(shape, stored, strict=True)
             )
     return found
@@ -148,6 +160,8 @@ def _parts(value: ir.Value, shapes: Mapping[ValueRef, Shape]) -> tuple[OutputPar
 
 def _of_concat(node: ir.Node, rank: int, shapes: Mapping[ValueRef, Shape]) -> tuple[OutputPart, ...] | None:
     axis = node.attributes.get_int("axis", 0) % rank
+    if axis == 0:  # samples
+        return None
     operands = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
     inner = {_parts(operand, shapes) for operand in operands}
     if len(inner) == 1 and (parts := inner.pop()) is not None and parts[0].axis != axis:
@@ -158,10 +172,15 @@ def _of_concat(node: ir.Node, rank: int, shapes: Mapping[ValueRef, Shape]) -> tu
         return None
     found, start = list[OutputPart](), 0
     for value, extent in zip(node.inputs, known, strict=True):
-        if value is not None and value in operands:
+        if value is not None and value in operands and not _is_untold(value):
             found.append(OutputPart(axis, start, start + extent, sum(known), _squashing(value)))
         start += extent
-    return tuple(found)
+    return tuple(found) or None
+
+
+def _is_untold(value: ir.Value) -> bool:
+    node = _maker(value)
+    return node is not None and node.op_type in _UNTOLD
 
 
 def _moved(node: ir.Node, axis: int, before: Shape, after: Shape) -> int | None:
@@ -178,7 +197,8 @@ def _moved(node: ir.Node, axis: int, before: Shape, after: Shape) -> int | None:
 
 def _same_up_to(axis: int, before: Sequence[object], after: Sequence[object]) -> bool:
     """Return whether a reshape keeps all axes up to this one; a first axis is the batch."""
-    return len(after) > axis and list(before[1 : axis + 1]) == list(after[1 : axis + 1]) and axis > 0
+    left, right = list(before[1 : axis + 1]), list(after[1 : axis + 1])
+    return axis > 0 and None not in left and left == right
 
 
 def _extent(value: ir.Value | None, axis: int, shapes: Mapping[ValueRef, Shape]) -> int | None:

@@ -21,10 +21,13 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 
 
 def with_full_floats(view: ModelView) -> ModelView:
-    """Return a fork that computes in float32; the view itself where a function of its own uses float16.
+    """Return a fork that computes in float32; the view itself where that cannot be.
 
+    It cannot where a function of the model's own uses float16, or a stored weight in float16 is an output.
     Values between nodes are no longer rounded to float16. Weights have the same values in float32.
     """
+    if any(_is_half(value) and value.is_initializer() for value in view.graph_ir.graph.outputs):
+        return view
     functions = (function.graph for function in view.graph_ir.functions.values())
     if any(_is_half(value) for graph in functions for value in _values(graph)):
         return view
@@ -45,8 +48,8 @@ def with_full_floats(view: ModelView) -> ModelView:
     outputs = _narrow_outputs(view, model, taken)
     for value in [each for each in model.graph.inputs if each.dtype == _HALF]:
         cast = _cast(value, _FULL, free_name(f"{value.name}_full", taken))
-        value.replace_all_uses_with(cast.outputs[0])
-        cast.replace_input_with(0, value)
+        for use in [use for use in value.uses() if use.node is not cast]:  # it may be an output too
+            use.node.replace_input_with(use.idx, cast.outputs[0])
         first = next(iter(model.graph), None)
         if first is None:
             model.graph.append(cast)

@@ -65,7 +65,8 @@ class OutputRoles:
 def output_roles(view: ModelView) -> OutputRoles:
     """Return the roles of a model's outputs."""
     squashed, counting = squashed_outputs(view), counting_outputs(view)
-    return OutputRoles(class_axis(view), squashed, counting, parts=output_parts(view))
+    parts = {name: found for name, found in output_parts(view).items() if name not in counting}
+    return OutputRoles(class_axis(view), squashed, counting, parts=parts)
 
 
 def may_classify(view: ModelView) -> bool:

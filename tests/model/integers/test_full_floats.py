@@ -27,6 +27,7 @@ BODIES = {
     " then_branch = yes () => (float16[N,4] t) { t = Add (a, a) },"
     " else_branch = no () => (float16[N,4] t)"
     " { k = Constant <value = float16[1] {16896}> () t = Mul (a, k) } > }",
+    "input_passed_on": "(float16[N,8] x) => (float16[N,8] x, float16[N,4] y) { y = MatMul (x, w) }",
     "filled": "(float16[N,8] x) => (float16[N,4] y) { a = MatMul (x, w) s = Shape (a)"
     " f = ConstantOfShape <value = float16[1] {15872}> (s) y = Add (a, f) }",
 }
