@@ -73,9 +73,7 @@ def integers(source: Path, target: Path) -> Callable[[], None]:
     """The whole command with the samples that ``quantize_static`` has."""
     from onnx_admm import api
 
-    return lambda: (
-        api.compress(source, target, data={"x": images(0, _SAMPLES)}, threads=1) and None
-    )
+    return lambda: api.compress(source, target, data={"x": images(0, _SAMPLES)}, threads=1) and None
 
 
 def images(seed: int, count: int) -> npt.NDArray[np.float32]:
