@@ -17,7 +17,9 @@ from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.limits import current_budget
 from onnx_admm.model import Operand, node_profiles
 from onnx_admm.model.graph_state import GraphState
-from onnx_admm.runtime.inner_values import InnerValues
+from onnx_admm.model.rewrite.expose_values import expose_shapes
+from onnx_admm.runtime.feeding import feed_at
+from onnx_admm.runtime.sessions import open_session
 
 _IMAGES = 4  # axes
 _MOST_INPUT_BYTES = 64 << 20
@@ -99,14 +101,14 @@ def _macs_of_run(
         return {}
     names = list(dict.fromkeys(output for output, _ in found))
     try:
-        values = next(InnerValues(model, names, 1, keeps_arena=False).runs(feeds))
+        session = open_session(expose_shapes(model, names), threads=1, keeps_arena=False)
+        shapes = session.run(feed_at(session, feeds))
     except OnnxAdmmError:
         current_budget().check()
         return {}
+    sizes = dict(zip(names, map(prod, shapes.values()), strict=True))
     return {
-        place: layer.size * values[place[0]].size // max(1, layer.channels)
-        for place, layer in found.items()
-        if place[0] in values
+        place: layer.size * int(sizes[place[0]]) // max(1, layer.channels) for place, layer in found.items()
     }
 
 

@@ -108,7 +108,11 @@ def compare_latency(
 def _file(model: ModelSource, path: Path) -> ModelSource:
     if not isinstance(model, ModelView):
         return model
-    path.write_bytes(model.to_bytes(maps=False))
+    data = model.to_bytes(maps=False)
+    try:
+        path.write_bytes(data)
+    except OSError:  # no room: memory will have to do
+        return data
     return path
 
 

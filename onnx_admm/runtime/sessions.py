@@ -213,7 +213,10 @@ def _open_view(model: ModelView, options: _Options) -> Session:
         fork = model.fork()  # the model may change
         with TemporaryFolder() as folder:  # a session keeps bytes, and not a file, for as long as it is open
             path = os.path.join(folder, "model.onnx")
-            Path(path).write_bytes(data)
+            try:
+                Path(path).write_bytes(data)
+            except OSError:  # no room: memory will have to do
+                return Session(data, options)
             del data
             return Session(path, options, lambda: _serialised(fork))
     except OutputError:  # over 2 GB: no single message holds it, a file with external data does

@@ -135,3 +135,14 @@ def test_numbers_of_classes_beside_boxes_are_no_part() -> None:
 def test_samples_are_not_joined() -> None:
     model = net("(float[2,7,16] x) => (float[4,7,4] y)", "b = MatMul (x, v) y = Concat <axis = 0> (b, b)")
     assert output_parts(model) == {}
+
+
+def test_deep_and_crossing_graphs_take_one_pass() -> None:
+    """A chain beyond Python's recursion, and Concats whose paths double with each."""
+    chain = "v0 = Identity (x) " + " ".join(f"v{i + 1} = Identity (v{i})" for i in range(1500))
+    deep = net("(float[N,7,16] x) => (float[N,7,32] y)", f"{chain} y = Concat <axis = 2> (v1500, x)")
+    assert output_parts(deep) == {"y": (OutputPart(2, 0, 16, 32), OutputPart(2, 16, 32, 32))}
+    doubling = "v0 = Identity (x) " + " ".join(
+        f"v{i + 1} = Concat <axis = {1 + i % 2}> (v{i}, v{i})" for i in range(30)
+    )
+    assert "y" in output_parts(net("(float[N,1,1] x) => (float[N,a,b] y)", f"{doubling} y = Identity (v30)"))

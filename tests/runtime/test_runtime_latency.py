@@ -65,3 +65,13 @@ def test_no_more_than_two_sessions_are_ever_open(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(latency, "open_session", opened)
     compare_latency(chain(3), chain(2), FEEDS, rounds=5)
     assert most == 2
+
+
+def test_without_room_on_the_disk_models_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("onnx_admm.runtime.sessions._LARGE_BYTES", 1)
+    assert compare_latency(chain(2), chain(1), FEEDS, rounds=4).ratio > 0
+    np.testing.assert_array_equal(open_session(chain(1)).run(FEEDS)["y"], FEEDS["v0"])

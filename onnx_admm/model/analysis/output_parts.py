@@ -7,7 +7,7 @@ nearly 0 or 1 hide changes, and their usual level is no signal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,9 @@ _MOVING = operators_with(Trait.REARRANGES, Trait.CASTS)
 _INVERTIBLE = ("Sigmoid", "Softmax")
 _LEAST = 1e-7
 """Least probability, and least difference from 1, that float32 tells well enough; half floats tell less."""
+
+_MOST_PARTS = 64
+"""Operands of a Concat from which on its result counts as a whole: so many are no parts with a meaning."""
 
 _UNTOLD = operators_with(Trait.COMPARES, Trait.DISCRETE)
 """Operators whose results are no amplitudes: comparisons, numbers of classes."""
@@ -109,11 +112,11 @@ def output_parts(view: ModelView) -> dict[str, tuple[OutputPart, ...]]:
     Of nested Concats the innermost counts, if all that the outer ones join are joined alike: scales of a
     detector, each made of boxes and scores.
     """
-    makers = {output: _maker(output) for output in view.graph_ir.graph.outputs}
-    joined = [output for output, node in makers.items() if node is not None and node.op_type == "Concat"]
-    shapes = _shapes(view) if joined else {}
-    found = {output.name or "": _parts(output, shapes) for output in joined}
-    return {name: parts for name, parts in found.items() if parts is not None}
+    graph = view.graph_ir.graph
+    makers = _makers(graph)
+    joined = [output for output in graph.outputs if _made_by(output, makers) == "Concat"]
+    found = _parts(graph, makers, _shapes(view)) if joined else {}
+    return {output.name or "": found[output] for output in joined if output in found}
 
 
 def _shapes(view: ModelView) -> dict[ValueRef, Shape]:
@@ -132,55 +135,84 @@ def _shapes(view: ModelView) -> dict[ValueRef, Shape]:
     return found
 
 
-def _maker(value: ir.Value) -> ir.Node | None:
-    """Return the standard node that computes a value, before any that only move or convert it."""
-    node = value.producer()
-    while node is not None and node.domain in STANDARD and node.op_type in _MOVING and node.inputs:
-        source = node.inputs[0]
-        node = None if source is None else source.producer()
-    return node if node is not None and node.domain in STANDARD else None
+Makers = Mapping[ir.Value, ir.Node]
+"""Node that computes a value, before any that only move or convert it."""
+
+Found = Mapping[ir.Value, tuple[OutputPart, ...]]
+"""Parts of values, as axes and indices of these."""
 
 
-def _parts(value: ir.Value, shapes: Mapping[ValueRef, Shape]) -> tuple[OutputPart, ...] | None:
-    """Return the parts of a value, as axes and indices of that value."""
-    node, shape = value.producer(), shapes.get(ValueRef(value))
-    if node is None or node.domain not in STANDARD or shape is None or not node.inputs:
-        return None
-    if node.op_type == "Concat":
-        return _of_concat(node, len(shape), shapes)
-    source = node.inputs[0]
-    if source is None or node.op_type not in _MOVING:
-        return None
-    parts, before = _parts(source, shapes), shapes.get(ValueRef(source))
+def _makers(graph: ir.Graph) -> Makers:
+    found: dict[ir.Value, ir.Node] = {}
+    for node in graph:
+        source = node.inputs[0] if node.inputs and _is_standard(node, _MOVING) else None
+        maker = node if source is None else found.get(source, node)
+        found.update(dict.fromkeys(node.outputs, maker))
+    return found
+
+
+def _made_by(value: ir.Value, makers: Makers) -> str | None:
+    node = makers.get(value)
+    return node.op_type if node is not None and node.domain in STANDARD else None
+
+
+def _is_standard(node: ir.Node, operators: Collection[str]) -> bool:
+    return node.domain in STANDARD and node.op_type in operators
+
+
+def _parts(graph: ir.Graph, makers: Makers, shapes: Mapping[ValueRef, Shape]) -> Found:
+    found: dict[ir.Value, tuple[OutputPart, ...]] = {}
+    for node in graph:
+        if not _is_standard(node, {"Concat", *_MOVING}) or not node.inputs:
+            continue
+        value, source = node.outputs[0], node.inputs[0]
+        shape = shapes.get(ValueRef(value))
+        if shape is None:
+            continue
+        if node.op_type == "Concat":
+            parts = _of_concat(node, len(shape), shapes, makers, found)
+        else:
+            parts = None if source is None else _behind(node, source, shape, shapes, found)
+        if parts is not None:
+            found[value] = parts
+    return found
+
+
+def _behind(
+    node: ir.Node, source: ir.Value, shape: Shape, shapes: Mapping[ValueRef, Shape], found: Found
+) -> tuple[OutputPart, ...] | None:
+    """Return the parts behind a node that moves or converts values."""
+    parts, before = found.get(source), shapes.get(ValueRef(source))
     if parts is None or before is None or node.op_type in _KEEPING:
         return parts
     axis = _moved(node, parts[0].axis, before, shape)
     return None if axis is None else tuple(replace(part, axis=axis) for part in parts)
 
 
-def _of_concat(node: ir.Node, rank: int, shapes: Mapping[ValueRef, Shape]) -> tuple[OutputPart, ...] | None:
+def _of_concat(
+    node: ir.Node, rank: int, shapes: Mapping[ValueRef, Shape], makers: Makers, inner: Found
+) -> tuple[OutputPart, ...] | None:
     axis = node.attributes.get_int("axis", 0) % rank
     if axis == 0:  # samples
         return None
-    operands = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
-    inner = {_parts(operand, shapes) for operand in operands}
-    if len(inner) == 1 and (parts := inner.pop()) is not None and parts[0].axis != axis:
+    operands = {value for value in node.inputs if value is not None and constant_tensor(value) is None}
+    if len(node.inputs) > _MOST_PARTS:
+        return None
+    each = {inner.get(operand) for operand in operands}
+    if len(each) == 1 and (parts := each.pop()) is not None and parts[0].axis != axis:
         return parts  # scales of a detector, each of boxes and scores
     extents = [_extent(value, axis, shapes) for value in node.inputs]
     known = [extent for extent in extents if extent is not None]
-    if len(operands) < 2 or len(known) < len(extents):
+    if len([value for value in node.inputs if value in operands]) < 2 or len(known) < len(extents):
         return None
     found, start = list[OutputPart](), 0
     for value, extent in zip(node.inputs, known, strict=True):
-        if value is not None and value in operands and not _is_untold(value):
-            found.append(OutputPart(axis, start, start + extent, sum(known), _squashing(value)))
+        maker = None if value is None else _made_by(value, makers)
+        if value in operands and maker not in _UNTOLD:
+            squashing = maker if maker in _INVERTIBLE else None
+            found.append(OutputPart(axis, start, start + extent, sum(known), squashing))
         start += extent
     return tuple(found) or None
-
-
-def _is_untold(value: ir.Value) -> bool:
-    node = _maker(value)
-    return node is not None and node.op_type in _UNTOLD
 
 
 def _moved(node: ir.Node, axis: int, before: Shape, after: Shape) -> int | None:
@@ -207,8 +239,3 @@ def _extent(value: ir.Value | None, axis: int, shapes: Mapping[ValueRef, Shape])
         shape = tuple(tensor.shape.numpy())
     extent = None if shape is None or len(shape) <= axis else shape[axis]
     return extent if isinstance(extent, int) else None
-
-
-def _squashing(value: ir.Value) -> str | None:
-    node = _maker(value)
-    return node.op_type if node is not None and node.op_type in _INVERTIBLE else None

@@ -1,4 +1,4 @@
-"""Uses of a weight, and the same graph with inner values as its outputs."""
+"""Uses of a weight, and the same graph with inner values, or their shapes, as its outputs."""
 
 from __future__ import annotations
 
@@ -48,3 +48,28 @@ def expose_values(view: ModelView, names: Sequence[str]) -> ModelView:
         value.shape = None  # a stored shape may be wrong, and an output's is checked
     functions = tuple(model.functions.values())
     return ModelView(ir.Model(part, ir_version=model.ir_version, functions=functions))
+
+
+def expose_shapes(view: ModelView, names: Sequence[str]) -> ModelView:
+    """Return a model that gives the shapes of the named values, int64, in the order of the names.
+
+    The runtime need not keep the values themselves.
+
+    Args:
+        view: the model.
+        names: as for ``expose_values``.
+
+    Raises:
+        UsageError: no node of the main graph computes such a value.
+    """
+    exposed = expose_values(view, names)
+    graph = exposed.graph_ir.graph
+    for number, value in enumerate(tuple(graph.outputs)):
+        shape = ir.node("Shape", [value])
+        shape.outputs[0].name, shape.outputs[0].type = (
+            f"{value.name}::shape",
+            ir.TensorType(ir.DataType.INT64),
+        )
+        graph.append(shape)
+        graph.outputs[number] = shape.outputs[0]
+    return exposed
