@@ -171,8 +171,8 @@ def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], da
 
     The optimiser folds decoders of weights; the plain run executes them. Both must agree as well as the
     original's runs do, or within 2 % of the largest output. With integer activations, one step more or less
-    in a rounding is enough for a larger difference: there it is enough that the plain run, too, keeps the
-    ratio that the optimised one is judged by.
+    in a rounding is enough for a larger difference: there it is enough that the plain run keeps the ratio
+    that rounded models keep to the original.
 
     Raises:
         OutputError: they do not agree, so different runtimes would give different results.

@@ -93,9 +93,9 @@ class SampleSet:
 
 
 def one_at_a_time(data: Dataset) -> Dataset:
-    """Return samples as whole feeds of one sample each, for a model that does not take several at once.
+    """Return stacked samples as whole feeds of one each, for a model that does not take several at once.
 
-    Samples that are whole feeds already stay, and so do other kinds of datasets.
+    Other kinds of datasets stay.
     """
     if isinstance(data, ScoredDataset):
         return ScoredDataset(one_at_a_time(data.data), data.metric)

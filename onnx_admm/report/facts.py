@@ -93,7 +93,8 @@ class QualityFacts:
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
         agreement: share of samples on which both predict the same class; None where there are none.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
-        sqnr_by_output: the same for each output by itself.
+        sqnr_by_output: the same for each output by itself, and for each part of one that is joined of several
+            (``boxes[:, 0:4]``).
         judged_db: the same as the gate judges it: values near zero count as a floor at least, and samples
             whose output has another shape are left out.
         same_shape: share of the samples on which an output keeps its shape; outputs that always do are left
