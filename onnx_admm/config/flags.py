@@ -28,7 +28,10 @@ _MOSTLY_GRAPH = 0.5
 """Share of nodes, names and shapes in a result from which on they outweigh the weights."""
 
 _BEHIND_DEQUANTIZE = ("transposed_weight", "row_bias", "relu_after_weight", "unfused_weight")
-"""Rewrites without which a layer with a dequantised weight is slower than it was with floats."""
+"""Rewrites without which a layer with a dequantised weight is slower than it was with floats.
+
+The coders may choose such a form although none is asked for, where the others are slower.
+"""
 
 _BEHIND_ENCODING = ("function_of_rows",)
 """Rewrites that would hide a weight from the coders."""
@@ -136,8 +139,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     elif latency is not None:
         steps.append({"name": "auto_quantize", "against": "before", **chosen})
     steps.append({"name": "encode", "format": flags.format})
-    behind = (*(_BEHIND_DEQUANTIZE if flags.format == "qdq" else ()), *_BEHIND_ENCODING)
-    steps.append({"name": "rewrite_for_runtime", "rules": list(behind)})
+    steps.append({"name": "rewrite_for_runtime", "rules": [*_BEHIND_DEQUANTIZE, *_BEHIND_ENCODING]})
     if not flags.keep_docs:
         steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
     trains = flags.fine_tune and (not plain or bool(removal))
