@@ -157,8 +157,10 @@ class Compression(Request):
                         raise failed
                     break
                 saved.remove()
-                kept = tuple(line for line in plan.notes if not line.startswith(MILDER))
-                plan = replace(plan, recipe=again[0], notes=(*kept, again[1]))
+                notes = plan.notes
+                if again[1].startswith(MILDER):  # counts the times
+                    notes = tuple(line for line in notes if not line.startswith(MILDER))
+                plan = replace(plan, recipe=again[0], notes=(*notes, again[1]))
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Repeats a bare command whose result misses its promise, with milder rounding."""
+"""Repeats a bare command whose result misses its promise, with milder rounding, then without integers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ TRIES = 3
 MILDER = "The layers were rounded less"
 """Beginning of the note."""
 
-_SEARCHING = "auto_quantize"
+_INTEGERS = "quantize_activations"
+_SEARCHING = frozenset({"auto_quantize", _INTEGERS})
 _BOUNDS = ("least_sqnr_db", "blind_sqnr_db")
 _ABOUT_OUTPUTS = frozenset({"sqnr_db", "agreement", "elements", "shape"})
 _LEAST_STEP_DB, _LARGEST_STEP_DB, _BEYOND_DB, _MOST_DB = 6.0, 20.0, 3.0, 90.0
 
 
-_INTEGERS = "quantize_activations"
-
-
 def next_try(recipe: Recipe, missed: Promise | OutputError | None, tries: int) -> tuple[Recipe, str] | None:
     """Return the recipe of the next run and the note about it; None where there is none.
+
+    The first miss asks for milder rounding of weights and activations; if that misses too, activations stay
+    in float. They do at once where the result with integers fails to run or to be compared.
 
     Args:
         recipe: the recipe that was run.
@@ -38,9 +39,7 @@ def next_try(recipe: Recipe, missed: Promise | OutputError | None, tries: int) -
     if isinstance(missed, OutputError):
         floats = without_integers(recipe)
         return None if floats is None else (floats, float_note(missed))
-    if missed.stated or missed.name not in _ABOUT_OUTPUTS:
-        return None
-    if (floats := without_integers(recipe)) is not None:
+    if tries > 1 and _is_about_outputs(missed) and (floats := without_integers(recipe)) is not None:
         return floats, float_note(f"{missed.what}.")
     milder = milder_recipe(recipe, missed)
     return None if milder is None else (milder, milder_note(missed, tries))
@@ -67,7 +66,7 @@ def milder_recipe(recipe: Recipe, missed: Promise | None) -> Recipe | None:
     Returns:
         None where nothing was missed, the promise is not about outputs, or no pass searches roundings.
     """
-    if missed is None or missed.stated or missed.name not in _ABOUT_OUTPUTS:
+    if missed is None or not _is_about_outputs(missed):
         return None
     step_db = _LEAST_STEP_DB
     if missed.name == "sqnr_db" and missed.required is not None and missed.got is not None:
@@ -82,9 +81,13 @@ def milder_note(missed: Promise, tries: int) -> str:
     return f"{MILDER}, {times}: the result as a whole missed a promise ({missed.what})."
 
 
+def _is_about_outputs(missed: Promise) -> bool:
+    return not missed.stated and missed.name in _ABOUT_OUTPUTS
+
+
 def _closer(step: Pass, step_db: float) -> Pass:
     keys = {entry.name for entry in fields(step)}  # type: ignore[arg-type]
-    if step.name != _SEARCHING or not keys.issuperset(_BOUNDS):
+    if step.name not in _SEARCHING or not keys.issuperset(_BOUNDS):
         return step
     bounds: dict[str, Any] = {key: min(getattr(step, key) + step_db, _MOST_DB) for key in _BOUNDS}
     return replace(step, **bounds)  # type: ignore[type-var]

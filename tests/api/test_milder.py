@@ -12,7 +12,7 @@ from onnx_admm.api import compress
 from onnx_admm.api.milder import MILDER, milder_recipe
 from onnx_admm.calibration.roundings import RoundingSearch
 from onnx_admm.config.flags import Flags, recipe_from_flags
-from onnx_admm.contracts import SilentProgress
+from onnx_admm.contracts import Edit, PassContext, PassReport, SilentProgress
 from onnx_admm.data import from_arrays
 from onnx_admm.encoding.compression_options import Rounding, Treated
 from onnx_admm.errors import OutputError
@@ -20,6 +20,7 @@ from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.passes.auto_quantize import AutoQuantize
+from onnx_admm.passes.quantize_activations import QuantizeActivations
 from onnx_admm.report.promises import Promise
 
 RNG = np.random.default_rng(0)
@@ -153,3 +154,27 @@ def test_integers_are_given_up_where_the_result_fails_with_them(
     assert any(line.startswith("Activations stay in float: with integers, ") for line in report.notes)
     assert "quantize_activations" not in [step.name for step in report.steps]
     assert target.exists()
+
+
+def test_integers_are_chosen_milder_before_they_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two misses: the second run still places integers, with a higher ratio; the third does not."""
+    source, target = tmp_path / "net.onnx", tmp_path / "small.onnx"
+    parse_text(NET, constants={"w": weights(32, 32), "v": weights(32, 8)}).save(source)
+    asked: list[float] = []
+
+    def careless(self: QuantizeActivations, model: ModelView, context: PassContext) -> PassReport:
+        """Round a weight away: whatever is promised is missed."""
+        asked.append(self.least_sqnr_db)
+        model.replace("v", 0.5 * model.read(next(site for site in model.sites() if site.name == "v")))
+        return PassReport(True, (Edit("v", "halved"),))
+
+    monkeypatch.setattr(QuantizeActivations, "run", careless)
+    data = from_arrays({"x": RNG.normal(size=(64, 32)).astype(np.float32)})
+    report = compress(source, target, data=data, threads=1)
+    assert len(asked) == 2
+    assert asked[1] >= asked[0] + 6
+    assert report.comparison.missed is None
+    assert [line for line in report.notes if line.startswith("Activations stay in float: with integers, ")]
+    assert [line for line in report.notes if line.startswith(MILDER)]
