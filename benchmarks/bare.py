@@ -44,8 +44,8 @@ from onnx_admm.data import limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.rewrite.comparing.fixed_draws import random_operators, with_fixed_draws
 from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
-from onnx_admm.model.rewrite.fixed_draws import random_operators, with_fixed_draws
 from onnx_admm.runtime.sessions import runtime_versions
 from onnx_admm.selection.layers import usable_layers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from onnx_admm.encoding.standard_forms import (
 )
 from onnx_admm.errors import NothingToDo, PassRefused, RuntimeMissing, UnsupportedModel
 from onnx_admm.model.analysis.fingerprint import same_model
+from onnx_admm.model.rewrite.comparing.fixed_choices import with_fixed_choices
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.model.rewrite.weight_storage import model_bytes
 from onnx_admm.model.runtimes import WEIGHT_ONLY
@@ -170,8 +171,11 @@ class Encode:
     ) -> dict[str, Any]:
         try:
             roles = output_roles(model)
+            compared, reference = with_fixed_choices(candidate.model), with_fixed_choices(model)
+            after = evaluate(compared, data, reference=reference, roles=roles)
             before = evaluate(model, data, roles=roles) if is_scored(data) else None
-            after = evaluate(candidate.model, data, reference=model, roles=roles)
+            if before is not None and compared is not candidate.model:
+                after = replace(after, accuracy=evaluate(candidate.model, data, roles=roles).accuracy)
             figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
             if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:
                 return figures | {"verdict": "changes the outputs"}

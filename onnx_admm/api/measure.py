@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,15 +15,16 @@ from onnx_admm.contracts.metrics import is_scored, metric_of
 from onnx_admm.data import from_arrays, limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.integers.prepare import is_integer
+from onnx_admm.model.rewrite.comparing.comparable import comparable
+from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators, with_fixed_choices
+from onnx_admm.model.rewrite.comparing.fixed_draws import random_operators
 from onnx_admm.model.rewrite.expose_logits import (
     OutputRoles,
     counting_outputs,
     may_classify,
     output_roles,
     squashed_outputs,
-    with_scores,
 )
-from onnx_admm.model.rewrite.fixed_draws import random_operators
 from onnx_admm.report import Comparison, QualityFacts, Timing, describe_model
 from onnx_admm.report.gate import ROUNDED
 from onnx_admm.runtime.evaluation import LEAST_SQUASHED_RMS, evaluate
@@ -40,6 +42,9 @@ _LATENCY_TRIES = 3
 _CHECKED_SAMPLES = 2
 _DISAGREEMENT = 0.02
 """Share of max |output| by which optimised and plain runs may differ: above that of fused int8 kernels."""
+
+
+_Pair: TypeAlias = tuple[ModelSource, ModelSource]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +76,21 @@ class Measurement:
         first, second = ModelView.load(before), ModelView.load(after)
         # Maps and random draws cannot be compared; in memory, tensors and fixed draws replace them.
         in_memory = random_operators(first) or (first.has_maps and second.has_maps)
-        pair: tuple[ModelSource, ModelSource] = (first, second) if in_memory else (before, after)
+        files: _Pair = (first, second) if in_memory else (before, after)
+        chooses = bool(choosing_operators(first))
+        pair: _Pair = (with_fixed_choices(first), with_fixed_choices(second)) if chooses else files
         known = self.is_classifier or may_classify(first)
         roles = output_roles(first)
         floats = {port.name for port in first.signature().outputs if port.dtype.startswith("float")}
         roles = replace(roles, may_classify=known, counting=roles.counting & floats)
         if roles.counting:  # the values that are counted are judged in place of counts
-            pair = with_scores(first), with_scores(second)
+            pair = comparable(first), comparable(second)
         quality = tuple(
-            replace(self._quality(name, pair, roles), is_classifier=roles.classes is not None)
+            replace(
+                self._quality(name, pair, files if chooses else pair, roles),
+                is_classifier=roles.classes is not None,
+                same_choices=chooses,
+            )
             for name in self.samples
         )
         return Comparison(
@@ -92,14 +103,18 @@ class Measurement:
     def _quality(
         self,
         name: str,
-        models: tuple[ModelSource, ModelSource],
+        compared: _Pair,
+        scored: _Pair,
         roles: OutputRoles,
     ) -> QualityFacts:
-        data, (before, after) = self.samples[name], models
+        data, (before, after) = self.samples[name], compared
         original = None
-        if is_scored(data):
-            original = evaluate(before, data, roles=roles, threads=self.threads)
         result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
+        if is_scored(data):
+            original = evaluate(scored[0], data, roles=roles, threads=self.threads)
+            if scored is not compared:
+                other = evaluate(scored[1], data, reference=scored[0], roles=roles, threads=self.threads)
+                result = replace(result, accuracy=other.accuracy)
         asked = metric_of(data)
         metric = "agreement" if result.accuracy is None else "accuracy"
         return QualityFacts(
@@ -191,17 +206,27 @@ def check_runs(before: str | os.PathLike[str], after: str | os.PathLike[str], da
 
 def _plain_run_keeps(before: str | os.PathLike[str], after: str | os.PathLike[str], data: Dataset) -> bool:
     """Return whether the plain run of a result keeps the ratio of rounded models to the original."""
-    plain = open_session(after, threads=1, optimize=False)
-    roles = output_roles(ModelView.load(before))
+    original, result = ModelView.load(before), ModelView.load(after)
+    plain = open_session(_steady(result, after), threads=1, optimize=False)
     unlabelled = from_arrays(next(data.batches(_CHECKED_SAMPLES)).feeds)
-    judged = evaluate(plain, unlabelled, reference=before, roles=roles, threads=1).judged_db
+    reference = _steady(original, before)
+    judged = evaluate(
+        plain, unlabelled, reference=reference, roles=output_roles(original), threads=1
+    ).judged_db
     return bool(judged) and min(judged.values()) >= ROUNDED.least_db
+
+
+def _steady(view: ModelView, file: str | os.PathLike[str]) -> ModelSource:
+    """Return the file, or where the model draws or chooses rows, a copy that does so in the same way."""
+    if choosing_operators(view):
+        return with_fixed_choices(view)
+    return view if random_operators(view) else file
 
 
 def _difference(model: str | os.PathLike[str], data: Dataset) -> float:
     """Return the largest difference between plain and optimised runs, as a share of the largest output."""
     view = ModelView.load(model)
-    source = view if random_operators(view) else model
+    source = _steady(view, model)
     sessions = [open_session(source, threads=1, optimize=optimize) for optimize in (False, True)]
     pairs = [
         pair

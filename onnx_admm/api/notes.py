@@ -101,6 +101,22 @@ def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
     )
 
 
+def choices_note(operators: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the note that a model chooses rows by their scores; empty where it does not.
+
+    Args:
+        operators: number of nodes that choose, by operator.
+    """
+    if not operators:
+        return ()
+    names = ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+    return (
+        f"The model chooses rows by their scores ({names}), so rows of nearly equal scores change places "
+        "after any rounding. Outputs are compared with the same rows chosen in both models; the result "
+        "chooses as the original does.",
+    )
+
+
 def frozen_note(frozen: tuple[str, ...], freeze: bool | None) -> tuple[str, ...]:
     """Return the note on inputs that callers can no longer override; empty where there are none.
 
@@ -183,21 +199,29 @@ def _left_note(result: PipelineResult, comparison: Comparison) -> list[str]:
     """Return the note on unchanged weights that make up much of the result, with the reason."""
     stored = {layer.weight: layer.sizes.decode for layer in comparison.before.layers}
     encoded = {edit.layer for step in result.reports for edit in step.report.edits}
-    reasons: dict[str, list[int]] = {}
+    reasons: dict[str, list[tuple[int, str]]] = {}
     for step in result.reports:
         for skip in step.report.skipped:
             stated = _BYTES.match(skip.why)
             size = int(stated[1].replace(",", "")) if stated else stored.get(skip.layer, 0)
             if size and skip.layer not in encoded:
-                reasons.setdefault(_WITHOUT_SIZE.sub("", skip.why), []).append(size)
+                why = _WITHOUT_SIZE.sub("", skip.why)
+                reasons.setdefault(_NUMBER.sub("N", why), []).append((size, why))
                 encoded.add(skip.layer)
-    total = sum(map(sum, reasons.values()))
+    sums = {kind: sum(size for size, _ in weights) for kind, weights in reasons.items()}
+    total = sum(sums.values())
     if total < _MUCH * comparison.after.file_bytes:
         return []
-    why, sizes = max(reasons.items(), key=lambda item: sum(item[1]))
-    what = "one weight" if len(sizes) == 1 else f"{len(sizes)} weights"
-    return [f"{total:,} bytes were left as they are, most of them in {what}: {why}. -v lists every layer."]
+    weights = reasons[max(sums, key=lambda kind: sums[kind])]
+    what = "one weight" if len(weights) == 1 else f"{len(weights)} weights"
+    whys = dict.fromkeys(why for _, why in sorted(weights, reverse=True))
+    of_largest = ". The largest" if len(whys) > 1 else ""
+    return [
+        f"{total:,} bytes were left as they are, most of them in {what}{of_largest}: {next(iter(whys))}. "
+        "-v lists every layer."
+    ]
 
 
 _BYTES = re.compile(r"([\d,]+) bytes ")
 _WITHOUT_SIZE = re.compile(r"^[\d,]+ bytes:? ?")
+_NUMBER = re.compile(r"-?\d[\d,.]*\d|\d")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from onnx_admm.api.notes import ONE_AT_A_TIME, frozen_note, random_note, target_note
+from onnx_admm.api.notes import ONE_AT_A_TIME, choices_note, frozen_note, random_note, target_note
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.config.registry import cost_model
 from onnx_admm.contracts import Dataset, ModelView
@@ -15,7 +15,8 @@ from onnx_admm.data.samples import one_at_a_time
 from onnx_admm.errors import UnsupportedModel, UsageError
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
 from onnx_admm.model.opsets.lower_for_runtime import lower_for_runtime
-from onnx_admm.model.rewrite.fixed_draws import random_operators
+from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators
+from onnx_admm.model.rewrite.comparing.fixed_draws import random_operators
 from onnx_admm.model.rewrite.minify import erase_exporter_text
 from onnx_admm.model.runtimes import parse_runtime
 from onnx_admm.report import ModelFacts
@@ -170,6 +171,7 @@ def prepare_model(model: ModelView, recipe: Recipe) -> Preparation:
     notes = (*notes, *fitted)
     priced = None if recipe.cost_model is None else cost_model(recipe.cost_model)
     notes = (*notes, *target_note(priced), *random_note(random_operators(model)))
+    notes = (*notes, *choices_note(choosing_operators(model)))
     return Preparation(frozen=frozen, text=text, notes=notes, lowered=len(fitted) > 1)
 
 

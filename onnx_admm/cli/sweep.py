@@ -8,13 +8,23 @@ from typing import Annotated
 import typer
 
 from onnx_admm.cli.console import progress_bars, show
-from onnx_admm.cli.target import BIND, COST_MODEL, LABEL, METRIC, TRAINER, parse_bindings
+from onnx_admm.cli.target import (
+    BIND,
+    COST_MODEL,
+    LABEL,
+    METRIC,
+    TARGET,
+    TRAINER,
+    cost_model_of,
+    parse_bindings,
+)
 
 
 def sweep(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The model.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files and sweep.csv.")],
-    cost_model: Annotated[str, COST_MODEL],
+    cost_model: Annotated[str | None, COST_MODEL] = None,
+    target: Annotated[str | None, TARGET] = None,
     bind: Annotated[list[str] | None, BIND] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="TRAIN", help="Samples to calibrate and train on.")
@@ -66,6 +76,7 @@ def sweep(
     \b
       onnx-admm sweep net.onnx --data train.npz --cost-model macs --bind N=1 --out sweep
       onnx-admm sweep net.onnx --data train.npz --cost-model storage --shares 0.2,0.1,0.05 --out sweep
+      onnx-admm sweep net.onnx --data train.npz --target arm64 --out sweep
     """
     from onnx_admm.api.compress import Compression
     from onnx_admm.api.sweep import SHARES, Sweep
@@ -77,7 +88,7 @@ def sweep(
         label=label,
         metric=metric,
         preprocessing=preprocessing,
-        cost_model=cost_model,
+        cost_model=cost_model_of(target, cost_model),
         bind=parse_bindings(bind or ()),
         epochs=epochs,
         seed=seed,

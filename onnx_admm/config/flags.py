@@ -130,7 +130,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
     chosen = {key: patterns for key, patterns in chosen.items() if patterns}
     steps += [{**step, **chosen} for step in (*removal, *compressing)]
-    if prune is not None or flags.budget or removal:
+    has_pattern = prune is not None and "pattern" in prune  # fewer channels would shift its groups
+    if (prune is not None or flags.budget or removal) and not has_pattern:
         steps.append({"name": "drop_dead_channels"})
     steps.append({"name": "rewrite_for_runtime"})
     if faster:

@@ -8,8 +8,9 @@ and for the model their sum over the outputs, so that small outputs count as muc
 a closing Softmax, Sigmoid or ArgMax counts as an output too: a probability near one hides changes before it.
 Values that an output only compares, rounds or counts are used in its place. An output that is nearly zero
 changes by a multiple of itself easily, so values behind such an operator count as a thousandth at least.
-An output that is joined of several parts, such as boxes and scores, has the largest error of them. Where no
-output is a float, it is the share of elements that differ.
+An output that is joined of several parts, such as boxes and scores, has the largest error of them. Rows that
+a model chooses by their scores are the same rows in both (see ``fixed_choices``). Where no output is a float,
+it is the share of elements that differ.
 
 The squared error is the measure for allocation. Errors of layers that are changed one at a time add up, since
 they are nearly uncorrelated, unlike a share of changed decisions; it needs no labels; and it is not flat
@@ -32,12 +33,12 @@ from onnx_admm.measurement.staged_session import EditedSession, StagedSession, T
 from onnx_admm.model.analysis.class_axis import ClassAxis, class_axis
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.analysis.output_parts import OutputPart, part_name
+from onnx_admm.model.rewrite.comparing.comparable import comparable
 from onnx_admm.model.rewrite.expose_logits import (
     counting_outputs,
     output_roles,
     score_name,
     scored_output,
-    with_scores,
 )
 from onnx_admm.runtime.feeding import Runs, feed_at, run_samples
 from onnx_admm.runtime.padding import Places, counted, real_places, without_padding
@@ -111,13 +112,13 @@ class OutputProbe:
         own: Mapping[str, Array] | None = None,
         threads: int = 0,
     ) -> None:
-        self._model, self._threads = with_scores(model), threads
+        self._model, self._threads = comparable(model), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
         first = next(samples.batches(_BATCH)).feeds
         self._parts = output_roles(model if reference is None else reference).parts
         self._session = StagedSession(self._model, names, first, own=own or {}, threads=threads)
         differs = reference is not None and not same_model(reference, model)
-        self._reference = with_scores(reference) if reference is not None and differs else None
+        self._reference = comparable(reference) if reference is not None and differs else None
         self._runs = self._prepare(samples)
 
     def effect(self, weights: Mapping[str, Array]) -> Effect:
@@ -133,7 +134,7 @@ class OutputProbe:
         """Return the effect of another model in place of this one.
 
         Args:
-            other: runs that model, with the outputs and scores that ``with_scores`` gives, on one feed.
+            other: runs that model, in its `comparable` form, on one feed.
         """
         return self._effect(lambda run: other(run.feed))
 

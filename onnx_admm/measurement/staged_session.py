@@ -15,7 +15,7 @@ import numpy as np
 from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError, UnsupportedModel
 from onnx_admm.limits import current_budget
-from onnx_admm.model.rewrite.fixed_draws import with_fixed_draws
+from onnx_admm.model.rewrite.comparing.fixed_draws import with_fixed_draws
 from onnx_admm.model.rewrite.weights_as_inputs import weights_as_inputs
 from onnx_admm.model.splitting.cut_points import Part, cut_into_parts, reads
 from onnx_admm.model.splitting.graph_part import graph_part

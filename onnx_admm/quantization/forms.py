@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnx_admm.contracts import Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError
@@ -14,7 +14,7 @@ from onnx_admm.quantization.placing.estimate import LatencyEstimate, estimate_of
 from onnx_admm.quantization.placing.exchanges import Asked
 from onnx_admm.quantization.placing.placement import grid_at, place, plan_of, product_with_bias, roots_read
 from onnx_admm.quantization.range_choice import ChosenRange
-from onnx_admm.quantization.units import Unit, roots_of
+from onnx_admm.quantization.units import Floats, Unit, roots_of
 from onnx_admm.quantization.weights import integer_weight
 
 _logger = logging.getLogger(__name__)
@@ -60,6 +60,14 @@ class IntegerForms:
     def keeps_weight(self, unit: Unit) -> bool:
         """Return whether the weight of a unit lies on a grid of its own, which it keeps."""
         return self._kept.get(unit.node, False)
+
+    def rounded_weights(self, nodes: Collection[int]) -> dict[int, tuple[str, Floats]]:
+        """Return name and values of the weights that are rounded when these units are integer, by node."""
+        return {
+            unit.node: (unit.weight_name, self._weights[unit.node].values)
+            for unit in self.units
+            if unit.node in nodes and unit.weight is not None and not self._kept[unit.node]
+        }
 
     def extremes(self) -> dict[str, ChosenRange]:
         """Return the range of the extremes of each value that has a finite element."""

@@ -22,7 +22,7 @@ from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result, nothing_to_compare
 from onnx_admm.quantization.run import QuantizationRun
 from onnx_admm.quantization.settings import QuantizerSettings, Samples
-from onnx_admm.quantization.units import Kind, Unit, find_units
+from onnx_admm.quantization.units import Floats, Kind, Unit, find_units
 
 _FEW_SAMPLES, _ENOUGH_SAMPLES = 16, 48
 """Samples that ranges are compared on, where there are enough to confirm the best of them on."""
@@ -73,6 +73,7 @@ class Quantizer(QuantizerSettings):
         stopped = run.without_gain(left)
         if stopped is None:
             run.ranges = self._ranges(base, probe, samples, {name: histograms[name] for name in run.roots})
+            run.weight_errors = self._weight_errors(base, samples, run.rounded_weights)
         return run.result(left, stopped)
 
     def _ranges(
@@ -94,6 +95,21 @@ class Quantizer(QuantizerSettings):
         )
         with self.context.progress.task("activation ranges", len(histograms)) as task:
             return choice.of(histograms, task)
+
+    def _weight_errors(
+        self, base: ModelView, samples: Samples, weights: Mapping[int, tuple[str, Floats]]
+    ) -> dict[int, float]:
+        """Return the relative error of the outputs for each of these weights, exchanged alone."""
+        if not weights:
+            return {}
+        names = [name for name, _ in weights.values()]
+        probe = OutputProbe(base, names, samples.measured, threads=self.context.settings.threads)
+        found: dict[int, float] = {}
+        with self.context.progress.task("weights in 8 bits", len(weights)) as task:
+            for node, (name, values) in weights.items():
+                found[node] = probe.relative_error({name: values})
+                task.advance(note=name)
+        return found
 
     def _units(self, base: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
         """Return the units that may be integer at all, and why further products are none.

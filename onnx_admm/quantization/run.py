@@ -11,7 +11,7 @@ import numpy as np
 from onnx_admm.contracts import Feeds, ModelView
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.integers.kernels import kernel_counts
-from onnx_admm.model.rewrite.expose_logits import with_scores
+from onnx_admm.model.rewrite.comparing.comparable import comparable
 from onnx_admm.quantization.forms import BIAS_TOO_LARGE, IntegerForms
 from onnx_admm.quantization.linear.forms import find_linear_layers
 from onnx_admm.quantization.linear.search import Confirmation
@@ -23,7 +23,7 @@ from onnx_admm.quantization.reasons import NOTHING_ALLOWED, OTHER_FORMS, TOO_LIT
 from onnx_admm.quantization.result import Result, decibels, nothing_to_compare
 from onnx_admm.quantization.saturation import largest_code
 from onnx_admm.quantization.settings import QuantizerSettings, Samples
-from onnx_admm.quantization.units import Kind, roots_of
+from onnx_admm.quantization.units import Floats, Kind, roots_of
 from onnx_admm.runtime.sessions import open_session, optimised_model
 from onnx_admm.runtime.turns import ratios_of
 
@@ -55,6 +55,7 @@ class QuantizationRun:
 
     Attributes:
         ranges: range of each root value; at first that of the extremes, with which latencies are measured.
+        weight_errors: relative error of the outputs by unit whose weight is rounded when it is integer.
         roots: values whose ranges matter: those of the fastest placement without a tolerance.
     """
 
@@ -65,6 +66,7 @@ class QuantizationRun:
         self._forms, self._units = forms, forms.units
         self._roots, self._reads = roots_of(self._units), roots_read(self._units)
         self.ranges = forms.extremes()
+        self.weight_errors: dict[int, float] = {}
         self._fastest, self._chosen = frozenset[int](), frozenset[int]()
         self._bytes = model.to_bytes(maps=False)
         self._feeds: Feeds = next(samples.measured.select(np.arange(1)).batches(1)).feeds
@@ -76,6 +78,11 @@ class QuantizationRun:
     def roots(self) -> list[str]:
         """Values that the fastest placement rounds, in order of their names."""
         return sorted({root for node in self._fastest for root in self._reads[node]})
+
+    @property
+    def rounded_weights(self) -> dict[int, tuple[str, Floats]]:
+        """Name and values of the weights that the fastest placement rounds, by node."""
+        return self._forms.rounded_weights(self._fastest)
 
     def without_gain(self, left: dict[str, str]) -> Result | None:
         """Return the result where even the fastest placement without a tolerance gains too little; else None.
@@ -186,6 +193,7 @@ class QuantizationRun:
         extremes = {name: found.of_extremes for name, found in self.ranges.items()}
         search, limit = self._search, self._quantizer.first_limit
         search.errors = {name: found.error for name, found in self.ranges.items()}
+        search.weight_errors = self.weight_errors
         failed = set[int]()
         for _ in range(_ATTEMPTS):
             chosen = search.best(allowed, limit)
@@ -225,6 +233,11 @@ class QuantizationRun:
             worst = max(roots, key=lambda root: self._error(root))
             if node in too_large:
                 left[names[node]] = BIAS_TOO_LARGE
+            elif self.weight_errors.get(node, 0.0) > most:
+                alone = decibels(self.weight_errors[node])
+                left[names[node]] = (
+                    f"its weight alone in 8 bits leaves the outputs {alone:.1f} dB, under {least_db:g}"
+                )
             elif self._error(worst) <= most:
                 allowed.append(node)
             else:
@@ -260,7 +273,7 @@ class QuantizationRun:
     def _effects(self, other: ModelView, probes: Sequence[OutputProbe]) -> list[Effect]:
         """Return the effect of a model against each reference."""
         threads = self._quantizer.context.settings.threads
-        session = open_session(with_scores(other), threads=threads, keeps_arena=False)
+        session = open_session(comparable(other), threads=threads, keeps_arena=False)
         return [probe.effect_of(session.run) for probe in probes]
 
     def _holds(self, effect: Effect, added: Effect) -> bool:

@@ -135,7 +135,8 @@ def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
     if quality.agreement is not None:
         yield f"same prediction ({title})", "", percent(quality.agreement), ""
     if quality.sqnr_db is not None:
-        yield f"output SQNR ({title})", "", f"{quality.sqnr_db:.1f} dB", ""
+        how = ", same rows chosen" if quality.same_choices else ""
+        yield f"output SQNR ({title}{how})", "", f"{quality.sqnr_db:.1f} dB", ""
     if len(quality.sqnr_by_output) > 1:
         for output, decibels in quality.sqnr_by_output.items():
             yield f"  of {output}", "", f"{decibels:.1f} dB", ""

@@ -101,6 +101,8 @@ class QualityFacts:
             out.
         same_elements: share of the elements of each output that is no float that stay the same.
         is_classifier: whether the model ends in a Softmax or ArgMax: predictions count for themselves.
+        same_choices: whether the models choose rows by their scores, such as boxes: outputs are then compared
+            with the same rows chosen in both, but accuracy is that of the files.
     """
 
     data: str
@@ -114,6 +116,7 @@ class QualityFacts:
     same_shape: Mapping[str, float] = field(default_factory=dict)
     same_elements: Mapping[str, float] = field(default_factory=dict)
     is_classifier: bool = False
+    same_choices: bool = False
     metric: str = "accuracy"
 
     @property

@@ -19,7 +19,7 @@ from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.shapes import forget_shapes
 from onnx_admm.model.opsets.convert_opset import convert_opset
-from onnx_admm.model.rewrite.fixed_draws import with_fixed_draws
+from onnx_admm.model.rewrite.comparing.fixed_draws import with_fixed_draws
 from onnx_admm.model.rewrite.lower_ir_version import lower_ir_version
 from onnx_admm.runtime.installed import (
     installed_runtimes,

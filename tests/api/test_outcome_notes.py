@@ -6,16 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_admm.api import compress
-from onnx_admm.api.notes import INSTEAD
+from onnx_admm.api import compare, compress
+from onnx_admm.api.notes import INSTEAD, _left_note
 from onnx_admm.calibration.four_bits import four_bits_instead
+from onnx_admm.contracts import PassReport, Skip
 from onnx_admm.data import from_arrays
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.pipeline import PipelineResult, StepReport
 
 RNG = np.random.default_rng(0)
 NET = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,48] x) => (float[N,32] y) { h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }"""
+
+TWO_LEFT = PassReport(
+    False,
+    skipped=tuple(
+        Skip(name, f"half floats alone would leave the outputs {left} dB")
+        for name, left in {"v": 9.1, "w": 12.5}.items()
+    ),
+)
 
 
 def net() -> ModelView:
@@ -51,3 +61,14 @@ def test_four_bits_are_named_where_they_are_better_in_both() -> None:
     assert f"{found.levels.sqnr_db:.1f} dB" in said
     assert four_bits_instead(reference, pruned, ["w", "v"], data, 1000.0) is None
     assert four_bits_instead(reference, reference, ["w", "v"], data, 9000.0) is None
+
+
+def test_weights_with_one_kind_of_reason_are_counted_together(tmp_path: Path) -> None:
+    """The number of decibels in the reason is another one for each weight."""
+    result = PipelineResult(model=net(), reports=(StepReport("auto_quantize", TWO_LEFT, 0.0),))
+    net().save(tmp_path / "in.onnx")
+    (note,) = _left_note(result, compare(tmp_path / "in.onnx", tmp_path / "in.onnx", threads=1))
+    assert note == (
+        "20,480 bytes were left as they are, most of them in 2 weights. The largest: half floats alone would "
+        "leave the outputs 12.5 dB. -v lists every layer."
+    )

@@ -36,6 +36,10 @@ def spelled_otherwise(path: Path) -> Path:
     return path.parent / ".." / path.parent.name / path.name
 
 
+def beside_a_missing_folder(path: Path) -> Path:
+    return path.parent / "missing" / ".." / path.name
+
+
 def linked(path: Path) -> Path:
     (path.parent / "link").symlink_to(path)
     return path.parent / "link"
@@ -46,7 +50,7 @@ def hard_linked(path: Path) -> Path:
     return path.parent / "hard"
 
 
-@pytest.mark.parametrize("disguise", [Path, spelled_otherwise, linked, hard_linked])
+@pytest.mark.parametrize("disguise", [Path, spelled_otherwise, beside_a_missing_folder, linked, hard_linked])
 @pytest.mark.parametrize("what", ["result", "report", "annotated copy"])
 def test_an_input_is_never_written_whatever_it_is_called(
     net: Path, what: str, disguise: Callable[[Path], Path]

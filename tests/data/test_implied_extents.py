@@ -82,6 +82,22 @@ def shapes_of(graph: str) -> list[tuple[int | str | None, ...] | None]:
             ("b", 12),
         ),
         (
+            "g (float[t,f] x) => (float[t,1,1,4] y) <int64[1] one = {1}, float[1,16,10] w, float[1,16,4] r>"
+            " { u = Unsqueeze (x, one)  y = LSTM <hidden_size = 4> (u, w, r) }",
+            ("frames", 10),
+        ),
+        (
+            "g (float[seq_len,f] x) => (float[b,4,p] y) <int64[1] zero = {0}, float[4,10,3] k>"
+            " { t = Transpose <perm = [1, 0]> (x)  u = Unsqueeze (t, zero)  y = Conv (u, k) }",
+            ("seq_len", 10),
+        ),
+        (
+            "g (float[b,1,t,f] x) => (float[b,t,16] y) <int64[1] one = {1}, int64[1] end = {-1},"
+            " int64[1] two = {2}, float[32,16] a>"
+            " { s = Squeeze (x, one)  c = Slice (s, one, end, one)  y = MatMul (c, a) }",
+            ("b", 1, "t", 32),
+        ),
+        (
             "g (float[b,n,4] x) => (float[b,10] y) <int64[2] s = {-1, 20}, float[20,10] a>"
             " { f = Reshape (x, s)  y = Gemm (f, a) }",
             ("b", 5, 4),

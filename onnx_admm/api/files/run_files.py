@@ -147,6 +147,7 @@ class RunFiles:
 
 def _is_read(target: Path, source: Path) -> bool:
     """Return whether writing ``target`` changes what is read from ``source``."""
+    target = followed(target)  # what is written, even where a folder on the way is missing
     try:
         facts = target.stat()
     except OSError:

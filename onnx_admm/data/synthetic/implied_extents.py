@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx_admm.contracts import ModelView, PortSpec
+from onnx_admm.data.synthetic.caches import is_sequence
 from onnx_admm.data.synthetic.shapes import Extent, port_extents
 from onnx_admm.model import NodeRef, ValueRef
 from onnx_admm.model.operators import Trait, operators_with, second_operands
@@ -19,6 +20,8 @@ _CONVOLUTIONS.pop("ConvTranspose")  # its weight begins with the input channels
 _PRODUCTS = {name: index for name, index in second_operands(Trait.MULTIPLIES).items() if name != "Gemm"}
 _RECURRENT = operators_with(Trait.RECURRENT)
 _FIRST_SPATIAL = 2
+_TIME = "frames"
+"""Symbol of a first axis that counts no samples."""
 
 Axes = tuple[int | None, ...]
 """For each axis of a value the corresponding axis of the input; None where there is none."""
@@ -26,10 +29,17 @@ Axes = tuple[int | None, ...]
 
 @dataclass
 class _Extents:
-    """Known extents of an input's axes, and known products of several of them."""
+    """What is known of an input's axes.
+
+    Attributes:
+        found: extents by axis.
+        products: products of the extents of several axes.
+        begins_inside: whether the first axis is one inside a sample, such as time, and counts no samples.
+    """
 
     found: dict[int, int] = field(default_factory=dict)
     products: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
+    begins_inside: bool = False
 
     def set(self, axis: int | None, extent: Extent) -> None:
         """Record an extent; the first axis counts samples and stays open."""
@@ -55,7 +65,8 @@ class _Place:
 def with_implied_extents(model: ModelView, stated: Mapping[str, int] | None = None) -> tuple[PortSpec, ...]:
     """Return the model's inputs, with open extents as the first operators imply.
 
-    An extent that one input shares with another by its symbol applies to both. First axes stay open.
+    An extent that one input shares with another by its symbol applies to both. First axes stay open; one that
+    operators use as an axis inside a sample, such as time, gets the symbol of a sequence.
 
     Args:
         model: the model.
@@ -68,7 +79,10 @@ def with_implied_extents(model: ModelView, stated: Mapping[str, int] | None = No
     filled = []
     for port in ports:
         shape = list(port_extents(port))
-        for axis, extent in _implied(port, values.get(port.name), shapes).items():
+        implied = _implied(port, values.get(port.name), shapes)
+        if implied.begins_inside and not isinstance(shape[0], int) and shape[0] not in (stated or {}):
+            shape[0] = shape[0] if shape[0] is not None and is_sequence(shape[0]) else _TIME
+        for axis, extent in implied.found.items():
             symbol = shape[axis]
             if not isinstance(symbol, int) and symbol not in (stated or {}):
                 shape[axis] = extent
@@ -96,8 +110,8 @@ def _values(model: ModelView, names: set[str]) -> dict[str, ValueRef]:
     }
 
 
-def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-    """Return the extents by axis, as far as operators imply them."""
+def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[int, ...]]) -> _Extents:
+    """Return what operators imply."""
     stated = port_extents(port)
     known = _Extents({axis: extent for axis, extent in enumerate(stated) if isinstance(extent, int)})
     pending = [] if value is None else [_Place(value, tuple(range(len(stated))))]
@@ -113,7 +127,7 @@ def _implied(port: PortSpec, value: ValueRef | None, shapes: Mapping[str, tuple[
                         pending.append(further)
     for axes, product in known.products:
         _solve(axes, product, known)
-    return known.found
+    return known
 
 
 def _read(
@@ -136,8 +150,10 @@ def _read(
         weight = _shape(node.input(_CONVOLUTIONS[kind]), shapes)
         if len(weight) > 2 and isinstance(weight[1], int):
             known.set(_at(axes, 1), weight[1] * node.attribute("group", 1))
+            known.begins_inside |= 0 in axes[_FIRST_SPATIAL:]
     elif kind == "ConvTranspose":
         known.set(_at(axes, 1), _at(_shape(node.input(1), shapes), 0))
+        known.begins_inside |= 0 in axes[_FIRST_SPATIAL:]
     elif kind in ("BatchNormalization", "InstanceNormalization"):
         known.set(_at(axes, 1), _at(_shape(node.input(1), shapes), 0))
         return replace(place, value=output)
@@ -146,6 +162,8 @@ def _read(
         return replace(place, value=output)
     elif kind in _RECURRENT:
         known.set(_at(axes, 2), _at(_shape(node.input(1), shapes), 2))
+        time = node.attribute("layout", 0)
+        known.begins_inside |= _at(axes, time) == 0 and _at(axes, 1 - time) is None
     elif kind in _SAME_SHAPE:
         return replace(place, value=output)
     elif kind in _BROADCASTING:
@@ -155,9 +173,30 @@ def _read(
     elif kind == "Transpose":
         turn = node.attribute("perm", tuple(reversed(range(len(axes)))))
         return _Place(output, tuple(_at(axes, n) for n in turn))
+    elif kind in ("Squeeze", "Unsqueeze", "Slice"):
+        passed = _moved(node, axes)
+        return None if passed is None else _Place(output, passed)
     elif kind in ("Flatten", "Reshape"):
         return _read_reshape(node, place, known)
     return None
+
+
+def _moved(node: NodeRef, axes: Axes) -> Axes | None:
+    """Return the axes behind a Squeeze, an Unsqueeze or a Slice; None where those it works on are not told.
+
+    What a Slice cuts has no axis of the input any more.
+    """
+    named = node.attribute("axes", None) or _integers(node.input(3 if node.op_type == "Slice" else 1))
+    if not named:
+        return None
+    if node.op_type == "Unsqueeze":
+        rank, rest = len(axes) + len(named), iter(axes)
+        new = {axis % rank for axis in named}
+        return tuple(None if axis in new else next(rest, None) for axis in range(rank))
+    worked_on = {axis % len(axes) for axis in named}
+    if node.op_type == "Squeeze":
+        return tuple(axis for place, axis in enumerate(axes) if place not in worked_on)
+    return tuple(None if place in worked_on else axis for place, axis in enumerate(axes))
 
 
 def _read_product(

@@ -103,7 +103,9 @@ def candidate_families(
 
 
 def _stacks(ports: Ports) -> bool:
-    """Return whether all first axes are open or of one size, and none is an inner axis of another input."""
+    """Return whether all first axes count samples: open or of one size, and none an inner one of others."""
+    if any(isinstance(size, str) and is_sequence(size) for port in ports for size in port_extents(port)[:1]):
+        return False
     firsts = {size if isinstance(size, int) else None for port in ports for size in port_extents(port)[:1]}
     if len(firsts) != 1 or not all(port_extents(port) for port in ports):
         return False

@@ -5,8 +5,8 @@ The rule, for the first output of the main graph that nodes compute:
 1. Operators that only move or convert values (``Transpose``, ``Reshape``, ``Cast``, ...) are followed back to
 the ``Softmax``, ``LogSoftmax``, ``Hardmax``, ``ArgMax``, ``ArgMin`` or ``TopK`` in front of them, or to a
 Softmax written out as ``Exp`` over its ``ReduceSum``. Of several in a row, the first in the graph counts. Its
-``axis`` is the class axis of its input, the scores. Before opset 13 ``Softmax`` works on all axes from
-``axis`` on together: those are one class axis.
+``axis`` is the class axis of its input, the scores. A ``TopK`` that chooses rows (see ``choices``) has none.
+Before opset 13 ``Softmax`` works on all axes from ``axis`` on together: those are one class axis.
 2. Without such an operator there is no class axis in the graph. The shape of labels then determines it: axis
 1 if the labels have the shape of the output without axis 1, else the last axis (``axis_by_labels``).
 """
@@ -19,6 +19,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnx_admm.model.analysis.choices import chooses_rows
 from onnx_admm.model.operators import Trait, operators_with
 from onnx_admm.model.view import ModelView
 
@@ -85,7 +86,7 @@ def classifier_head(model: ir.Model) -> Head | None:
         passed.append(value)
         if node.op_type in MOVING:
             value = node.inputs[0] if node.inputs else None
-        elif node.op_type in CHOOSING or written_out(node) is not None:
+        elif (node.op_type in CHOOSING and not chooses_rows(node)) or written_out(node) is not None:
             found = value
             value = _scores(node)
         else:

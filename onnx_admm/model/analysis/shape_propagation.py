@@ -227,13 +227,26 @@ def _small(value: ir.Value) -> ir.TensorProtocol | None:
 
 
 def _type_of(value: ir.Value) -> onnx.TypeProto:
-    return ir.serde.serialize_value(value).type if value.type is not None else onnx.TypeProto()
+    """Return the type and shape of a value; a negative extent, as some files store, is unknown."""
+    found = ir.serde.serialize_value(value).type if value.type is not None else onnx.TypeProto()
+    for extent in found.tensor_type.shape.dim if found.HasField("tensor_type") else ():
+        if extent.dim_value < 0:
+            extent.Clear()
+    return found
 
 
 def _take(value: ir.Value, inferred: onnx.TypeProto) -> None:
-    """Write an inferred type and shape; the shape of an unknown operator's output stays."""
+    """Write an inferred type and shape; the shape of an unknown operator's output stays.
+
+    A negative extent is that of a window larger than its input. It becomes unknown: onnx's inference of the
+    next nodes may end the process on it.
+    """
     shape = ir.serde.deserialize_type_proto_for_shape(inferred)
     if shape is not None:
+        negative = [isinstance(extent, int) and extent < 0 for extent in shape.dims]
+        if any(negative):
+            pairs = zip(shape.dims, negative, strict=True)
+            shape = ir.Shape([None if is_negative else extent for extent, is_negative in pairs])
         value.shape = shape
     kind = ir.serde.deserialize_type_proto_for_type(inferred)
     if kind is not None:

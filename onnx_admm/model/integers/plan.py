@@ -48,6 +48,14 @@ class IntegerWeight:
     axis: int
     is_exact: bool = False
 
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """Values that the kernel computes with, fp32."""
+        shape = [1] * self.codes.ndim
+        if self.scales.ndim:
+            shape[self.axis] = -1
+        return self.codes * self.scales.reshape(shape)
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerProduct:

@@ -51,6 +51,7 @@ class PlacementSearch:
     Attributes:
         units: all units, in order.
         errors: relative error of the outputs by root value, when it alone is rounded.
+        weight_errors: the same by node, of units whose weight is rounded when they are integer.
         latencies: returns the latency of placements over the float model's; inf for one that cannot be built.
         most_timed: placements that are timed, at most.
         estimate: returns the estimated latency of a placement; None where there is no estimate, and each unit
@@ -72,6 +73,7 @@ class PlacementSearch:
     gains: dict[int, float] = field(default_factory=dict)
     estimated: dict[int, float] = field(default_factory=dict)
     tolerance: float = math.inf
+    weight_errors: Mapping[int, float] = field(default_factory=dict)
     _known: dict[Asked, float] = field(default_factory=dict)
     _improved_before: set[Asked] = field(default_factory=set)
 
@@ -131,10 +133,11 @@ class PlacementSearch:
         return min(times, default=None)
 
     def expected_error(self, asked: Asked) -> float:
-        """Return the sum of the errors of the values that the placement rounds."""
-        reads = self._reads
-        rounded = {root for unit in place(self.units, asked).units for root in reads.get(unit.node, ())}
-        return sum(self.errors.get(root, 0.0) for root in rounded)
+        """Return the sum of the errors of the values and weights that the placement rounds."""
+        reads, placed = self._reads, place(self.units, asked).units
+        rounded = {root for unit in placed for root in reads.get(unit.node, ())}
+        of_weights = sum(self.weight_errors.get(unit.node, 0.0) for unit in placed)
+        return of_weights + sum(self.errors.get(root, 0.0) for root in rounded)
 
     def _timed_starts(self, everything: Asked) -> set[Asked]:
         """Return placements to begin with, after timing each unit by taking it out of the whole."""
@@ -176,6 +179,7 @@ class PlacementSearch:
         options: dict[str, list[Option[bool]]] = {}
         for node in nodes:
             error = sum(self.errors.get(root, 0.0) / sharers[root] for root in reads[node])
+            error += self.weight_errors.get(node, 0.0)
             options[str(node)] = [Option(offset + gains[node], 0.0, False), Option(offset, error, True)]
         selected = least_cost(options, self.tolerance) if options else {}
         return frozenset(int(name) for name, option in selected.items() if option.what)

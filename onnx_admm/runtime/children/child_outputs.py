@@ -13,7 +13,7 @@ from onnx_admm.contracts import Array, Feeds, ModelView
 from onnx_admm.errors import OnnxAdmmError, OutputError, RuntimeMissing, UnsupportedModel, WorkError
 from onnx_admm.local_files.named_arrays import read_npz, write_npz
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
-from onnx_admm.model.rewrite.fixed_draws import with_fixed_draws
+from onnx_admm.model.rewrite.comparing.fixed_draws import with_fixed_draws
 from onnx_admm.runtime.children.child_process import run_module, text_of
 from onnx_admm.runtime.feeding import run_samples
 from onnx_admm.runtime.sessions import open_session

@@ -129,3 +129,19 @@ def test_one_node_that_cannot_be_inferred_stops_no_other() -> None:
     found = shapes_of(view)
     assert "u" not in found
     assert found["z"] == (1, 8)
+
+
+def test_a_window_larger_than_its_input_has_no_extent() -> None:
+    """Onnx's inference of Slice ends the process on a negative one."""
+    view = view_of(
+        """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,8,2] x, float[8,8,7] k) => (float[N,8,p] y)
+        {
+            zero = Constant <value_ints = [0]> () end = Constant <value_ints = [-1]> ()
+            two = Constant <value_ints = [2]> ()
+            c = Conv (x, k) y = Slice (c, zero, end, two)
+        }"""
+    )
+    found = shapes_of(view)
+    assert found["c"] == (1, 8, None)
+    assert found["y"] == (1, 8, None)

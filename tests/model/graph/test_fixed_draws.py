@@ -11,7 +11,7 @@ import pytest
 
 from onnx_admm.api.compress import compress
 from onnx_admm.model import ModelView
-from onnx_admm.model.rewrite.fixed_draws import random_operators, with_fixed_draws
+from onnx_admm.model.rewrite.comparing.fixed_draws import random_operators, with_fixed_draws
 from onnx_admm.runtime.sessions import open_session
 
 

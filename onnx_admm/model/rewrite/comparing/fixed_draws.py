@@ -20,8 +20,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_admm.model.constants import constant_tensor
-from onnx_admm.model.edit import free_name, taken_names
-from onnx_admm.model.files.tensor_proto import tensor_proto
+from onnx_admm.model.edit import taken_names
+from onnx_admm.model.rewrite.comparing.node_writer import NodeWriter
 from onnx_admm.model.view import ModelView
 
 Array = npt.NDArray[Any]
@@ -54,12 +54,7 @@ def with_fixed_draws(view: ModelView) -> ModelView:
     for number, (node, nodes) in enumerate(list(_random_nodes(model))):
         writer = _Writer(taken, view.opset, np.random.default_rng((number, 0)))
         drawn = _FORMS[node.op_type](node, writer)
-        nodes.insert_before(node, writer.nodes)
-        for old, new in zip(node.outputs, drawn, strict=False):
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            old.name, new.name = free_name("unused", taken), old.name
-            new.type, new.shape = old.type or new.type, old.shape
-        nodes.remove(node, safe=True)
+        writer.replace(node, drawn, nodes)
     return fork
 
 
@@ -83,12 +78,12 @@ def _draws(node: ir.Node) -> bool:
     return tensor is None or bool(tensor.numpy())
 
 
-class _Writer:
-    """Adds nodes to a graph."""
+class _Writer(NodeWriter):
+    """Adds nodes to a graph that read tables of random numbers."""
 
     def __init__(self, taken: set[str | None], opset: int, rng: np.random.Generator) -> None:
-        self.nodes: list[ir.Node] = []
-        self._taken, self._opset, self._rng = taken, opset, rng
+        super().__init__(taken, "fixed_draw")
+        self._opset, self._rng = opset, rng
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Array:
         """Return a table of uniform numbers, below ``high``."""
@@ -98,27 +93,10 @@ class _Writer:
         """Return a table of normal numbers."""
         return self._rng.normal(mean, scale, _LENGTH).astype(np.float32)
 
-    def constant(self, array: Array) -> ir.Value:
-        """Add a constant."""
-        tensor = ir.serde.deserialize_tensor(tensor_proto("", np.asarray(array)))
-        return self.add("Constant", [], tensor.dtype, value=tensor)
-
-    def add(
-        self, op_type: str, inputs: list[ir.Value | None], dtype: ir.DataType, **attributes: Any
-    ) -> ir.Value:
-        """Add a node, and return its output of this type."""
-        node = ir.node(op_type, inputs, attributes, name="")
-        node.outputs[0].name = free_name("fixed_draw", self._taken)
-        node.outputs[0].type = ir.TensorType(dtype)
-        self.nodes.append(node)
-        return node.outputs[0]
-
     def spread(self, table: Array, shape: ir.Value) -> ir.Value:
         """Return a tensor of the given shape, filled by repetition of the table."""
-        zero, one = self.constant(np.array(0)), self.constant(np.array(1))
         size = self.add("ReduceProd", [shape], _LONG, keepdims=0)
-        places = self.add("Range", [zero, size, one], _LONG)
-        wrapped = self.add("Mod", [places, self.constant(np.array(_LENGTH))], _LONG)
+        wrapped = self.add("Mod", [self.counted(size), self.constant(np.array(_LENGTH))], _LONG)
         flat = self.add("Gather", [self.constant(table), wrapped], _FLOAT)
         allowed = {"allowzero": 1} if self._opset >= _OPSET_OF_ALLOWZERO else {}
         return self.add("Reshape", [flat, shape], _FLOAT, **allowed)
@@ -129,10 +107,6 @@ class _Writer:
             return self.add("CastLike", [value, like], _FLOAT)
         dtype = None if like is None else like.dtype
         return value if dtype is None else self.add("Cast", [value], dtype, to=dtype)
-
-    def shape_of(self, value: ir.Value | None) -> ir.Value:
-        """Return the shape of a value."""
-        return self.add("Shape", [value], _LONG)
 
 
 def _number(node: ir.Node, name: str, default: Any) -> Any:
