@@ -79,17 +79,19 @@ def choose_plan(
 
 def _price(coder: GroupCoder, member: EncodedTensor) -> float:
     """Return the bytes of a weight behind a decoder, plus a penalty for slow loading."""
-    size = (coder.data_bits(member) + coder.index_bits(member)) / 8
+    size = _stream_bytes(coder, member)
     return size * gaps_price(member.weight.size) if isinstance(coder, SparseCoder) else size
+
+
+def _stream_bytes(coder: GroupCoder, member: EncodedTensor) -> float:
+    """Return the bytes of a weight's codes and gaps."""
+    return (coder.data_bits(member) + coder.index_bits(member)) / 8
 
 
 def _loading_price(plan: StoragePlan) -> float:
     """Return the part of the price that stands for loading time."""
     members = ((group.coder, member) for group in plan.groups for member in group.members)
-    return sum(
-        _price(coder, member) - (coder.data_bits(member) + coder.index_bits(member)) / 8
-        for coder, member in members
-    )
+    return sum(_price(coder, member) - _stream_bytes(coder, member) for coder, member in members)
 
 
 def _plain_forms(vectors: Sequence[Weight], opset: int) -> tuple[Plain, ...]:
@@ -186,7 +188,8 @@ class _SearchSpace:
         if probe is not None:
             coder.emit(fragment, [probe])
             if fragment.oldest_opset <= self._opset:
-                yield _Candidate(coder, members, prices, fragment.file_bytes - prices[column])
+                own = fragment.file_bytes - _stream_bytes(coder, probe) - handing[column]
+                yield _Candidate(coder, members, prices, max(0.0, own))
 
     def _handing_bytes(self, member: EncodedTensor) -> float:
         scratch = Fragment(self._opset)
