@@ -121,6 +121,12 @@ class PassRefused(WorkError):
     """A pass refuses this model, which is unchanged."""
 
 
+class NoSuchLayer(PassRefused):
+    """A pattern of the request matches no layer of this model, or patterns leave none."""
+
+    exit_code = 2
+
+
 class NothingToDo(PassRefused):
     """The model has nothing that the pass could change: no weights, or only encoded ones.
 

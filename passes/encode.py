@@ -28,6 +28,7 @@ from onnx_admm.model.rewrite.comparing.fixed_choices import with_fixed_choices
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.model.rewrite.weight_storage import model_bytes
 from onnx_admm.model.runtimes import WEIGHT_ONLY
+from onnx_admm.pipeline import MODEL
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.latency import compare_latency
 from onnx_admm.runtime.timing_cache import cache_file, digest, form_ratio
@@ -43,6 +44,7 @@ _LATENCY_TRIES = 3
 _LATENCY_ROUNDS = 31
 _SLOWER = "slower"
 _LINEAR = ("Gemm", "MatMul")
+_FROM_START = "for another one, start from the model as it was before encoding"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class Encode:
         late = dict.fromkeys(outcome.looked_up, ", rows decoded as they are looked up")
         edits = tuple(Edit(r.layer, r.coding + late.get(r.layer, "")) for r in rows if r.is_encoded)
         slow = _why_slow(before) if outcome.format == "qdq" else None
-        skipped = (*outcome.skipped, *([] if slow is None else [Skip("model", slow)]))
+        if self.format != "auto" and not any(site.editable for site in before.sites()):
+            slow = f"every weight is encoded already and keeps its form; {_FROM_START}"
+        skipped = (*outcome.skipped, *([] if slow is None else [Skip(MODEL, slow)]))
         return PassReport(not same_model(before, model), edits, skipped, figures)
 
     def _encoder(self, name: str) -> Callable[[ModelView], EncodingReport]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_admm.contracts import Edit, Feeds, ModelView, PassContext, PassReport, Skip
 from onnx_admm.data.compute_budget import open_extents
-from onnx_admm.errors import NothingToDo, PassRefused, TrainingError
+from onnx_admm.errors import BudgetExceeded, NothingToDo, PassRefused, TrainingError
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.quantization.integer_latency import IntegerLatency
 from onnx_admm.removal.residual_blocks import residual_blocks
@@ -108,7 +108,11 @@ class MeetLatency:
         if context.train is None:
             raise PassRefused("a budget for latency needs samples of the input", hint="Give --data.")
         if self.epochs and context.trainer is not None:
-            FineTune(epochs=self.epochs).requires(model, context)
+            try:
+                FineTune(epochs=self.epochs).requires(model, context)
+            except NothingToDo as reason:
+                what = f"the budget is not reachable: {reason.what}"
+                raise BudgetExceeded(what, hint=reason.hint) from reason
         if context.validation is not None:  # refuse before the work if no drop can be measured
             first = context.validation.select(np.arange(1))
             accuracy_drop(context.reference, replace(context, validation=first))

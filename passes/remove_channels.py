@@ -16,6 +16,7 @@ from onnx_admm.errors import NothingToDo
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.channels.groups import ChannelMap, Units, channel_map
 from onnx_admm.model.channels.survey import Mask
+from onnx_admm.pipeline import MODEL
 from onnx_admm.removal.elimination import eliminate
 from onnx_admm.removal.node_costs import (
     basis_of_cost,
@@ -110,7 +111,10 @@ class RemoveChannels:
 
     def run(self, model: ModelView, context: PassContext) -> PassReport:
         """See ``contracts.Pass``."""
-        studied = self.study(model, context)
+        try:
+            studied = self.study(model, context)
+        except NothingToDo as reason:
+            return PassReport(False, skipped=(Skip(MODEL, str(reason)),), unmet=f"not reachable: {reason}")
         return self.remove(model, studied, self.price(studied, context), context)
 
     # -- in parts: several shares of one model are tried at the price of one study ---------------

@@ -55,16 +55,24 @@ _MUCH = 0.25
 """Share of a result's bytes from which on unchanged weights are mentioned in a note."""
 
 
-def target_note(priced: CostModel | None) -> tuple[str, ...]:
-    """Return the note that the target is another processor than this machine's; empty where it is not."""
+def target_note(priced: CostModel | None, *, integers: bool) -> tuple[str, ...]:
+    """Return the note that the target is another processor than this machine's; empty where it is not.
+
+    Args:
+        priced: the cost model.
+        integers: whether layers may become integer.
+    """
     target = getattr(priced, "target", None)
     if target is None or getattr(priced, "is_this_machine", False):
         return ()
+    where = f"The target is {target.name}, and this machine is another one. Costs for it are predicted"
+    measured = "very latency in the comparison was measured here."
+    if not integers:
+        return (f"{where}. E{measured}",)
     steps = ", 8-bit activations have 127 steps, since sums saturate there" if target.saturates else ""
     return (
-        f"The target is {target.name}, and this machine is another one. Costs for it are predicted{steps}. "
-        "Which layers are faster with integers was timed here, which only predicts it for the target, and "
-        "every latency in the comparison was measured here.",
+        f"{where}{steps}. Which layers are faster with integers was timed here, which only predicts it for "
+        f"the target, and e{measured}",
     )
 
 

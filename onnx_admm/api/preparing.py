@@ -170,9 +170,22 @@ def prepare_model(model: ModelView, recipe: Recipe) -> Preparation:
     fitted = fit_runtime(model, recipe.min_runtime)
     notes = (*notes, *fitted)
     priced = None if recipe.cost_model is None else cost_model(recipe.cost_model)
-    notes = (*notes, *target_note(priced), *random_note(random_operators(model)))
+    notes = (
+        *notes,
+        *target_note(priced, integers=_may_use_integers(recipe)),
+        *random_note(random_operators(model)),
+    )
     notes = (*notes, *choices_note(choosing_operators(model)))
     return Preparation(frozen=frozen, text=text, notes=notes, lowered=len(fitted) > 1)
+
+
+def _may_use_integers(recipe: Recipe) -> bool:
+    """Return whether a pass of the recipe may compute layers with integers."""
+    return any(
+        step.name == "quantize_activations"
+        or (step.name == "meet_latency" and getattr(step, "integers", False))
+        for step in recipe.passes
+    )
 
 
 def fit_runtime(model: ModelView, version: str | None) -> tuple[str, ...]:

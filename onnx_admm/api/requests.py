@@ -186,6 +186,7 @@ def check_request(job: Request) -> None:
         _check_budget(job)
     if job.teacher is not None and (job.data is None or job.fine_tune is False):
         raise UsageError("a teacher needs training", where="--teacher", hint="Give --data, and let it train.")
+    _check_training(job)
     if job.data is None and job.validation is None and job.max_drop is not None:
         raise UsageError("no samples to measure a drop on", where="--max-drop", hint="Give --data or --val.")
     if job.resume is not None and Path(job.resume).exists() and not Path(job.resume).is_dir():
@@ -196,6 +197,21 @@ def check_request(job: Request) -> None:
     if job.trainer is not None and job.trainer not in TRAINERS:
         raise UsageError("unknown trainer", where="--trainer", got=job.trainer, expected=", ".join(TRAINERS))
     check_number(job.memory_mb, 1, MOST_MEBIBYTES, "--memory")
+
+
+def _check_training(job: Request) -> None:
+    """Refuse flags of training where nothing trains."""
+    flag = "--fine-tune" if job.fine_tune else "--epochs" if (job.epochs or 0) > 0 else None
+    if flag is None:
+        return
+    if job.data is None:
+        raise UsageError("training needs samples", where=flag, hint="Give --data.")
+    if job.asks_nothing:
+        raise UsageError(
+            "nothing here trains",
+            where=flag,
+            hint="Ask for what is trained: --prune, --bits, --remove, a budget for latency, or a recipe.",
+        )
 
 
 def _check_budget(job: Request) -> None:

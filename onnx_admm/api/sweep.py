@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -87,7 +88,10 @@ class Sweep:
             raise UsageError("the folder in which to create the results does not exist", where=place)
         table = place / "sweep.csv"
         self._files(source, place, quantity).check()
-        place.mkdir(exist_ok=True)
+        with _folder(place):
+            return self._swept(source, place, table, quantity)
+
+    def _swept(self, source: str | os.PathLike[str], place: Path, table: Path, quantity: str) -> Swept:
         points: list[Point] = []
         measured: object = None
         end = None
@@ -158,6 +162,19 @@ class Sweep:
         )
         recipe = recipe_from_flags(flags)
         return replace(recipe, passes=tuple(_informed(step, measured) for step in recipe.passes))
+
+
+@contextmanager
+def _folder(place: Path) -> Iterator[None]:
+    """Make a folder where it is missing; remove it again if nothing was written into it."""
+    is_new = not place.exists()
+    place.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # not empty
+                place.rmdir()
 
 
 def _name(source: str | os.PathLike[str], quantity: str, share: float) -> str:

@@ -92,7 +92,7 @@ class RoundingSearch:
             agrees: whether predictions on the first of them are preserved well enough.
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
-        allowed, holding, failing = tolerance, 0.0, math.inf
+        allowed, holding, failing, failures = tolerance, 0.0, math.inf, 0
         for _ in range(ATTEMPTS):
             found = self.judged(self.allocate(allowed), unseen, tolerance)
             step = float(
@@ -102,8 +102,10 @@ class RoundingSearch:
                 holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
                 allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * step
             else:
-                failing = allowed
-                allowed = math.sqrt(holding * failing) if holding else allowed * min(0.5, step)
+                failing, failures = allowed, failures + 1
+                # Errors that do not follow the allowed sum need longer and longer steps.
+                shrunk = allowed * (step**failures if step < 0.5 else 0.5)
+                allowed = math.sqrt(holding * failing) if holding else shrunk
             if failing < holding * _CLOSE or (holding and step < _CLOSE):
                 break
         return best

@@ -145,7 +145,8 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         steps.append({"name": "minify", "least_share": _MOSTLY_GRAPH})
     trains = flags.fine_tune and (not plain or bool(removal))
     switches = {"fine_tune": trains, "keep_docs": flags.keep_docs}
-    target = {} if latency is None else {"cost_model": flags.cost_model or THIS_MACHINE}
+    is_timed = latency is not None or any(step.get("quantity") == "latency" for step in removal)
+    target = {"cost_model": flags.cost_model or THIS_MACHINE} if is_timed else {}
     layers = {"layers": dict(flags.layers)} if flags.layers else {}
     return Recipe.parse({"pass": steps, **switches, **target, **layers}, source="flags")
 

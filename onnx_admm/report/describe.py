@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import defaultdict
@@ -32,8 +33,13 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
     sites: dict[str, WeightSite] = {}
     kept: dict[str, int] = {}
     bits: dict[str, int] = {}
+    seen: set[object] = set()
+    repeated: set[str] = set()
     for site, array in view.weights():
         sites[site.name] = site
+        if (key := _content(array, behind[site.name])) is not None:
+            repeated |= {site.name} if key in seen else set()
+            seen.add(key)
         kept[site.name], bits[site.name] = int(np.count_nonzero(array)), _bits(site, array, behind[site.name])
     totals = {c: sum(kept[name] for name in c.weights) for c in constants}
     layers = tuple(
@@ -43,12 +49,12 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
     payload = sum(
         constant.bytes
         for constant in constants
-        if any(_is_payload(constant, sites[name].size) for name in constant.weights)
+        if any(_is_payload(constant, sites[name]) for name in constant.weights)
     )
     return ModelFacts(
         path=os.fspath(path),
-        parameters=sum(layer.parameters for layer in layers),
-        nonzeros=sum(layer.nonzeros for layer in layers),
+        parameters=sum(layer.parameters for layer in layers if layer.weight not in repeated),
+        nonzeros=sum(layer.nonzeros for layer in layers if layer.weight not in repeated),
         macs=_total([layer.macs for layer in layers]),
         opset=view.opset,
         ir_version=view.ir_version,
@@ -64,6 +70,18 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
     )
 
 
+def _content(array: Array, constants: list[StoredConstant]) -> object | None:
+    """Return what tells whether a weight is an earlier one, read once more; None where nothing is shared.
+
+    Several nodes may decode one stored tensor, such as branches of an If or steps of an unrolled loop.
+    """
+    shared = frozenset(id(constant) for constant in constants if len(constant.weights) > 1)
+    if not shared:
+        return None
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+    return shared, array.shape, digest
+
+
 def _layer(
     site: WeightSite,
     bits: int,
@@ -75,7 +93,7 @@ def _layer(
     shares = {
         c: (nonzeros / total if total else 1.0 / len(c.weights)) * c.bytes for c, total in constants.items()
     }
-    payload = sum(share for c, share in shares.items() if _is_payload(c, site.size))
+    payload = sum(share for c, share in shares.items() if _is_payload(c, site))
     return LayerFacts(
         weight=site.name,
         node=site.users[0],
@@ -93,13 +111,16 @@ def _layer(
     )
 
 
-def _is_payload(constant: StoredConstant, size: int) -> bool:
-    """Return whether a constant behind a weight of ``size`` holds codes or gaps, not scales or the like.
+def _is_payload(constant: StoredConstant, site: WeightSite) -> bool:
+    """Return whether a constant behind a weight holds codes, gaps or values, not scales or the like.
 
-    The weight itself is payload, and so is a tensor it is cut from; streams are integers of at most 32 bits.
+    The weight itself is payload, and so is a tensor it is cut from. Streams of codes and gaps are integers of
+    at most 32 bits. Values that are kept beside gaps are more floats than a codebook, or scales, have.
     """
-    if constant.is_weight or constant.elements >= size:
+    if constant.is_weight or constant.elements >= site.size:
         return True
+    if constant.dtype.startswith("float"):
+        return constant.elements > max(_LEVELS, *site.shape)
     return constant.dtype.startswith(("int", "uint")) and constant.bits <= 32
 
 
@@ -107,15 +128,15 @@ def _bits(site: WeightSite, array: Array, constants: list[StoredConstant]) -> in
     """Return the bits of one weight: those of its stored elements, one each, else those of its levels."""
     for constant in constants:
         if constant.elements == site.size:
-            streams = [
-                other for other in constants if other is not constant and _is_payload(other, site.size)
-            ]
+            streams = [other for other in constants if other is not constant and _is_payload(other, site)]
             streams = [stream for stream in streams if stream.elements > max(1, site.size // 8)]
             low_bits = sum(stream.bits * stream.elements for stream in streams) / site.size
             return constant.bits + round(low_bits)
     levels = _levels(array)
-    if levels > _LEVELS and site.out_axis is not None:
-        levels = max(_levels(channel) for channel in np.moveaxis(array, site.out_axis, 0))
+    if site.out_axis is not None and array.size:
+        channels = site.shape[site.out_axis]
+        if levels > _LEVELS or any(c.elements == channels > 1 and "float" in c.dtype for c in constants):
+            levels = max(_levels(channel) for channel in np.moveaxis(array, site.out_axis, 0))
     return max(1, math.ceil(math.log2(max(levels, 1)))) if levels <= _LEVELS else 8 * array.dtype.itemsize
 
 

@@ -28,6 +28,9 @@ _logger = logging.getLogger(__name__)
 HARDLY_CHANGED_DB = 20.0
 """Ratio, in dB, above which outputs count as unchanged where no classifier is known."""
 
+_NOTHING_LEFT_DB = -200.0
+"""Ratio that is stated where an error is not finite, or the signal is zero (``runtime.evaluation``)."""
+
 _LEAST_SHAPES = 0.5
 _FEWEST_PREDICTIONS = 4
 """Least number of predictions for a share: one or two say nothing."""
@@ -184,7 +187,7 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
         agrees = floor.either and agreement is not None and agreement >= least_agreement
         yield Promise(
             name="sqnr_db",
-            what=f"output {worst} changes too much on {_samples(quality)}",
+            what=f"output {worst} {_changes(found)} on {_samples(quality)}",
             required=floor.least_db,
             got=found,
             unit="dB signal to noise",
@@ -232,6 +235,12 @@ def _elements(quality: QualityFacts, floor: Floor) -> Promise:
 
 def _changed_hint(quality: QualityFacts) -> str:
     return _CHANGED_HINTS.get(quality.data, _CHANGED_HINTS[""])
+
+
+def _changes(sqnr_db: float) -> str:
+    if sqnr_db <= _NOTHING_LEFT_DB:
+        return "changes altogether (it is not finite, or the original's was zero)"
+    return "changes too much"
 
 
 def _samples(quality: QualityFacts) -> str:

@@ -142,7 +142,8 @@ def _share(expected: Array, got: Array) -> float:
     finite = np.isfinite(left)
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
         return np.inf
-    error, norm = np.linalg.norm((left - right)[finite]), np.linalg.norm(left[finite])
+    with np.errstate(over="ignore"):  # of values near the largest float
+        error, norm = np.linalg.norm((left - right)[finite]), np.linalg.norm(left[finite])
     share = float(error / max(norm, _LEAST_RMS * np.sqrt(left.size)))
     return np.inf if np.isnan(share) else share
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnx_admm.contracts import ModelView, Skip, WeightSite
-from onnx_admm.errors import NothingToDo, PassRefused
+from onnx_admm.errors import NoSuchLayer, NothingToDo, PassRefused
 from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.selection.fixed_transforms import pattern_in
 from onnx_admm.selection.name_patterns import matching
@@ -142,7 +142,7 @@ def _check_patterns(sites: Sequence[WeightSite], patterns: Sequence[str]) -> Non
     idle = [pattern for pattern in patterns if not matched_names(sites, (pattern,))]
     if idle and sites:
         names = [site.name for site in sites]
-        raise PassRefused("no layer matches", got=", ".join(idle), expected=some_of(names))
+        raise NoSuchLayer("no layer matches", got=", ".join(idle), expected=some_of(names))
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -155,7 +155,7 @@ def _nothing_left(sites: Sequence[WeightSite], include: Sequence[str], exclude: 
     """Return the error where no site is left, with advice."""
     within_reach = [site.name for site in sites if site.editable and not site.scope]
     if within_reach:
-        return PassRefused(
+        return NoSuchLayer(
             "no layer matches",
             got=f"include {list(include)}, exclude {list(exclude)}",
             expected=some_of(within_reach),
@@ -212,7 +212,7 @@ def _by_pattern(figures: Mapping[str, float], names: Sequence[str], key: str) ->
     matched = {pattern: matching(pattern, names) for pattern in figures}
     idle = [pattern for pattern, found in matched.items() if not found]
     if idle:
-        raise PassRefused("a pattern matches no layer", where=key, got=idle, expected=", ".join(names))
+        raise NoSuchLayer("a pattern matches no layer", where=key, got=idle, expected=", ".join(names))
     found = {name: float(figures[name]) for name in names if name in figures}
     for pattern, figure in figures.items():
         for name in matched[pattern] - found.keys():

@@ -169,10 +169,10 @@ def test_disk_full_is_1(run: RunCommand, net: Path, recipe: Path, monkeypatch: p
 
 @pytest.mark.parametrize("asked", [(), ("--bits", "4"), ("--prune", "2x", "--no-fine-tune")])
 @pytest.mark.parametrize("flag", ["--include", "--exclude"])
-def test_no_such_layer_is_1(run: RunCommand, net: Path, flag: str, asked: tuple[str, ...]) -> None:
+def test_no_such_layer_is_2(run: RunCommand, net: Path, flag: str, asked: tuple[str, ...]) -> None:
     target = net.parent / "out.onnx"
     code, _, err = run("compress", net, target, *asked, flag, "conv*")
-    assert code == 1
+    assert code == 2
     sentence = r"error: pass .*: no layer matches; got conv\*; expected some of w1, w2, w3\n"
     assert re.fullmatch(sentence, err), err
     assert not target.exists()

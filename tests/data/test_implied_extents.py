@@ -146,3 +146,13 @@ def test_large_samples_are_fewer() -> None:
     data = synthetic_dataset(view, 100, 0, sizes={"h": 1024, "w": 1024})
     assert len(limit_samples(view, data, 1 << 40)) == (64 << 20) // (3 << 22)
     assert np.isfinite(next(data.batches(1)).feeds["x"]).all()
+
+
+def test_first_axes_that_count_no_samples_are_tried_last() -> None:
+    """A graph's nodes and edges: as many as there are, in one sample."""
+    text = f"{HEAD} g (float[nodes,9] x, int64[2,edges] links) => (float[nodes,9] y) {{ y = Relu (x) }}"
+    signature = parse_text(text).signature()
+    (candidates,) = candidate_families(signature.inputs, signature.outputs, {})
+    assert candidates[0].shapes[0] == (1, 9)
+    assert candidates[-1].shapes[0] != (1, 9)
+    assert any(each.shapes == ((64, 9), (2, 64)) for each in candidates)

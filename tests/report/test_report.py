@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from onnx_admm.api import inspect_model
-from onnx_admm.contracts import ModelView
+from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.errors import UsageError
 from onnx_admm.model.analysis.text import parse_text
+from onnx_admm.passes.encode import Encode
 from onnx_admm.report import (
     Comparison,
     LayerFacts,
@@ -290,3 +291,37 @@ def test_unknown_macs_are_a_dash() -> None:
     from dataclasses import replace
 
     assert " - " in render(model_table(replace(facts(file=1, nonzeros=1), macs=None)))
+
+
+def test_a_weight_that_branches_share_counts_once(tmp_path: Path) -> None:
+    """Each branch decodes the same codes."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    branches (float[N,16] x, bool turned) => (float[N,16] y)
+    <float scale = {0.01}>
+    {
+        w = DequantizeLinear (codes, scale)
+        y = If (turned) <
+            then_branch = one () => (float[N,16] yt) { a = Identity (w) yt = MatMul (x, a) },
+            else_branch = two () => (float[N,16] ye) { b = Identity (w) ye = MatMul (x, b) }
+        >
+    }"""
+    codes = np.random.default_rng(0).integers(-127, 128, (16, 16)).astype(np.int8)
+    parse_text(text, constants={"codes": codes}).save(tmp_path / "net.onnx")
+    facts = inspect_model(tmp_path / "net.onnx")
+    assert sum(layer.parameters for layer in facts.layers) in (256, 512)
+    assert facts.parameters == 256
+    assert facts.nonzeros == np.count_nonzero(codes)
+
+
+def test_a_grid_of_each_channel_counts_the_levels_of_a_channel(tmp_path: Path) -> None:
+    """All channels together have 37 values, one has 7."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,48] x) => (float[N,6] y) { y = MatMul (x, w) }"""
+    codes = np.random.default_rng(0).integers(-3, 4, (48, 6)).astype(np.float32)
+    weight = codes * np.linspace(0.1, 0.4, 6, dtype=np.float32)
+    model = parse_text(text, constants={"w": weight})
+    Encode("packed").run(model, PassContext(reference=model))
+    model.save(tmp_path / "net.onnx")
+    (layer,) = inspect_model(tmp_path / "net.onnx").layers
+    assert layer.bits == 3
+    assert layer.sizes.data <= layer.sizes.data_index

@@ -27,6 +27,9 @@ _SMALLEST_IMAGE = 8
 MASK_NAME = re.compile(r"mask", re.IGNORECASE)
 _BATCH_NAME = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
 _STATE_RANK = 3
+_WAYS = ((True, True), (False, True), (False, False))
+"""Ways to read first axes, in the order in which they are tried: samples are stacked along them, a feed has
+one sample, or they are axes of that sample, such as a graph's nodes or frames."""
 
 
 def port_extents(port: PortSpec) -> tuple[Extent, ...]:
@@ -73,7 +76,8 @@ def candidate_families(
     """Return the sample shapes of all inputs for each choice of the open sizes, the likeliest first.
 
     Inputs whose first axes agree are stacked along them; otherwise, and where that does not run, a sample is
-    a whole feed of batch 1, where a dynamic second axis of a state ``[layers, batch, hidden]`` is one too.
+    a whole feed of batch 1, where a dynamic second axis of a state ``[layers, batch, hidden]`` is one too. At
+    last, first axes are taken for axes of one sample.
     Open axes of images take the sizes of image models, first those that an output fixes; others take lengths
     of sequences. An axis named as a sum (``past + 1``) is computed. A decoder with a cache of open length has
     two families of choices: the first begins with an empty cache, the second with a filled one. Sizes are
@@ -93,9 +97,9 @@ def candidate_families(
     for past in pasts:
         lengths = (_STEP_LENGTHS if past else _PROMPT_LENGTHS) if kept else _LENGTHS
         chosen: dict[tuple[Shape, ...], Candidate] = {}
-        for stacked in (True, False) if _stacks(ports) else (False,):
+        for stacked, counts in _WAYS if _stacks(ports) else _WAYS[1:]:
             for side, length in zip(sides, lengths, strict=False):
-                sizing = _Sizing(sizes, side, length, past, ports)
+                sizing = _Sizing(sizes, side, length, past, ports, counts)
                 shapes = tuple(sizing.sample_shape(port, stacked) for port in ports)
                 chosen.setdefault(shapes, Candidate(shapes, length, past))
         families.append(tuple(chosen.values()))
@@ -120,13 +124,17 @@ def _stacks(ports: Ports) -> bool:
 
 @dataclass(frozen=True)
 class _Sizing:
-    """Sizes for open axes: ``side`` of images, ``length`` of sequences, ``past`` of caches."""
+    """Sizes for open axes: ``side`` of images, ``length`` of sequences, ``past`` of caches.
+
+    ``counts``: whether first axes count samples; otherwise they are axes of one sample.
+    """
 
     sizes: Mapping[str, int]
     side: int
     length: int
     past: int
     ports: Ports
+    counts: bool
 
     def sample_shape(self, port: PortSpec, stacked: bool) -> Shape:
         """Return the shape of a sample: a row of a stack, or a whole feed of batch 1.
@@ -161,7 +169,8 @@ class _Sizing:
         firsts = {size for other in self.ports for size in port_extents(other)[:1] if isinstance(size, str)}
         is_state = len(port_extents(port)) >= _STATE_RANK and isinstance(port_extents(port)[0], int)
         is_named = isinstance(extent, str) and _BATCH_NAME.search(extent) is not None
-        return axis == 0 or extent in firsts or is_named or (axis == 1 and is_state)
+        is_first = self.counts and (axis == 0 or extent in firsts)
+        return is_first or is_named or (axis == 1 and is_state)
 
     def _spans_all(self, port: PortSpec, axis: int, extent: Extent) -> bool:
         """Return whether this is the last axis of a mask over earlier and new tokens."""
