@@ -316,8 +316,8 @@ def test_a_weight_that_branches_share_counts_once(tmp_path: Path) -> None:
 def test_a_grid_of_each_channel_counts_the_levels_of_a_channel(tmp_path: Path) -> None:
     """All channels together have 37 values, one has 7."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
-    g (float[N,48] x) => (float[N,6] y) { y = MatMul (x, w) }"""
-    codes = np.random.default_rng(0).integers(-3, 4, (48, 6)).astype(np.float32)
+    g (float[N,480] x) => (float[N,6] y) { y = MatMul (x, w) }"""
+    codes = np.random.default_rng(0).integers(-3, 4, (480, 6)).astype(np.float32)
     weight = codes * np.linspace(0.1, 0.4, 6, dtype=np.float32)
     model = parse_text(text, constants={"w": weight})
     Encode("packed").run(model, PassContext(reference=model))
