@@ -78,13 +78,13 @@ class Effect:
 
     @property
     def score_error(self) -> float:
-        """Sum of the relative errors of scores; of all outputs where there are none.
+        """Sum of the relative errors, of a score in place of the output behind it.
 
         A few samples between two classes make up most of the error of probabilities, so that it differs much
         from one set of samples to another; that of scores does not.
         """
-        scores = [error for name, error in self.by_output.items() if scored_output(name) is not None]
-        return sum(scores) if scores else self.relative_error
+        behind = {scored_output(name) for name in self.by_output} - {None}
+        return sum(error for name, error in self.by_output.items() if name not in behind)
 
 
 class OutputProbe:

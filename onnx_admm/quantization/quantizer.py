@@ -107,7 +107,7 @@ class Quantizer(QuantizerSettings):
         found: dict[int, float] = {}
         with self.context.progress.task("weights in 8 bits", len(weights)) as task:
             for node, (name, values) in weights.items():
-                found[node] = probe.relative_error({name: values})
+                found[node] = probe.effect({name: values}).score_error
                 task.advance(note=name)
         return found
 

@@ -67,7 +67,7 @@ def with_bias(
 
     Where the weight of a channel is nearly zero, its steps are too small for the bias. The scale of such a
     channel is raised, up to which its codes may be 0: beside the bias its products are less than a rounding
-    error. A weight on a grid of its own keeps its scales.
+    error. Other channels keep their scales; so does a weight with one scale for all.
 
     Args:
         weight: integer form of ``values``.
@@ -76,10 +76,10 @@ def with_bias(
         scale: scale of the input.
     """
     steps = integer_bias(bias, _scales_of_products(weight, scale))
-    if not weight.is_exact and weight.scales.ndim:
+    if weight.scales.ndim and (steps is None or not weight.is_exact):
         least = np.maximum(np.abs(bias.astype(np.float64)) / _RAISED_TO, float(_LEAST_SCALE)) / scale
         if np.any(least > weight.scales):
-            weight = _rounded(values, weight.axis, least)
+            weight = _raised(weight, values, least)
             steps = integer_bias(bias, _scales_of_products(weight, scale))
     return None if steps is None else (weight, steps)
 
@@ -103,19 +103,21 @@ def _on_axis(grid: Grid, shape: tuple[int, ...], axis: int) -> IntegerWeight | N
     return IntegerWeight(codes, grid.scale.reshape(-1).astype(np.float32), axis, is_exact=True)
 
 
-def _rounded(
-    values: Floats,
-    axis: int,
-    least: npt.NDArray[np.float64] | None = None,
-    *,
-    largest: int = _LARGEST_CODE,
-) -> IntegerWeight:
-    """Return the weight with one scale per output channel, at least ``least``, (channels,), if given."""
+def _raised(weight: IntegerWeight, values: Floats, least: npt.NDArray[np.float64]) -> IntegerWeight:
+    """Return the weight with scales of at least ``least``, (channels,); where they rise, with new codes."""
+    scales = np.maximum(weight.scales, least).astype(np.float32)
+    place = [1] * values.ndim
+    place[weight.axis] = -1
+    changed = (scales > weight.scales).reshape(place)
+    codes = np.clip(np.rint(values / scales.reshape(place)), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)
+    return IntegerWeight(np.where(changed, codes, weight.codes), scales, weight.axis)
+
+
+def _rounded(values: Floats, axis: int, *, largest: int = _LARGEST_CODE) -> IntegerWeight:
+    """Return the weight with one scale per output channel."""
     others = tuple(place for place in range(values.ndim) if place != axis)
     most = np.abs(values).max(axis=others, keepdims=True, initial=0.0)
     scales = np.where(most > 0, np.maximum(most / largest, _LEAST_SCALE), 1.0)
-    if least is not None:
-        scales = np.maximum(scales, least.reshape(scales.shape))
     scales = scales.astype(np.float32)
     codes = np.clip(np.rint(values / scales), -largest, largest).astype(np.int8)
     return IntegerWeight(codes, scales.reshape(-1), axis)

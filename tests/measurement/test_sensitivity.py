@@ -8,7 +8,7 @@ import pytest
 
 from onnx_admm.contracts import Array, ModelView
 from onnx_admm.data import from_arrays, synthetic_dataset
-from onnx_admm.measurement.sensitivity import OutputProbe
+from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.runtime.evaluation import evaluate
 from onnx_admm.runtime.sessions import open_session
@@ -239,3 +239,11 @@ def test_another_session_has_the_effect_of_its_weights() -> None:
     changed.replace("w", other)
     session = open_session(changed, threads=1)
     assert probe.effect_of(session.run).relative_error == pytest.approx(probe.relative_error({"w": other}))
+
+
+def test_a_score_counts_in_place_of_its_output_and_beside_the_others() -> None:
+    """A detector: probabilities of classes, whose logits count, and boxes."""
+    effect = Effect({"classes": 0.5, "classes::score": 0.01, "boxes": 0.04, "sides": 0.02}, None)
+    assert effect.score_error == pytest.approx(0.07)
+    assert effect.relative_error == pytest.approx(0.57)
+    assert Effect({"boxes": 0.04, "sides": 0.02}, None).score_error == pytest.approx(0.06)

@@ -114,3 +114,20 @@ def test_a_channel_of_subnormal_weights_has_a_normal_scale(largest: float) -> No
     whole, kept = integer_weight("w", np.full((4, 4), largest, np.float32), 0)
     assert not kept
     assert whole.scales.min() >= np.finfo(np.float32).tiny
+
+
+def test_a_nearly_dead_channel_on_a_grid_of_its_own_gives_way_to_its_bias() -> None:
+    """The others keep their codes and scales exactly."""
+    steps = np.full(8, 0.01, np.float32)
+    steps[3] = 1e-16
+    values = (RNG.integers(-7, 8, (64, 8)) * steps).astype(np.float32)
+    weight, kept = integer_weight("w", values, 1)
+    assert kept
+    bias, others = RNG.normal(size=8).astype(np.float32), np.arange(8) != 3
+    found = with_bias(weight, values, bias, 0.01)
+    assert found is not None
+    raised, whole = found
+    assert np.array_equal(raised.values[:, others], values[:, others])
+    assert np.array_equal(raised.scales[others], weight.scales[others])
+    assert whole[3] * (0.01 * raised.scales[3]) == pytest.approx(bias[3], rel=1e-6)
+    assert np.abs(raised.values[:, 3]).max() < 1e-6
