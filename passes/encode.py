@@ -175,11 +175,13 @@ class Encode:
     ) -> dict[str, Any]:
         try:
             roles = output_roles(model)
-            compared, reference = with_fixed_choices(candidate.model), with_fixed_choices(model)
+            compared = with_fixed_choices(candidate.model, model)
+            reference = with_fixed_choices(model, candidate.model)
             after = evaluate(compared, data, reference=reference, roles=roles)
             before = evaluate(model, data, roles=roles) if is_scored(data) else None
             if before is not None and compared is not candidate.model:
-                after = replace(after, accuracy=evaluate(candidate.model, data, roles=roles).accuracy)
+                found = evaluate(candidate.model, data, reference=model, roles=roles)
+                after = replace(after, accuracy=found.accuracy)
             figures: dict[str, Any] = {"sqnr_db": after.sqnr_db}
             if after.sqnr_db is not None and after.sqnr_db < self.least_sqnr_db:
                 return figures | {"verdict": "changes the outputs"}

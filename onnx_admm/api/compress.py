@@ -141,6 +141,7 @@ class Compression(Request):
             plan = self.plan(source)
             plan = in_runs(plan)
             judged = judged_samples(plan.model, plan.validation, self.seed, few_decide=self.few_decide)
+            first = plan.recipe
             for tries in range(1, TRIES + 1):
                 plan, result = run_passes(self, plan, self._run_passes)
                 saved, changed = self._save(result, results, plan)
@@ -151,16 +152,14 @@ class Compression(Request):
                 except OutputError as error:
                     failed = error
                 missed = failed or comparison.missed
-                again = next_try(plan.recipe, missed, tries) if self.asks_nothing else None
+                again = next_try(first, plan.recipe, missed, tries) if self.asks_nothing else None
                 if again is None:
                     if failed is not None:
                         raise failed
                     break
                 saved.remove()
-                notes = plan.notes
-                if again[1].startswith(MILDER):  # counts the times
-                    notes = tuple(line for line in notes if not line.startswith(MILDER))
-                plan = replace(plan, recipe=again[0], notes=(*notes, again[1]))
+                kept = tuple(line for line in plan.notes if not line.startswith(MILDER))
+                plan = replace(plan, recipe=again[0], notes=(*kept, again[1]))
             comparison = replace(comparison, after=replace(comparison.after, path=os.fspath(target)))
             written = comparison.missed is None or self.keep
             report = self._report(comparison, result, plan, time.perf_counter() - started)

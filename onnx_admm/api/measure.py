@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnx_admm.contracts import Array, Dataset, Feeds, ModelView, Progress, SilentProgress
-from onnx_admm.contracts.metrics import is_scored, metric_of
+from onnx_admm.contracts.metrics import ScoredDataset, is_scored, metric_of
 from onnx_admm.data import from_arrays, limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, OutputError
 from onnx_admm.model.integers.prepare import is_integer
@@ -43,6 +42,9 @@ _LATENCY_TRIES = 3
 _CHECKED_SAMPLES = 2
 _NEARLY_DB = 3.0
 """Ratio in dB by which a plain run may be farther from the original than the optimised one."""
+
+_LEAST_PLAIN_DB = 6.0
+"""Ratio in dB that it keeps in any case."""
 
 _DISAGREEMENT = 0.02
 """Share of max |output| by which optimised and plain runs may differ: above that of fused int8 kernels."""
@@ -81,14 +83,15 @@ class Measurement:
         # Maps and random draws cannot be compared; in memory, tensors and fixed draws replace them.
         in_memory = random_operators(first) or (first.has_maps and second.has_maps)
         files: _Pair = (first, second) if in_memory else (before, after)
-        chooses = bool(choosing_operators(first))
-        pair: _Pair = (with_fixed_choices(first), with_fixed_choices(second)) if chooses else files
+        chooses = bool(choosing_operators(first, second))
+        fixed = with_fixed_choices(first, second), with_fixed_choices(second, first)
+        pair: _Pair = fixed if chooses else files
         known = self.is_classifier or may_classify(first)
         roles = output_roles(first)
         floats = {port.name for port in first.signature().outputs if port.dtype.startswith("float")}
         roles = replace(roles, may_classify=known, counting=roles.counting & floats)
         if roles.counting:  # the values that are counted are judged in place of counts
-            pair = comparable(first), comparable(second)
+            pair = comparable(first, second), comparable(second, first)
         quality = tuple(
             replace(
                 self._quality(name, pair, files if chooses else pair, roles),
@@ -113,8 +116,11 @@ class Measurement:
     ) -> QualityFacts:
         data, (before, after) = self.samples[name], compared
         original = evaluate(scored[0], data, roles=roles, threads=self.threads) if is_scored(data) else None
-        result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
-        if original is not None and scored is not compared:
+        if original is None or scored is compared:
+            result = evaluate(after, data, reference=before, roles=roles, threads=self.threads)
+        else:  # a metric would not know the fixed rows
+            plain = data.data if isinstance(data, ScoredDataset) else data
+            result = evaluate(after, plain, reference=before, roles=roles, threads=self.threads)
             other = evaluate(scored[1], data, reference=scored[0], roles=roles, threads=self.threads)
             result = replace(result, accuracy=other.accuracy)
         asked = metric_of(data)
@@ -213,20 +219,31 @@ def _plain_run_keeps(before: str | os.PathLike[str], after: str | os.PathLike[st
     """
     original, result = ModelView.load(before), ModelView.load(after)
     unlabelled = from_arrays(next(data.batches(_CHECKED_SAMPLES)).feeds)
-    reference, roles = _steady(original, before), output_roles(original)
-    ratios = []
-    for optimize in (False, True):
-        session = open_session(_steady(result, after), threads=1, optimize=optimize)
-        judged = evaluate(session, unlabelled, reference=reference, roles=roles, threads=1).judged_db
-        ratios.append(min(judged.values(), default=-math.inf))
-    plain, optimised = ratios
-    return plain >= min(ROUNDED.least_db, optimised - _NEARLY_DB) and plain > 0
+    reference, roles = _steady(original, before, result), output_roles(original)
+    source = _steady(result, after, original)
+    plain, optimised = (
+        evaluate(
+            open_session(source, threads=1, optimize=optimize),
+            unlabelled,
+            reference=reference,
+            roles=roles,
+            threads=1,
+        ).judged_db
+        for optimize in (False, True)
+    )
+    return bool(plain) and all(
+        found >= min(ROUNDED.least_db, max(optimised[name] - _NEARLY_DB, _LEAST_PLAIN_DB))
+        for name, found in plain.items()
+    )
 
 
-def _steady(view: ModelView, file: str | os.PathLike[str]) -> ModelSource:
-    """Return the file, or where the model draws or chooses rows, a copy that does so in the same way."""
-    if choosing_operators(view):
-        return with_fixed_choices(view)
+def _steady(view: ModelView, file: str | os.PathLike[str], *others: ModelView) -> ModelSource:
+    """Return the file, or where the model draws or chooses rows, a copy that does so in the same way.
+
+    ``others`` are compared with it.
+    """
+    if choosing_operators(view, *others):
+        return with_fixed_choices(view, *others)
     return view if random_operators(view) else file
 
 

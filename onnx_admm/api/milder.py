@@ -10,7 +10,7 @@ from onnx_admm.contracts import Pass
 from onnx_admm.errors import OutputError
 from onnx_admm.report.promises import Promise
 
-TRIES = 3
+TRIES = 4
 """Runs of the passes, at most: each takes as long as the first."""
 
 MILDER = "The layers were rounded less"
@@ -23,13 +23,17 @@ _ABOUT_OUTPUTS = frozenset({"sqnr_db", "agreement", "elements", "shape"})
 _LEAST_STEP_DB, _LARGEST_STEP_DB, _BEYOND_DB, _MOST_DB = 6.0, 20.0, 3.0, 90.0
 
 
-def next_try(recipe: Recipe, missed: Promise | OutputError | None, tries: int) -> tuple[Recipe, str] | None:
+def next_try(
+    first: Recipe, recipe: Recipe, missed: Promise | OutputError | None, tries: int
+) -> tuple[Recipe, str] | None:
     """Return the recipe of the next run and the note about it; None where there is none.
 
     The first miss asks for milder rounding of weights and activations; if that misses too, activations stay
-    in float. They do at once where the result with integers fails to run or to be compared.
+    in float, and weights are rounded as at first. Activations stay in float at once where the result with
+    integers fails to run or to be compared.
 
     Args:
+        first: the recipe of the first run.
         recipe: the recipe that was run.
         missed: the promise that was not met, or why the result cannot be compared.
         tries: runs so far.
@@ -39,10 +43,12 @@ def next_try(recipe: Recipe, missed: Promise | OutputError | None, tries: int) -
     if isinstance(missed, OutputError):
         floats = without_integers(recipe)
         return None if floats is None else (floats, float_note(missed))
-    if tries > 1 and _is_about_outputs(missed) and (floats := without_integers(recipe)) is not None:
-        return floats, float_note(f"{missed.what}.")
+    has_integers = without_integers(recipe) is not None
+    if tries > 1 and has_integers and _is_about_outputs(missed):
+        floats = without_integers(first)
+        return None if floats is None else (floats, float_note(f"{missed.what}."))
     milder = milder_recipe(recipe, missed)
-    return None if milder is None else (milder, milder_note(missed, tries))
+    return None if milder is None else (milder, milder_note(missed))
 
 
 def without_integers(recipe: Recipe) -> Recipe | None:
@@ -75,10 +81,9 @@ def milder_recipe(recipe: Recipe, missed: Promise | None) -> Recipe | None:
     return replace(recipe, passes=passes) if passes != recipe.passes else None
 
 
-def milder_note(missed: Promise, tries: int) -> str:
+def milder_note(missed: Promise) -> str:
     """Return the note that layers were rounded less than their measurements allowed."""
-    times = "once" if tries == 1 else f"{tries} times"
-    return f"{MILDER}, {times}: the result as a whole missed a promise ({missed.what})."
+    return f"{MILDER}: the result as a whole missed a promise ({missed.what})."
 
 
 def _is_about_outputs(missed: Promise) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_admm.contracts import Dataset, Feeds, ModelView, PassContext
 from onnx_admm.data import cost_of_sample, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError, RuntimeMissing, UnsupportedModel
-from onnx_admm.model.rewrite.comparing.fixed_choices import with_fixed_choices
+from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators, with_fixed_choices
 from onnx_admm.model.rewrite.weight_storage import stored_weight_bytes
 from onnx_admm.runtime.children.child_outputs import outputs_in_child
 from onnx_admm.runtime.equivalence import Difference, find_difference, outputs_of
@@ -38,7 +38,7 @@ class ExactnessCheck:
 
     context: PassContext
     _feeds: Feeds | None = None
-    _outputs: list[tuple[ModelView, list[Feeds]]] = field(default_factory=list)
+    _outputs: list[tuple[ModelView, bool, list[Feeds]]] = field(default_factory=list)
 
     def difference(self, before: ModelView, after: ModelView) -> Difference | None:
         """Return the difference of two models; None where they agree.
@@ -51,19 +51,20 @@ class ExactnessCheck:
                 raise NotComparable(f"its weights take {size >> 20:,} MiB, over {MOST_BYTES >> 20}")
         try:
             feeds = self._samples(before)
-            expected = self._run(before, feeds)
+            fixes = bool(choosing_operators(before, after))
+            expected = self._run(before, feeds, fixes)
         except OnnxAdmmError as error:
             raise NotComparable(str(error)) from error
         try:
-            got = self._run(after, feeds)
+            got = self._run(after, feeds, fixes)
         except (RuntimeMissing, UnsupportedModel) as error:  # newer than the installed runtime reads
             raise NotComparable(str(error)) from error
         except OnnxAdmmError as error:
             return Difference("", np.inf, failure=str(error))
         run = outputs_in_child if _is_large(before) else outputs_of
-        fixed, fixed_after = with_fixed_choices(before), with_fixed_choices(after)
-        found = find_difference(fixed, fixed_after, feeds, expected, got, run)
-        self._outputs = [(after, got)] if found is None else [(before, expected)]
+        pair = with_fixed_choices(before, after), with_fixed_choices(after, before)
+        found = find_difference(*pair, feeds, expected, got, run)
+        self._outputs = [(after, fixes, got) if found is None else (before, fixes, expected)]
         return found
 
     def _samples(self, model: ModelView) -> Feeds:
@@ -82,12 +83,12 @@ class ExactnessCheck:
     def _made_up(self) -> Dataset:
         return synthetic_dataset(self.context.reference, SAMPLES, self.context.seed)
 
-    def _run(self, model: ModelView, feeds: Feeds) -> list[Feeds]:
-        for known, outputs in self._outputs:
-            if known is model:
+    def _run(self, model: ModelView, feeds: Feeds, fixes: bool) -> list[Feeds]:
+        for known, fixed, outputs in self._outputs:
+            if known is model and fixed == fixes:
                 return outputs
         run = outputs_in_child if _is_large(model) else outputs_of
-        return run(with_fixed_choices(model), feeds)
+        return run(with_fixed_choices(model) if fixes else model, feeds)
 
 
 def _is_large(model: ModelView) -> bool:

@@ -112,13 +112,14 @@ class OutputProbe:
         own: Mapping[str, Array] | None = None,
         threads: int = 0,
     ) -> None:
-        self._model, self._threads = comparable(model), threads
+        self._compared = (model,) if reference is None else (model, reference)
+        self._model, self._threads = comparable(*self._compared), threads
         self._classes, self._counts = class_axis(model), counting_outputs(model)
         first = next(samples.batches(_BATCH)).feeds
         self._parts = output_roles(model if reference is None else reference).parts
         self._session = StagedSession(self._model, names, first, own=own or {}, threads=threads)
         differs = reference is not None and not same_model(reference, model)
-        self._reference = comparable(reference) if reference is not None and differs else None
+        self._reference = comparable(reference, model) if reference is not None and differs else None
         self._runs = self._prepare(samples)
 
     def effect(self, weights: Mapping[str, Array]) -> Effect:
@@ -130,11 +131,15 @@ class OutputProbe:
         """
         return self._effect(self._exchanged(weights))
 
+    def form_of(self, other: ModelView) -> ModelView:
+        """Return another model in the form in which `effect_of` compares it."""
+        return comparable(other, *self._compared)
+
     def effect_of(self, other: Callable[[Feeds], Feeds]) -> Effect:
         """Return the effect of another model in place of this one.
 
         Args:
-            other: runs that model, in its `comparable` form, on one feed.
+            other: runs that model, in its `form_of`, on one feed.
         """
         return self._effect(lambda run: other(run.feed))
 

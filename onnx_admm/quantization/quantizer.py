@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,14 +103,15 @@ class Quantizer(QuantizerSettings):
         """Return the relative error of the outputs for each of these weights, exchanged alone."""
         if not weights:
             return {}
-        names = [name for name, _ in weights.values()]
-        probe = OutputProbe(base, names, samples.measured, threads=self.context.settings.threads)
-        found: dict[int, float] = {}
-        with self.context.progress.task("weights in 8 bits", len(weights)) as task:
-            for node, (name, values) in weights.items():
-                found[node] = probe.effect({name: values}).score_error
+        distinct = dict(weights.values())
+        readers = Counter(name for name, _ in weights.values())  # several share the error of one weight
+        probe = OutputProbe(base, distinct, samples.measured, threads=self.context.settings.threads)
+        errors: dict[str, float] = {}
+        with self.context.progress.task("weights in 8 bits", len(distinct)) as task:
+            for name, values in distinct.items():
+                errors[name] = probe.effect({name: values}).score_error / readers[name]
                 task.advance(note=name)
-        return found
+        return {node: errors[name] for node, (name, _) in weights.items()}
 
     def _units(self, base: ModelView) -> tuple[tuple[Unit, ...], tuple[Skip, ...]]:
         """Return the units that may be integer at all, and why further products are none.

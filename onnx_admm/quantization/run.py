@@ -11,7 +11,6 @@ import numpy as np
 from onnx_admm.contracts import Feeds, ModelView
 from onnx_admm.measurement.sensitivity import Effect, OutputProbe
 from onnx_admm.model.integers.kernels import kernel_counts
-from onnx_admm.model.rewrite.comparing.comparable import comparable
 from onnx_admm.quantization.forms import BIAS_TOO_LARGE, IntegerForms
 from onnx_admm.quantization.linear.forms import find_linear_layers
 from onnx_admm.quantization.linear.search import Confirmation
@@ -273,7 +272,7 @@ class QuantizationRun:
     def _effects(self, other: ModelView, probes: Sequence[OutputProbe]) -> list[Effect]:
         """Return the effect of a model against each reference."""
         threads = self._quantizer.context.settings.threads
-        session = open_session(comparable(other), threads=threads, keeps_arena=False)
+        session = open_session(probes[0].form_of(other), threads=threads, keeps_arena=False)
         return [probe.effect_of(session.run) for probe in probes]
 
     def _holds(self, effect: Effect, added: Effect) -> bool:

@@ -16,6 +16,9 @@ from onnx_admm.model.writing.external_files import bytes_on_disk
 from onnx_admm.pipeline import PROVENANCE
 from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
 
+_LEAST_BLOCK = 16
+"""Fewest elements of a weight that share a scale."""
+
 _LEVELS = 256
 """Number of distinct values above which a weight is not quantised."""
 
@@ -76,7 +79,7 @@ def _content(array: Array, constants: list[StoredConstant]) -> object | None:
     Several nodes may decode one stored tensor, such as branches of an If or steps of an unrolled loop.
     """
     shared = frozenset(id(constant) for constant in constants if len(constant.weights) > 1)
-    if not shared:
+    if not shared or not array.any():
         return None
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
     return shared, array.shape, digest
@@ -120,7 +123,7 @@ def _is_payload(constant: StoredConstant, site: WeightSite) -> bool:
     if constant.is_weight or constant.elements >= site.size:
         return True
     if constant.dtype.startswith("float"):
-        return constant.elements > max(_LEVELS, *site.shape)
+        return constant.elements > max(_LEVELS, site.size // _LEAST_BLOCK, *site.shape)
     return constant.dtype.startswith(("int", "uint")) and constant.bits <= 32
 
 

@@ -177,4 +177,5 @@ def test_integers_are_chosen_milder_before_they_are_given_up(
     assert asked[1] >= asked[0] + 6
     assert report.comparison.missed is None
     assert [line for line in report.notes if line.startswith("Activations stay in float: with integers, ")]
-    assert [line for line in report.notes if line.startswith(MILDER)]
+    assert not [line for line in report.notes if line.startswith(MILDER)]
+    assert "least_sqnr_db = 25.0" in report.recipe

@@ -21,7 +21,10 @@ _OF_INDICES = operators_with(Trait.REARRANGES, Trait.CASTS, Trait.REPEATS, Trait
 }  # fmt: skip
 """Operators whose result on indices is indices."""
 
+_PASSING = _OF_INDICES | _GATHERS
 _STANDARD = ("", "ai.onnx")
+_MOST_DECODING = 64
+"""Nodes up to which a value is followed back to constants: more than a decoder has."""
 
 
 def choosing_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Graph]]:
@@ -33,20 +36,21 @@ def choosing_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Graph]]:
 
 
 def chooses_rows(node: ir.Node) -> bool:
-    """Return whether a node chooses rows of computed values by their scores.
+    """Return whether a node chooses rows of values by their scores.
 
-    A ``TopK`` does where its indices gather computed values. One that only ranks classes does not.
+    A ``TopK`` does where its indices gather values other than its own scores and constants, such as boxes.
+    One that only ranks classes does not.
     """
     if node.domain not in _STANDARD or not node.inputs or node.inputs[0] is None:
         return False
     if node.op_type == "NonMaxSuppression":
-        return True
+        return len(node.inputs) > 1 and node.inputs[1] is not None
     is_top = node.op_type == "TopK" and len(node.inputs) > 1 and len(node.outputs) > 1
-    return is_top and constant_tensor(node.inputs[0]) is None and _gathers(node.outputs[1])
+    return is_top and not _is_constant(node.inputs[0]) and _gathers(node.outputs[1], node.inputs[0])
 
 
-def _gathers(indices: ir.Value) -> bool:
-    """Return whether indices, or what is computed of them alone, gather values that nodes compute."""
+def _gathers(indices: ir.Value, scores: ir.Value) -> bool:
+    """Return whether indices, or what is computed of them alone, gather other values than the scores."""
     pending, seen = [indices], {indices}
     while pending:
         for use in pending.pop().uses():
@@ -54,10 +58,26 @@ def _gathers(indices: ir.Value) -> bool:
             if node.domain not in _STANDARD or data is None:
                 continue
             if node.op_type in _GATHERS and use.idx == 1:
-                if constant_tensor(data) is None:
+                if data is not scores and not _is_constant(data):
                     return True
-            elif node.op_type in _OF_INDICES | _GATHERS:
+            elif node.op_type in _PASSING:
                 fresh = [output for output in node.outputs if output not in seen]
                 seen.update(fresh)
                 pending += fresh
     return False
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """Return whether a value is stored, or decoded from stored values."""
+    pending, seen = [value], {value}
+    while pending:
+        value = pending.pop()
+        if constant_tensor(value) is not None:
+            continue
+        node = value.producer()
+        if node is None or len(seen) > _MOST_DECODING:
+            return False
+        fresh = [source for source in node.inputs if source is not None and source not in seen]
+        seen.update(fresh)
+        pending += fresh
+    return True

@@ -30,7 +30,7 @@ def weights_as_inputs(view: ModelView, names: Iterable[str]) -> tuple[ModelView,
     model, found, taken = fork.graph_ir, fork.found_sites(), taken_names(fork.graph_ir)
     inside = set(model.graphs())
     inputs: dict[str, str] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         value, site = found[name].value, found[name].site
         is_fixed = site.fixed is not None or site.dtype not in _FED
         if is_fixed or found[name].uses[0][0].graph not in inside:

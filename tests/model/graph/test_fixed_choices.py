@@ -10,9 +10,10 @@ import pytest
 from onnx_admm.api import compare, compress
 from onnx_admm.contracts import ModelView
 from onnx_admm.data import from_arrays
+from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.analysis.class_axis import class_axis
 from onnx_admm.model.analysis.text import parse_text
-from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators, with_fixed_choices
+from onnx_admm.model.rewrite.comparing.fixed_choices import SCORES, choosing_operators, with_fixed_choices
 from onnx_admm.runtime.sessions import open_session
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -75,13 +76,15 @@ def test_the_chosen_rows_do_not_depend_on_the_weights(text: str) -> None:
         error = np.linalg.norm(second[name].astype(float) - array) / np.linalg.norm(array)
         assert error < 0.1, name
     plain = open_session(model, threads=1).run(feeds)
-    assert {name: array.dtype for name, array in first.items()} == {n: a.dtype for n, a in plain.items()}
+    shown = {name: array.dtype for name, array in first.items() if not name.startswith(SCORES)}
+    assert shown == {name: array.dtype for name, array in plain.items()}
+    assert len(first) == len(plain) + 1
 
 
 def test_rows_of_a_top_k_are_those_of_their_indices() -> None:
     model = with_fixed_choices(model_of(QUERIES))
     found = open_session(model, threads=1).run({"x": samples(2, 40, 32)})
-    assert [array.shape for array in found.values()] == [(2, 11), (2, 11), (2, 11, 4)]
+    assert [array.shape for array in found.values()] == [(2, 11), (2, 11), (2, 11, 4), (2, 120)]
     assert found["labels"].tolist() == [[10 * n % 3 for n in range(11)]] * 2
 
 
@@ -89,9 +92,9 @@ def test_boxes_of_every_sample_are_chosen() -> None:
     model = with_fixed_choices(model_of(SUPPRESSED))
     feeds = {"x": samples(3, 40, 32)}
     found = open_session(model, threads=1).run(feeds)["found"]
-    assert found.shape == (3 * 40, 4)
+    assert found.shape == (3 * 20, 4)  # at most 20 of each class
     apart = open_session(model, threads=1).run({"x": feeds["x"][2:]})["found"]
-    np.testing.assert_allclose(found[80:], apart, rtol=1e-5)
+    np.testing.assert_allclose(found[40:], apart, rtol=1e-5)
 
 
 def test_a_model_that_ranks_classes_chooses_no_rows() -> None:
@@ -114,3 +117,62 @@ def test_the_bare_command_compresses_a_detector_that_chooses(text: str, tmp_path
     assert choosing_operators(ModelView.load(tmp_path / "out.onnx"))
     found = compare(tmp_path / "in.onnx", tmp_path / "out.onnx", from_arrays({"x": samples(8, 40, 32)}))
     assert any("same rows chosen" in row[0] for row in found.rows())
+
+
+NONE_LEFT = f"""{HEAD}
+    filter (float[N] x) => (float[M] y)
+    <float most = {{10.0}}, int64[1] five = {{5}}, int64[1] zero = {{0}}>
+    {{
+        over = Greater (x, most)  places = NonZero (over)  kept = Squeeze (places, zero)
+        found = Gather (x, kept)  doubled = Add (found, found)
+        count = Shape (found)  k = Min (count, five)
+        best, rows = TopK (doubled, k)
+        y = Gather (found, rows)
+    }}"""
+
+
+def test_a_choice_among_nothing_gives_nothing() -> None:
+    """The runtime ends the process where integers are divided by 0."""
+    model = with_fixed_choices(parse_text(NONE_LEFT))
+    session = open_session(model, threads=1)
+    assert session.run({"x": np.zeros(8, np.float32)})["y"].shape == (0,)
+    assert session.run({"x": np.full(8, 11, np.float32)})["y"].shape == (5,)
+
+
+def test_what_rows_are_chosen_by_counts_too() -> None:
+    text = f"""{HEAD}
+        picks (float[N,40,32] x) => (float[N,5,4] y) <int64[1] five = {{5}}, int64[1] last = {{-1}},
+            int64[3] four = {{1, 1, 4}}, int64[2] flat = {{0, -1}}>
+        {{
+            scores = MatMul (x, classes)  all = Reshape (scores, flat)  best, places = TopK (all, five)
+            column = Unsqueeze (places, last)  rows = Tile (column, four)
+            corners = MatMul (x, sides)  y = GatherElements <axis = 1> (corners, rows)
+        }}"""
+    arrays = {name: RNG.normal(size=(32, n)).astype(np.float32) for name, n in (("classes", 1), ("sides", 4))}
+    model = parse_text(text, constants=arrays)
+    probe = OutputProbe(model, ["classes"], from_arrays({"x": samples(4, 40, 32)}), threads=1)
+    assert probe.relative_error({"classes": np.zeros((32, 1), np.float32)}) == pytest.approx(1.0)
+
+
+def test_a_lookup_in_a_decoded_table_is_no_choice_of_rows() -> None:
+    """Best classes are looked up in a table of constants, stored or decoded."""
+    text = f"""{HEAD}
+        names (float[N,32] x) => (float[N,3,4] y) <int64[1] three = {{3}}, float scale = {{0.5}}>
+        {{ s = MatMul (x, classes)  best, rows = TopK (s, three)  TABLE  y = Gather (table, rows) }}"""
+    arrays = {"classes": RNG.normal(size=(32, 8)).astype(np.float32)}
+    plain = parse_text(
+        text.replace("TABLE", "table = Identity (t)"),
+        constants={**arrays, "t": np.eye(8, 4, dtype=np.float32)},
+    )
+    codes = np.eye(8, 4).astype(np.int8)
+    decoded = parse_text(
+        text.replace("TABLE", "table = DequantizeLinear (t, scale)"), constants={**arrays, "t": codes}
+    )
+    assert choosing_operators(plain) == choosing_operators(decoded) == {}
+
+
+def test_models_that_do_not_choose_alike_choose_themselves() -> None:
+    model, other = model_of(QUERIES), model_of(SUPPRESSED)
+    assert choosing_operators(model, model.fork()) == {"TopK": 1}
+    assert choosing_operators(model, other) == {}
+    assert with_fixed_choices(model, other) is model

@@ -7,6 +7,11 @@ from onnx_admm.model.rewrite.expose_logits import with_scores
 from onnx_admm.model.view import ModelView
 
 
-def comparable(view: ModelView) -> ModelView:
-    """Return a fork that has what is judged as outputs, and chooses the same rows in every run."""
-    return with_scores(with_fixed_choices(view))
+def comparable(view: ModelView, *others: ModelView) -> ModelView:
+    """Return a fork that has what is judged as outputs, and chooses the same rows in every run.
+
+    Args:
+        view: the model.
+        others: models that it is compared with; where they do not choose as it does, it chooses itself.
+    """
+    return with_scores(with_fixed_choices(view, *others))

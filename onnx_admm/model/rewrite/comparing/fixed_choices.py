@@ -3,10 +3,11 @@
 A node that chooses (see ``choices``) is replaced by rows at equal distances, whatever the scores are:
 
     TopK:               indices = range(k) * (n / k),  values = gather(data, indices)
-    NonMaxSuppression:  m = min(n, 100) boxes of each sample, classes in turns
+    NonMaxSuppression:  m = min(n, limit, 100) boxes of each sample, classes in turns
 
 So a row of the copy's outputs belongs to the same place in every run, and a small change of the weights
-changes it a little. Ranges of activations, accuracy and latency are measured on the model itself.
+changes it a little. What rows are chosen by no longer reaches the outputs, so it is a further output:
+``scores of choice 1`` and so on. Ranges of activations, accuracy and latency are those of the model itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from onnx_admm.model.edit import taken_names
 from onnx_admm.model.rewrite.comparing.node_writer import NodeWriter
 from onnx_admm.model.view import ModelView
 
+SCORES = "scores of choice"
+"""Beginning of the name of a further output."""
+
 _LEAST_OPSET = 11
 """Opset of ``Range`` and of negative indices in ``Gather``."""
 
@@ -29,33 +33,62 @@ _MOST_BOXES = 100
 _LONG, _BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
 
-def choosing_operators(view: ModelView) -> Mapping[str, int]:
-    """Return the number of nodes whose choice is fixed in measurements, by operator."""
-    if view.opset < _LEAST_OPSET:
+def choosing_operators(*views: ModelView) -> Mapping[str, int]:
+    """Return the number of nodes by operator whose choice is fixed where these models are compared.
+
+    None is, if the models do not have equally many, or one has an opset below 11.
+    """
+    if any(view.opset < _LEAST_OPSET for view in views):
         return {}
-    return Counter(node.op_type for node, _ in choosing_nodes(view.graph_ir))
+    found = [Counter(node.op_type for node, _ in choosing_nodes(view.graph_ir)) for view in views]
+    return found[0] if all(each == found[0] for each in found) else {}
 
 
-def with_fixed_choices(view: ModelView) -> ModelView:
-    """Return the model, or a fork that chooses the same rows in every run."""
-    if not choosing_operators(view):
+def with_fixed_choices(view: ModelView, *others: ModelView) -> ModelView:
+    """Return the model, or a fork that chooses the same rows in every run.
+
+    Args:
+        view: the model.
+        others: models that it is compared with; see `choosing_operators`.
+    """
+    if not choosing_operators(view, *others):
         return view
     fork = view.fork()
-    taken = taken_names(fork.graph_ir)
-    for node, graph in list(choosing_nodes(fork.graph_ir)):
+    graph, taken = fork.graph_ir.graph, taken_names(fork.graph_ir)
+    for number, (node, place) in enumerate(list(choosing_nodes(fork.graph_ir)), 1):
+        scores = node.inputs[0 if node.op_type == "TopK" else 1]
         writer = NodeWriter(taken, "fixed_choice")
         values = _top(node, writer) if node.op_type == "TopK" else [_boxes(node, writer)]
-        writer.replace(node, values, graph)
+        writer.replace(node, values, place)
+        if place is graph and scores is not None and scores.producer() is not None:
+            shown = ir.node("Identity", [scores])
+            shown.outputs[0].name, shown.outputs[0].type = f"{SCORES} {number}", scores.type
+            graph.append(shown)
+            graph.outputs.append(shown.outputs[0])
     return fork
+
+
+def _at_least_one(value: ir.Value, writer: NodeWriter) -> ir.Value:
+    """Return a divisor: the runtime ends the process where integers are divided by 0."""
+    one = writer.constant(np.array(1))
+    return writer.add("Where", [writer.add("Less", [value, one], _BOOL), one, value], _LONG)
+
+
+def _at_most(value: ir.Value, most: ir.Value, writer: NodeWriter) -> ir.Value:
+    return writer.add("Where", [writer.add("Less", [value, most], _BOOL), value, most], _LONG)
+
+
+def _scalar(value: ir.Value | None, writer: NodeWriter) -> ir.Value:
+    return writer.add("Reshape", [value, writer.constant(np.zeros(0, np.int64))], _LONG)
 
 
 def _top(node: ir.Node, writer: NodeWriter) -> list[ir.Value]:
     """Return values and indices of rows at equal distances."""
     data, length = node.inputs[:2]
     axis = node.attributes.get_int("axis", -1)
-    count = writer.add("Reshape", [length, writer.constant(np.zeros(0, np.int64))], _LONG)
+    count = _scalar(length, writer)
     there = writer.add("Gather", [writer.shape_of(data), writer.constant(np.array(axis))], _LONG)
-    step = writer.add("Div", [there, count], _LONG)
+    step = writer.add("Div", [there, _at_least_one(count, writer)], _LONG)
     rows = writer.add("Mul", [writer.counted(count), step], _LONG)
     dtype = ir.DataType.FLOAT if data is None or data.dtype is None else data.dtype
     values = writer.add("Gather", [data, rows], dtype, axis=axis)
@@ -80,14 +113,15 @@ def _boxes(node: ir.Node, writer: NodeWriter) -> ir.Value:
     samples, classes, there = (
         writer.add("Gather", [sizes, writer.constant(np.array(axis))], _LONG) for axis in range(3)
     )
-    least, most = writer.constant(np.array(1)), writer.constant(np.array(_MOST_BOXES))
-    count = writer.add("Where", [writer.add("Less", [there, most], _BOOL), there, most], _LONG)
-    divisor = writer.add("Where", [writer.add("Less", [count, least], _BOOL), least, count], _LONG)
+    limit = node.inputs[2] if len(node.inputs) > 2 else None
+    most = writer.constant(np.array(0)) if limit is None else _scalar(limit, writer)
+    count = _at_most(there, _at_most(most, writer.constant(np.array(_MOST_BOXES)), writer), writer)
+    divisor = _at_least_one(count, writer)
     numbers = writer.counted(writer.add("Mul", [samples, count], _LONG))
     sample = writer.add("Div", [numbers, divisor], _LONG)
     step = writer.add("Div", [there, divisor], _LONG)
     box = writer.add("Mul", [writer.add("Mod", [numbers, divisor], _LONG), step], _LONG)
-    columns = [sample, writer.add("Mod", [numbers, classes], _LONG), box]
+    columns = [sample, writer.add("Mod", [numbers, _at_least_one(classes, writer)], _LONG), box]
     upright = writer.constant(np.array([-1, 1]))
     joined = [writer.add("Reshape", [column, upright], _LONG) for column in columns]
     return writer.add("Concat", joined, _LONG, axis=1)
