@@ -278,3 +278,10 @@ def test_a_latency_budget_counts_what_exact_rewrites_save() -> None:
     """The rewrites stand before the layers that are timed."""
     names = [step.name for step in recipe_from_flags(Flags(budget=("latency=0.4x",), samples=100)).passes]
     assert names.index("rewrite_for_runtime") < names.index("meet_latency")
+
+
+def test_a_share_of_the_latency_is_of_this_machine_unless_a_target_is_named() -> None:
+    assert recipe_from_flags(Flags(remove="latency=0.8x")).cost_model == "onnxruntime"
+    named = recipe_from_flags(Flags(remove="latency=0.8x", cost_model="onnxruntime:arm64"))
+    assert named.cost_model == "onnxruntime:arm64"
+    assert recipe_from_flags(Flags(remove="0.8x")).cost_model is None

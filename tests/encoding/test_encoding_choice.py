@@ -9,7 +9,7 @@ from conftest import CONV_NET
 from quantised_models import quantised
 
 from onnx_admm.contracts import ModelView, PassContext
-from onnx_admm.encoding.choice import choose_plan, plan_bytes
+from onnx_admm.encoding.choice import _SearchSpace, choose_plan, plan_bytes
 from onnx_admm.encoding.coders.codebook import Weight
 from onnx_admm.encoding.coders.dense_coder import DenseCoder
 from onnx_admm.encoding.coders.sparse_coder import SparseCoder
@@ -60,3 +60,19 @@ def test_a_plan_has_no_operator_younger_than_asked(opset: int) -> None:
     biases = [Weight(name, np.arange(64, dtype=np.float32) / 64) for name in ("b1", "b2")]
     fragment, _ = choose_plan(weights, biases, opset).emit(opset)
     assert fragment.oldest_opset <= opset
+
+
+def test_no_decoder_costs_less_than_nothing() -> None:
+    """Zeros behind gaps have a price above their bytes, for the time that they take to load."""
+    rng, weights = np.random.default_rng(0), []
+    for number in range(4):
+        values = rng.standard_normal((200, 200)).astype(np.float32)
+        step = np.float32(np.abs(values).max() / (20 + 9 * number))
+        rounded = (np.round(values / step) * step).astype(np.float32)
+        rounded[rng.random(values.shape) < 0.25] = 0
+        weights.append(Weight(f"w{number}", rounded))
+    space = _SearchSpace(weights, 17)
+    assert len(space._fixed) > 20
+    assert space._fixed.min() >= 0
+    chosen = space._search()
+    assert len(chosen) <= len(weights)
