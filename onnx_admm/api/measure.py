@@ -86,8 +86,10 @@ class Measurement:
         chooses = bool(choosing_operators(first, second))
         fixed = with_fixed_choices(first, second), with_fixed_choices(second, first)
         pair: _Pair = fixed if chooses else files
-        known = self.is_classifier or may_classify(first)
         roles = output_roles(first)
+        known = self.is_classifier or may_classify(first)
+        if chooses and roles.classes is None:
+            known = False  # the largest of fixed rows says nothing
         floats = {port.name for port in first.signature().outputs if port.dtype.startswith("float")}
         roles = replace(roles, may_classify=known, counting=roles.counting & floats)
         if roles.counting:  # the values that are counted are judged in place of counts

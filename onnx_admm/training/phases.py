@@ -14,6 +14,7 @@ from onnx_admm.admm.loop.solver import Record, Stopping, solve
 from onnx_admm.admm.sets.blocks import JointSet
 from onnx_admm.contracts import Array, Blocks, ModelView, PassContext, Task, TrainingRun, WatchedTraining
 from onnx_admm.contracts.metrics import metric_of
+from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators, with_fixed_choices
 from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import Quality, evaluate
 
@@ -133,6 +134,8 @@ def validation_score(context: PassContext) -> Score | None:
     threads, roles = context.settings.threads, output_roles(context.reference)
 
     def measured(model: ModelView, reference: ModelView | None) -> Quality:
+        if reference is not None and metric_of(validation) is None:  # rows that scores choose change places
+            model, reference = with_fixed_choices(model, reference), with_fixed_choices(reference, model)
         return evaluate(model, validation, reference=reference, roles=roles, threads=threads)
 
     def score(model: ModelView) -> Estimate:
@@ -140,7 +143,8 @@ def validation_score(context: PassContext) -> Score | None:
         quality = measured(model, None) if is_alone else None
         if quality is None or quality.accuracy is None:
             quality = measured(model, context.reference)
-        for share in (quality.accuracy, quality.agreement):
+        agreement = None if choosing_operators(model, context.reference) else quality.agreement
+        for share in (quality.accuracy, agreement):
             if share is not None:
                 return Estimate(share, sqrt(max(0.0, share * (1 - share)) / len(validation)))
         return Estimate(quality.sqnr_db or 0.0)

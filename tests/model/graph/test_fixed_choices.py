@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from onnx_admm.api import compare, compress
-from onnx_admm.contracts import ModelView
+from onnx_admm.contracts import ModelView, PassContext
 from onnx_admm.data import from_arrays
 from onnx_admm.measurement.sensitivity import OutputProbe
 from onnx_admm.model.analysis.class_axis import class_axis
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.model.rewrite.comparing.fixed_choices import SCORES, choosing_operators, with_fixed_choices
 from onnx_admm.runtime.sessions import open_session
+from onnx_admm.training.phases import validation_score
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 RNG = np.random.default_rng(0)
@@ -116,6 +117,7 @@ def test_the_bare_command_compresses_a_detector_that_chooses(text: str, tmp_path
     assert any(note.startswith("The model chooses rows by their scores (1 ") for note in report.notes)
     assert choosing_operators(ModelView.load(tmp_path / "out.onnx"))
     found = compare(tmp_path / "in.onnx", tmp_path / "out.onnx", from_arrays({"x": samples(8, 40, 32)}))
+    assert found.agreement is None
     assert any("same rows chosen" in row[0] for row in found.rows())
 
 
@@ -176,3 +178,15 @@ def test_models_that_do_not_choose_alike_choose_themselves() -> None:
     assert choosing_operators(model, model.fork()) == {"TopK": 1}
     assert choosing_operators(model, other) == {}
     assert with_fixed_choices(model, other) is model
+
+
+def test_epochs_of_a_detector_are_compared_with_the_same_rows_chosen() -> None:
+    model = model_of(QUERIES)
+    other = model.fork()
+    for site in model.sites():
+        array = model.read(site)
+        noise = RNG.normal(0, 0.01 * np.std(array), array.shape)
+        other.replace(site.name, (array + noise).astype(np.float32))
+    score = validation_score(PassContext(reference=model, validation=from_arrays({"x": samples(16, 40, 32)})))
+    assert score is not None
+    assert score(other).value > 25
