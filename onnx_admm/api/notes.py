@@ -94,6 +94,10 @@ def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
     return [f"{counted} {'gives' if count == 1 else 'give'} only a rough estimate of the result."]
 
 
+def _counted(operators: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+
+
 def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
     """Return the note that a model draws random numbers; empty where it does not.
 
@@ -102,9 +106,8 @@ def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
     """
     if not operators:
         return ()
-    names = ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
     return (
-        f"The model draws random numbers ({names}), so its outputs differ from run to run. They are compared "
+        f"The model draws random numbers ({_counted(operators)}), so its outputs differ from run to run. They are compared "
         "with the same draws in every run; the result draws as the original does.",
     )
 
@@ -117,9 +120,8 @@ def choices_note(operators: Mapping[str, int]) -> tuple[str, ...]:
     """
     if not operators:
         return ()
-    names = ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
     return (
-        f"The model chooses rows by their scores ({names}), so rows of nearly equal scores change places "
+        f"The model chooses rows by their scores ({_counted(operators)}), so rows of nearly equal scores change places "
         "after any rounding. Outputs are compared with the same rows chosen in both models; the result "
         "chooses as the original does.",
     )

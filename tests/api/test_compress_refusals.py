@@ -194,7 +194,7 @@ def test_a_file_that_means_two_things_is_not_written(
 
 @pytest.mark.parametrize(
     ("plain", "optimised", "holds"),
-    [(25.0, 40.0, True), (12.0, 14.0, True), (12.0, 30.0, False), (-3.0, -3.0, False)],
+    [(25.0, 40.0, True), (12.0, 14.0, True), (12.0, 30.0, False), (19.0, 21.0, False), (-3.0, -3.0, False)],
 )
 def test_integers_may_round_otherwise_where_the_plain_run_is_as_near_to_the_original(
     plain: float, optimised: float, holds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

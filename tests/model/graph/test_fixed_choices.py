@@ -58,6 +58,16 @@ def model_of(text: str) -> ModelView:
     return parse_text(text, constants=arrays)
 
 
+def disturbed(model: ModelView, share: float) -> ModelView:
+    """A fork with noise on every weight, a share of its standard deviation."""
+    fork = model.fork()
+    for site in model.sites():
+        array = model.read(site)
+        noise = RNG.normal(0, share * np.std(array), array.shape)
+        fork.replace(site.name, (array + noise).astype(np.float32))
+    return fork
+
+
 def samples(count: int, *shape: int) -> np.ndarray:
     return RNG.normal(size=(count, *shape)).astype(np.float32)
 
@@ -65,11 +75,7 @@ def samples(count: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("text", [QUERIES, SUPPRESSED])
 def test_the_chosen_rows_do_not_depend_on_the_weights(text: str) -> None:
     model = model_of(text)
-    other = model.fork()
-    for site in model.sites():
-        array = model.read(site)
-        noise = RNG.normal(0, 0.02 * np.std(array), array.shape)
-        other.replace(site.name, (array + noise).astype(np.float32))
+    other = disturbed(model, 0.02)
     feeds = {"x": samples(3, 40, 32)}
     first, second = (open_session(with_fixed_choices(each), threads=1).run(feeds) for each in (model, other))
     for name, array in first.items():
@@ -182,11 +188,6 @@ def test_models_that_do_not_choose_alike_choose_themselves() -> None:
 
 def test_epochs_of_a_detector_are_compared_with_the_same_rows_chosen() -> None:
     model = model_of(QUERIES)
-    other = model.fork()
-    for site in model.sites():
-        array = model.read(site)
-        noise = RNG.normal(0, 0.01 * np.std(array), array.shape)
-        other.replace(site.name, (array + noise).astype(np.float32))
     score = validation_score(PassContext(reference=model, validation=from_arrays({"x": samples(16, 40, 32)})))
     assert score is not None
-    assert score(other).value > 25
+    assert score(disturbed(model, 0.01)).value > 25

@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 from onnx_admm.contracts import Array, ModelView, PassContext, PassReport
-from onnx_admm.data import from_arrays
 from onnx_admm.data.anything import as_dataset
 from onnx_admm.errors import NothingToDo, PassRefused, RecipeError
 from onnx_admm.model.analysis.fingerprint import same_model
@@ -392,20 +391,3 @@ def test_a_model_whose_weights_are_all_in_branches_stays_as_it_is() -> None:
     report = QuantizeActivations().run(view.fork(), PassContext(reference=view, train=data, validation=data))
     assert not report.changed
     assert report.skipped
-
-
-def test_a_weight_that_two_layers_read_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies on no grid of 8 bits, so its rounding counts."""
-    monkeypatch.setattr(run_module, "ratios_of", lambda base, forms, feeds, threads: [0.5 for _ in forms])
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,8] y)
-        { a = MatMul (x, w) r = Relu (a) b = MatMul (r, w) s = Relu (b) y = MatMul (s, v) }"""
-    rng = np.random.default_rng(0)
-    weights = {
-        name: rng.normal(0, 0.15, (64, columns)).astype(np.float32) for name, columns in (("w", 64), ("v", 8))
-    }
-    model = parse_text(text, constants=weights)
-    data = from_arrays({"x": rng.normal(size=(96, 64)).astype(np.float32)})
-    first, rest = (data.select(np.arange(*ends)) for ends in ((0, 64), (64, 96)))
-    context = PassContext(reference=model, train=first, validation=rest)
-    report = QuantizeActivations().run(model.fork(), context)
-    assert {edit.layer for edit in report.edits} == {"w", "v"}
