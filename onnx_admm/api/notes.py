@@ -107,8 +107,8 @@ def random_note(operators: Mapping[str, int]) -> tuple[str, ...]:
     if not operators:
         return ()
     return (
-        f"The model draws random numbers ({_counted(operators)}), so its outputs differ from run to run. They "
-        "are compared with the same draws in every run; the result draws as the original does.",
+        f"The model draws random numbers ({_counted(operators)}), so its outputs differ from run to run. "
+        "They are compared with the same draws in every run; the result draws as the original does.",
     )
 
 
@@ -122,8 +122,8 @@ def choices_note(operators: Mapping[str, int]) -> tuple[str, ...]:
         return ()
     return (
         f"The model chooses rows by their scores ({_counted(operators)}), so rows of nearly equal scores "
-        "change places after any rounding. Outputs are compared with the same rows chosen in both models; the "
-        "result chooses as the original does.",
+        "change places after any rounding. Outputs are compared with the same rows chosen in both models; "
+        "the result chooses as the original does.",
     )
 
 
