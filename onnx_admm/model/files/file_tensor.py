@@ -10,6 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,7 @@ class OpenFile:
 
     Raises:
         ModelError: the file cannot be opened.
+        OutputError: no temporary file can be made.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -53,6 +55,8 @@ class OpenFile:
             else:
                 self._stream = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
+            if path is None:
+                raise _unwritten(error, self.path) from error
             raise ModelError(f"cannot read the file ({error.strerror})", where=self.path) from error
         self._lock = threading.Lock()
         weakref.finalize(self, self._stream.close)
@@ -90,7 +94,11 @@ class OpenFile:
                     data = data[self._stream.write(data) :]
                 return offset
         except OSError as error:
-            raise OutputError(f"cannot write a temporary file ({error.strerror})", where=self.path) from error
+            raise _unwritten(error, self.path) from error
+
+
+def _unwritten(error: OSError, path: Path) -> OutputError:
+    return OutputError(f"cannot write a temporary file ({error.strerror})", where=path)
 
 
 def bytes_of(array: npt.NDArray[Any]) -> memoryview:
@@ -120,6 +128,7 @@ class FileTensor(ir.ExternalTensor):
             metadata_props=dict(like.metadata_props),
             base_dir=file.path.parent,
         )
+        self.meta.update(like.meta)
         self._file = file
 
     def numpy(self) -> npt.NDArray[Any]:
@@ -161,10 +170,21 @@ def leave_in_files(model: ir.Model) -> None:
 
 
 def spill(model: ir.Model) -> None:
-    """Move very large initializers from memory into temporary files, which are removed with them."""
-    for value, tensor in _large_initializers(model):
-        if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
-            value.const_value = spilled(tensor)
+    """Move large initializers from memory into a temporary file where they are many megabytes together.
+
+    The file is removed with the last of them. What the disk does not take stays in memory.
+    """
+    held = [
+        (value, tensor)
+        for value, tensor in _large_initializers(model)
+        if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
+    ]
+    if sum(tensor.nbytes for _, tensor in held) < _SPILLED_FROM_BYTES:
+        return
+    with suppress(OutputError):
+        file = OpenFile()
+        for value, tensor in held:
+            value.const_value = FileTensor(file, file.append(tensor.numpy()), tensor)
 
 
 def spilled(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

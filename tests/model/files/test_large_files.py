@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -171,6 +173,37 @@ def test_very_large_new_weights_move_to_a_temporary_file(
     for name, array in doubled.items():
         np.testing.assert_array_equal(view.read(name), array)
     assert not any((tmp_path / "scratch").iterdir())  # it has no name, and goes with the model
+
+
+def test_weights_that_are_large_together_move_with_the_notes_on_them(path: Path) -> None:
+    view = ModelView.load(path)
+    for name in ("w1", "w2"):  # each is smaller than what moves alone
+        view.replace(name, view.read(name) * 2)
+    [first, second] = (each for each in stored_weights(view) if each.site.name in ("w1", "w2"))
+    first.memo["scale"] = 2.0
+    assert max(np.prod(each.shape) * 4 for each in (first, second)) < file_tensor._SPILLED_FROM_BYTES
+    spill_to_disk(view)
+    assert not isinstance(tensor_of(view, "w1"), FileTensor)
+    limit = int(sum(np.prod(each.shape) * 4 for each in (first, second)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_tensor, "_SPILLED_FROM_BYTES", limit)
+        spill_to_disk(view)
+    assert isinstance(tensor_of(view, "w1"), FileTensor)
+    assert isinstance(tensor_of(view, "w2"), FileTensor)
+    assert tensor_of(view, "w1").meta["scale"] == 2.0
+
+
+def test_what_the_disk_does_not_take_stays_in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file_tensor, "_SPILLED_FROM_BYTES", 1 << 20)
+    monkeypatch.setattr(file_tensor.tempfile, "TemporaryFile", refuse)
+    view = ModelView.load(path)
+    doubled = view.read("w1") * 2
+    view.replace("w1", doubled)
+    spill_to_disk(view)
+    np.testing.assert_array_equal(view.read("w1"), doubled)
 
 
 def test_models_are_compared_by_content_however_it_is_held(path: Path) -> None:
