@@ -13,7 +13,8 @@ MODELS holds ``.onnx`` files, SETS small labelled sets (``magika.npz``, ``hand_k
 in a process of its own, or the sentence it was refused with. CALIB holds real samples where the model's are
 known (``real_samples.py``), else made-up ones with a seed that the command does not use. The written file is
 judged by ``--deployment``, a Python with a current onnxruntime, on made-up inputs with a third seed and on
-labelled samples where there are any; then it is compressed again the same way, which must change nothing
+labelled samples where there are any (models that draw random numbers or choose rows by scores in the form in
+which they do so alike in every run); then it is compressed again the same way, which must change nothing
 (left out with ``--once``).
 
 A row is held to what the command promises: ``short`` names what it misses. Probabilities that are all but
@@ -44,6 +45,7 @@ from onnx_admm.data import limit_samples, synthetic_dataset
 from onnx_admm.errors import OnnxAdmmError
 from onnx_admm.local_files.named_arrays import write_npz
 from onnx_admm.model.analysis.shapes import forget_wrong_shapes
+from onnx_admm.model.rewrite.comparing.fixed_choices import choosing_operators, with_fixed_choices
 from onnx_admm.model.rewrite.comparing.fixed_draws import random_operators, with_fixed_draws
 from onnx_admm.model.rewrite.expose_logits import counting_outputs, score_name, with_scores
 from onnx_admm.runtime.sessions import runtime_versions
@@ -130,6 +132,17 @@ def judge(
     return {"loads": True, **figures}
 
 
+def steady(source: Path, target: Path) -> tuple[Path, Path]:
+    """Both files, or copies that draw the same numbers and choose the same rows in every run."""
+    first, second = ModelView.load(source), ModelView.load(target)
+    if not random_operators(first) and not choosing_operators(first, second):
+        return source, target
+    pair = target.with_name("steady-before.onnx"), target.with_name("steady-after.onnx")
+    for path, own, other in zip(pair, (first, second), (second, first), strict=True):
+        path.write_bytes(with_fixed_draws(with_fixed_choices(own, other)).to_bytes())
+    return pair
+
+
 def scores_db(source: Path, target: Path, unseen: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Ratios of what goes into closing Sigmoids and the like."""
     pair = target.with_name("scores-before.onnx"), target.with_name("scores-after.onnx")
@@ -197,8 +210,6 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             write_npz(unseen, made_up(model, SEED_UNSEEN))
             write_npz(calib, real.calibration if real else made_up(model, SEED_CALIBRATION))
             before = path
-            if random_operators(model):  # outputs of one model differ from run to run
-                with_fixed_draws(model).save(before := folder / f"{path.stem}-fixed.onnx")
             if forget_wrong_shapes(model):
                 model.save(before := folder / f"{path.stem}-right.onnx")
             result["stored_shapes"] = "right or none" if before is path else "wrong, left out to compare"
@@ -209,13 +220,10 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         for way in arguments.ways:
             data = calib if way == "calibrated" else None
             row = compress(path, out := folder / f"{path.stem}-{way}.onnx", data)
-            judged = out
             if "refused" not in row:
                 row["bytes"] = out.stat().st_size
                 row["ratio"] = round(result["original"]["bytes"] / row["bytes"], 2)
-                if random_operators(model):
-                    with_fixed_draws(ModelView.load(out)).save(judged := folder / f"{out.stem}-fixed.onnx")
-                row |= judge(before, judged, unseen, test, arguments)
+                row |= judge(*steady(before, out), unseen, test, arguments)
                 if not arguments.once:
                     again = folder / f"{out.stem}-again.onnx"
                     second = compress(out, again, data)

@@ -10,83 +10,14 @@ what is stored and whether outputs are kept, not accuracy. No name or layout is 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper as nh
-
-FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-
-
-class Net:
-    """A graph under construction: nodes, weights and the value that the next layer reads."""
-
-    def __init__(self, name: str, shape: Sequence[int | str], dtype: int = FLOAT) -> None:
-        self.rng = np.random.default_rng(0)
-        self.name, self.last = name, "x"
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-        self.inputs = [oh.make_tensor_value_info("x", dtype, list(shape))]
-        self.outputs: list[onnx.ValueInfoProto] = []
-        self.opsets = {"": 17}
-        self.count = 0
-
-    def weight(self, *shape: int, scale: float | None = None) -> str:
-        """A normal random weight; by default it keeps the variance of what it multiplies."""
-        fan_in = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-        spread = (1.5 / fan_in) ** 0.5 if scale is None else scale
-        return self.constant(self.rng.normal(0.0, spread, shape).astype(np.float32))
-
-    def constant(self, array: Any) -> str:
-        """A stored array."""
-        name = f"w{len(self.weights)}"
-        self.weights.append(nh.from_array(np.asarray(array), name))
-        return name
-
-    def add(self, op: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
-        """A node on the last value, which ``@`` stands for among inputs; its first output."""
-        names = [self.last if name == "@" else name for name in inputs or ("@",)]
-        self.count += 1
-        outs = [f"v{self.count}_{i}" if i else f"v{self.count}" for i in range(outputs)]
-        self.nodes.append(oh.make_node(op, names, outs, f"n{self.count}", domain=domain, **attributes))
-        self.last = outs[0]
-        return self.last
-
-    def conv(self, to: int, of: int, kernel: int = 3, *, group: int = 1, stride: int = 1) -> str:
-        """A convolution with bias and Relu."""
-        weight = self.weight(to, of // group, kernel, kernel)
-        bias = self.weight(to, scale=0.1)
-        self.add("Conv", "@", weight, bias, group=group, strides=[stride] * 2, pads=[kernel // 2] * 4)
-        return self.add("Relu")
-
-    def linear(self, of: int, to: int) -> str:
-        """A product with a bias."""
-        self.add("MatMul", "@", self.weight(of, to))
-        return self.add("Add", "@", self.weight(to, scale=0.1))
-
-    def output(self, value: str | None = None, dtype: int = FLOAT) -> None:
-        """Make a value an output."""
-        self.outputs.append(oh.make_tensor_value_info(value or self.last, dtype, None))
-
-    def model(self) -> onnx.ModelProto:
-        """The finished model."""
-        graph = oh.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.weights)
-        opsets = [oh.make_opsetid(domain, version) for domain, version in self.opsets.items()]
-        model = oh.make_model(graph, opset_imports=opsets, ir_version=8)
-        return onnx.shape_inference.infer_shapes(model)
-
-
-def backbone(net: Net, width: int = 64) -> Net:
-    """Four convolutions that halve an image twice."""
-    net.conv(width // 2, 3, stride=2)
-    net.conv(width, width // 2, stride=2)
-    net.conv(width, width)
-    net.conv(width, width)
-    return net
+from kind_parts import FLOAT, INT, Net, backbone, candidates
 
 
 def detector() -> Net:
@@ -319,6 +250,63 @@ def filters() -> Net:
     return net
 
 
+def queries() -> Net:
+    """A detector whose TopK chooses the boxes with the best scores."""
+    net = Net("queries", ["batch", 3, 64, 64])
+    scores, boxes = candidates(net)
+    net.add("Reshape", scores, net.constant(np.array([0, -1])))
+    best = net.add("TopK", "@", net.constant(np.array([20])), outputs=2, axis=1)
+    net.output(best)
+    net.add("Div", best + "_1", net.constant(np.array(4)))
+    net.add("Unsqueeze", "@", net.constant(np.array([2])))
+    net.add("Expand", "@", net.constant(np.array([1, 1, 4])))
+    net.add("GatherElements", boxes, "@", axis=1)
+    net.output()
+    return net
+
+
+def suppressed() -> Net:
+    """A detector with NonMaxSuppression in its graph."""
+    net = Net("suppressed", [1, 3, 64, 64])
+    scores, boxes = candidates(net)
+    net.add("Transpose", scores, perm=[0, 2, 1])
+    limits = (np.array([20]), np.array([0.5], np.float32), np.array([0.3], np.float32))
+    net.add("NonMaxSuppression", boxes, "@", *map(net.constant, limits))
+    net.add("Gather", "@", net.constant(np.array([0, 2])), axis=1)
+    net.add("GatherND", boxes, "@")
+    net.output()
+    return net
+
+
+def cached() -> Net:
+    """A step of a decoder: one head of attention over the keys and values of earlier steps."""
+    net = Net("cached", ["batch", "sequence"], INT)
+    past: list[str | int | None] = ["batch", 1, "past_sequence_length", 64]
+    for each in ("key", "value"):
+        net.inputs.append(oh.make_tensor_value_info(f"past_key_values.0.{each}", FLOAT, past))
+    hidden = net.add("Gather", net.weight(500, 64, scale=1.0), "x")
+    joined = []
+    for each in ("query", "key", "value"):
+        net.add("MatMul", hidden, net.weight(64, 64))
+        split = net.add("Unsqueeze", "@", net.constant(np.array([1])))
+        if each != "query":
+            split = net.add("Concat", f"past_key_values.0.{each}", split, axis=2)
+            net.output(split)
+        joined.append(split)
+    turned = net.add("Transpose", joined[1], perm=[0, 1, 3, 2])
+    net.add("MatMul", joined[0], turned)
+    net.add("Mul", "@", net.constant(np.float32(0.125)))
+    net.add("Softmax", axis=-1)
+    net.add("MatMul", "@", joined[2])
+    net.add("Squeeze", "@", net.constant(np.array([1])))
+    net.add("Add", "@", hidden)
+    net.linear(64, 256)
+    net.add("Relu")
+    net.linear(256, 500)
+    net.output()
+    return net
+
+
 def landmarks() -> Net:
     """A regressor with many outputs, which is no classifier."""
     net = backbone(Net("landmarks", ["batch", 3, 64, 64]), 48)
@@ -346,8 +334,9 @@ def recurrent() -> Net:
 
 
 KINDS: tuple[Callable[[], Net], ...] = (
-    branches, counts, decayed, detector, edges, filters, fused, fused_conv, landmarks, logarithms, loop_state,
-    mobile, recurrent, speech_noise, tied_head, traced, unsorted, untied_head,
+    branches, cached, counts, decayed, detector, edges, filters, fused, fused_conv, landmarks, logarithms,
+    loop_state, mobile, queries, recurrent, speech_noise, suppressed, tied_head, traced, unsorted,
+    untied_head,
 )  # fmt: skip
 
 
