@@ -13,8 +13,9 @@ from onnx_admm.model.constants import constant_tensor
 from onnx_admm.model.edit import bypass
 from onnx_admm.model.rewrite.for_runtime.match import Match, RewriteContext
 
-_END = 2**31 - 1
-"""An end from here on stands for the end of the axis, whatever its extent."""
+_END = 10**9
+"""An end from here on stands for the end of the axis, whatever its extent: exporters write this number where
+theirs is open, or the largest of a type."""
 
 
 class _Range(NamedTuple):
