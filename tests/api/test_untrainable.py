@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import RunCommand
+from training_models import needs_training_build
 
 from onnx_admm.api import compress
 from onnx_admm.config.recipe import Recipe
@@ -57,10 +58,10 @@ NO_RULE, NO_GRADIENT = (
         (BRANCH, "graph", NO_RULE.format("If")),
         (LOOP, "graph", NO_RULE.format("Loop")),
         (SCAN, "graph", "there is no gradient rule for Scan"),
-        (BRANCH, OLD, NO_GRADIENT.format("If")),
-        (LOOP, OLD, NO_GRADIENT.format("Loop")),
-        (SCAN, OLD, "Scan"),
-        (NO_KERNEL, OLD, NO_GRADIENT.format("Selu")),
+        pytest.param(BRANCH, OLD, NO_GRADIENT.format("If"), marks=needs_training_build),
+        pytest.param(LOOP, OLD, NO_GRADIENT.format("Loop"), marks=needs_training_build),
+        pytest.param(SCAN, OLD, "Scan", marks=needs_training_build),
+        pytest.param(NO_KERNEL, OLD, NO_GRADIENT.format("Selu"), marks=needs_training_build),
     ],
 )
 def test_what_cannot_be_trained_is_rebuilt_with_a_note(

@@ -12,6 +12,7 @@ from onnx_admm.contracts import Dataset
 from onnx_admm.data import from_arrays
 from onnx_admm.errors import DataError, WorkError
 from onnx_admm.model import ModelView
+from onnx_admm.runtime.children.child_outputs import outputs_in_child
 from onnx_admm.runtime.children.probe import first_that_runs
 from onnx_admm.worker.process import cause_of_death
 
@@ -93,4 +94,10 @@ def test_the_real_model_that_kills_the_runtime(shared: Any) -> None:
         state = np.zeros((1, 4, 1, 64), np.float32)
         return from_arrays({"input": np.ones((1, 1, 3, count, 160), np.float32), "h0": state})
 
+    try:
+        outputs_in_child(model, next(frames(1).batches(1)).feeds)
+    except WorkError:
+        pass
+    else:
+        pytest.skip("this release of ONNX Runtime runs the model with one frame")
     assert first_that_runs(model, [frames(1), frames(200)]).index == 1

@@ -174,16 +174,16 @@ def spill(model: ir.Model) -> None:
 
     The file is removed with the last of them. What the disk does not take stays in memory.
     """
-    held = [
+    inner = [
         (value, tensor)
         for value, tensor in _large_initializers(model)
         if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
     ]
-    if sum(tensor.nbytes for _, tensor in held) < _SPILLED_FROM_BYTES:
+    if sum(tensor.nbytes for _, tensor in inner) < _SPILLED_FROM_BYTES:
         return
     with suppress(OutputError):
         file = OpenFile()
-        for value, tensor in held:
+        for value, tensor in inner:
             value.const_value = FileTensor(file, file.append(tensor.numpy()), tensor)
 
 
