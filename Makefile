@@ -42,7 +42,7 @@ demo: .venv/.ready
 	PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/demo.sh
 
 test: lint types wheel-tests test-lowest
-	@tail -n 1 .venv-wheel/pytest.log .venv-lowest/pytest.log
+	@tail -n 1 .venv-wheel/fast.log .venv-wheel/slow.log .venv-lowest/fast.log
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

@@ -4,6 +4,6 @@
 # newer ones they meet, so warnings are no errors here. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/run_suite.sh .venv-lowest -m "not slow and not every_model" \
+scripts/run_suite.sh .venv-lowest fast -m "not slow and not every_model" \
     --ignore=tests/training/gradients --ignore=tests/lint/test_rules.py --ignore=tests/project \
     -o filterwarnings= --disable-warnings "$@"
