@@ -176,7 +176,9 @@ class AutoQuantize:
         """Return the layers as ``choose_layers`` does, but accept a model without usable weights."""
         sites = model.sites()
         if not sites and (unsupported := unsupported_weights(model)):
-            why = f"{unsupported[0].name}: {unsupported[0].why_left()}"
+            largest = max(unsupported, key=lambda weight: weight.nbytes)
+            more = f", and {len(unsupported) - 1} others" if len(unsupported) > 1 else ""
+            why = f"{largest.name} of {largest.nbytes:,} bytes: {largest.why_left()}{more}"
             raise NothingToDo("the model has no weights to compress that the tool knows", got=why)
         if sites and not any(site.editable for site in sites):
             return (), tuple(Skip(site.name, site.fixed or "already encoded") for site in sites)

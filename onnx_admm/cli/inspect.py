@@ -12,7 +12,7 @@ from onnx_admm.cli.target import BIND, COST_MODEL, TARGET, cost_model_of, parse_
 from onnx_admm.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnx_admm.report import CostFacts
+    from onnx_admm.report import CostFacts, ModelFacts
 
 
 def inspect(
@@ -67,7 +67,24 @@ def inspect(
 
     origin = f", made by {facts.provenance}" if facts.provenance else ""
     summary = f"{facts.path}: {facts.file_bytes:,} bytes, opset {facts.opset}, IR {facts.ir_version}{origin}"
-    show([summary, model_table(facts)])
+    show([summary, model_table(facts), *_other_weights(facts)])
+
+
+def _other_weights(facts: ModelFacts) -> list[str]:
+    """Return a line on constants that may be weights and have no row."""
+    others = sorted(facts.other_weights, key=lambda weight: -weight.bytes)
+    if not others:
+        return []
+    largest = others[0]
+    total = sum(weight.bytes for weight in others)
+    those = (
+        f"One constant of {total:,} bytes is no layer"
+        if len(others) == 1
+        else (f"{len(others)} constants of {total:,} bytes are no layers")
+    )
+    return [
+        f"{those} that the tool knows. The largest: {largest.name}, {largest.bytes:,} bytes: {largest.why}."
+    ]
 
 
 def _show_costs(facts: CostFacts, *, as_json: bool) -> None:

@@ -209,7 +209,7 @@ class OutputProbe:
                     places = places[: run.stop - run.start]
                 expected = without_padding(run.outputs, places)
                 by_name = {k: _Expected.of(k, v, score_name(k) in expected) for k, v in expected.items()}
-                for name in self._parts.keys() & expected.keys():
+                for name in (name for name in self._parts if name in expected):
                     if not _is_float(expected[name]):
                         continue
                     by_name |= {

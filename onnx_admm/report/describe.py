@@ -12,9 +12,10 @@ import numpy as np
 from onnx_admm.contracts import Array, LayerProfile, ModelView, WeightSite
 from onnx_admm.model import layer_profiles
 from onnx_admm.model.analysis.stored_sizes import StoredConstant, stored_constants
+from onnx_admm.model.analysis.unsupported_weights import unsupported_weights
 from onnx_admm.model.writing.external_files import bytes_on_disk
 from onnx_admm.pipeline import PROVENANCE
-from onnx_admm.report.facts import LayerFacts, ModelFacts, Sizes
+from onnx_admm.report.facts import LayerFacts, ModelFacts, OtherWeight, Sizes
 
 _LEAST_BLOCK = 16
 """Fewest elements of a weight that share a scale."""
@@ -69,6 +70,10 @@ def describe_model(view: ModelView, path: str | os.PathLike[str]) -> ModelFacts:
             file=bytes_on_disk(path),
         ),
         layers=layers,
+        other_weights=tuple(
+            OtherWeight(name=each.name, bytes=each.nbytes, why=each.why_left())
+            for each in unsupported_weights(view)
+        ),
         provenance=view.metadata.get(PROVENANCE, ""),
     )
 

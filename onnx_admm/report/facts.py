@@ -48,6 +48,21 @@ class LayerFacts:
     sizes: Sizes
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherWeight:
+    """A constant that may be a weight, of an operator that the tool does not know as a layer.
+
+    Attributes:
+        name: name of the constant.
+        bytes: bytes in the file.
+        why: why it is no layer.
+    """
+
+    name: str
+    bytes: int
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ModelFacts(Document):
     """A model file: what it holds and what it needs.
@@ -57,6 +72,7 @@ class ModelFacts(Document):
         nonzeros: those that are not zero.
         macs: multiply-accumulates of one sample; None where a shape is unknown.
         opset: oldest operator set a runtime must know.
+        other_weights: what may be weights beside the layers; it counts in the file's bytes alone.
         provenance: passes that made it.
     """
 
@@ -68,6 +84,7 @@ class ModelFacts(Document):
     ir_version: int
     sizes: Sizes
     layers: tuple[LayerFacts, ...]
+    other_weights: tuple[OtherWeight, ...] = ()
     provenance: str = ""
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from conftest import RunCommand
 from fake_plugins import Bloat
 
-from onnx_admm.api import Compression, compare
+from onnx_admm.api import Compression, compare, inspect_model
 from onnx_admm.api.notes import NOT_SMALLER
 from onnx_admm.config.recipe import Recipe
 from onnx_admm.model.analysis.text import parse_text
@@ -87,6 +87,27 @@ def test_integers_alone_are_left_alone(run: RunCommand, folder: Path, points: st
     assert (code, err) == (0, "")
     assert (folder / "copy.onnx").read_bytes() == (folder / "integers.onnx").read_bytes()
     assert says in " ".join(out.split())
+
+
+def test_integers_of_other_tools_have_a_line(run: RunCommand, folder: Path) -> None:
+    """The largest is named, and how many there are."""
+    parse_text(
+        """<ir_version: 8, opset_import: ["" : 13]> g (uint8[N,16] x) => (int32[N,64] y, int32[N,32] z)
+        <uint8 a = {3}, int8 b = {1}> { z = MatMulInteger (x, v, a, b) y = MatMulInteger (x, w, a, b) }""",
+        constants={
+            "v": np.arange(512, dtype=np.int8).reshape(16, 32),
+            "w": np.arange(1024, dtype=np.int8).reshape(16, 64),
+        },
+    ).save("integers.onnx")
+    code, out, _ = run("inspect", "integers.onnx")
+    said = " ".join(out.split())
+    assert code == 0
+    assert "2 constants of 1,536 bytes are no layers that the tool knows." in said
+    assert "The largest: w, 1,024 bytes: integers already, read by MatMulInteger." in said
+    found = inspect_model("integers.onnx").other_weights
+    assert [(each.name, each.bytes) for each in found] == [("v", 512), ("w", 1024)]
+    code, out, _ = run("compress", "integers.onnx", "copy.onnx", "--threads", 1)
+    assert "w of 1,024 bytes: integers already, read by MatMulInteger, and 1 others" in " ".join(out.split())
 
 
 def test_a_larger_result_is_replaced_by_a_copy_where_nothing_was_asked_for(

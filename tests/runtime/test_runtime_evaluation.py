@@ -78,6 +78,19 @@ def test_each_output_has_an_error_of_its_own() -> None:
     assert evaluate(one, DATA).sqnr_by_output == {}
 
 
+def test_outputs_are_told_in_the_order_of_the_model() -> None:
+    names = [f"digit_{n}" for n in (3, 0, 7, 5, 1, 6, 2, 4)]  # no order that a set of them has by chance
+    text = f"""<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,3] x) => ({", ".join(f"float[N,3] {name}" for name in names)}) <float[1] f = {{FACTOR}}>
+        {{ {" ".join(f"{name} = Mul (x, f)" for name in names)} }}"""
+    one, louder = (
+        ModelView.from_bytes(onnx.parser.parse_model(text.replace("FACTOR", factor)).SerializeToString())
+        for factor in ("1.0", "1.1")
+    )
+    quality = evaluate(louder, DATA, reference=one)
+    assert list(quality.sqnr_by_output) == list(quality.judged_db) == names
+
+
 def test_errors_add_up_over_batches() -> None:
     uneven, one = scaled(1, head="y = Min (s, f)"), scaled(1)
     whole, parts = (evaluate(uneven, DATA, reference=one, batch_size=size) for size in (256, 2))
