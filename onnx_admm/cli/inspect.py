@@ -76,15 +76,12 @@ def _other_weights(facts: ModelFacts) -> list[str]:
     if not others:
         return []
     largest = others[0]
+    named = f"{largest.name}, {largest.bytes:,} bytes: {largest.why}."
+    if len(others) == 1:
+        return [f"One constant is no layer that the tool knows: {named}"]
     total = sum(weight.bytes for weight in others)
-    those = (
-        f"One constant of {total:,} bytes is no layer"
-        if len(others) == 1
-        else (f"{len(others)} constants of {total:,} bytes are no layers")
-    )
-    return [
-        f"{those} that the tool knows. The largest: {largest.name}, {largest.bytes:,} bytes: {largest.why}."
-    ]
+    those = f"{len(others)} constants of {total:,} bytes are no layers that the tool knows."
+    return [f"{those} The largest: {named}"]
 
 
 def _show_costs(facts: CostFacts, *, as_json: bool) -> None:

@@ -90,7 +90,8 @@ class Comparison(Document):
         yield "  data + index", *counts(before.sizes.data_index, after.sizes.data_index), ""
         yield "  data only", *counts(before.sizes.data, after.sizes.data), ""
         yield "weights", *counts(before.parameters, after.parameters), ""
-        yield "nonzero weights", *counts(before.nonzeros, after.nonzeros), _times(self.pruning_ratio)
+        pruned = _times(self.pruning_ratio) if before.parameters else ""
+        yield "nonzero weights", *counts(before.nonzeros, after.nonzeros), pruned
         yield "bits of a weight", bits_of(before), bits_of(after), ""
         yield "MACs", *counts(before.macs, after.macs), ""
         for quality in self.quality:

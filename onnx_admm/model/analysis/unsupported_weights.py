@@ -1,8 +1,8 @@
 """Constants that may be weights of unsupported operators, and why each stays unchanged.
 
-These are constants of integer operators, of operators outside the standard, and large float constants of
-standard operators that are no layers here (Mul, PRelu, Where, ScatterND, DeformConv ...). Vectors that are
-biases or scales of channels by their place are not among them.
+These are constants of integer operators, of operators outside the standard (such as the attributes of
+decision trees), and large float constants of standard operators that are no layers here (Mul, PRelu, Where,
+ScatterND, DeformConv ...). Vectors that are biases or scales of channels by their place are not among them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class UnsupportedWeight:
         is_integer: whether it holds integers of at most 8 bits.
         nbytes: its bytes.
         is_standard: whether the operator is of the standard.
+        is_attribute: whether they are the node's attributes, all together.
     """
 
     name: str
@@ -49,6 +50,7 @@ class UnsupportedWeight:
     is_integer: bool
     nbytes: int
     is_standard: bool = False
+    is_attribute: bool = False
 
     def why_left(self) -> str:
         """Return one line on why it stays unchanged."""
@@ -56,7 +58,8 @@ class UnsupportedWeight:
             return f"integers already, read by {self.operator}"
         if self.is_standard:
             return f"{self.nbytes:,} bytes read by {self.operator}, which is not a supported layer"
-        return f"read by {self.operator}, an operator outside the standard"
+        those = "attributes of" if self.is_attribute else "read by"
+        return f"{those} {self.operator}, an operator outside the standard"
 
 
 def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
@@ -67,9 +70,13 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
         scale = None if site.lookup is None else site.lookup.scale
         subgraph = None if scale is None else subgraph_of(scale, workspace)
         sites.update(() if subgraph is None else subgraph.constants)
-    found: dict[ir.Value, UnsupportedWeight] = {}
+    found: dict[ir.Value | ir.Node, UnsupportedWeight] = {}
     for reference in view.nodes():
         node = reference.ir_node
+        if not _is_known(node) and (nbytes := _attribute_bytes(node)) >= _LEAST_STANDARD_BYTES:
+            found[node] = UnsupportedWeight(
+                label(node), label(node), _operator(node), False, nbytes, node.domain in STANDARD, True
+            )
         for index, value in enumerate(node.inputs):
             tensor = None if value is None else constant_tensor(value)
             if value is None or tensor is None or value in sites or tensor.nbytes < _LEAST_BYTES:
@@ -84,13 +91,24 @@ def unsupported_weights(view: ModelView) -> tuple[UnsupportedWeight, ...]:
             unsupported = UnsupportedWeight(
                 value.name or label(node),
                 label(reader),
-                reader.op_type if reader.domain in STANDARD else f"{reader.domain}::{reader.op_type}",
+                _operator(reader),
                 tensor.dtype in _INTEGERS,
                 tensor.nbytes,
                 reader.domain in STANDARD,
             )
             found.setdefault(value, unsupported)
     return tuple(found.values())
+
+
+def _operator(node: ir.Node) -> str:
+    return node.op_type if node.domain in STANDARD else f"{node.domain}::{node.op_type}"
+
+
+def _attribute_bytes(node: ir.Node) -> int:
+    """Return the bytes that a node's attributes with many numbers take in the file."""
+    lists = (ir.AttributeType.FLOATS, ir.AttributeType.INTS, ir.AttributeType.TENSOR)
+    numbers = [each for each in node.attributes.values() if not each.is_ref() and each.type in lists]
+    return sum(ir.to_proto(each).ByteSize() for each in numbers)
 
 
 def _is_known(node: ir.Node) -> bool:

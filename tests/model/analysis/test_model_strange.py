@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_admm.contracts import ModelView, PassContext
@@ -62,7 +63,37 @@ def test_what_other_domains_read_is_left_and_named() -> None:
 def test_integers_alone_are_a_sentence() -> None:
     text = re.sub(r", float\[16,8\] w|y = MatMul \(h, w\)", "", INTEGER).replace("h = Mul", "y = Mul")
     model = integer_model(text.replace("float[N,8] y", "float[N,16] y"))
-    with pytest.raises(PassRefused, match="no weights to compress that the tool knows; got q: int"):
+    with pytest.raises(PassRefused, match="that the tool knows; got q of 256 bytes: int"):
+        AutoQuantize().requires(model, PassContext(reference=model))
+
+
+def test_trees_are_a_sentence() -> None:
+    """Their numbers are attributes."""
+    count = 1000
+    tree = onnx.helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        "forest",
+        domain="ai.onnx.ml",
+        nodes_values=[0.5] * count,
+        nodes_featureids=list(range(count)),
+        nodes_modes=["LEAF"] * count,
+    )
+    ports = [onnx.helper.make_tensor_value_info(name, 1, ["N", 4]) for name in ("x", "y")]
+    opsets = [onnx.helper.make_opsetid("", 13), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([tree], "g", ports[:1], ports[1:]), opset_imports=opsets, ir_version=8
+    )
+    model = ModelView.from_bytes(proto.SerializeToString())
+    (found,) = unsupported_weights(model)
+    assert found.name == "forest"
+    assert 4 * count < found.nbytes < len(proto.SerializeToString())
+    assert (
+        found.why_left()
+        == "attributes of ai.onnx.ml::TreeEnsembleRegressor, an operator outside the standard"
+    )
+    with pytest.raises(PassRefused, match=r"got forest of .* bytes: attributes of ai"):
         AutoQuantize().requires(model, PassContext(reference=model))
 
 
