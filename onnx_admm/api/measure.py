@@ -134,6 +134,7 @@ class Measurement:
             accuracy_before=None if original is None else original.accuracy,
             accuracy_after=result.accuracy,
             agreement=result.agreement,
+            agreement_by_output=result.agreement_by_output,
             sqnr_db=result.sqnr_db,
             sqnr_by_output=result.sqnr_by_output,
             judged_db=result.judged_db,

@@ -135,6 +135,9 @@ def _quality_rows(quality: QualityFacts) -> Iterator[tuple[str, ...]]:
         yield f"{quality.metric} ({title})", *scores, f"{-(quality.drop_points or 0.0):+.2f} points"
     if quality.agreement is not None:
         yield f"same prediction ({title})", "", percent(quality.agreement), ""
+    if len(quality.agreement_by_output) > 1:
+        for output, share in quality.agreement_by_output.items():
+            yield f"  of {output}", "", percent(share), ""
     if quality.sqnr_db is not None:
         how = ", same rows chosen" if quality.same_choices else ""
         yield f"output SQNR ({title}{how})", "", f"{quality.sqnr_db:.1f} dB", ""

@@ -108,7 +108,9 @@ class QualityFacts:
         metric: what ``accuracy_before``, ``accuracy_after`` and ``drop_points`` measure: ``accuracy``, the
             requested metric, or ``agreement`` where there are no labels.
         accuracy_before, accuracy_after: shares of right predictions; None without labels or classes.
-        agreement: share of samples on which both predict the same class; None where there are none.
+        agreement: share of samples on which both predict the same class; None where there are none. Where
+            several outputs have classes, the least of their shares.
+        agreement_by_output: the share of each output with classes.
         sqnr_db: output error, ``10 log10(sum before^2 / sum (before - after)^2)``, over all outputs.
         sqnr_by_output: the same for each output by itself, and for each part of one that is joined of several
             (``boxes[:, 0:4]``).
@@ -127,6 +129,7 @@ class QualityFacts:
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     agreement: float | None = None
+    agreement_by_output: Mapping[str, float] = field(default_factory=dict)
     sqnr_db: float | None = None
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
     judged_db: Mapping[str, float] = field(default_factory=dict)

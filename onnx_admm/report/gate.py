@@ -6,6 +6,8 @@
   `WRECKED`, and `ROUNDED` where only a smaller file was requested (``docs/defaults.md``).
 - The file must not be larger than the original, nor slower where less latency on this machine was requested.
 
+Predictions that stay speak for the outputs that they are read from: all others keep the ratio.
+
 The error of an output is judged with a floor (`QualityFacts.judged_db`), since values near zero change by a
 multiple of themselves easily. An output whose shape depends on the data has no error; most samples must keep
 its shape. Predictions count where the model ends in Softmax or ArgMax. Other outputs of that form may be
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx_admm.errors import DataError
+from onnx_admm.model.rewrite.expose_logits import scored_output
 from onnx_admm.report.comparison import Comparison
 from onnx_admm.report.facts import QualityFacts
 from onnx_admm.report.promises import Promise
@@ -181,10 +184,11 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
             stated=False,
             hint=_changed_hint(quality),
         )
-    worst = min(quality.judged_db, key=lambda name: quality.judged_db[name], default=None)
+    agrees = floor.either and agreement is not None and agreement >= least_agreement
+    worst = _worst(quality, agrees=agrees)
     found = None if worst is None else quality.judged_db[worst]
     if worst is not None and found is not None:
-        agrees = floor.either and agreement is not None and agreement >= least_agreement
+        agrees &= (scored_output(worst) or worst) in quality.agreement_by_output
         yield Promise(
             name="sqnr_db",
             what=f"output {worst} {_changes(found)} on {_samples(quality)}",
@@ -210,6 +214,19 @@ def _outputs(quality: QualityFacts, floor: Floor) -> Iterator[Promise]:
         stated=False,
         hint=_changed_hint(quality),
     )
+
+
+def _worst(quality: QualityFacts, *, agrees: bool) -> str | None:
+    """Return the output of least ratio; where predictions stay, of those without any, if there are some.
+
+    Args:
+        quality: what was measured.
+        agrees: whether predictions stay.
+    """
+    judged = quality.judged_db
+    others = [name for name in judged if (scored_output(name) or name) not in quality.agreement_by_output]
+    among = others if agrees and others else list(judged)
+    return min(among, key=lambda name: judged[name], default=None)
 
 
 def _least_agreement(floor: Floor, samples: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -37,6 +38,8 @@ class Quality:
             sample, or for a place of a sample (pixel, token); ignored ones are left out. Where the data has a
             metric, that metric.
         agreement: share of predictions equal to the reference's, 0 to 1; None without reference or classes.
+            Where several outputs have classes, the least of their shares.
+        agreement_by_output: the share of each output with classes.
         sqnr_db: ``10 log10(sum ref^2 / sum (ref - out)^2)`` over all float outputs, within
             +-``SQNR_LIMIT_DB``; None without a reference or a float output.
         sqnr_by_output: the same for each float output by itself, and for each part of one that is joined of
@@ -53,6 +56,7 @@ class Quality:
     agreement: float | None
     sqnr_db: float | None
     samples: int
+    agreement_by_output: Mapping[str, float] = field(default_factory=dict)
     sqnr_by_output: Mapping[str, float] = field(default_factory=dict)
     judged_db: Mapping[str, float] = field(default_factory=dict)
     same_shape: Mapping[str, float] = field(default_factory=dict)
@@ -165,8 +169,10 @@ class _Tally:
     samples: int = 0
     right: int = 0
     labelled: int = 0
-    agreed: int = 0
-    compared: int = 0
+    agreed: Counter[str] = field(default_factory=Counter)
+    """Predictions that stay, by output with classes."""
+
+    compared: Counter[str] = field(default_factory=Counter)
     classifies: bool = True
     fits_labels: bool = True
     errors: dict[str, _OutputError] = field(default_factory=dict)
@@ -213,9 +219,11 @@ class _Tally:
         if found is None or right is None or right.shape != found.shape:
             self.classifies = False
         else:
-            stays = counted(found == right, places)
-            self.agreed += int(np.count_nonzero(stays))
-            self.compared += stays.size
+            self._count_same(output, found, right, places)
+        for axis in self.roles.further:
+            got, kept = (predictions(each[axis.name], axis) for each in (outputs, expected))
+            if got is not None and kept is not None and got.shape == kept.shape:
+                self._count_same(axis.name, got, kept, places)
         for name in (name for name in outputs if name in expected):  # in order: sums depend on it
             if np.issubdtype(expected[name].dtype, np.floating):
                 self.errors.setdefault(name, _OutputError()).add(expected[name], outputs[name])
@@ -228,6 +236,11 @@ class _Tally:
                 equal = _equal_elements(expected[name], outputs[name])
                 self.equal[name] = same + equal, count + expected[name].size
 
+    def _count_same(self, output: str, found: Classes, right: Classes, places: Places | None) -> None:
+        stays = counted(found == right, places)
+        self.agreed[output] += int(np.count_nonzero(stays))
+        self.compared[output] += stays.size
+
     def quality(self, has_labels: bool, has_reference: bool) -> Quality:
         told = {name: e for name, e in self.errors.items() if is_judged(name, self.roles.counting)}
         told |= self.parts
@@ -236,9 +249,13 @@ class _Tally:
         scored = self.classifies and self.fits_labels and has_labels
         if scored and not self.labelled:
             raise DataError("every label is ignored", where="labels")
+        agreement = {name: self.agreed[name] / count for name, count in self.compared.items() if count}
+        if not self.classifies or not has_reference:
+            agreement = {}
         return Quality(
             accuracy=self.right / self.labelled if scored else None,
-            agreement=self.agreed / self.compared if self.classifies and has_reference else None,
+            agreement=min(agreement.values(), default=None),
+            agreement_by_output=agreement,
             sqnr_db=_decibels(signal, noise) if errors else None,
             samples=self.samples,
             sqnr_by_output={name: _decibels(e.signal, e.noise) for name, e in (errors | self.parts).items()},

@@ -28,13 +28,21 @@ LINEAR = "<float[2,3] w> { y = MatMul (x, w) }"
 
 
 def outputs(
-    decibels: Mapping[str, float], agreement: float | None = None, *, classes: bool = False, samples: int = 64
+    decibels: Mapping[str, float],
+    agreement: float | None = None,
+    *,
+    classes: bool = False,
+    samples: int = 64,
+    heads: Mapping[str, float] | None = None,
 ) -> Comparison:
+    """A comparison; without ``heads`` predictions are read from all outputs."""
+    shares = {} if agreement is None else dict.fromkeys(decibels, agreement)
     return comparison(
         QualityFacts(
             data="synthetic",
             samples=samples,
-            agreement=agreement,
+            agreement=agreement if heads is None else min(heads.values()),
+            agreement_by_output=shares if heads is None else heads,
             judged_db=decibels,
             is_classifier=classes,
         )
@@ -76,6 +84,25 @@ def test_without_labels_a_stated_drop_counts_predictions_that_change() -> None:
 def test_a_drop_nobody_can_judge_is_refused() -> None:
     with pytest.raises(DataError, match="the data cannot show a drop"):
         Gate(max_drop=0.5).judge(outputs({"y": 30.0}))
+
+
+@pytest.mark.parametrize(
+    ("decibels", "heads", "missed"),
+    [
+        ({"a": 15.0, "b": 16.0}, {"a": 1.0, "b": 1.0}, None),
+        ({"a": 40.0, "b": -3.0}, {"a": 1.0, "b": 0.2}, "b"),
+        ({"a": 15.0, "boxes": 25.0}, {"a": 1.0}, None),
+        ({"a": 25.0, "boxes": 15.0}, {"a": 1.0}, "boxes"),
+        ({"a": 12.0, "boxes": 15.0}, {"a": 1.0}, "boxes"),
+        ({"a::score": 15.0}, {"a": 1.0}, None),
+    ],
+)
+def test_predictions_speak_for_their_own_outputs(
+    decibels: dict[str, float], heads: dict[str, float], missed: str | None
+) -> None:
+    found = sentence(Gate(floor=ROUNDED), outputs(decibels, heads=heads, classes=True))
+    assert (found is None) == (missed is None)
+    assert missed is None or f"output {missed} changes too much" in str(found)
 
 
 def test_with_labels_outputs_are_only_reported() -> None:

@@ -11,6 +11,7 @@ import pytest
 from onnx_admm.data import Preprocessing, from_arrays, open_dataset
 from onnx_admm.errors import DataError
 from onnx_admm.model import ModelView
+from onnx_admm.model.rewrite.expose_logits import output_roles
 from onnx_admm.runtime.evaluation import SQNR_LIMIT_DB, evaluate
 from onnx_admm.runtime.predictions import predictions
 
@@ -89,6 +90,19 @@ def test_outputs_are_told_in_the_order_of_the_model() -> None:
     )
     quality = evaluate(louder, DATA, reference=one)
     assert list(quality.sqnr_by_output) == list(quality.judged_db) == names
+
+
+def test_every_head_of_a_classifier_counts_and_the_worst_is_its_agreement() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,3] x) => (float[N,3] y, float[N,3] z, float[N,3] plain) <float[1] f = {FACTOR}>
+        { y = Softmax (x)  t = Mul (x, f)  z = Softmax (t)  plain = Mul (x, f) }"""
+    one, other = (
+        ModelView.from_bytes(onnx.parser.parse_model(text.replace("FACTOR", factor)).SerializeToString())
+        for factor in ("1.0", "-1.0")
+    )
+    quality = evaluate(other, DATA, reference=one, roles=output_roles(one), batch_size=2)
+    assert quality.agreement_by_output == {"y": 1.0, "z": 0.0}
+    assert quality.agreement == 0.0
 
 
 def test_errors_add_up_over_batches() -> None:

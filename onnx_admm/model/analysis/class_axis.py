@@ -1,6 +1,7 @@
-"""The class axis of a classifier's first output, and of the scores behind it.
+"""The class axes of a classifier's outputs, and of the scores behind them.
 
-The rule, for the first output of the main graph that nodes compute:
+The first output of the main graph that nodes compute makes a model a classifier; then further outputs may
+have classes too (several heads). The rule, for one output:
 
 1. Operators that only move or convert values (``Transpose``, ``Reshape``, ``Cast``, ...) are followed back to
 the ``Softmax``, ``LogSoftmax``, ``Hardmax``, ``ArgMax``, ``ArgMin`` or ``TopK`` in front of them, or to a
@@ -72,11 +73,23 @@ def class_axis(model: ModelView) -> ClassAxis | None:
     return None if head is None else head.axis
 
 
+def further_classes(model: ModelView) -> tuple[ClassAxis, ...]:
+    """Return the class axes of a classifier's other outputs, in their order; none of any other model."""
+    first = class_axis(model)
+    if first is None:
+        return ()
+    outputs = [each for each in model.graph_ir.graph.outputs if each.name != first.name]
+    heads = [_head(model.graph_ir, output) for output in outputs]
+    return tuple(head.axis for head in heads if head is not None)
+
+
 def classifier_head(model: ir.Model) -> Head | None:
     """Return the scores of the classes behind the first output; see the rule at the top of this module."""
-    if not model.graph.outputs:
-        return None
-    result = first_computed(model.graph)
+    return _head(model, first_computed(model.graph)) if model.graph.outputs else None
+
+
+def _head(model: ir.Model, result: ir.Value) -> Head | None:
+    """Return the scores of the classes behind an output."""
     value: ir.Value | None = result
     found: ir.Value | None = None
     passed: list[ir.Value] = []

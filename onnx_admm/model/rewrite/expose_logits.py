@@ -15,6 +15,7 @@ from onnx_admm.model.analysis.class_axis import (
     class_axis,
     classifier_head,
     first_computed,
+    further_classes,
     written_out,
 )
 from onnx_admm.model.analysis.output_parts import Parts, output_parts
@@ -53,6 +54,7 @@ class OutputRoles:
         may_classify: whether floats of the form of scores, (n, c), may be scores without labels; not a
             regressor's.
         parts: parts of outputs that are joined of several.
+        further: class axes of a classifier's other outputs.
     """
 
     classes: ClassAxis | None = None
@@ -60,13 +62,14 @@ class OutputRoles:
     counting: frozenset[str] = frozenset()
     may_classify: bool = True
     parts: Parts = field(default_factory=dict)
+    further: tuple[ClassAxis, ...] = ()
 
 
 def output_roles(view: ModelView) -> OutputRoles:
     """Return the roles of a model's outputs."""
     squashed, counting = squashed_outputs(view), counting_outputs(view)
     parts = {name: found for name, found in output_parts(view).items() if name not in counting}
-    return OutputRoles(class_axis(view), squashed, counting, parts=parts)
+    return OutputRoles(class_axis(view), squashed, counting, parts=parts, further=further_classes(view))
 
 
 def may_classify(view: ModelView) -> bool:
