@@ -56,7 +56,11 @@ def _better(
     tuned: tuple[Plan, PipelineResult],
     run: Callable[[Plan], tuple[Plan, PipelineResult]],
 ) -> tuple[Plan, PipelineResult]:
-    """Return the fine-tuned result, or the reconstructed one where its validation score is higher."""
+    """Return the fine-tuned result, or another where its validation score is higher.
+
+    The other is pruned by reconstruction and then trained, where weights are pruned; where they are only
+    quantised, reconstruction does that alone.
+    """
     from onnx_admm.training.phases import validation_score
 
     threads = job.threads or plan.recipe.training.threads
@@ -65,18 +69,32 @@ def _better(
     if score is None:
         return tuned
     try:
-        rebuilt = run(_without_training(job, plan))
+        other = run(_without_training(job, plan) if job.prune is None else _rebuilt_first(job, plan))
     except PassRefused:
         return tuned
-    before, after = score(rebuilt[1].model).value, score(tuned[1].model).value
-    if after >= before:
+    got, least = score(other[1].model).value, score(tuned[1].model).value
+    if least >= got:
         return tuned
-    note = (
-        f"Fine-tuning did worse than rebuilding the layers from the samples: {after:.4g} "
-        f"against {before:.4g} on the validation samples. The rebuilt model is written; "
-        "more epochs or samples may help."
+    return replace(other[0], notes=(*other[0].notes, _better_note(job, got, least))), other[1]
+
+
+def _better_note(job: Request, got: float, least: float) -> str:
+    """Return the note that another way than ADMM over the whole model scored higher."""
+    scores = f"{least:.4g} against {got:.4g} on the validation samples"
+    if job.prune is None:
+        return (
+            f"Fine-tuning did worse than rebuilding the layers from the samples: {scores}. "
+            "The rebuilt model is written; more epochs or samples may help."
+        )
+    return (
+        "The layers were pruned one after another from the samples, and then trained: "
+        f"ADMM over the whole model did worse, {scores}."
     )
-    return replace(rebuilt[0], notes=(*rebuilt[0].notes, note)), rebuilt[1]
+
+
+def _rebuilt_first(job: Request, plan: Plan) -> Plan:
+    samples = None if plan.train is None else len(plan.train)
+    return replace(plan, recipe=job.complete_recipe(samples, rebuild_first=True))
 
 
 def _without_training(job: Request, plan: Plan, *notes: str) -> Plan:

@@ -97,8 +97,13 @@ class Request:
     executor: Executor | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
-    def complete_recipe(self, samples: int | None = None) -> Recipe:
-        """Return the recipe that repeats this run with the same data; it may depend on ``samples``."""
+    def complete_recipe(self, samples: int | None = None, *, rebuild_first: bool = False) -> Recipe:
+        """Return the recipe that repeats this run with the same data; it may depend on ``samples``.
+
+        Args:
+            samples: number of training samples, where known.
+            rebuild_first: as in `Flags`; no matter where the request has a recipe.
+        """
         if isinstance(self.recipe, Recipe):
             recipe = self.recipe
         elif self.recipe is not None:
@@ -114,6 +119,7 @@ class Request:
                 epochs=self.epochs,
                 samples=samples,
                 fine_tune=tune,
+                rebuild_first=rebuild_first,
                 include=tuple(self.include),
                 exclude=tuple(self.exclude),
                 layers=self.layers,

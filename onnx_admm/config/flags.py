@@ -16,6 +16,9 @@ from onnx_admm.settings.amounts import number_before_x, parse_share
 from onnx_admm.settings.ranges import MOST_EPOCHS, parse_pattern
 from onnx_admm.targeting.quantities import parse_budgets
 
+_TRAINED_RATE, _TRAINED_END_RATE = 1e-3, 1e-5
+"""Learning rates of training behind pruning by reconstruction: those of ``admm_prune``'s retraining."""
+
 _STEPS, _MOST_EPOCHS = 4000, 60
 
 _REMOVED = ("macs", "latency", "energy", "size")
@@ -55,6 +58,8 @@ class Flags:
         epochs: ADMM epochs of each pass (pruning retrains half as many); None: see `default_epochs`.
         samples: number of training samples, where known; `default_epochs` depends on it.
         fine_tune: whether to train.
+        rebuild_first: with ``prune``, where the model is trained: prune by reconstruction and train what is
+            left, then quantise by reconstruction; in place of ADMM over the whole model.
         include, exclude: patterns of layer names or operators; other layers are left unchanged.
         layers: form of single layers by pattern, as in a recipe's table; see `layer_table`.
         keep_docs: keep doc strings and exporters' notes.
@@ -70,6 +75,7 @@ class Flags:
     epochs: int | None = None
     samples: int | None = None
     fine_tune: bool = True
+    rebuild_first: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     layers: Mapping[str, Any] = field(default_factory=dict)
@@ -120,11 +126,12 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     elif flags.budget:
         epochs = {"epochs": flags.epochs} if flags.epochs and flags.fine_tune else {}
         compressing = [{"name": "meet_budget", "budget": list(flags.budget), **epochs}]
+    elif flags.fine_tune and flags.rebuild_first and prune is not None:
+        compressing = _rebuilt_and_trained(prune, flags)
     elif flags.fine_tune:
         compressing = _trained(prune, flags)
     else:
-        bits = {} if flags.bits is None else {"bits": flags.bits}
-        compressing = [{"name": "reconstruct_layers", **(prune or {}), **bits}]
+        compressing = [{"name": "reconstruct_layers", **(prune or {}), **_bits(flags)}]
     if prune is not None and flags.bits is None:
         compressing.append({"name": "auto_quantize", "against": "before"})
     chosen = {"include": list(flags.include), "exclude": list(flags.exclude)}
@@ -216,6 +223,20 @@ def _trained(prune: dict[str, Any] | None, flags: Flags) -> list[dict[str, Any]]
     if flags.bits is not None:
         steps.append({"name": "admm_quantize", "bits": flags.bits, **_tuned("admm_quantize", flags)})
     return steps
+
+
+def _rebuilt_and_trained(prune: dict[str, Any], flags: Flags) -> list[dict[str, Any]]:
+    """Return the passes that prune by reconstruction, train what is left, and quantise by reconstruction."""
+    rates = {"learning_rate": _TRAINED_RATE, "end_rate": _TRAINED_END_RATE}
+    steps = [
+        {"name": "reconstruct_layers", **prune},
+        {"name": "fine_tune", **rates, **_tuned("fine_tune", flags)},
+    ]
+    return [*steps, {"name": "reconstruct_layers", **_bits(flags)}] if flags.bits is not None else steps
+
+
+def _bits(flags: Flags) -> dict[str, int]:
+    return {} if flags.bits is None else {"bits": flags.bits}
 
 
 def default_epochs(samples: int, least: int) -> int:

@@ -37,17 +37,28 @@ def _kept(
 
     def run(plan: Any) -> tuple[Any, Any]:
         runs.append(plan)
-        return plan, SimpleNamespace(model=tuned if plan.recipe.fine_tune else rebuilt)
+        is_rebuilt = "reconstruct_layers" in [step.name for step in plan.recipe.passes]
+        return plan, SimpleNamespace(model=rebuilt if is_rebuilt else tuned)
 
     plan, result = run_passes(job, FakePlan(job.complete_recipe(2)), run)  # type: ignore[arg-type]
     return plan, result.model, len(runs)
 
 
 def test_the_better_of_the_two_is_kept_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, model, runs = _kept(monkeypatch, 0.37, 0.6, prune="10x", bits=4, epochs=2)
+    plan, model, runs = _kept(monkeypatch, 0.37, 0.6, bits=4, epochs=2)
     assert (model, runs, plan.recipe.fine_tune) == (0.6, 2, False)
     (note,) = plan.notes
     assert "0.37 against 0.6" in note
+
+
+def test_what_is_pruned_by_reconstruction_is_trained_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, model, runs = _kept(monkeypatch, 0.37, 0.6, prune="10x", bits=4, epochs=2)
+    assert (model, runs, plan.recipe.fine_tune) == (0.6, 2, True)
+    steps = [step for step in plan.recipe.passes if step.name in ("reconstruct_layers", "fine_tune")]
+    assert [step.name for step in steps] == ["reconstruct_layers", "fine_tune", "reconstruct_layers"]
+    assert (steps[0].ratio, steps[1].epochs, steps[2].bits) == (10.0, 2, 4)  # type: ignore[attr-defined]
+    (note,) = plan.notes
+    assert "ADMM over the whole model did worse, 0.37 against 0.6" in note
 
 
 @pytest.mark.parametrize("rebuilt", [0.5, 0.6])
