@@ -272,7 +272,7 @@ class AutoQuantize:
 
     def _keeps_predictions(self, effect: Effect) -> bool:
         """Return whether predictions stay, where there are any (a model may return classes alone)."""
-        return effect.agreement is None or effect.agreement >= self.least_agreement
+        return effect.keeps_predictions(self.least_agreement)
 
     def _report(
         self, model: ModelView, search: RoundingSearch, found: ChosenRoundings, skipped: tuple[Skip, ...]

@@ -102,9 +102,10 @@ class RoundingSearch:
                 holding, best = allowed, min(best, found, key=lambda each: self.bytes(each.choice))
                 allowed = math.sqrt(holding * failing) if failing < math.inf else allowed * step
             else:
-                failing, failures = allowed, failures + 1
+                # Down to the sum of the choice's own errors the choice would be the same.
+                failing, failures = min(allowed, max(self._alone(found.choice), holding)), failures + 1
                 # Errors that do not follow the allowed sum need longer and longer steps.
-                shrunk = allowed * (step**failures if step < 0.5 else 0.5)
+                shrunk = failing * (step**failures if step < 0.5 else 0.5)
                 allowed = math.sqrt(holding * failing) if holding else shrunk
             if failing < holding * _CLOSE or (holding and step < _CLOSE):
                 break
@@ -134,6 +135,11 @@ class RoundingSearch:
                 return ChosenRoundings(choice, effects[-1].relative_error, effects[-1])
         seen = max(effect.relative_error for effect in effects)
         return ChosenRoundings(choice, seen + self._unseen(choice), effects[len(self.probes)])
+
+    def _alone(self, choice: Choice) -> float:
+        """Return the sum of the errors of a choice's roundings, each alone."""
+        chosen = ((self.layers[name], each) for name, each in choice.items() if each is not None)
+        return sum(layer.relative_error(rounding) for layer, rounding in chosen)
 
     def _unseen(self, choice: Choice) -> float:
         """Return the expected error of layers that no sample shows; whole-model runs miss it."""

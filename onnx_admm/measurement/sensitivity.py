@@ -60,11 +60,19 @@ class Effect:
 
     Attributes:
         by_output: relative error of each output and score.
-        agreement: share of the samples with the same top-1 prediction; None where the model is no classifier.
+        agreement: share of the predictions that stay; None where the model is no classifier.
+        predictions: number of the predictions that were compared.
     """
 
     by_output: Mapping[str, float]
     agreement: float | None
+    predictions: int = 0
+
+    def keeps_predictions(self, least: float) -> bool:
+        """Return whether a share of the predictions stays, where there are any; of few, one may change."""
+        if self.agreement is None:
+            return True
+        return self.agreement >= min(least, 1 - 1 / max(1, self.predictions))
 
     @property
     def relative_error(self) -> float:
@@ -176,7 +184,7 @@ class OutputProbe:
             worst = max((ratios.pop(part_name(name, part), 0.0) for part in parts), default=0.0)
             if name in ratios:
                 ratios[name] = max(ratios[name], worst)
-        return Effect(ratios, agreed.share)
+        return Effect(ratios, agreed.share, agreed.compared)
 
     @property
     def is_comparable(self) -> bool:

@@ -281,7 +281,7 @@ class QuantizationRun:
         limit = 10 ** (-tolerance.least_sqnr_db / 10)
         if effect.agreement is None:
             return effect.relative_error <= limit
-        agrees = effect.agreement >= tolerance.least_agreement
+        agrees = effect.keeps_predictions(tolerance.least_agreement)
         hardly_changed = max(effect.by_output.values()) <= 10 ** (-tolerance.blind_sqnr_db / 10)
         same_scores = effect.has_scores and effect.score_error <= _SAME_SCORES
         return (agrees or hardly_changed or same_scores) and added.score_error <= limit

@@ -123,6 +123,29 @@ def test_what_no_sample_shows_counts_in_full() -> None:
     assert layers["w"].expected_error(Rounding(4)) > 0.01
 
 
+def test_no_choice_of_roundings_is_tried_twice() -> None:
+    """Predictions fail whatever the error: each smaller sum that is allowed leads to another choice."""
+    constants = {"w": weights(32, 48), "v": weights(48, 8)}
+    model = parse_text(NET, constants=constants)
+    data = from_arrays({"x": RNG.normal(size=(8, 32)).astype(np.float32)})
+    layers = {name: Treated(array, 1) for name, array in constants.items()}
+    probe = OutputProbe(model, ["w", "v"], data, threads=1)
+    tried = []
+    with SilentProgress().task("measure", 10) as task:
+        search = RoundingSearch(layers, [probe], 10, task)
+        judged = search.judged
+
+        def watched(choice, *rest):  # type: ignore[no-untyped-def]
+            tried.append(tuple(choice.items()))
+            return judged(choice, *rest)
+
+        search.judged = watched  # type: ignore[method-assign]
+        found = search.confirmed([probe], 50.0, lambda _: False)
+    assert set(found.choice.values()) == {None}
+    assert len(tried) > 3
+    assert len(set(tried)) == len(tried)
+
+
 def test_a_regressor_has_no_predictions(tmp_path: Path) -> None:
     constants = {"w": weights(32, 48), "v": weights(48, 8)}
     for output, shown in (("landmarks", False), ("logits", True)):
