@@ -47,8 +47,9 @@ _Quantity: TypeAlias = Literal["latency", "macs"]
 _MOST_BLOCKS = 16
 """Most residual blocks of a model for which they are removed: each is tried with all others in place."""
 
-_MOST_PRICED = 24
-"""Most layers for which widths are also chosen by latency: each width is then timed in a model."""
+_MOST_PRICED = 12
+"""Most layers for which widths are also chosen by latency: each of some ten widths of each is then timed in a
+model, which takes a second or more."""
 
 _SHALLOWER: tuple[Mapping[str, Any], ...] = (
     {"keep": 0.9},

@@ -20,7 +20,7 @@ from onnx_admm.quantization.ranges import RangeMethod
 from onnx_admm.quantization.result import Result
 from onnx_admm.quantization.saturation import steps_on
 from onnx_admm.quantization.settings import Samples, Tolerance
-from onnx_admm.selection.layers import choose_sites
+from onnx_admm.selection.layers import choose_sites, without_transforms
 from onnx_admm.settings.ranges import Positive, PositiveShare, Rounds, Share
 from onnx_admm.settings.ranges import Samples as SampleCount
 
@@ -83,7 +83,8 @@ class QuantizeActivations:
         trials: placements that are timed, at most.
         against: reference of the comparison: the ``original``, or the model ``before`` this pass, which the
             removal of channels may have moved far from the original.
-        include, exclude: patterns of layer names or operators; other layers stay float.
+        include, exclude: patterns of layer names or operators; other layers stay float. Fixed transforms do
+            unless ``include`` names them.
     """
 
     name: ClassVar[str] = "quantize_activations"
@@ -133,6 +134,11 @@ class QuantizeActivations:
             if self.include or self.exclude:
                 raise
             return _left(str(reason))
+        if not self.include:
+            chosen, transforms = without_transforms(chosen, context.reference)
+            skipped = (*skipped, *transforms)
+            if not chosen:
+                return PassReport(False, (), skipped)
         samples, runs = self._data(model, context)
         quantizer = Quantizer(
             tolerance=Tolerance(

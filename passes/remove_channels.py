@@ -159,7 +159,11 @@ class RemoveChannels:
         model = studied.calibration.original
         costs = self._cost(model, context)
         require_cost(costs)
-        options = {each.index: self._options(model, each, costs, context) for each in studied.groups}
+        options = {}
+        with context.progress.task("prices of widths", len(studied.groups)) as task:
+            for each in studied.groups:
+                options[each.index] = self._options(model, each, costs, context)
+                task.advance(note=each.group.name)
         return PricedWidths(costs, options)
 
     def remove(

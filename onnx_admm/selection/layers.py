@@ -72,6 +72,9 @@ def usable_layers(
     return layers, tuple(Skip(name, why) for name, why in left.items())
 
 
+_EXACT = "a fixed transform is not computed with 8-bit integers: quiet inputs would be lost"
+
+
 def transforms_among(model: ModelView, sites: Sequence[WeightSite]) -> tuple[WeightSite, ...]:
     """Return the sites that ``usable_layers`` leaves only because they hold a transform or pattern."""
     functions = model.function_scopes()
@@ -83,6 +86,20 @@ def transforms_among(model: ModelView, sites: Sequence[WeightSite]) -> tuple[Wei
         and why_unusable(model.read(site)) is None
         and _why_left(model, site, is_named=False) is not None
     )
+
+
+def without_transforms(
+    sites: Sequence[WeightSite], original: ModelView
+) -> tuple[tuple[WeightSite, ...], tuple[Skip, ...]]:
+    """Return the sites that hold no transform or pattern in the original, and the reasons for the others.
+
+    Args:
+        sites: candidates, of a model whose weights may have been rounded.
+        original: the model before.
+    """
+    fixed = {site.name for site in transforms_among(original, original.sites())}
+    kept = tuple(site for site in sites if site.name not in fixed)
+    return kept, tuple(Skip(site.name, _EXACT) for site in sites if site.name in fixed)
 
 
 def _why_left(model: ModelView, site: WeightSite, *, is_named: bool) -> str | None:
