@@ -286,7 +286,7 @@ class AutoQuantize:
                 model.replace(name, rounded)
                 edits.append(Edit(name, layer.says(rounding)))
             else:
-                left.append(Skip(name, layer.why_left(rounding)))
+                left.append(Skip(name, layer.why_left(rounding, self.least_sqnr_db)))
         figures: dict[str, Any] = {
             "sqnr_db": decibels(found.relative_error),
             "agreement": found.effect.agreement,

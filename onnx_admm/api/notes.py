@@ -82,6 +82,12 @@ BY_BATCH = (
 )
 
 
+BYTES_OF_INTEGERS = (
+    "{count} layers are computed with integers for speed, and their weights have 8 bits. --weights-only "
+    "leaves them in float: a slower file, and often a smaller one."
+)
+
+
 def few_note(validation: Dataset | None, *, few_decide: bool) -> list[str]:
     """Return the note on few validation samples, and whether they decide; empty where they are enough."""
     count = FEW_SAMPLES if validation is None else len(validation)
@@ -172,6 +178,8 @@ def outcome_notes(
         for layer in figures.get("by_batch", ())
     ]
     notes += [BY_BATCH.format(count=len(by_batch), first=by_batch[0])] if by_batch else []
+    integers = sum(len(step.report.edits) for step in result.reports if step.name == "quantize_activations")
+    notes += [BYTES_OF_INTEGERS.format(count=integers)] if integers > 1 else []
     if not any(step.report.changed for step in result.reports if step.name not in exact):
         notes += [UNCHANGED if not result.changed else ONLY_EXACT]
         reasons = (skip for step in result.reports for skip in step.report.skipped if skip.layer == MODEL)

@@ -238,14 +238,20 @@ class RoundedLayer:
         left_db = decibels(self.relative_error(rounding))
         return f"{rounding}: {size}; rounded alone it leaves the outputs {left_db:.1f} dB"
 
-    def why_left(self, rounding: Rounding | None) -> str:
-        """Return one line on the layer where it stays unchanged."""
+    def why_left(self, rounding: Rounding | None, least_db: float) -> str:
+        """Return one line on the layer where it stays unchanged.
+
+        Args:
+            rounding: its rounding, which changes no value; None for none.
+            least_db: ratio that the outputs must keep.
+        """
         if rounding is not None:
             return f"its values already are {rounding}"
         if not self.roundings:
             return f"{self.treated.values.nbytes:,} bytes: no form of it is smaller"
         alone = decibels(self.relative_error(self.roundings[0]))
-        return f"{self.roundings[0]} alone would leave the outputs {alone:.1f} dB"
+        others = "; with those of other layers the outputs were not kept" if alone >= least_db else ""
+        return f"{self.roundings[0]} alone would leave the outputs {alone:.1f} dB{others}"
 
 
 def _worthwhile(layer: Treated) -> tuple[Rounding, ...]:

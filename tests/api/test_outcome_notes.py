@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from onnx_admm.api import compare, compress
-from onnx_admm.api.notes import INSTEAD, _left_note
+from onnx_admm.api.notes import BYTES_OF_INTEGERS, INSTEAD, _left_note, outcome_notes
 from onnx_admm.calibration.four_bits import four_bits_instead
-from onnx_admm.contracts import PassReport, Skip
+from onnx_admm.calibration.roundings import RoundedLayer
+from onnx_admm.contracts import Edit, PassReport, Skip
 from onnx_admm.data import from_arrays
+from onnx_admm.encoding.compression_options import Treated
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.text import parse_text
 from onnx_admm.pipeline import PipelineResult, StepReport
@@ -71,4 +73,23 @@ def test_weights_with_one_kind_of_reason_are_counted_together(tmp_path: Path) ->
     assert note == (
         "20,480 bytes were left as they are, most of them in 2 weights. The largest: half floats alone would "
         "leave the outputs 12.5 dB. -v lists every layer."
+    )
+
+
+def test_integer_layers_are_said_to_have_bytes(tmp_path: Path) -> None:
+    net().save(tmp_path / "in.onnx")
+    comparison = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1).comparison
+    for count, is_said in ((2, True), (0, False)):
+        edits = tuple(Edit(name, "integer MatMul") for name in ("w", "v")[:count])
+        step = StepReport("quantize_activations", PassReport(bool(edits), edits), 1.0)
+        found = outcome_notes((), PipelineResult(net(), (step,)), comparison, changed=True, exact=())
+        assert (BYTES_OF_INTEGERS.format(count=count) in found) == is_said
+
+
+def test_a_layer_left_by_itself_and_one_left_beside_others_differ() -> None:
+    layer = RoundedLayer(Treated(RNG.normal(size=(8, 16)).astype(np.float32), 0))
+    layer.measured[layer.roundings[0]] = 1e-6  # 60 dB
+    assert layer.why_left(None, 70.0).endswith("alone would leave the outputs 60.0 dB")
+    assert layer.why_left(None, 22.0).endswith(
+        "60.0 dB; with those of other layers the outputs were not kept"
     )
