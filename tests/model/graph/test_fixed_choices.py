@@ -46,18 +46,6 @@ SUPPRESSED = f"""{HEAD}
         found = GatherND (corners, pairs)
     }}"""
 
-THRESHOLD = f"""{HEAD}
-    detector (float[N,40,32] x) => (float[M,4] found, float[M] best)
-    <float least = {{0.55}}, int64[1] last = {{-1}}>
-    {{
-        h = MatMul (x, w)  r = Relu (h)
-        logits = MatMul (r, classes)  corners = MatMul (r, sides)
-        probabilities = Sigmoid (logits)
-        top = ReduceMax <axes = [-1], keepdims = 0> (probabilities)
-        over = Greater (top, least)  places = NonZero (over)  rows = Transpose <perm = [1, 0]> (places)
-        found = GatherND (corners, rows)  best = GatherND (top, rows)
-    }}"""
-
 RANKED = f"""{HEAD}
     classifier (float[N,32] x) => (float[N,3] y, int64[N,3] ranked) <int64[1] three = {{3}}>
     {{ h = MatMul (x, w)  r = Relu (h)  s = MatMul (r, classes)  y, ranked = TopK (s, three) }}"""
@@ -84,7 +72,7 @@ def samples(count: int, *shape: int) -> np.ndarray:
     return RNG.normal(size=(count, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("text", [QUERIES, SUPPRESSED, THRESHOLD])
+@pytest.mark.parametrize("text", [QUERIES, SUPPRESSED])
 def test_the_chosen_rows_do_not_depend_on_the_weights(text: str) -> None:
     model = model_of(text)
     other = disturbed(model, 0.02)
@@ -126,7 +114,7 @@ def test_a_model_that_ranks_classes_chooses_no_rows() -> None:
     assert choosing_operators(model_of(SUPPRESSED)) == {"NonMaxSuppression": 1}
 
 
-@pytest.mark.parametrize("text", [QUERIES, SUPPRESSED, THRESHOLD])
+@pytest.mark.parametrize("text", [QUERIES, SUPPRESSED])
 def test_the_bare_command_compresses_a_detector_that_chooses(text: str, tmp_path: Path) -> None:
     model_of(text).save(tmp_path / "in.onnx")
     report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", threads=1)
@@ -157,53 +145,6 @@ def test_a_choice_among_nothing_gives_nothing() -> None:
     session = open_session(model, threads=1)
     assert session.run({"x": np.zeros(8, np.float32)})["y"].shape == (0,)
     assert session.run({"x": np.full(8, 11, np.float32)})["y"].shape == (5,)
-
-
-def test_a_threshold_on_learned_scores_chooses() -> None:
-    model = model_of(THRESHOLD)
-    assert choosing_operators(model) == {"NonZero": 1}
-    feeds = {"x": samples(3, 40, 32)}
-    found = open_session(with_fixed_choices(model), threads=1).run(feeds)
-    assert found["found"].shape == (100, 4)  # of 120 places, next to one another
-    shown = found[f"{SCORES} 1"]
-    assert shown.shape == (3, 40)
-    np.testing.assert_allclose(found["best"], shown.reshape(-1)[:100], rtol=1e-6)
-    few = open_session(with_fixed_choices(model), threads=1).run({"x": feeds["x"][:1]})
-    assert few["best"].shape == (40,)
-
-
-@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (1, 250), (3, 2, 5, 11)])
-def test_places_have_coordinates_of_any_rank(shape: tuple[int, ...]) -> None:
-    """Models of any rank, also where no shape is stored."""
-    text = f"""{HEAD}
-        g (float[{",".join("ABCD"[: len(shape)])},8] x) => (float[M] y, int64[R,M] places)
-        <float least = {{0.0}}>
-        {{
-            h = MatMul (x, w)  s = ReduceMax <axes = [-1], keepdims = 0> (h)  over = Greater (s, least)
-            places = NonZero (over)  rows = Transpose (places)  y = GatherND (s, rows)
-        }}"""
-    model = parse_text(text, constants={"w": RNG.normal(size=(8, 4)).astype(np.float32)})
-    found = open_session(with_fixed_choices(model), threads=1).run({"x": samples(*shape, 8)})
-    total = int(np.prod(shape))
-    count = min(total, 100)
-    expected = np.unravel_index(np.arange(count) * (total // count), shape)
-    np.testing.assert_array_equal(found["places"], np.stack(expected))
-    np.testing.assert_array_equal(found["y"], found[f"{SCORES} 1"][expected])
-
-
-@pytest.mark.parametrize(
-    ("chosen", "why"),
-    [
-        ("t = Greater (x, least)", "an input is compared"),
-        ("h = MatMul (x, w) d = Shape (h) e = Cast <to = 1> (d) t = Greater (e, least)", "extents"),
-    ],
-)
-def test_a_threshold_on_what_is_not_learned_does_not(chosen: str, why: str) -> None:
-    text = f"""{HEAD}
-        g (float[N,8] x) => (float[M] y) <float least = {{0.5}}, int64[1] flat = {{-1}}>
-        {{ {chosen} p = NonZero (t) i = Reshape (p, flat) v = Reshape (x, flat) y = Gather (v, i) }}"""
-    constants = {"w": RNG.normal(size=(8, 4)).astype(np.float32)} if ", w)" in chosen else {}
-    assert choosing_operators(parse_text(text, constants=constants)) == {}, why
 
 
 def test_what_rows_are_chosen_by_counts_too() -> None:

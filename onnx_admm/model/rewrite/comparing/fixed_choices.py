@@ -4,7 +4,6 @@ A node that chooses (see ``choices``) is replaced by rows at equal distances, wh
 
     TopK:               indices = range(k) * (n / k),  values = gather(data, indices)
     NonMaxSuppression:  m = min(n, limit, 100) boxes of each sample, classes in turns
-    NonZero:            m = min(n, 100) places, each as its coordinates
 
 So a row of the copy's outputs belongs to the same place in every run, and a small change of the weights
 changes it a little. What rows are chosen by no longer reaches the outputs, so it is a further output:
@@ -14,12 +13,12 @@ changes it a little. What rows are chosen by no longer reaches the outputs, so i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_admm.model.analysis.choices import choosing_nodes, scores_of
+from onnx_admm.model.analysis.choices import choosing_nodes
 from onnx_admm.model.edit import taken_names
 from onnx_admm.model.rewrite.comparing.node_writer import NodeWriter
 from onnx_admm.model.view import ModelView
@@ -31,7 +30,7 @@ _LEAST_OPSET = 11
 """Opset of ``Range`` and of negative indices in ``Gather``."""
 
 _MOST_BOXES = 100
-_LONG, _BOOL, _DOUBLE = ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.DOUBLE
+_LONG, _BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
 
 def choosing_operators(*views: ModelView) -> Mapping[str, int]:
@@ -56,22 +55,21 @@ def with_fixed_choices(view: ModelView, *others: ModelView) -> ModelView:
         return view
     fork = view.fork()
     graph, taken = fork.graph_ir.graph, taken_names(fork.graph_ir)
-    shown = list[ir.Value]()
-    for node, place in list(choosing_nodes(fork.graph_ir)):
-        shown += scores_of(node) if place is graph else []
+    for number, (node, place) in enumerate(list(choosing_nodes(fork.graph_ir)), 1):
+        scores = node.inputs[0 if node.op_type == "TopK" else 1]
         writer = NodeWriter(taken, "fixed_choice")
-        writer.replace(node, _FORMS[node.op_type](node, writer), place)
-    for number, scores in enumerate(dict.fromkeys(shown), 1):
-        if scores.producer() is not None:
-            copy = ir.node("Identity", [scores])
-            copy.outputs[0].name, copy.outputs[0].type = f"{SCORES} {number}", scores.type
-            graph.append(copy)
-            graph.outputs.append(copy.outputs[0])
+        values = _top(node, writer) if node.op_type == "TopK" else [_boxes(node, writer)]
+        writer.replace(node, values, place)
+        if place is graph and scores is not None and scores.producer() is not None:
+            shown = ir.node("Identity", [scores])
+            shown.outputs[0].name, shown.outputs[0].type = f"{SCORES} {number}", scores.type
+            graph.append(shown)
+            graph.outputs.append(shown.outputs[0])
     return fork
 
 
 def _at_least_one(value: ir.Value, writer: NodeWriter) -> ir.Value:
-    """Return divisors: the runtime ends the process where integers are divided by 0."""
+    """Return a divisor: the runtime ends the process where integers are divided by 0."""
     one = writer.constant(np.array(1))
     return writer.add("Where", [writer.add("Less", [value, one], _BOOL), one, value], _LONG)
 
@@ -109,7 +107,7 @@ def _column(data: ir.Value | None, axis: int, writer: NodeWriter) -> ir.Value:
     return writer.add("Concat", [writer.constant(np.array([-1])), ones], _LONG, axis=0)
 
 
-def _boxes(node: ir.Node, writer: NodeWriter) -> list[ir.Value]:
+def _boxes(node: ir.Node, writer: NodeWriter) -> ir.Value:
     """Return rows of sample, class and box, boxes at equal distances."""
     sizes = writer.shape_of(node.inputs[1])
     samples, classes, there = (
@@ -126,34 +124,4 @@ def _boxes(node: ir.Node, writer: NodeWriter) -> list[ir.Value]:
     columns = [sample, writer.add("Mod", [numbers, _at_least_one(classes, writer)], _LONG), box]
     upright = writer.constant(np.array([-1, 1]))
     joined = [writer.add("Reshape", [column, upright], _LONG) for column in columns]
-    return [writer.add("Concat", joined, _LONG, axis=1)]
-
-
-def _places(node: ir.Node, writer: NodeWriter) -> list[ir.Value]:
-    """Return coordinates of places at equal distances, (rank, places).
-
-    Coordinate d of place p is ``(p / stride_d) mod size_d``. The rank need not be known: strides are products
-    of the sizes behind an axis, computed as sums of logarithms.
-    """
-    sizes = writer.shape_of(node.inputs[0])
-    there = writer.add("ReduceProd", [sizes], _LONG, keepdims=0)
-    count = _at_most(there, writer.constant(np.array(_MOST_BOXES)), writer)
-    step = writer.add("Div", [there, _at_least_one(count, writer)], _LONG)
-    places = writer.add("Mul", [writer.counted(count), step], _LONG)
-    large = writer.add("Cast", [_at_least_one(sizes, writer)], _DOUBLE, to=_DOUBLE)
-    sums = [writer.add("Log", [large], _DOUBLE), writer.constant(np.array(0))]
-    behind = writer.add("CumSum", sums, _DOUBLE, exclusive=1, reverse=1)
-    products = writer.add("Round", [writer.add("Exp", [behind], _DOUBLE)], _DOUBLE)
-    upright = writer.constant(np.array([-1, 1]))
-    strides = writer.add("Cast", [products], _LONG, to=_LONG)
-    turned, extents = (writer.add("Reshape", [each, upright], _LONG) for each in (strides, sizes))
-    rows = writer.add("Reshape", [places, writer.constant(np.array([1, -1]))], _LONG)
-    quotients = writer.add("Div", [rows, turned], _LONG)
-    return [writer.add("Mod", [quotients, _at_least_one(extents, writer)], _LONG)]
-
-
-_FORMS: Mapping[str, Callable[[ir.Node, NodeWriter], list[ir.Value]]] = {
-    "NonMaxSuppression": _boxes,
-    "NonZero": _places,
-    "TopK": _top,
-}
+    return writer.add("Concat", joined, _LONG, axis=1)
