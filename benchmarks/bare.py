@@ -132,6 +132,17 @@ def judge(
     return {"loads": True, **figures}
 
 
+def judged(
+    source: Path, target: Path, unseen: Path, test: Path | None, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The file in the deployment runtime; errors of the form in which models draw and choose alike."""
+    row, pair = judge(source, target, unseen, test, arguments), steady(source, target)
+    if pair == (source, target) or not row["loads"]:
+        return row
+    found = judge(*pair, unseen, None, arguments)
+    return row | {key: found[key] for key in ("sqnr_db", "rms", "agreement", "scores_db") if key in found}
+
+
 def steady(source: Path, target: Path) -> tuple[Path, Path]:
     """Both files, or copies that draw the same numbers and choose the same rows in every run."""
     first, second = ModelView.load(source), ModelView.load(target)
@@ -223,7 +234,7 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             if "refused" not in row:
                 row["bytes"] = out.stat().st_size
                 row["ratio"] = round(result["original"]["bytes"] / row["bytes"], 2)
-                row |= judge(*steady(before, out), unseen, test, arguments)
+                row |= judged(before, out, unseen, test, arguments)
                 if not arguments.once:
                     again = folder / f"{out.stem}-again.onnx"
                     second = compress(out, again, data)

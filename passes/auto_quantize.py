@@ -118,7 +118,7 @@ class AutoQuantize:
         """See ``contracts.Pass``."""
         sites, skipped = self._sites(model)
         unsupported = unsupported_weights(model)
-        skipped += tuple(Skip(constant.name, constant.why_left()) for constant in unsupported)
+        skipped += tuple(Skip(constant.name, constant.line()) for constant in unsupported)
         if (
             self.idempotent
             and not self.include
@@ -177,7 +177,8 @@ class AutoQuantize:
         sites = model.sites()
         if not sites and (unsupported := unsupported_weights(model)):
             largest = max(unsupported, key=lambda weight: weight.nbytes)
-            more = f", and {len(unsupported) - 1} others" if len(unsupported) > 1 else ""
+            count = len(unsupported) - 1
+            more = f", and {count} {'other' if count == 1 else 'others'}" if count else ""
             why = f"{largest.name} of {largest.nbytes:,} bytes: {largest.why_left()}{more}"
             raise NothingToDo("the model has no weights to compress that the tool knows", got=why)
         if sites and not any(site.editable for site in sites):

@@ -7,9 +7,9 @@ cd "$(dirname "$0")/.."
 kept=$(mktemp -d)
 trap 'rm -rf "$kept"' EXIT
 
+export ONNX_ADMM_E2E_OUT=$kept
 scripts/run_suite.sh .venv-wheel fast -m "not slow and not every_model" \
     --cov=onnx_admm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90 "$@"
-export ONNX_ADMM_E2E_OUT=$kept
 scripts/run_suite.sh .venv-wheel slow -m "slow and not every_model" "$@"
 
 .venv-runtime/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl

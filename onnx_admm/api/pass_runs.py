@@ -1,4 +1,4 @@
-"""Runs the passes of a compression, with fine-tuning, by reconstruction, or the better of both."""
+"""Runs the passes of a compression: by ADMM, by reconstruction, or in the better of two ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from onnx_admm.api.preparing import Plan
 from onnx_admm.api.requests import Request
 from onnx_admm.contracts import PassContext
-from onnx_admm.errors import NoGradient, PassRefused
+from onnx_admm.errors import NoGradient, PassRefused, TrainingError
 from onnx_admm.pipeline import PipelineResult, StepReport
 from onnx_admm.report import StepFacts
 
@@ -17,9 +17,9 @@ from onnx_admm.report import StepFacts
 def run_passes(
     job: Request, plan: Plan, run: Callable[[Plan], tuple[Plan, PipelineResult]]
 ) -> tuple[Plan, PipelineResult]:
-    """Run the passes of a plan; reconstruct layers instead where fine-tuning fails or scores lower.
+    """Run the passes of a plan; take another way where fine-tuning fails or scores lower.
 
-    Reconstruction replaces fine-tuning only where training is a default, stated neither by ``fine_tune`` nor
+    Another way replaces fine-tuning only where training is a default, stated neither by ``fine_tune`` nor
     by a recipe: if the training runtime cannot train this model, or if the reconstructed model scores higher
     on the validation samples. A note reports it. A budget is met by fine-tuning alone: models of two sizes
     are not comparable.
@@ -70,8 +70,9 @@ def _better(
         return tuned
     try:
         other = run(_without_training(job, plan) if job.prune is None else _rebuilt_first(job, plan))
-    except PassRefused:
-        return tuned
+    except (PassRefused, TrainingError) as error:
+        note = f"The other way, to rebuild the layers from the samples, failed: {error}"
+        return replace(tuned[0], notes=(*tuned[0].notes, note)), tuned[1]
     got, least = score(other[1].model).value, score(tuned[1].model).value
     if least >= got:
         return tuned
@@ -86,8 +87,9 @@ def _better_note(job: Request, got: float, least: float) -> str:
             f"Fine-tuning did worse than rebuilding the layers from the samples: {scores}. "
             "The rebuilt model is written; more epochs or samples may help."
         )
+    trained = "" if job.epochs == 0 else ", and then trained"
     return (
-        "The layers were pruned one after another from the samples, and then trained: "
+        f"The layers were pruned one after another from the samples{trained}: "
         f"ADMM over the whole model did worse, {scores}."
     )
 

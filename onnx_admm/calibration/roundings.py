@@ -93,8 +93,14 @@ class RoundingSearch:
         """
         best = self.judged(dict.fromkeys(self.layers), unseen)
         allowed, holding, failing, failures = tolerance, 0.0, math.inf, 0
+        known: dict[tuple[Rounding | None, ...], ChosenRoundings] = {}
         for _ in range(ATTEMPTS):
-            found = self.judged(self.allocate(allowed), unseen, tolerance)
+            if allowed <= 0.0:
+                break
+            choice = self.allocate(allowed)
+            content = tuple(choice.values())
+            found = known[content] if content in known else self.judged(choice, unseen, tolerance)
+            known[content] = found
             step = float(
                 np.clip(tolerance / max(found.relative_error, 1e-300), 1 / _LARGEST_STEP, _LARGEST_STEP)
             )

@@ -47,6 +47,9 @@ from onnx_admm.runtime.sessions import open_session
 
 _LEAST_SQUASHED = 1e-3
 
+_FEWEST_PREDICTIONS = 4
+"""Least number of predictions of which one may change."""
+
 _BATCH = 16
 """Samples in a run: intermediate values must fit the memory."""
 
@@ -72,7 +75,8 @@ class Effect:
         """Return whether a share of the predictions stays, where there are any; of few, one may change."""
         if self.agreement is None:
             return True
-        return self.agreement >= min(least, 1 - 1 / max(1, self.predictions))
+        few = 1 - 1 / self.predictions if self.predictions >= _FEWEST_PREDICTIONS else 1.0
+        return self.agreement >= min(least, few)
 
     @property
     def relative_error(self) -> float:

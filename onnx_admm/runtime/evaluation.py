@@ -222,7 +222,9 @@ class _Tally:
             self._count_same(output, found, right, places)
         for axis in self.roles.further:
             got, kept = (predictions(each[axis.name], axis) for each in (outputs, expected))
-            if got is not None and kept is not None and got.shape == kept.shape:
+            if got is None or kept is None or got.shape != kept.shape:
+                continue
+            if got.size == len(got) or (found is not None and got.shape == found.shape):  # no attention maps
                 self._count_same(axis.name, got, kept, places)
         for name in (name for name in outputs if name in expected):  # in order: sums depend on it
             if np.issubdtype(expected[name].dtype, np.floating):

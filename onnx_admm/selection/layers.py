@@ -49,7 +49,7 @@ def choose_layers(
         first = left[0]
         raise NothingToDo("no weight is left to compress", got=f"{first.layer}: {first.why}")
     others = () if include else unsupported_weights(model)
-    return layers, (*skipped, *left, *(Skip(each.name, each.why_left()) for each in others))
+    return layers, (*skipped, *left, *(Skip(each.name, each.line()) for each in others))
 
 
 def usable_layers(

@@ -11,6 +11,7 @@ import pytest
 from onnx_admm.api.pass_runs import run_passes
 from onnx_admm.api.requests import Request
 from onnx_admm.config.recipe import Recipe
+from onnx_admm.errors import TrainingError
 from onnx_admm.passes import admm_prune, admm_quantize
 from onnx_admm.training import phases
 
@@ -59,6 +60,21 @@ def test_what_is_pruned_by_reconstruction_is_trained_too(monkeypatch: pytest.Mon
     assert (steps[0].ratio, steps[1].epochs, steps[2].bits) == (10.0, 2, 4)  # type: ignore[attr-defined]
     (note,) = plan.notes
     assert "ADMM over the whole model did worse, 0.37 against 0.6" in note
+
+
+def test_a_second_way_that_fails_leaves_the_first_and_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "validation_score", lambda context: phases.Estimate)
+    job = Request(data="train.npz", prune="10x", bits=4)
+
+    def run(plan: Any) -> tuple[Any, Any]:
+        if "reconstruct_layers" in [step.name for step in plan.recipe.passes]:
+            raise TrainingError("the loss is not finite")
+        return plan, SimpleNamespace(model=0.4)
+
+    plan, result = run_passes(job, FakePlan(job.complete_recipe(2)), run)  # type: ignore[arg-type]
+    assert result.model == 0.4
+    (note,) = plan.notes
+    assert "the loss is not finite" in note
 
 
 @pytest.mark.parametrize("rebuilt", [0.5, 0.6])

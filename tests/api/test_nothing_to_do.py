@@ -107,7 +107,7 @@ def test_integers_of_other_tools_have_a_line(run: RunCommand, folder: Path) -> N
     found = inspect_model("integers.onnx").other_weights
     assert [(each.name, each.bytes) for each in found] == [("v", 512), ("w", 1024)]
     code, out, _ = run("compress", "integers.onnx", "copy.onnx", "--threads", 1)
-    assert "w of 1,024 bytes: integers already, read by MatMulInteger, and 1 others" in " ".join(out.split())
+    assert "w of 1,024 bytes: integers already, read by MatMulInteger, and 1 other" in " ".join(out.split())
 
 
 def test_a_larger_result_is_replaced_by_a_copy_where_nothing_was_asked_for(

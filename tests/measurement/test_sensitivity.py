@@ -251,7 +251,7 @@ def test_a_score_counts_in_place_of_its_output_and_beside_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("agreement", "predictions", "keeps"),
-    [(0.99, 1000, True), (0.98, 1000, False), (41 / 42, 42, True), (40 / 42, 42, False), (0.0, 1, True)],
+    [(0.99, 1000, True), (0.98, 1000, False), (41 / 42, 42, True), (40 / 42, 42, False), (0.0, 1, False)],
 )
 def test_one_of_few_predictions_may_change(agreement: float, predictions: int, keeps: bool) -> None:
     assert Effect({"y": 0.1}, agreement, predictions).keeps_predictions(0.99) == keeps

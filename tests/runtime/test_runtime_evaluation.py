@@ -105,6 +105,21 @@ def test_every_head_of_a_classifier_counts_and_the_worst_is_its_agreement() -> N
     assert quality.agreement == 0.0
 
 
+def test_an_attention_map_is_no_head() -> None:
+    """A Softmax over places, one row for each of them."""
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,3] x) => (float[N,3] y, float[N,3,3] attention)
+        <float[1] f = {FACTOR}, int64[1] last = {2}, int64[3] square = {1, 3, 3}>
+        { y = Softmax (x)  c = Unsqueeze (x, last)  t = Mul (c, f)  e = Expand (t, square)
+          turned = Transpose <perm = [0, 2, 1]> (e)  attention = Softmax (turned) }"""
+    one, other = (
+        ModelView.from_bytes(onnx.parser.parse_model(text.replace("FACTOR", factor)).SerializeToString())
+        for factor in ("1.0", "-1.0")
+    )
+    quality = evaluate(other, DATA, reference=one, roles=output_roles(one))
+    assert quality.agreement_by_output == {"y": 1.0}
+
+
 def test_errors_add_up_over_batches() -> None:
     uneven, one = scaled(1, head="y = Min (s, f)"), scaled(1)
     whole, parts = (evaluate(uneven, DATA, reference=one, batch_size=size) for size in (256, 2))

@@ -52,12 +52,20 @@ class UnsupportedWeight:
     is_standard: bool = False
     is_attribute: bool = False
 
+    def line(self) -> str:
+        """Return one line on why it stays unchanged, with its bytes where it may be a layer's weight."""
+        return f"{self.nbytes:,} bytes {self.why_left()}" if self._may_be_layer else self.why_left()
+
+    @property
+    def _may_be_layer(self) -> bool:
+        return self.is_standard and not self.is_integer
+
     def why_left(self) -> str:
-        """Return one line on why it stays unchanged."""
+        """Return why it stays unchanged."""
         if self.is_integer:
             return f"integers already, read by {self.operator}"
-        if self.is_standard:
-            return f"{self.nbytes:,} bytes read by {self.operator}, which is not a supported layer"
+        if self._may_be_layer:
+            return f"read by {self.operator}, which is not a supported layer"
         those = "attributes of" if self.is_attribute else "read by"
         return f"{those} {self.operator}, an operator outside the standard"
 
