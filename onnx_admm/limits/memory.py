@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -38,6 +39,15 @@ def return_freed() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def collect_garbage() -> None:
+    """Free objects that refer to one another, such as a search and its models, and return their memory.
+
+    Between steps that take much memory each: sessions and weights of the last step may hang on such objects.
+    """
+    gc.collect()
+    return_freed()
 
 
 def machine_bytes() -> int | None:

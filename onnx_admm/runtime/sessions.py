@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
-from onnx_admm.limits import current_budget, interruptible, return_freed
+from onnx_admm.limits import collect_garbage, current_budget, interruptible, return_freed
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.shapes import forget_shapes
@@ -31,7 +31,7 @@ from onnx_admm.runtime.installed import (
 
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 
-_LARGE_BYTES = 1 << 22
+_LARGE_BYTES, _VERY_LARGE_BYTES = 1 << 22, 1 << 25
 _SILENT = 4  # errors that the runtime logs are also raised
 _IR_LIMIT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET_LIMIT = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
@@ -245,10 +245,11 @@ def _open(source: bytes | str, options: _Options, where: str | None = None) -> A
         settings.enable_profiling, settings.profile_file_prefix = True, options.profile_as
     level = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
-    large = (os.path.getsize(source) if isinstance(source, str) else len(source)) >= _LARGE_BYTES
+    size = os.path.getsize(source) if isinstance(source, str) else len(source)
+    large = size >= _LARGE_BYTES
     try:
         if large:  # the runtime reads it into memory more than once, and lets go of the copies
-            return_freed()
+            (collect_garbage if size >= _VERY_LARGE_BYTES else return_freed)()
         return _create(runtime, source, settings)
     except runtime_errors() as error:
         raise _load_error(where, error) from error

@@ -13,6 +13,9 @@ Ints = npt.NDArray[np.int64]
 
 MOST_LOW_BITS = 16
 
+_PIECE = 1 << 20
+"""Positions whose gaps are computed at a time."""
+
 
 def pack_bits(bits: Array) -> npt.NDArray[np.uint8]:
     """Pack eight bits to a byte, the first in the lowest place; the last byte is filled with zeros."""
@@ -68,15 +71,21 @@ def rice_bits(positions: Ints, low_bits: int) -> int:
     """Return the bits of the Rice code: a remainder for each position, and the unary bitmap."""
     if len(positions) == 0:
         return 0
-    ones, _ = split_gaps(positions, low_bits)
-    return len(positions) * low_bits + int(ones[-1]) + 1
+    quotients = sum(int((-(-gaps // (1 << low_bits))).sum()) for gaps in _gaps(positions))
+    return len(positions) * low_bits + quotients + 1
 
 
 def gap_sums(positions: Ints) -> Iterator[int]:
     """Yield the last ``t``, the unary bitmap's length less one, for each Rice parameter from 0 up."""
-    gaps = np.diff(positions, prepend=0)
     for low_bits in range(MOST_LOW_BITS + 1):
-        yield int((-(-gaps // (1 << low_bits))).sum())
+        yield sum(int((-(-gaps // (1 << low_bits))).sum()) for gaps in _gaps(positions))
+
+
+def _gaps(positions: Ints) -> Iterator[Ints]:
+    """Yield the gaps between rising positions, some at a time: a large weight has many."""
+    for start in range(0, len(positions), _PIECE):
+        before = positions[start - 1] if start else 0
+        yield np.diff(positions[start : start + _PIECE], prepend=before)
 
 
 def low_planes(values: Ints, width: int) -> list[Array]:
