@@ -12,9 +12,12 @@ from onnx_admm.contracts import Blocks, Edit, ModelView, PassContext, PassReport
 from onnx_admm.errors import PassRefused
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.integers.float_weights import FloatWeights, integer_sites, with_float_weights
+from onnx_admm.pipeline import MODEL
 from onnx_admm.selection.layers import choose_layers
 from onnx_admm.settings.ranges import Epochs, NonNegative, Positive
 from onnx_admm.training.phases import Rates, Retraining, freeze_zeros, validation_score
+
+_NO_BETTER = "no epoch of training scored as high as the model before it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class FineTune:
     (``model.integers.float_weights``). Zeros of such a weight are fixed where they are half of it or more.
 
     The result is the last epoch that validation samples cannot distinguish from the best, or the mean of the
-    weights after the last epochs until then (``training.phases.Retraining``).
+    weights after the last epochs until then (``training.phases.Retraining``). If the model scores higher
+    before training than after any epoch, it stays as it is.
 
     Use it on a model that another pass or another tool has pruned. Trained weights of float layers leave
     their grid, so quantise those afterwards.
@@ -71,13 +75,16 @@ class FineTune:
             freeze_zeros(run, _kept_zeros(run.weights(), integers))
             rates = Rates(peak=self.learning_rate, end=self.end_rate)
             average = context.settings.average_epochs
-            phase = Retraining(epochs=self.epochs, rates=rates, seed=context.seed, average=average)
+            phase = Retraining(
+                epochs=self.epochs, rates=rates, seed=context.seed, average=average, or_none=True
+            )
             scores = phase.run(run, validation_score(context), task)
             trained.write_back(run.tensors())
         if integers is not None:
             model.become(integers.to_integers())
         changed = not same_model(before, model)
         edits = tuple(Edit(site.name, "trained with fixed zeros") for site in sites if changed)
+        skipped = skipped if changed else (*skipped, Skip(MODEL, _NO_BETTER))
         return PassReport(changed, edits, skipped, {"retraining": list(scores)})
 
     def _choose(

@@ -166,29 +166,33 @@ class Retraining:
         rates: learning rates from ``peak`` to ``end``.
         seed: seed of the first epoch's shuffling.
         average: number of last epochs whose mean is taken.
+        or_none: whether the state before the first epoch may be the result, where no epoch is as good.
     """
 
     epochs: int
     rates: Rates
     seed: int
     average: int = 1
+    or_none: bool = False
 
     def run(self, run: TrainingRun, score: Score | None, task: Task) -> tuple[float, ...]:
         """Train; end in the state of the chosen epoch. Return the score of each epoch, if any."""
         show_batches(run, task)
+        start = score(run.export()) if score is not None and self.or_none else None
         scores: list[Estimate] = []
-        kept: Mapping[str, Array] | None = None
+        kept: Mapping[str, Array] | None = None if start is None else run.snapshot()
         recent = deque[Mapping[str, Array]](maxlen=self.average)
         for epoch in range(self.epochs):
-            start, end = (self.rates.at((epoch + i) / self.epochs) for i in (0, 1))
-            loss = run.epoch(start, end, seed=self.seed + epoch)
+            first, last = (self.rates.at((epoch + i) / self.epochs) for i in (0, 1))
+            loss = run.epoch(first, last, seed=self.seed + epoch)
             note = f"loss {loss:.4f}"
             recent.append(run.snapshot())
             if score is not None:
                 run.restore(mean := mean_of(recent))
                 scores.append(score(run.export()))
                 note += f", score {scores[-1].value:.4f}"
-                best = max(scores, key=lambda each: each.value)
+                known = scores if start is None else [start, *scores]
+                best = max(known, key=lambda each: each.value)
                 if scores[-1].value >= best.value - best.error:
                     kept = mean
                 run.restore(recent[-1])

@@ -49,6 +49,28 @@ def kept_epoch(scores: Sequence[float], error: float) -> float:
 
 
 @pytest.mark.parametrize(
+    ("start", "scores", "error", "kept"),
+    [
+        (0.9, (0.5, 0.8, 0.79), 0.02, 0),  # no epoch is as good
+        (0.81, (0.5, 0.8, 0.79), 0.02, 3),  # but for chance
+        (0.4, (0.5, 0.3), 0.02, 1),
+    ],
+)
+def test_the_state_before_the_first_epoch_may_be_kept(
+    start: float, scores: Sequence[float], error: float, kept: int
+) -> None:
+    run = CountingRun()
+    phase = Retraining(epochs=len(scores), rates=Rates(), seed=0, or_none=True)
+    known = (start, *scores)
+    with SilentProgress().task("retrain", len(scores)) as task:
+        told = phase.run(
+            cast(TrainingRun, run), lambda model: Estimate(known[round(cast(float, model))], error), task
+        )
+    assert told == tuple(scores)
+    assert run.epochs == kept
+
+
+@pytest.mark.parametrize(
     ("scores", "error", "kept"),
     [
         ((0.5, 0.8, 0.79), 0.02, 3),  # the best, but for chance

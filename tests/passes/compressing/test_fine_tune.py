@@ -35,6 +35,20 @@ def test_zeros_are_held_and_the_rest_is_trained(average: int) -> None:
     assert not np.array_equal(trained.read(first), weights)
 
 
+def test_a_model_that_training_makes_worse_stays_as_it_is() -> None:
+    """A model that is right already, and a rate that wrecks it."""
+    model = parse_text(TWO_GEMMS)
+    context = replace(context_of_gemms(model, trained=True), trainer=GraphTrainer())
+    data = context.train
+    assert data is not None
+    context = replace(context, validation=data, settings=TrainingSettings(batch_size=32, threads=1))
+    trained = model.fork()
+    report = FineTune(epochs=2, learning_rate=30.0, end_rate=30.0).run(trained, context)
+    assert not report.changed
+    assert report.skipped[-1].why == "no epoch of training scored as high as the model before it"
+    assert all(np.array_equal(trained.read(site), model.read(site)) for site in model.sites())
+
+
 def test_integers_are_trained_on_their_grid() -> None:
     """Codes that were moved come back towards those of the teacher."""
     teacher, model = integer_net(), integer_net()
