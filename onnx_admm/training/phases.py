@@ -122,8 +122,8 @@ class AdmmPhase:
 def validation_score(context: PassContext) -> Score | None:
     """Return a function that scores a model on the validation samples; None without samples.
 
-    The score is their metric or the accuracy, else agreement with the reference, else SQNR, whichever is
-    known.
+    The score is their metric or the accuracy, else agreement with the teacher, else SQNR against it,
+    whichever is known.
 
     The standard error is that of one independent prediction a sample: those of one image's pixels are not
     independent.
@@ -131,7 +131,7 @@ def validation_score(context: PassContext) -> Score | None:
     validation = context.validation
     if validation is None or len(validation) == 0:
         return None
-    threads, roles = context.settings.threads, output_roles(context.reference)
+    threads, roles, teacher = context.settings.threads, output_roles(context.reference), context.taught_by
 
     def measured(model: ModelView, reference: ModelView | None) -> Quality:
         if reference is not None and metric_of(validation) is None:  # rows that scores choose change places
@@ -142,8 +142,8 @@ def validation_score(context: PassContext) -> Score | None:
         is_alone = validation.has_labels and metric_of(validation) is None
         quality = measured(model, None) if is_alone else None
         if quality is None or quality.accuracy is None:
-            quality = measured(model, context.reference)
-        agreement = None if choosing_operators(model, context.reference) else quality.agreement
+            quality = measured(model, teacher)
+        agreement = None if choosing_operators(model, teacher) else quality.agreement
         for share in (quality.accuracy, agreement):
             if share is not None:
                 return Estimate(share, sqrt(max(0.0, share * (1 - share)) / len(validation)))
