@@ -15,6 +15,7 @@ NAMES = (
     "lenet5-85x",
     "lenet5-fast",
     "lenet5-smallest",
+    "magika-fast",
     "resnet8-cifar10",
     "resnet8-cifar10-fast",
     "vgg-cifar10-compute",
