@@ -321,7 +321,10 @@ class _Work:
         left = tuple(site.name for site in model.sites() if site.name in self._named)
         if not left:
             raise NothingToDo("none of the layers named is left")
-        return {"include": left}
+        if self._settings.include:
+            return {"include": left}
+        others = tuple(site.name for site in model.sites() if site.name not in self._named)
+        return {"exclude": others} if others else {}
 
     def removal(self, model: ModelView, share: float, by: _Quantity) -> RemoveChannels:
         """Return the pass that removes channels of a model."""

@@ -66,12 +66,6 @@ def times(monkeypatch: pytest.MonkeyPatch) -> list[Ratio]:
     return chosen
 
 
-def fourier(length: int) -> Array:
-    phases = 2 * np.pi * np.outer(np.arange(length // 4 + 1), np.arange(length)) / length
-    rows = np.concatenate([np.cos(phases), np.sin(phases)]) * np.hanning(length)
-    return rows[:, None].astype(np.float32)
-
-
 def samples(count: int = 64, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=(count, 3, 12, 12)).astype(np.float32)
 
@@ -289,27 +283,6 @@ def test_excluded_layers_stay_float(times: list[Ratio]) -> None:
     report = run(view, exclude=("w1",))
     assert {edit.layer for edit in report.edits} == {"w2", "w3"}
     assert "Conv" in kernels(view)
-
-
-def test_fixed_transforms_stay_float_unless_they_are_named(times: list[Ratio]) -> None:
-    """A wave in 255 steps loses quiet sounds; an earlier pass may have rounded the transform."""
-    view = parse_text(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        speech (float[N,1,1024] x) => (float[N,16,15] y) <float[16,66,1] w>
-        { s = Conv <strides = [64]> (x, basis)  a = Relu (s)  c = Conv (a, w)  y = Sigmoid (c) }""",
-        constants={"basis": fourier(128)},
-    )
-    given = context_of(view)
-    rounded = view.fork()
-    rounded.replace("basis", np.round(view.read("basis") * 2000).astype(np.float32) / 2000)
-    rounded.replace("w", np.random.default_rng(0).normal(0, 0.1, (16, 66, 1)).astype(np.float32))
-    report = QuantizeActivations().run(rounded, replace(given, reference=view))
-    assert not any(edit.layer == "basis" for edit in report.edits)
-    assert any(skip.layer == "basis" and "fixed transform" in skip.why for skip in report.skipped)
-    named = QuantizeActivations(include=("basis",), against="before").run(
-        rounded, replace(given, reference=view)
-    )
-    assert not any("fixed transform" in skip.why for skip in named.skipped)
 
 
 def test_without_samples_nothing_changes(times: list[Ratio]) -> None:
