@@ -22,7 +22,7 @@ from onnx_admm.contracts import (
     Task,
 )
 from onnx_admm.errors import STOPS, NothingToDo, OnnxAdmmError, WorkError, located
-from onnx_admm.limits import collect_garbage
+from onnx_admm.limits import MUCH_BYTES, collect_garbage
 from onnx_admm.measurement.exactness import ExactnessCheck, NotComparable
 from onnx_admm.model.analysis.fingerprint import same_model
 from onnx_admm.model.conditions import Conditions
@@ -33,9 +33,6 @@ from onnx_admm.selection.layer_settings import SetLayer, find_layers, fixed_by_r
 from onnx_admm.settings.ranges import check_ranges
 
 _logger = logging.getLogger(__name__)
-
-_LARGE_BYTES = 1 << 25
-"""Bytes of weights from which on memory is freed between passes."""
 
 PROVENANCE = "onnx_admm.passes"
 """Key in the model's ``metadata_props``: names of the passes that changed it, in order, comma-separated."""
@@ -167,7 +164,7 @@ class Pipeline:
         self, model: ModelView, step: Pass, context: PassContext, exactness: ExactnessCheck
     ) -> tuple[ModelView, StepReport]:
         started = time.perf_counter()
-        if stored_weight_bytes(model) >= _LARGE_BYTES:
+        if stored_weight_bytes(model) >= MUCH_BYTES:
             collect_garbage()
         try:
             step.requires(model, context)

@@ -15,6 +15,9 @@ _CONTROL_GROUPS = (
 )
 """Files with a container's limit, by version of control groups."""
 
+MUCH_BYTES = 1 << 25
+"""Bytes of a model from which on `collect_garbage` is worth its time."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 

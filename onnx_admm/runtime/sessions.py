@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx_admm.contracts import Array, Feeds
 from onnx_admm.errors import DataError, ModelError, OnnxAdmmError, OutputError, UnsupportedModel, WorkError
-from onnx_admm.limits import collect_garbage, current_budget, interruptible, return_freed
+from onnx_admm.limits import MUCH_BYTES, collect_garbage, current_budget, interruptible, return_freed
 from onnx_admm.local_files.temporary_folder import TemporaryFolder
 from onnx_admm.model import ModelView
 from onnx_admm.model.analysis.shapes import forget_shapes
@@ -31,7 +31,7 @@ from onnx_admm.runtime.installed import (
 
 ModelSource = ModelView | bytes | str | os.PathLike[str]
 
-_LARGE_BYTES, _VERY_LARGE_BYTES = 1 << 22, 1 << 25
+_LARGE_BYTES = 1 << 22
 _SILENT = 4  # errors that the runtime logs are also raised
 _IR_LIMIT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET_LIMIT = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
@@ -249,7 +249,7 @@ def _open(source: bytes | str, options: _Options, where: str | None = None) -> A
     large = size >= _LARGE_BYTES
     try:
         if large:  # the runtime reads it into memory more than once, and lets go of the copies
-            (collect_garbage if size >= _VERY_LARGE_BYTES else return_freed)()
+            (collect_garbage if size >= MUCH_BYTES else return_freed)()
         return _create(runtime, source, settings)
     except runtime_errors() as error:
         raise _load_error(where, error) from error

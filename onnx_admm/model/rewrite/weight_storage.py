@@ -38,7 +38,7 @@ def passes_full_check(view: ModelView) -> bool:
 
 
 def spill_to_disk(view: ModelView) -> None:
-    """Move very large new weights out of memory, into temporary files that are removed with them."""
+    """Move new weights that are large together out of memory, into a file that is removed with them."""
     spill(view.graph_ir)
 
 
